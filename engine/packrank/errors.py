@@ -1,0 +1,32 @@
+"""What can go wrong, as types; each message is one sentence that says what to do.
+
+    PackrankError
+    ├── ModelError       a model folder or name cannot be used
+    └── InputError       a call's arguments cannot be scored
+        └── PairError    one pair cannot be scored; `.index` says which
+"""
+
+
+class PackrankError(Exception):
+    """Base of every error raised on purpose."""
+
+
+class ModelError(PackrankError):
+    """A model folder or hub name cannot be used."""
+
+
+class InputError(PackrankError, ValueError):
+    """The arguments of a call cannot be scored."""
+
+
+class PairError(InputError):
+    """One pair cannot be scored.
+
+    Attributes:
+        index: position of the pair among those given.
+    """
+
+    def __init__(self, index: int, reason: str) -> None:
+        super().__init__(f"pair {index}: {reason}")
+        self.index = index
+        self.reason = reason

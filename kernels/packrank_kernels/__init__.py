@@ -1,0 +1,20 @@
+"""Kernels for packed sequences: functions on tensors, with no model, request or file in sight."""
+
+from packrank_kernels.attention import attention
+from packrank_kernels.embedding import embed_layer_norm
+from packrank_kernels.layer_norm import add_layer_norm
+from packrank_kernels.linear import PackedLinear, linear, pack_linear
+from packrank_kernels.maxsim import maxsim
+from packrank_kernels.threads import get_num_threads, set_num_threads
+
+__all__ = [
+    "PackedLinear",
+    "add_layer_norm",
+    "attention",
+    "embed_layer_norm",
+    "get_num_threads",
+    "linear",
+    "maxsim",
+    "pack_linear",
+    "set_num_threads",
+]

@@ -1,0 +1,93 @@
+"""Packed bidirectional attention: contract, checks, dispatch."""
+
+import torch
+from torch import Tensor
+
+from packrank_kernels.checks import check_cu_seqlens, check_float, check_like, check_shape
+from packrank_kernels.dispatch import choose
+
+
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens_q: Tensor,
+    cu_seqlens_k: Tensor,
+    *,
+    scale: float | None = None,
+    window: int | None = None,
+    rotary: tuple[Tensor, Tensor] | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    """Softmax attention within each sequence of a pack, no padding anywhere.
+
+    out[i] = sum_j softmax_j(scale * q[i] . k[j]) v[j], i and j in the same sequence.
+
+    Query i and key j of a sequence stand at positions i and j counted from the sequence's start,
+    also where it has fewer queries than keys. (FlashAttention aligns the ends instead.)
+
+    Args:
+        q: [Tq, H, D] float32 or bfloat16. Rows and heads may be strided, so a slice of a fused
+            [T, 3, H, D] projection is read in place; the last dimension is contiguous.
+        k: [Tk, H, D], dtype of q, strided as q may be.
+        v: [Tk, H, D], as k.
+        cu_seqlens_q: [N + 1] int32. Where each sequence's queries start, then Tq.
+        cu_seqlens_k: [N + 1] int32. Where each sequence's keys start, then Tk.
+        scale: factor on the dot products; 1 / sqrt(D) if None.
+        window: key j is visible to query i iff |i - j| <= window; every key is if None.
+        rotary: (cos, sin), each [P, D / 2] float32 with P at least the longest sequence. q and k
+            are rotated by their positions (halves form) before the product.
+        backend: "auto", or a name in `dispatch.TABLE["attention"]`.
+
+    Returns:
+        [Tq, H, D] contiguous, dtype of q; softmax in float32. A query that sees no key gets zeros.
+
+    Raises:
+        ValueError: shapes, dtypes or offsets disagree, or `backend` refuses (the message says why).
+
+    Cost: 4 * sum(Lq * Lk) * H * D operations and Lq * Lk * H exponentials.
+    Source: Vaswani et al. 2017, eq. 1; rotary: Su et al. 2021, eq. 34.
+    """
+    op = "attention"
+    check_shape(op, "q", q, "Tq", "H", "D")
+    check_float(op, "q", q)
+    _, heads, size = q.shape
+    check_shape(op, "k", k, "Tk", heads, size)
+    check_shape(op, "v", v, len(k), heads, size)
+    check_like(op, "k", k, q.dtype, q.device)
+    check_like(op, "v", v, q.dtype, q.device)
+    check_cu_seqlens(op, "cu_seqlens_q", cu_seqlens_q, len(q), torch.int32)
+    check_cu_seqlens(op, "cu_seqlens_k", cu_seqlens_k, len(k), torch.int32)
+    if len(cu_seqlens_q) != len(cu_seqlens_k):
+        raise ValueError(
+            f"{op}: cu_seqlens_q has {len(cu_seqlens_q)} entries, cu_seqlens_k {len(cu_seqlens_k)}"
+        )
+    if any(size > 1 and x.stride(2) != 1 for x in (q, k, v)):
+        raise ValueError(f"{op}: the last dimension of q, k and v must be contiguous")
+    if window is not None and window < 0:
+        raise ValueError(f"{op}: window is {window}, expected at least 0")
+    if rotary is not None:
+        _check_rotary(op, rotary, size, max(_longest(cu_seqlens_q), _longest(cu_seqlens_k)))
+    chosen = choose(op, backend, q.device, q.dtype)
+    if scale is None:
+        scale = size**-0.5
+    out: Tensor = chosen.run(q, k, v, cu_seqlens_q, cu_seqlens_k, scale, window, rotary)
+    return out
+
+
+def _longest(cu_seqlens: Tensor) -> int:
+    if cu_seqlens.device.type != "cpu" or len(cu_seqlens) < 2:
+        return 0
+    values = cu_seqlens.numpy()
+    return int((values[1:] - values[:-1]).max())
+
+
+def _check_rotary(op: str, rotary: tuple[Tensor, Tensor], size: int, longest: int) -> None:
+    if size % 2:
+        raise ValueError(f"{op}: rotary needs an even head size, got {size}")
+    for name, table in zip(("cos", "sin"), rotary, strict=True):
+        check_shape(op, name, table, "P", size // 2)
+        if table.dtype != torch.float32 or not table.is_contiguous():
+            raise ValueError(f"{op}: {name} must be contiguous float32")
+        if len(table) < longest:
+            raise ValueError(f"{op}: {name} has {len(table)} positions, the pack needs {longest}")

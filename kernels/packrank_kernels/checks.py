@@ -1,0 +1,47 @@
+"""Argument checks shared by the ops: one message form, raised before anything is computed."""
+
+import torch
+from torch import Tensor
+
+FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+def check_shape(op: str, name: str, x: Tensor, *shape: int | str) -> None:
+    """Raise unless x has this shape; a letter stands for any size."""
+    fits = x.ndim == len(shape) and all(
+        isinstance(want, str) or have == want for have, want in zip(x.shape, shape, strict=True)
+    )
+    if not fits:
+        want = ", ".join(str(size) for size in shape)
+        raise ValueError(f"{op}: {name} has shape {list(x.shape)}, expected [{want}]")
+
+
+def check_like(op: str, name: str, x: Tensor, dtype: torch.dtype, device: torch.device) -> None:
+    """Raise unless x has this dtype and device."""
+    if x.dtype != dtype:
+        raise ValueError(f"{op}: {name} is {x.dtype}, expected {dtype}")
+    if x.device != device:
+        raise ValueError(f"{op}: {name} is on {x.device}, expected {device}")
+
+
+def check_float(op: str, name: str, x: Tensor) -> None:
+    """Raise unless x holds floating-point numbers."""
+    if x.dtype not in FLOATS:
+        raise ValueError(f"{op}: {name} is {x.dtype}, expected a floating-point dtype")
+
+
+def check_cu_seqlens(op: str, name: str, cu_seqlens: Tensor, total: int, dtype: torch.dtype) -> None:
+    """Raise unless cu_seqlens is [N + 1] of dtype and, where it can be read for free, is sound.
+
+    On a CPU the values are checked: they start at 0, never fall, and end at `total`. On a GPU that
+    would wait for the device, so only the shape is.
+    """
+    if cu_seqlens.ndim != 1 or len(cu_seqlens) < 1:
+        raise ValueError(f"{op}: {name} has shape {list(cu_seqlens.shape)}, expected [N + 1]")
+    if cu_seqlens.dtype != dtype:
+        raise ValueError(f"{op}: {name} is {cu_seqlens.dtype}, expected {dtype}")
+    if cu_seqlens.device.type != "cpu":
+        return
+    values = cu_seqlens.numpy()
+    if values[0] != 0 or values[-1] != total or (values[1:] < values[:-1]).any():
+        raise ValueError(f"{op}: {name} must rise from 0 to {total} without falling")

@@ -1,0 +1,102 @@
+"""Linear layers with their activation: contract, packing, dispatch."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from packrank_kernels import native, reference
+from packrank_kernels.checks import check_float, check_like, check_shape
+from packrank_kernels.dispatch import choose
+
+
+@dataclass(frozen=True)
+class PackedLinear:
+    """Weight and bias of one layer in the order a backend reads them.
+
+    Attributes:
+        backend: who packed it, and runs it.
+        data: the weight in that backend's own layout.
+        bias: [N] float32 ([2N] if gated); zeros where the layer has none.
+        in_features: K.
+        out_features: N.
+        gated: the first N rows of the weight are activated, the second N multiply them.
+        dtype: of the weight, and of what the layer reads and writes.
+    """
+
+    backend: str
+    data: Tensor
+    bias: Tensor
+    in_features: int
+    out_features: int
+    gated: bool
+    dtype: torch.dtype
+
+
+def pack_linear(
+    weight: Tensor, bias: Tensor | None = None, *, gated: bool = False, backend: str = "auto"
+) -> PackedLinear:
+    """Lay a weight out for a backend, once, at load.
+
+    Args:
+        weight: [N, K] float32 or bfloat16; [2N, K] if gated.
+        bias: [N] float32 ([2N] if gated), or None.
+        gated: see `PackedLinear`.
+        backend: "auto", or a name in `dispatch.TABLE["linear"]`.
+
+    Raises:
+        ValueError: shapes or dtypes disagree, or `backend` refuses (the message says why).
+    """
+    op = "pack_linear"
+    check_shape(op, "weight", weight, "N", "K")
+    check_float(op, "weight", weight)
+    rows, in_features = weight.shape
+    if gated and rows % 2:
+        raise ValueError(f"{op}: a gated weight has an even number of rows, got {rows}")
+    if bias is None:
+        bias = torch.zeros(rows, dtype=torch.float32, device=weight.device)
+    check_shape(op, "bias", bias, rows)
+    check_like(op, "bias", bias, torch.float32, weight.device)
+    chosen = choose("linear", backend, weight.device, weight.dtype)
+    data = weight.contiguous()
+    if chosen.run is not reference.linear:
+        data = native.pack_linear(chosen.name, data, gated)
+    return PackedLinear(
+        backend=chosen.name,
+        data=data,
+        bias=bias.contiguous(),
+        in_features=in_features,
+        out_features=rows // 2 if gated else rows,
+        gated=gated,
+        dtype=weight.dtype,
+    )
+
+
+def linear(x: Tensor, layer: PackedLinear, *, activation: str | None = None) -> Tensor:
+    """A linear layer and its activation, one pass over the output.
+
+    out = activation(x weightᵀ + bias), or, gated, activation(first half) * second half.
+
+    Args:
+        x: [T, K], dtype of the layer, rows contiguous.
+        layer: from `pack_linear`.
+        activation: a key of `reference.ACTIVATIONS`, or None. "gelu" is the exact (erf) form.
+
+    Returns:
+        [T, N], dtype of x. Products are summed in float32 in an order that depends on K alone, so a
+        row's bits do not depend on the other rows, on T, or on the number of threads.
+
+    Raises:
+        ValueError: shapes, dtypes or activation do not fit the layer.
+
+    Cost: 2 * T * K * N operations (twice that if gated); bound by them.
+    """
+    op = "linear"
+    check_shape(op, "x", x, "T", layer.in_features)
+    check_like(op, "x", x, layer.dtype, layer.data.device)
+    if activation is not None and activation not in reference.ACTIVATIONS:
+        names = ", ".join(reference.ACTIVATIONS)
+        raise ValueError(f"{op}: activation {activation!r} is none of {names}")
+    chosen = choose(op, layer.backend, x.device, x.dtype)
+    out: Tensor = chosen.run(x, layer.data, layer.bias, activation, layer.gated)
+    return out

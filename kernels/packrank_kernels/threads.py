@@ -1,0 +1,18 @@
+"""One number of threads for the kernels and for torch, so that they never oversubscribe."""
+
+import torch
+
+from packrank_kernels import native
+
+
+def set_num_threads(num_threads: int) -> None:
+    """Let the kernels of this process, and torch's, use this many threads from now on."""
+    if num_threads < 1:
+        raise ValueError(f"num_threads is {num_threads}, expected at least 1")
+    torch.set_num_threads(num_threads)
+    native.set_num_threads(num_threads)
+
+
+def get_num_threads() -> int:
+    """The number of threads in force: torch's own until `set_num_threads` says otherwise."""
+    return torch.get_num_threads()

@@ -2,6 +2,7 @@
 
 from packrank_kernels.attention import attention
 from packrank_kernels.embedding import embed_layer_norm
+from packrank_kernels.info import backends
 from packrank_kernels.layer_norm import add_layer_norm
 from packrank_kernels.linear import PackedLinear, linear, pack_linear
 from packrank_kernels.maxsim import maxsim
@@ -11,6 +12,7 @@ __all__ = [
     "PackedLinear",
     "add_layer_norm",
     "attention",
+    "backends",
     "embed_layer_norm",
     "get_num_threads",
     "linear",

@@ -68,9 +68,11 @@ def attention(
         raise ValueError(f"{op}: window is {window}, expected at least 0")
     if rotary is not None:
         _check_rotary(op, rotary, size, max(_longest(cu_seqlens_q), _longest(cu_seqlens_k)))
-    chosen = choose(op, backend, q.device, q.dtype)
     if scale is None:
         scale = size**-0.5
+    if not scale > 0:
+        raise ValueError(f"{op}: scale is {scale}, expected more than 0")
+    chosen = choose(op, backend, q.device, q.dtype)
     out: Tensor = chosen.run(q, k, v, cu_seqlens_q, cu_seqlens_k, scale, window, rotary)
     return out
 

@@ -30,7 +30,9 @@ def check_float(op: str, name: str, x: Tensor) -> None:
         raise ValueError(f"{op}: {name} is {x.dtype}, expected a floating-point dtype")
 
 
-def check_cu_seqlens(op: str, name: str, cu_seqlens: Tensor, total: int, dtype: torch.dtype) -> None:
+def check_cu_seqlens(
+    op: str, name: str, cu_seqlens: Tensor, total: int, dtype: torch.dtype
+) -> None:
     """Raise unless cu_seqlens is [N + 1] of dtype and, where it can be read for free, is sound.
 
     On a CPU the values are checked: they start at 0, never fall, and end at `total`. On a GPU that

@@ -4,6 +4,7 @@
 runs or raises with its reason. Nothing else chooses: no environment variable, no import order.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -34,16 +35,20 @@ def _always(device: torch.device, dtype: torch.dtype) -> str | None:
 
 def _row(op: str) -> tuple[Backend, ...]:
     """The instruction sets of the C++ module, widest first, then the definition itself."""
-    ours = (Backend(isa, native.op(op, isa), native.why_not(isa)) for isa in native.ISAS)
+    ours = (
+        Backend(
+            name=isa,
+            run=functools.partial(native.OPS[op], isa),
+            why_not=functools.partial(native.why_not, isa),
+        )
+        for isa in native.ISAS
+    )
     return (*ours, Backend("reference", getattr(reference, op), _always))
 
 
 # Order is preference; rows in benchmarks/results support it. The reference is last: always right,
 # never fast.
-TABLE: dict[str, tuple[Backend, ...]] = {
-    op: _row(op)
-    for op in ("attention", "add_layer_norm", "embed_layer_norm", "linear", "maxsim")
-}
+TABLE: dict[str, tuple[Backend, ...]] = {op: _row(op) for op in native.OPS}
 
 
 def choose(op: str, backend: str, device: torch.device, dtype: torch.dtype) -> Backend:

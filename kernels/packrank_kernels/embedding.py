@@ -72,7 +72,15 @@ def embed_layer_norm(
     check_norm(op, weight, bias, size, token_table.device)
     chosen = choose(op, backend, token_table.device, token_table.dtype)
     out: Tensor = chosen.run(
-        token_ids, positions, token_types, token_table, position_table, type_table, weight, bias, eps
+        token_ids,
+        positions,
+        token_types,
+        token_table,
+        position_table,
+        type_table,
+        weight,
+        bias,
+        eps,
     )
     return out
 

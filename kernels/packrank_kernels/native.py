@@ -1,9 +1,10 @@
-"""The C++ module as functions on tensors: raw pointers and strides go no further than this file.
+"""The C++ module as functions on tensors: addresses and strides go no further than this file.
 
 The module is optional: where it is not built, every call is refused with a sentence and the
-reference runs.
+reference runs. Arguments have been checked by the op's own module.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,29 +13,201 @@ from torch import Tensor
 
 try:
     from packrank_kernels import _cpu
-except ImportError as error:  # pragma: no cover - depends on the build
-    _cpu = None  # type: ignore[assignment]
-    _missing = f"packrank_kernels._cpu is not built ({error}); reinstall with g++ present"
+except ImportError as error:
+    _missing: str | None = f"packrank_kernels._cpu is not built ({error}); reinstall with g++"
+else:
+    _missing = None
 
-ISAS = ("avx512", "avx2", "scalar")
+# Widest first.
+ISAS = {
+    "avx512": "AVX-512 with BF16 and VNNI",
+    "avx2": "AVX2 with FMA",
+    "scalar": "no special instructions",
+}
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1}
+_ACTIVATIONS = {None: 0, "gelu": 1, "gelu_tanh": 2, "relu": 3, "silu": 4, "tanh": 5}
 
 
-def op(name: str, isa: str) -> Callable[..., Any]:
-    return lambda *a: None
-
-
-def _unused(name: str, isa: str) -> Callable[..., Any]:
-    raise AssertionError
-
-
-def why_not(isa: str) -> Callable[[torch.device, torch.dtype], str | None]:
-    return lambda device, dtype: "not built"
+def why_not(isa: str, device: torch.device, dtype: torch.dtype) -> str | None:
+    """None where this instruction set's kernels take tensors of this device and dtype."""
+    if _missing is not None:
+        return _missing
+    if isa not in _supported():
+        return f"this processor lacks {ISAS[isa]}"
+    if device.type != "cpu":
+        return f"the tensors are on {device}, not on the CPU"
+    if dtype not in _DTYPES:
+        return f"the tensors are {dtype}, not torch.float32 or torch.bfloat16"
+    return None
 
 
 def pack_linear(isa: str, weight: Tensor, gated: bool) -> Tensor:
-    raise NotImplementedError
+    """`weight` in the order `linear` reads it; gated halves are packed one after the other."""
+    dtype = _DTYPES[weight.dtype]
+    parts = weight.chunk(2) if gated else (weight,)
+    out_features, in_features = parts[0].shape
+    size = _cpu.packed_size(isa, dtype, out_features, in_features)
+    packed = torch.empty(len(parts), size, dtype=weight.dtype)
+    for part, target in zip(parts, packed, strict=True):
+        _cpu.pack_linear(isa, dtype, part.data_ptr(), target.data_ptr(), out_features, in_features)
+    return packed.view(-1)
 
 
 def set_num_threads(num_threads: int) -> None:
-    pass
+    """The kernels' own share of `threads.set_num_threads`."""
+    if _missing is None:
+        _cpu.set_num_threads(num_threads)
+
+
+@functools.cache
+def _supported() -> frozenset[str]:
+    return frozenset(_cpu.supported())
+
+
+def _address(x: Tensor | None) -> int:
+    return 0 if x is None else x.data_ptr()
+
+
+def _strided(x: Tensor) -> tuple[int, int, int]:
+    return x.data_ptr(), x.stride(0), x.stride(1)
+
+
+def _attention(
+    isa: str,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens_q: Tensor,
+    cu_seqlens_k: Tensor,
+    scale: float,
+    window: int | None,
+    rotary: tuple[Tensor, Tensor] | None,
+) -> Tensor:
+    cos, sin = (None, None) if rotary is None else rotary
+    out = torch.empty(q.shape, dtype=q.dtype)
+    _cpu.attention(
+        isa,
+        _DTYPES[q.dtype],
+        _strided(q),
+        _strided(k),
+        _strided(v),
+        out.data_ptr(),
+        cu_seqlens_q.data_ptr(),
+        cu_seqlens_k.data_ptr(),
+        len(cu_seqlens_q) - 1,
+        q.shape[1],
+        q.shape[2],
+        scale,
+        -1 if window is None else window,
+        _address(cos),
+        _address(sin),
+    )
+    return out
+
+
+def _add_layer_norm(
+    isa: str,
+    x: Tensor,
+    residual: Tensor | None,
+    weight: Tensor,
+    bias: Tensor | None,
+    eps: float,
+) -> tuple[Tensor, Tensor]:
+    normed = torch.empty_like(x)
+    total = x if residual is None else torch.empty_like(x)
+    _cpu.add_layer_norm(
+        isa,
+        _DTYPES[x.dtype],
+        x.data_ptr(),
+        _address(residual),
+        weight.data_ptr(),
+        _address(bias),
+        normed.data_ptr(),
+        0 if residual is None else total.data_ptr(),
+        x.shape[0],
+        x.shape[1],
+        eps,
+    )
+    return normed, total
+
+
+def _embed_layer_norm(
+    isa: str,
+    token_ids: Tensor,
+    positions: Tensor | None,
+    token_types: Tensor | None,
+    token_table: Tensor,
+    position_table: Tensor | None,
+    type_table: Tensor | None,
+    weight: Tensor,
+    bias: Tensor | None,
+    eps: float,
+) -> Tensor:
+    rows, size = len(token_ids), token_table.shape[1]
+    out = torch.empty(rows, size, dtype=token_table.dtype)
+    _cpu.embed_layer_norm(
+        isa,
+        _DTYPES[token_table.dtype],
+        token_ids.data_ptr(),
+        _address(positions),
+        _address(token_types),
+        token_table.data_ptr(),
+        _address(position_table),
+        _address(type_table),
+        weight.data_ptr(),
+        _address(bias),
+        out.data_ptr(),
+        rows,
+        size,
+        eps,
+    )
+    return out
+
+
+def _linear(
+    isa: str, x: Tensor, packed: Tensor, bias: Tensor, activation: str | None, gated: bool
+) -> Tensor:
+    rows, in_features = x.shape
+    out_features = len(bias) // 2 if gated else len(bias)
+    out = torch.empty(rows, out_features, dtype=x.dtype)
+    _cpu.linear(
+        isa,
+        _DTYPES[x.dtype],
+        x.data_ptr(),
+        x.stride(0),
+        packed.data_ptr(),
+        bias.data_ptr(),
+        out.data_ptr(),
+        rows,
+        in_features,
+        out_features,
+        _ACTIVATIONS[activation],
+        gated,
+    )
+    return out
+
+
+def _maxsim(isa: str, query: Tensor, docs: Tensor, cu_seqlens: Tensor) -> Tensor:
+    scores = torch.empty(len(cu_seqlens) - 1)
+    _cpu.maxsim(
+        isa,
+        _DTYPES[query.dtype],
+        query.data_ptr(),
+        docs.data_ptr(),
+        cu_seqlens.data_ptr(),
+        scores.data_ptr(),
+        len(query),
+        len(scores),
+        query.shape[1],
+    )
+    return scores
+
+
+# The ops of `dispatch.TABLE`; the first argument of each is the instruction set.
+OPS: dict[str, Callable[..., Any]] = {
+    "attention": _attention,
+    "add_layer_norm": _add_layer_norm,
+    "embed_layer_norm": _embed_layer_norm,
+    "linear": _linear,
+    "maxsim": _maxsim,
+}

@@ -33,8 +33,8 @@ def assert_close(actual: Tensor, expected: Tensor, tolerance: float | None = Non
         where = np.unravel_index(int(error.argmax()), error.shape)
         index = tuple(int(i) for i in where)
         raise AssertionError(
-            f"error {worst:.3g} of the largest magnitude exceeds {tolerance:.3g}; worst at {index}: "
-            f"{a[index].item():.9g}, expected {e[index].item():.9g}"
+            f"error {worst:.3g} of the largest magnitude exceeds {tolerance:.3g}; "
+            f"worst at {index}: {a[index].item():.9g}, expected {e[index].item():.9g}"
         )
 
 

@@ -1,0 +1,12 @@
+#pragma once
+
+#include <cstdint>
+
+namespace packrank {
+
+// The upper half of a float.
+struct BFloat16 {
+    uint16_t bits;
+};
+
+}  // namespace packrank

@@ -1,0 +1,108 @@
+// What every instruction set offers: one table of functions on raw pointers.
+//
+// Sizes and strides are in elements. Arguments are checked by the caller (packrank_kernels/*.py),
+// offsets included. Every result depends on its own inputs alone: not on the other rows or
+// sequences of the call, nor on the number of threads.
+#pragma once
+
+#include <cstdint>
+
+namespace packrank {
+
+enum class Dtype : int { kFloat32 = 0, kBFloat16 = 1 };
+
+enum class Activation : int { kNone = 0, kGelu = 1, kGeluTanh = 2, kRelu = 3, kSilu = 4, kTanh = 5 };
+
+// A packed tensor [tokens, heads, size] whose last dimension is contiguous.
+struct Strided {
+    const void* data;
+    int64_t token_stride;
+    int64_t head_stride;
+};
+
+struct AttentionArgs {
+    Dtype dtype;
+    Strided q, k, v;
+    void* out;  // [Tq, H, D] contiguous
+    const int32_t* cu_seqlens_q;
+    const int32_t* cu_seqlens_k;
+    int64_t num_sequences, num_heads, head_size;
+    float scale;
+    int64_t window;    // negative: every key is visible
+    const float* cos;  // [P, D / 2], or null
+    const float* sin;
+};
+
+struct NormArgs {
+    Dtype dtype;
+    const void* x;
+    const void* residual;  // or null
+    const float* weight;
+    const float* bias;  // or null
+    void* normed;
+    void* total;  // or null: the sum is not wanted
+    int64_t rows, size;
+    float eps;
+};
+
+struct EmbedArgs {
+    Dtype dtype;
+    const int32_t* token_ids;
+    const int32_t* positions;    // null with position_table
+    const int32_t* token_types;  // null: type 0
+    const void* token_table;
+    const void* position_table;  // or null
+    const void* type_table;      // or null
+    const float* weight;
+    const float* bias;  // or null
+    void* out;
+    int64_t rows, size;
+    float eps;
+};
+
+struct LinearArgs {
+    Dtype dtype;
+    const void* x;
+    int64_t x_stride;
+    const void* packed;  // from pack_linear, same instruction set
+    const float* bias;   // [N], or [2N] if gated
+    void* out;           // [M, N] contiguous
+    int64_t rows, in_features, out_features;
+    Activation activation;
+    bool gated;
+};
+
+struct MaxSimArgs {
+    Dtype dtype;
+    const void* query;  // [Q, D] contiguous
+    const void* docs;   // [T, D] contiguous
+    const int64_t* cu_seqlens;
+    float* scores;  // [N]
+    int64_t query_tokens, num_docs, size;
+};
+
+struct Kernels {
+    const char* name;
+    bool (*supported)();
+    // Elements of the packed form of a [out_features, in_features] weight.
+    int64_t (*packed_size)(Dtype, int64_t out_features, int64_t in_features);
+    void (*pack_linear)(Dtype, const void* weight, void* packed, int64_t out_features,
+                        int64_t in_features);
+    void (*linear)(const LinearArgs&);
+    void (*attention)(const AttentionArgs&);
+    void (*add_layer_norm)(const NormArgs&);
+    void (*embed_layer_norm)(const EmbedArgs&);
+    void (*maxsim)(const MaxSimArgs&);
+};
+
+namespace scalar {
+extern const Kernels kernels;
+}
+namespace avx2 {
+extern const Kernels kernels;
+}
+namespace avx512 {
+extern const Kernels kernels;
+}
+
+}  // namespace packrank

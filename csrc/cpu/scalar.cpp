@@ -1,0 +1,25 @@
+// Every op in portable C++.
+#include <cmath>
+#include <cstdint>
+#include <cstdlib>
+#include <new>
+
+#include "../common/bfloat16.h"
+#include "../common/thread_pool.h"
+#include "kernels.h"
+
+namespace packrank::scalar {
+namespace {
+
+#include "simd_scalar.h"
+// after the vector type
+#include "ops.inc"
+
+bool supported() { return true; }
+
+}  // namespace
+
+const Kernels kernels = {"scalar", supported, packed_size, pack_linear, linear, attention,
+                         add_layer_norm, embed_layer_norm, maxsim};
+
+}  // namespace packrank::scalar

@@ -1,0 +1,79 @@
+_Strided = tuple[int, int, int]
+
+def supported() -> list[str]: ...
+def set_num_threads(num_threads: int) -> None: ...
+def packed_size(isa: str, dtype: int, out_features: int, in_features: int) -> int: ...
+def pack_linear(
+    isa: str, dtype: int, weight: int, packed: int, out_features: int, in_features: int
+) -> None: ...
+def attention(
+    isa: str,
+    dtype: int,
+    q: _Strided,
+    k: _Strided,
+    v: _Strided,
+    out: int,
+    cu_seqlens_q: int,
+    cu_seqlens_k: int,
+    num_sequences: int,
+    num_heads: int,
+    head_size: int,
+    scale: float,
+    window: int,
+    cos: int,
+    sin: int,
+) -> None: ...
+def add_layer_norm(
+    isa: str,
+    dtype: int,
+    x: int,
+    residual: int,
+    weight: int,
+    bias: int,
+    normed: int,
+    total: int,
+    rows: int,
+    size: int,
+    eps: float,
+) -> None: ...
+def embed_layer_norm(
+    isa: str,
+    dtype: int,
+    token_ids: int,
+    positions: int,
+    token_types: int,
+    token_table: int,
+    position_table: int,
+    type_table: int,
+    weight: int,
+    bias: int,
+    out: int,
+    rows: int,
+    size: int,
+    eps: float,
+) -> None: ...
+def linear(
+    isa: str,
+    dtype: int,
+    x: int,
+    x_stride: int,
+    packed: int,
+    bias: int,
+    out: int,
+    rows: int,
+    in_features: int,
+    out_features: int,
+    activation: int,
+    gated: bool,
+) -> None: ...
+def maxsim(
+    isa: str,
+    dtype: int,
+    query: int,
+    docs: int,
+    cu_seqlens: int,
+    scores: int,
+    query_tokens: int,
+    num_docs: int,
+    size: int,
+) -> None: ...

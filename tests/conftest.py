@@ -1,0 +1,142 @@
+"""What every test stands on: no network, seeds, poisoned memory, and the real-data folder."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from packrank.request import Sequence
+
+os.environ.update(
+    HF_HUB_OFFLINE="1",
+    HF_HUB_DISABLE_PROGRESS_BARS="1",
+    TOKENIZERS_PARALLELISM="false",
+    TRANSFORMERS_VERBOSITY="error",
+)
+
+# Sizes that divide by nothing a kernel would like; 40 usable positions (64 of ModernBERT).
+_BERT = {
+    "hidden_size": 60,
+    "num_attention_heads": 4,
+    "num_hidden_layers": 3,
+    "intermediate_size": 83,
+    "vocab_size": 97,
+    "max_position_embeddings": 40,
+    "hidden_act": "gelu",
+    "layer_norm_eps": 1e-5,
+}
+_ROBERTA = _BERT | {
+    "hidden_size": 48,
+    "num_attention_heads": 3,
+    "max_position_embeddings": 42,
+    "type_vocab_size": 1,
+    "pad_token_id": 1,
+}
+_SIZES: dict[str, dict[str, Any]] = {
+    "Bert": _BERT,
+    "Roberta": _ROBERTA,
+    "XLMRoberta": _ROBERTA,
+    "Camembert": _ROBERTA,
+    "Electra": _BERT | {"embedding_size": 28, "num_attention_heads": 5},
+    "DistilBert": {
+        "dim": 48,
+        "n_heads": 4,
+        "n_layers": 3,
+        "hidden_dim": 77,
+        "vocab_size": 97,
+        "max_position_embeddings": 40,
+    },
+    "ModernBert": {
+        "hidden_size": 60,
+        "num_attention_heads": 6,
+        "num_hidden_layers": 3,
+        "intermediate_size": 37,
+        "vocab_size": 97,
+        "max_position_embeddings": 64,
+        "local_attention": 8,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "cls_token_id": 1,
+        "sep_token_id": 2,
+    },
+}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--data", type=Path, metavar="FOLDER", help="folder of real data to test on")
+
+
+@pytest.fixture(scope="session")
+def data_dir(request: pytest.FixtureRequest) -> Path:
+    """The folder given with --data; a test that needs it is skipped without."""
+    folder: Path | None = request.config.getoption("--data")
+    if folder is None:
+        pytest.skip("needs real data: pass --data FOLDER")
+    if not folder.is_dir():
+        pytest.skip(f"needs real data: --data {folder} is not a folder")
+    return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _poisoned_memory() -> Iterator[None]:
+    """torch.empty yields NaN, so that what a kernel forgets to write cannot pass for a result."""
+    torch.use_deterministic_algorithms(True)
+    assert torch.empty(1).isnan()
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """checkpoint("Bert", "ForSequenceClassification", num_labels=3): a folder from transformers.
+
+    Weights are seeded and none is left at what transformers starts it with, so that one read from
+    the wrong place shows. Each folder is made once a session; tests do not write to it.
+    """
+    import transformers
+
+    made: dict[str, Path] = {}
+
+    def make(name: str, suffix: str = "ForSequenceClassification", **options: Any) -> Path:
+        key = f"{name}{suffix}-{options}"
+        if key not in made:
+            config = getattr(transformers, f"{name}Config")(**_SIZES[name] | options)
+            torch.manual_seed(1)
+            model = getattr(transformers, f"{name}{suffix}")(config)
+            with torch.no_grad():
+                for path, parameter in model.named_parameters():
+                    is_norm = parameter.ndim == 1 and path.endswith("weight")
+                    parameter.normal_(mean=float(is_norm), std=0.2)
+            made[key] = tmp_path_factory.mktemp(f"{name}{suffix}")
+            model.save_pretrained(made[key])
+        return made[key]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_sequences() -> Callable[..., list[Sequence]]:
+    """make_sequences("Bert", [5, 1, 40]): random ids and types that the model knows."""
+
+    def make(name: str, lengths: list[int], seed: int = 0) -> list[Sequence]:
+        rng = np.random.default_rng(seed)
+        num_types = 2 if name in ("Bert", "Electra") else 1
+        return [
+            Sequence(
+                token_ids=rng.integers(3, 97, length, dtype=np.int32),
+                token_types=rng.integers(0, num_types, length, dtype=np.int32),
+            )
+            for length in lengths
+        ]
+
+    return make

@@ -1,0 +1,82 @@
+import os
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+from packrank_kernels import (
+    attention,
+    get_num_threads,
+    linear,
+    maxsim,
+    pack_linear,
+    set_num_threads,
+)
+from packrank_kernels.testing import cu_seqlens
+
+
+@pytest.fixture(autouse=True)
+def restore():
+    before = get_num_threads()
+    yield
+    set_num_threads(before)
+
+
+def work():
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(500, 96, generator=generator)
+    y = linear(x, pack_linear(torch.randn(288, 96, generator=generator)), activation="gelu")
+    lengths = [100, 1, 299, 100]
+    cu = cu_seqlens(lengths)
+    z = attention(*y.view(500, 3, 3, 32).unbind(1), cu, cu)
+    return z, maxsim(x[:32], x, cu.long())
+
+
+def test_bits_do_not_depend_on_threads():
+    set_num_threads(1)
+    alone = work()
+    for num_threads in (2, 3, 7):
+        set_num_threads(num_threads)
+        assert all(torch.equal(a, b) for a, b in zip(work(), alone, strict=True))
+
+
+def count_workers():
+    return sum(
+        path.read_text().strip() == "packrank" for path in Path("/proc/self/task").glob("*/comm")
+    )
+
+
+def test_one_setting_decides_both():
+    for num_threads in (3, 2, 1):
+        set_num_threads(num_threads)
+        work()
+        assert torch.get_num_threads() == get_num_threads() == num_threads
+        assert count_workers() == num_threads - 1, "the caller's thread works too"
+    with pytest.raises(ValueError, match="num_threads is 0, expected at least 1"):
+        set_num_threads(0)
+
+
+def test_many_callers_at_once():
+    set_num_threads(2)
+    expected = work()
+    results = []
+    callers = [threading.Thread(target=lambda: results.append(work())) for _ in range(8)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert len(results) == 8
+    for result in results:
+        assert all(torch.equal(a, b) for a, b in zip(result, expected, strict=True))
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_has_a_pool_of_its_own():
+    set_num_threads(2)
+    x, layer = torch.randn(300, 64), pack_linear(torch.randn(64, 64))
+    expected = linear(x, layer)
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if torch.equal(linear(x, layer), expected) else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

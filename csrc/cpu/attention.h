@@ -193,17 +193,18 @@ private:
         }
         // Whole panels of keys that cover what these queries see.
         const int64_t padded = padded_columns(num_keys_);
-        const int64_t from = max_of(0, begin_of(begin) - first_key_) / kPanelColumns * kPanelColumns;
-        const int64_t seen = end_of(end - 1) - first_key_;
+        const int64_t seen = max_of(0, end_of(end - 1) - first_key_);
         const int64_t to =
             min_of(padded, (seen + kPanelColumns - 1) / kPanelColumns * kPanelColumns);
+        const int64_t unseen = max_of(0, begin_of(begin) - first_key_);
+        const int64_t from = min_of(to, unseen / kPanelColumns * kPanelColumns);
         for (int64_t column = from; column < to; column += kPanelColumns)
             product<T>(panel_vectors(column, padded), queries, query_bytes, keys_ + column * units_,
                        units_, scores_ + column, score_stride_, rows);
         const float scale = args_.scale * 1.44269504f;  // e^x = 2^(x / ln 2)
         float inverse[kQueryRows];
         for (int64_t r = 0; r < rows; ++r) {
-            const int64_t low = max_of(from, begin_of(begin + r) - first_key_);
+            const int64_t low = min_of(to, max_of(from, begin_of(begin + r) - first_key_));
             const int64_t high = max_of(low, end_of(begin + r) - first_key_);
             float* row = scores_ + r * score_stride_;
             T* weights = weights_ + r * score_stride_ + from;

@@ -1,0 +1,117 @@
+"""Random packs through every op and instruction set, against the definition.
+
+`fuzz.py [CASES] [SEED]`; run by tests/sanitize.py on a build that stops at the first bad address or
+undefined operation.
+"""
+
+import random
+import sys
+
+import torch
+
+from packrank_kernels import (
+    add_layer_norm,
+    attention,
+    embed_layer_norm,
+    linear,
+    maxsim,
+    pack_linear,
+    reference,
+    set_num_threads,
+)
+from packrank_kernels.dispatch import TABLE
+from packrank_kernels.testing import assert_close, cu_seqlens
+
+# Twice what the unit tests allow: thousands of draws reach further into the tail.
+BOUND = {torch.float32: 2e-5, torch.bfloat16: 2**-6}
+
+
+def lengths(rng, longest):
+    draw = [0, 1, 2, rng.randint(0, 20), rng.randint(0, longest)]
+    return [rng.choice(draw) for _ in range(rng.randint(0, 6))]
+
+
+def fuzz_linear(rng, dtype, backend):
+    t, k, n = rng.randint(0, 130), rng.randint(1, 150), rng.randint(1, 150)
+    gated = rng.random() < 0.3
+    activation = rng.choice([None, *reference.ACTIVATIONS])
+    weight = (torch.randn(n * (1 + gated), k) / k**0.5).to(dtype)
+    # Signed terms may cancel; a bias of 2 keeps some output near the size of its terms.
+    x, bias = torch.randn(t, k).to(dtype), torch.randn(len(weight)) + 2
+    packed = pack_linear(weight, bias, gated=gated, backend=backend)
+    return linear(x, packed, activation=activation), reference.linear(
+        x, weight, bias, activation, gated
+    )
+
+
+def fuzz_attention(rng, dtype, backend):
+    keys = lengths(rng, 400)
+    queries = keys if rng.random() < 0.5 else [rng.randint(0, 40) for _ in keys]
+    heads, size = rng.randint(1, 3), rng.randint(1, 70)
+    q = torch.randn(sum(queries), heads, size).to(dtype)
+    k, v = torch.randn(sum(keys), 2, heads, size).to(dtype).unbind(1)
+    window = rng.choice([None, 0, rng.randint(0, 100)])
+    rotary = None
+    if size % 2 == 0 and rng.random() < 0.5:
+        theta = torch.rand(max([1, *keys, *queries]), size // 2) * 6.3
+        rotary = theta.cos(), theta.sin()
+    cu_q, cu_k = cu_seqlens(queries), cu_seqlens(keys)
+    actual = attention(q, k, v, cu_q, cu_k, window=window, rotary=rotary, backend=backend)
+    return actual, reference.attention(q, k, v, cu_q, cu_k, size**-0.5, window, rotary)
+
+
+def fuzz_add_layer_norm(rng, dtype, backend):
+    rows, size = rng.randint(0, 130), rng.randint(2, 150)
+    x = torch.randn(rows, size).to(dtype)
+    residual = rng.choice([None, torch.randn(rows, size).to(dtype)])
+    weight, bias = torch.randn(size), rng.choice([None, torch.randn(size)])
+    normed, total = add_layer_norm(x, residual, weight, bias, 1e-3, backend=backend)
+    expected = reference.add_layer_norm(x, residual, weight, bias, 1e-3)
+    return torch.cat([normed, total]), torch.cat(expected)
+
+
+def fuzz_embed_layer_norm(rng, dtype, backend):
+    tokens, size = rng.randint(0, 130), rng.randint(2, 150)
+
+    def draw(rows):
+        table = torch.randn(rows, size).to(dtype)
+        return torch.randint(0, rows, (tokens,), dtype=torch.int32), table
+
+    ids, table = draw(rng.randint(1, 50))
+    positions, position_table = rng.choice([(None, None), draw(30)])
+    types, type_table = rng.choice([(None, None), draw(2)])
+    args = (ids, positions, types, table, position_table, type_table)
+    norm = (torch.randn(size), rng.choice([None, torch.randn(size)]), 1e-3)
+    return embed_layer_norm(*args, *norm, backend=backend), reference.embed_layer_norm(*args, *norm)
+
+
+def fuzz_maxsim(rng, dtype, backend):
+    docs, size = lengths(rng, 300), rng.randint(1, 150)
+    query = torch.randn(rng.randint(1, 110), size).to(dtype)
+    tokens = torch.randn(sum(docs), size).to(dtype)
+    cu = cu_seqlens(docs, torch.int64)
+    # Signed terms may cancel: shift every similarity up so that a score is as large as its terms.
+    query, tokens = query.abs(), tokens.abs()
+    return maxsim(query, tokens, cu, backend=backend), reference.maxsim(query, tokens, cu)
+
+
+def main(cases=500, seed=0):
+    rng = random.Random(seed)
+    torch.manual_seed(seed)
+    cpu = torch.device("cpu")
+    counts = {}
+    for _ in range(cases):
+        op = rng.choice(list(TABLE))
+        dtype = rng.choice(list(BOUND))
+        backends = [b.name for b in TABLE[op] if b.why_not(cpu, dtype) is None]
+        backend = rng.choice([name for name in backends if name != "reference"])
+        set_num_threads(rng.randint(1, 4))
+        actual, expected = globals()[f"fuzz_{op}"](rng, dtype, backend)
+        assert_close(actual, expected, BOUND[dtype])
+        counts[op, backend] = counts.get((op, backend), 0) + 1
+    for (op, backend), count in sorted(counts.items()):
+        print(f"{op:18} {backend:8} {count} cases")
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))

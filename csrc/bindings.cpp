@@ -18,8 +18,7 @@ const Kernels* const kAll[] = {&avx512::kernels, &avx2::kernels, &scalar::kernel
 const Kernels& find(const std::string& isa) {
     for (const Kernels* kernels : kAll)
         if (isa == kernels->name) {
-            if (!kernels->supported())
-                throw std::runtime_error("this processor has no " + isa);
+            if (!kernels->supported()) throw std::runtime_error("this processor has no " + isa);
             return *kernels;
         }
     throw std::invalid_argument("no instruction set named " + isa);
@@ -40,9 +39,19 @@ void attention(const std::string& isa, int dtype, const Tensor3& q, const Tensor
                const Tensor3& v, uintptr_t out, uintptr_t cu_seqlens_q, uintptr_t cu_seqlens_k,
                int64_t num_sequences, int64_t num_heads, int64_t head_size, float scale,
                int64_t window, uintptr_t cos, uintptr_t sin) {
-    const AttentionArgs args = {static_cast<Dtype>(dtype), strided(q), strided(k), strided(v),
-                                at<void>(out), at<int32_t>(cu_seqlens_q), at<int32_t>(cu_seqlens_k),
-                                num_sequences, num_heads, head_size, scale, window, at<float>(cos),
+    const AttentionArgs args = {static_cast<Dtype>(dtype),
+                                strided(q),
+                                strided(k),
+                                strided(v),
+                                at<void>(out),
+                                at<int32_t>(cu_seqlens_q),
+                                at<int32_t>(cu_seqlens_k),
+                                num_sequences,
+                                num_heads,
+                                head_size,
+                                scale,
+                                window,
+                                at<float>(cos),
                                 at<float>(sin)};
     const Kernels& kernels = find(isa);
     py::gil_scoped_release release;
@@ -52,9 +61,16 @@ void attention(const std::string& isa, int dtype, const Tensor3& q, const Tensor
 void add_layer_norm(const std::string& isa, int dtype, uintptr_t x, uintptr_t residual,
                     uintptr_t weight, uintptr_t bias, uintptr_t normed, uintptr_t total,
                     int64_t rows, int64_t size, float eps) {
-    const NormArgs args = {static_cast<Dtype>(dtype), at<void>(x), at<void>(residual),
-                           at<float>(weight), at<float>(bias), at<void>(normed), at<void>(total),
-                           rows, size, eps};
+    const NormArgs args = {static_cast<Dtype>(dtype),
+                           at<void>(x),
+                           at<void>(residual),
+                           at<float>(weight),
+                           at<float>(bias),
+                           at<void>(normed),
+                           at<void>(total),
+                           rows,
+                           size,
+                           eps};
     const Kernels& kernels = find(isa);
     py::gil_scoped_release release;
     kernels.add_layer_norm(args);
@@ -64,10 +80,19 @@ void embed_layer_norm(const std::string& isa, int dtype, uintptr_t token_ids, ui
                       uintptr_t token_types, uintptr_t token_table, uintptr_t position_table,
                       uintptr_t type_table, uintptr_t weight, uintptr_t bias, uintptr_t out,
                       int64_t rows, int64_t size, float eps) {
-    const EmbedArgs args = {static_cast<Dtype>(dtype), at<int32_t>(token_ids),
-                            at<int32_t>(positions), at<int32_t>(token_types), at<void>(token_table),
-                            at<void>(position_table), at<void>(type_table), at<float>(weight),
-                            at<float>(bias), at<void>(out), rows, size, eps};
+    const EmbedArgs args = {static_cast<Dtype>(dtype),
+                            at<int32_t>(token_ids),
+                            at<int32_t>(positions),
+                            at<int32_t>(token_types),
+                            at<void>(token_table),
+                            at<void>(position_table),
+                            at<void>(type_table),
+                            at<float>(weight),
+                            at<float>(bias),
+                            at<void>(out),
+                            rows,
+                            size,
+                            eps};
     const Kernels& kernels = find(isa);
     py::gil_scoped_release release;
     kernels.embed_layer_norm(args);
@@ -76,9 +101,17 @@ void embed_layer_norm(const std::string& isa, int dtype, uintptr_t token_ids, ui
 void linear(const std::string& isa, int dtype, uintptr_t x, int64_t x_stride, uintptr_t packed,
             uintptr_t bias, uintptr_t out, int64_t rows, int64_t in_features, int64_t out_features,
             int activation, bool gated) {
-    const LinearArgs args = {static_cast<Dtype>(dtype), at<void>(x), x_stride, at<void>(packed),
-                             at<float>(bias), at<void>(out), rows, in_features, out_features,
-                             static_cast<Activation>(activation), gated};
+    const LinearArgs args = {static_cast<Dtype>(dtype),
+                             at<void>(x),
+                             x_stride,
+                             at<void>(packed),
+                             at<float>(bias),
+                             at<void>(out),
+                             rows,
+                             in_features,
+                             out_features,
+                             static_cast<Activation>(activation),
+                             gated};
     const Kernels& kernels = find(isa);
     py::gil_scoped_release release;
     kernels.linear(args);
@@ -87,9 +120,9 @@ void linear(const std::string& isa, int dtype, uintptr_t x, int64_t x_stride, ui
 void maxsim(const std::string& isa, int dtype, uintptr_t query, uintptr_t docs,
             uintptr_t cu_seqlens, uintptr_t scores, int64_t query_tokens, int64_t num_docs,
             int64_t size) {
-    const MaxSimArgs args = {static_cast<Dtype>(dtype), at<void>(query), at<void>(docs),
-                             at<int64_t>(cu_seqlens), at<float>(scores), query_tokens, num_docs,
-                             size};
+    const MaxSimArgs args = {
+        static_cast<Dtype>(dtype), at<void>(query), at<void>(docs), at<int64_t>(cu_seqlens),
+        at<float>(scores),         query_tokens,    num_docs,       size};
     const Kernels& kernels = find(isa);
     py::gil_scoped_release release;
     kernels.maxsim(args);
@@ -105,10 +138,10 @@ PYBIND11_MODULE(_cpu, m) {
         return names;
     });
     m.def("set_num_threads", &set_num_threads);
-    m.def("packed_size", [](const std::string& isa, int dtype, int64_t out_features,
-                            int64_t in_features) {
-        return find(isa).packed_size(static_cast<Dtype>(dtype), out_features, in_features);
-    });
+    m.def("packed_size",
+          [](const std::string& isa, int dtype, int64_t out_features, int64_t in_features) {
+              return find(isa).packed_size(static_cast<Dtype>(dtype), out_features, in_features);
+          });
     m.def("pack_linear", [](const std::string& isa, int dtype, uintptr_t weight, uintptr_t packed,
                             int64_t out_features, int64_t in_features) {
         find(isa).pack_linear(static_cast<Dtype>(dtype), at<void>(weight), at<void>(packed),

@@ -25,7 +25,7 @@ void relax() {
 }
 
 class Pool {
-public:
+  public:
     explicit Pool(int num_workers) {
         for (int i = 0; i < num_workers; ++i) workers_.emplace_back([this] { work(); });
     }
@@ -64,7 +64,7 @@ public:
         }
     }
 
-private:
+  private:
     void drain() {
         for (;;) {
             const int64_t index = next_.fetch_add(1, std::memory_order_relaxed);
@@ -83,9 +83,8 @@ private:
             while (generation_.load(std::memory_order_acquire) == seen && ++spins < kSpins) relax();
             if (generation_.load(std::memory_order_acquire) == seen) {
                 std::unique_lock<std::mutex> lock(mutex_);
-                wake_.wait(lock, [&] {
-                    return generation_.load(std::memory_order_acquire) != seen;
-                });
+                wake_.wait(lock,
+                           [&] { return generation_.load(std::memory_order_acquire) != seen; });
             }
             if (stop_) return;
             ++seen;

@@ -68,7 +68,8 @@ void pack_values(const T* source, int64_t stride, int64_t rows, int64_t size, ui
 // weights[begin .. end) = 2^(scale * (row - largest)), 0 elsewhere in [0, columns); returns the sum
 // before rounding to T. columns is a multiple of kWidth; weights may be row itself.
 template <class T>
-float softmax_row(float* row, int64_t begin, int64_t end, int64_t columns, float scale, T* weights) {
+float softmax_row(float* row, int64_t begin, int64_t end, int64_t columns, float scale,
+                  T* weights) {
     for (int64_t i = 0; i < begin; ++i) row[i] = -__builtin_inff();
     for (int64_t i = end; i < columns; ++i) row[i] = -__builtin_inff();
     V highest = set1(-__builtin_inff());
@@ -85,7 +86,7 @@ float softmax_row(float* row, int64_t begin, int64_t end, int64_t columns, float
 
 template <class T>
 class HeadTask {
-public:
+  public:
     HeadTask(const AttentionArgs& args, int64_t sequence, int64_t head, int64_t first_query)
         : args_(args), head_(head), size_(args.head_size), units_(num_units<T>(args.head_size)) {
         query_start_ = args.cu_seqlens_q[sequence];
@@ -112,7 +113,7 @@ public:
             block(i, min_of(i + kQueryRows, last_query_));
     }
 
-private:
+  private:
     static int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
     static int64_t max_of(int64_t a, int64_t b) { return a > b ? a : b; }
 
@@ -126,19 +127,18 @@ private:
         return static_cast<const T*>(x.data) + token * x.token_stride + head_ * x.head_stride;
     }
     T* output_row(int64_t i) const {
-        return static_cast<T*>(args_.out) +
-               ((query_start_ + i) * args_.num_heads + head_) * size_;
+        return static_cast<T*>(args_.out) + ((query_start_ + i) * args_.num_heads + head_) * size_;
     }
 
     void allocate() {
         const int64_t keys = padded_columns(num_keys_), values = padded_columns(size_);
         const int64_t words[] = {
-            keys * units_,                                          // keys_
-            num_units<T>(num_keys_) * values,                       // values_
-            kQueryRows * units_,                                    // queries_
-            kQueryRows * keys,                                      // scores_
-            sizeof(T) == 2 ? kQueryRows * (keys / 2) : 0,           // weights_
-            kQueryRows * values,                                    // sums_
+            keys * units_,                                               // keys_
+            num_units<T>(num_keys_) * values,                            // values_
+            kQueryRows * units_,                                         // queries_
+            kQueryRows * keys,                                           // scores_
+            sizeof(T) == 2 ? kQueryRows * (keys / 2) : 0,                // weights_
+            kQueryRows * values,                                         // sums_
             args_.cos == nullptr ? 0 : num_units<T>(size_) * num_keys_,  // rotated_
         };
         int64_t total = 0;
@@ -221,8 +221,8 @@ private:
             const int64_t width = min_of(columns - column, kValueVectors * kWidth);
             product<T>(static_cast<int>(width / kWidth),
                        reinterpret_cast<const char*>(weights_ + from), score_stride_ * sizeof(T),
-                       values_ + column * all + first_unit * width, units, sums_ + column,
-                       columns, rows);
+                       values_ + column * all + first_unit * width, units, sums_ + column, columns,
+                       rows);
         }
         for (int64_t r = 0; r < rows; ++r) {
             float* row = sums_ + r * columns;

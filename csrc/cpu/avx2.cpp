@@ -1,5 +1,5 @@
-// Every op in AVX2 and FMA. The pragma comes after the standard headers: an inline function of theirs
-// compiled here for this instruction set could be the copy that the linker keeps for all.
+// Every op in AVX2 and FMA. The pragma comes after the standard headers: an inline function of
+// theirs compiled here for this instruction set could be the copy that the linker keeps for all.
 #include <cmath>
 #include <cstdint>
 #include <cstdlib>
@@ -30,14 +30,12 @@ namespace {
 namespace packrank::avx2 {
 namespace {
 
-bool supported() {
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-}
+bool supported() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
 
 }  // namespace
 
-const Kernels kernels = {"avx2", supported, packed_size, pack_linear, linear, attention,
-                         add_layer_norm, embed_layer_norm, maxsim};
+const Kernels kernels = {"avx2",    supported,      packed_size,      pack_linear, linear,
+                         attention, add_layer_norm, embed_layer_norm, maxsim};
 
 }  // namespace packrank::avx2
 
@@ -45,8 +43,8 @@ const Kernels kernels = {"avx2", supported, packed_size, pack_linear, linear, at
 
 namespace packrank::avx2 {
 
-const Kernels kernels = {"avx2", [] { return false; }, nullptr, nullptr, nullptr, nullptr,
-                         nullptr, nullptr, nullptr};
+const Kernels kernels = {
+    "avx2", [] { return false; }, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr};
 
 }  // namespace packrank::avx2
 

@@ -1,5 +1,6 @@
-// Every op in AVX-512 with BF16 and VNNI. The pragma comes after the standard headers: an inline function of theirs
-// compiled here for this instruction set could be the copy that the linker keeps for all.
+// Every op in AVX-512 with BF16 and VNNI. The pragma comes after the standard headers: an inline
+// function of theirs compiled here for this instruction set could be the copy that the linker keeps
+// for all.
 #include <cmath>
 #include <cstdint>
 #include <cstdlib>
@@ -38,8 +39,8 @@ bool supported() {
 
 }  // namespace
 
-const Kernels kernels = {"avx512", supported, packed_size, pack_linear, linear, attention,
-                         add_layer_norm, embed_layer_norm, maxsim};
+const Kernels kernels = {"avx512",  supported,      packed_size,      pack_linear, linear,
+                         attention, add_layer_norm, embed_layer_norm, maxsim};
 
 }  // namespace packrank::avx512
 
@@ -47,8 +48,8 @@ const Kernels kernels = {"avx512", supported, packed_size, pack_linear, linear, 
 
 namespace packrank::avx512 {
 
-const Kernels kernels = {"avx512", [] { return false; }, nullptr, nullptr, nullptr, nullptr,
-                         nullptr, nullptr, nullptr};
+const Kernels kernels = {
+    "avx512", [] { return false; }, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr};
 
 }  // namespace packrank::avx512
 

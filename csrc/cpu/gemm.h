@@ -8,17 +8,23 @@
 // Each element of the product is one chain of additions along the inner dimension, whatever tile it
 // falls into: this is why a score's bits do not depend on its company.
 //
-// Registers: kPanelVectors * rows accumulators, one vector of B per column vector, one of A. With 32
-// registers 8 x 3 leaves 24 independent chains, enough for 2 products a cycle at latency 6 (Zen 4
-// issues one 512-bit product a cycle). Measured on Zen 4: 3 vectors beat 2 and 4.
+// Registers: kPanelVectors * rows accumulators, one vector of B per column vector, one of A. With
+// 32 registers 8 x 3 leaves 24 independent chains, enough for 2 products a cycle at latency 6 (Zen
+// 4 issues one 512-bit product a cycle). Measured on Zen 4: 3 vectors beat 2 and 4.
 
 constexpr int kPanelVectors = 3;
 constexpr int kPanelColumns = kPanelVectors * kWidth;
 
 // Rows of a full tile over a panel of nv vectors.
 constexpr int tile_rows(int nv) {
-    return kRegisters == 32 ? (nv == 4 ? 6 : nv == 3 ? 8 : nv == 2 ? 12 : 12)
-                            : (nv == 4 ? 2 : nv == 3 ? 4 : nv == 2 ? 5 : 8);
+    return kRegisters == 32 ? (nv == 4   ? 6
+                               : nv == 3 ? 8
+                               : nv == 2 ? 12
+                                         : 12)
+                            : (nv == 4   ? 2
+                               : nv == 3 ? 4
+                               : nv == 2 ? 5
+                                         : 8);
 }
 
 template <class T>
@@ -101,10 +107,14 @@ template <class T>
 void product(int nv, const char* a, int64_t a_stride, const uint32_t* b, int64_t units, float* c,
              int64_t c_stride, int64_t rows) {
     switch (nv) {
-        case 1: return product_panel<T, 1>(a, a_stride, b, units, c, c_stride, rows);
-        case 2: return product_panel<T, 2>(a, a_stride, b, units, c, c_stride, rows);
-        case 3: return product_panel<T, 3>(a, a_stride, b, units, c, c_stride, rows);
-        default: return product_panel<T, 4>(a, a_stride, b, units, c, c_stride, rows);
+        case 1:
+            return product_panel<T, 1>(a, a_stride, b, units, c, c_stride, rows);
+        case 2:
+            return product_panel<T, 2>(a, a_stride, b, units, c, c_stride, rows);
+        case 3:
+            return product_panel<T, 3>(a, a_stride, b, units, c, c_stride, rows);
+        default:
+            return product_panel<T, 4>(a, a_stride, b, units, c, c_stride, rows);
     }
 }
 
@@ -120,7 +130,8 @@ inline int panel_vectors(int64_t column, int64_t padded) {
 // Lays rows [rows, size] out as panels whose columns are those rows (B = rowsᵀ). `units` may exceed
 // what size needs; the rest, and columns past the last row, are zero.
 template <class T>
-void pack_transposed(const T* source, int64_t stride, int64_t rows, int64_t size, uint32_t* packed) {
+void pack_transposed(const T* source, int64_t stride, int64_t rows, int64_t size,
+                     uint32_t* packed) {
     const int64_t units = num_units<T>(size), whole = size / unit_elements<T>();
     const int64_t padded = padded_columns(rows);
     for (int64_t column = 0; column < padded; column += kPanelColumns) {
@@ -133,7 +144,8 @@ void pack_transposed(const T* source, int64_t stride, int64_t rows, int64_t size
                 // A row stride of an odd number of bfloat16 leaves rows off any 32-bit grid.
                 if (stride % unit_elements<T>() == 0)
                     for (; u + kWidth <= whole; u += kWidth)
-                        transpose_block(in + u, stride / unit_elements<T>(), out + u * width, width);
+                        transpose_block(in + u, stride / unit_elements<T>(), out + u * width,
+                                        width);
             }
             for (; u < units; ++u)
                 for (int64_t i = 0; i < kWidth; ++i) {

@@ -11,7 +11,14 @@ namespace packrank {
 
 enum class Dtype : int { kFloat32 = 0, kBFloat16 = 1 };
 
-enum class Activation : int { kNone = 0, kGelu = 1, kGeluTanh = 2, kRelu = 3, kSilu = 4, kTanh = 5 };
+enum class Activation : int {
+    kNone = 0,
+    kGelu = 1,
+    kGeluTanh = 2,
+    kRelu = 3,
+    kSilu = 4,
+    kTanh = 5
+};
 
 // A packed tensor [tokens, heads, size] whose last dimension is contiguous.
 struct Strided {

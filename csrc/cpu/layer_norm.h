@@ -3,8 +3,8 @@
 
 // Statistics of row[0 .. size) and (row - mean) / sqrt(variance + eps) * weight + bias into out.
 template <class T>
-void normalise_row(const float* row, int64_t size, const float* weight, const float* bias, float eps,
-                   T* out) {
+void normalise_row(const float* row, int64_t size, const float* weight, const float* bias,
+                   float eps, T* out) {
     const int64_t whole = size / kWidth * kWidth;
     const int rest = static_cast<int>(size - whole);
     V total = set1(0.0f);
@@ -88,7 +88,8 @@ void embed_layer_norm_typed(const EmbedArgs& args) {
         const int64_t end = (task + 1) * kNormRowsPerTask;
         for (int64_t r = task * kNormRowsPerTask; r < end && r < args.rows; ++r) {
             add_row<true>(row, tokens + args.token_ids[r] * size, size);
-            if (positions != nullptr) add_row<false>(row, positions + args.positions[r] * size, size);
+            if (positions != nullptr)
+                add_row<false>(row, positions + args.positions[r] * size, size);
             if (types != nullptr) {
                 const int64_t type = args.token_types == nullptr ? 0 : args.token_types[r];
                 add_row<false>(row, types + type * size, size);

@@ -1,9 +1,11 @@
-// y = activation(x Wᵀ + b), and its gated form. Included once per instruction set, in its namespace.
+// y = activation(x Wᵀ + b), and its gated form. Included once per instruction set, in its
+// namespace.
 //
 // Floor: 2 T K N operations at the rate of the product instruction. The weight is read in panels
-// laid out at load; a task takes kRowsPerTask rows of x through its panels, so a panel (K x 48) stays
-// in the second-level cache for those rows. The epilogue takes kRowsPerBlock rows of sums while they
-// are in the first-level cache: 24 stores and loads against 24 K products, 1 % from K = 384 on.
+// laid out at load; a task takes kRowsPerTask rows of x through its panels, so a panel (K x 48)
+// stays in the second-level cache for those rows. The epilogue takes kRowsPerBlock rows of sums
+// while they are in the first-level cache: 24 stores and loads against 24 K products, 1 % from K =
+// 384 on.
 
 constexpr int64_t kRowsPerTask = 96;
 constexpr int64_t kRowsPerBlock = 24;  // a multiple of the tile heights 12, 8, 6, 4 and 2
@@ -32,8 +34,7 @@ void finish_rows(const LinearArgs& args, const float* sums, const float* gates, 
         }
         for (int64_t r = 0; r < rows; ++r) {
             V y = activate<kActivation>(add(load(sums + r * kPanelColumns + c), b));
-            if (gates != nullptr)
-                y = mul(y, add(load(gates + r * kPanelColumns + c), gate_bias));
+            if (gates != nullptr) y = mul(y, add(load(gates + r * kPanelColumns + c), gate_bias));
             if (whole)
                 store(out + r * args.out_features + c, y);
             else
@@ -45,12 +46,18 @@ void finish_rows(const LinearArgs& args, const float* sums, const float* gates, 
 template <class T>
 auto finish_for(Activation activation) {
     switch (activation) {
-        case Activation::kGelu: return &finish_rows<T, Activation::kGelu>;
-        case Activation::kGeluTanh: return &finish_rows<T, Activation::kGeluTanh>;
-        case Activation::kRelu: return &finish_rows<T, Activation::kRelu>;
-        case Activation::kSilu: return &finish_rows<T, Activation::kSilu>;
-        case Activation::kTanh: return &finish_rows<T, Activation::kTanh>;
-        case Activation::kNone: break;
+        case Activation::kGelu:
+            return &finish_rows<T, Activation::kGelu>;
+        case Activation::kGeluTanh:
+            return &finish_rows<T, Activation::kGeluTanh>;
+        case Activation::kRelu:
+            return &finish_rows<T, Activation::kRelu>;
+        case Activation::kSilu:
+            return &finish_rows<T, Activation::kSilu>;
+        case Activation::kTanh:
+            return &finish_rows<T, Activation::kTanh>;
+        case Activation::kNone:
+            break;
     }
     return &finish_rows<T, Activation::kNone>;
 }
@@ -71,8 +78,8 @@ void linear_typed(const LinearArgs& args) {
         int64_t stride = args.x_stride * static_cast<int64_t>(sizeof(T));
         const int64_t block = kRowsPerBlock * kPanelColumns;
         const bool odd = args.in_features % unit_elements<T>() != 0;
-        float* sums = static_cast<float*>(
-            scratch(2 * block * sizeof(float) + (odd ? rows * units * 4 : 0)));
+        float* sums =
+            static_cast<float*>(scratch(2 * block * sizeof(float) + (odd ? rows * units * 4 : 0)));
         float* gates = args.gated ? sums + block : nullptr;
         const char* a = reinterpret_cast<const char*>(x);
         if (odd) {  // the last unit of a row must not reach into the next
@@ -105,9 +112,8 @@ void linear_typed(const LinearArgs& args) {
 }
 
 inline int64_t packed_size(Dtype dtype, int64_t out_features, int64_t in_features) {
-    return dtype == Dtype::kFloat32
-               ? packed_linear_units<float>(out_features, in_features)
-               : packed_linear_units<BFloat16>(out_features, in_features) * 2;
+    return dtype == Dtype::kFloat32 ? packed_linear_units<float>(out_features, in_features)
+                                    : packed_linear_units<BFloat16>(out_features, in_features) * 2;
 }
 
 inline void pack_linear(Dtype dtype, const void* weight, void* packed, int64_t out_features,
@@ -116,8 +122,8 @@ inline void pack_linear(Dtype dtype, const void* weight, void* packed, int64_t o
         pack_transposed(static_cast<const float*>(weight), in_features, out_features, in_features,
                         static_cast<uint32_t*>(packed));
     else
-        pack_transposed(static_cast<const BFloat16*>(weight), in_features, out_features, in_features,
-                        static_cast<uint32_t*>(packed));
+        pack_transposed(static_cast<const BFloat16*>(weight), in_features, out_features,
+                        in_features, static_cast<uint32_t*>(packed));
 }
 
 inline void linear(const LinearArgs& args) {

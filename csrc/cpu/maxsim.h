@@ -100,8 +100,8 @@ void maxsim_typed(const MaxSimArgs& args) {
         return low;
     };
     parallel(num_tasks, [&](int64_t task) {
-        const int64_t end = task + 1 == num_tasks ? args.num_docs
-                                                  : first_from((task + 1) * kDocTokensPerTask);
+        const int64_t end =
+            task + 1 == num_tasks ? args.num_docs : first_from((task + 1) * kDocTokensPerTask);
         for (int64_t n = first_from(task * kDocTokensPerTask); n < end; ++n) {
             const int64_t length = starts[n + 1] - starts[n];
             if (length == 0) {

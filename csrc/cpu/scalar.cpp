@@ -19,7 +19,7 @@ bool supported() { return true; }
 
 }  // namespace
 
-const Kernels kernels = {"scalar", supported, packed_size, pack_linear, linear, attention,
-                         add_layer_norm, embed_layer_norm, maxsim};
+const Kernels kernels = {"scalar",  supported,      packed_size,      pack_linear, linear,
+                         attention, add_layer_norm, embed_layer_norm, maxsim};
 
 }  // namespace packrank::scalar

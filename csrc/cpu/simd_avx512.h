@@ -16,7 +16,9 @@ inline V fma(V a, V b, V c) { return _mm512_fmadd_ps(a, b, c); }
 inline V max(V a, V b) { return _mm512_max_ps(a, b); }  // b where either is NaN
 inline V min(V a, V b) { return _mm512_min_ps(a, b); }
 inline V abs(V a) { return _mm512_abs_ps(a); }
-inline V round(V a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+inline V round(V a) {
+    return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
 
 // 1 / a to 2^-24: the 14-bit estimate and one Newton step; a full division costs four times that.
 inline V reciprocal(V a) {
@@ -101,8 +103,7 @@ inline void transpose_block(const uint32_t* in, int64_t in_stride, uint32_t* out
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) {
         _mm512_storeu_si512(out + i * out_stride, _mm512_shuffle_i32x4(b[i], b[8 + i], 0x88));
-        _mm512_storeu_si512(out + (8 + i) * out_stride,
-                            _mm512_shuffle_i32x4(b[i], b[8 + i], 0xdd));
+        _mm512_storeu_si512(out + (8 + i) * out_stride, _mm512_shuffle_i32x4(b[i], b[8 + i], 0xdd));
         _mm512_storeu_si512(out + (4 + i) * out_stride,
                             _mm512_shuffle_i32x4(b[4 + i], b[12 + i], 0x88));
         _mm512_storeu_si512(out + (12 + i) * out_stride,

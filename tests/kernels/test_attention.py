@@ -84,6 +84,15 @@ def test_query_beyond_every_key_of_its_window(backend, dtype):
     assert (actual[9] != 0).any()
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_blocks_of_queries_beyond_every_key(backend, dtype):
+    q = make([300], 1, 8, dtype)[0]
+    _, k, v = make([16], 1, 8, dtype)
+    cu_q, cu_k = cu_seqlens([300]), cu_seqlens([16])
+    actual = attention(q, k, v, cu_q, cu_k, window=4, backend=backend)
+    assert_close(actual, definition(q, k, v, cu_q, cu_k, window=4))
+
+
 def test_long_sequence(backend):
     if backend in ("reference", "scalar"):
         pytest.skip("slow at this length")

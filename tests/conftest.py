@@ -105,6 +105,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """
     import transformers
 
+    transformers.utils.logging.disable_progress_bar()
     made: dict[str, Path] = {}
 
     def make(name: str, suffix: str = "ForSequenceClassification", **options: Any) -> Path:

@@ -1,9 +1,9 @@
 """What can go wrong, as types; each message is one sentence that says what to do.
 
-    PackrankError
-    ├── ModelError       a model folder or name cannot be used
-    └── InputError       a call's arguments cannot be scored
-        └── PairError    one pair cannot be scored; `.index` says which
+PackrankError
+├── ModelError       a model folder or name cannot be used
+└── InputError       a call's arguments cannot be scored
+    └── PairError    one pair cannot be scored; `.index` says which
 """
 
 

@@ -51,6 +51,6 @@ class Ranked(NamedTuple):
         document: the text itself.
     """
 
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody calls here
     score: float
     document: str

@@ -1,0 +1,39 @@
+"""Checks of arguments that every front door takes, each refusal one sentence."""
+
+from typing import Any
+
+from packrank.errors import InputError
+
+
+def check_count(name: str, value: int | None) -> None:
+    """Raise unless value is a whole number of at least 1, or None."""
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise InputError(f"{name} is {value!r}, expected a whole number of at least 1, or None")
+
+
+def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """Raise unless value is one of the choices."""
+    if value not in choices:
+        expected = ", ".join(repr(choice) for choice in choices)
+        raise InputError(f"{name} is {value!r}, expected one of {expected}")
+
+
+def check_str(name: str, value: object) -> None:
+    """Raise unless value is a string."""
+    if not isinstance(value, str):
+        raise InputError(f"{name} is a {type(value).__name__}, expected a str")
+
+
+def listed(name: str, values: Any, expected: str) -> list[Any]:
+    """The values as a list; a lone string is a sequence too, but never what was meant."""
+    if isinstance(values, str | bytes | dict | set) or not hasattr(values, "__iter__"):
+        raise InputError(f"{name} is a {type(values).__name__}, expected a sequence of {expected}")
+    return list(values)
+
+
+def listed_texts(name: str, values: Any) -> list[str]:
+    """The values as a list of strings."""
+    texts = listed(name, values, "strings")
+    for index, text in enumerate(texts):
+        check_str(f"{name}[{index}]", text)
+    return texts

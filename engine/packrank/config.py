@@ -1,0 +1,346 @@
+"""What a model folder says about itself: config.json as one checked, frozen object."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from packrank.errors import ModelError
+
+Activation = Literal["identity", "sigmoid"]
+Pooling = Literal["cls", "mean"]
+
+_FAMILIES = {
+    "Bert": "bert",
+    "Roberta": "roberta",
+    "XLMRoberta": "roberta",
+    "Camembert": "roberta",
+    "Electra": "electra",
+    "DistilBert": "distilbert",
+    "ModernBert": "modernbert",
+}
+_CLASSIFIER = "ForSequenceClassification"
+_BODIES = ("Model", "ForMaskedLM", "ForPreTraining", "ForTokenClassification")
+
+# Architecture, as config.json names it -> family.
+ARCHITECTURES: dict[str, str] = {
+    f"{name}{suffix}": family
+    for name, family in _FAMILIES.items()
+    for suffix in (_CLASSIFIER, *_BODIES)
+} | {"HF_ColBERT": "bert"}
+
+# transformers' names of activations -> the kernels'. All of gelu_tanh's are one formula.
+_ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_python": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_accurate": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_python_tanh": "gelu_tanh",
+    "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
+    "tanh": "tanh",
+}
+
+# Where a family spells a size otherwise than BERT does.
+_SPELLINGS = {
+    "distilbert": {
+        "hidden_size": "dim",
+        "num_hidden_layers": "n_layers",
+        "num_attention_heads": "n_heads",
+        "intermediate_size": "hidden_dim",
+        "hidden_act": "activation",
+    },
+    "modernbert": {"hidden_act": "hidden_activation", "layer_norm_eps": "norm_eps"},
+}
+_PAD_TOKEN_IDS = {"roberta": 1, "modernbert": 50283}
+
+
+@dataclass(frozen=True)
+class LayerAttention:
+    """How one ModernBERT layer attends.
+
+    Attributes:
+        theta: base of the rotary frequencies.
+        window: a key is visible up to this distance, inclusive; None: every key is.
+    """
+
+    theta: float
+    window: int | None
+
+
+@dataclass(frozen=True)
+class ModernBertOptions:
+    """What only ModernBERT's config says.
+
+    Attributes:
+        attention: one entry a layer.
+        head_activation: a key of the kernels' activations.
+        norm_bias: whether LayerNorms have a bias; likewise for attention, MLP and head.dense.
+    """
+
+    attention: tuple[LayerAttention, ...]
+    head_activation: str
+    norm_bias: bool
+    attention_bias: bool
+    mlp_bias: bool
+    classifier_bias: bool
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A model's architecture and sizes.
+
+    Attributes:
+        architecture: as config.json names it; a key of `ARCHITECTURES`.
+        family: which implementation runs it.
+        embedding_size: columns of the embedding tables; hidden_size but for some ELECTRAs.
+        norm_eps: added to the variance in every LayerNorm.
+        activation: of the MLP; a key of the kernels' activations.
+        max_position_embeddings: positions the model knows, unusable ones included.
+        type_vocab_size: rows of the token type table; 0 where there is none.
+        pooling: what the classifier reads: the first token, or the mean of all.
+        default_activation: what turns logits into scores, unless the caller says otherwise.
+        modernbert: options of ModernBERT; None for every other family.
+    """
+
+    architecture: str
+    family: str
+    vocab_size: int
+    hidden_size: int
+    embedding_size: int
+    num_layers: int
+    num_heads: int
+    intermediate_size: int
+    norm_eps: float
+    activation: str
+    max_position_embeddings: int
+    type_vocab_size: int
+    pad_token_id: int
+    num_labels: int
+    pooling: Pooling
+    default_activation: Activation
+    modernbert: ModernBertOptions | None = None
+
+    @property
+    def is_classifier(self) -> bool:
+        """Whether the checkpoint has a scoring head."""
+        return self.architecture.endswith(_CLASSIFIER)
+
+    @property
+    def max_length(self) -> int:
+        """Most tokens of one sequence, special tokens included."""
+        if self.family == "roberta":
+            return self.max_position_embeddings - self.pad_token_id - 1
+        return self.max_position_embeddings
+
+
+def load_config(folder: Path) -> ModelConfig:
+    """Read config.json, and the activation in config_sentence_transformers.json.
+
+    Raises:
+        ModelError: no such file, not JSON, or a model that cannot be run as its authors meant it.
+    """
+    raw = _read_json(folder / "config.json")
+    if raw is None:
+        raise ModelError(f"{folder} has no config.json; pass the folder of a model")
+    config = _Reader(raw)
+    architecture = config.architecture()
+    family = ARCHITECTURES[architecture]
+    config.spelling = _SPELLINGS.get(family, {})
+    hidden_size = config.size("hidden_size")
+    num_heads = config.size("num_attention_heads")
+    if hidden_size % num_heads:
+        raise ModelError(
+            f"config.json: hidden_size {hidden_size} is not a multiple of {num_heads} heads"
+        )
+    if family == "modernbert" and hidden_size // num_heads % 2:
+        raise ModelError(
+            f"config.json: hidden_size {hidden_size} gives heads of odd size "
+            f"{hidden_size // num_heads}, which rotary positions cannot halve"
+        )
+    num_labels = config.num_labels()
+    return ModelConfig(
+        architecture=architecture,
+        family=family,
+        vocab_size=config.size("vocab_size"),
+        hidden_size=hidden_size,
+        embedding_size=config.size("embedding_size", 128) if family == "electra" else hidden_size,
+        num_layers=config.size("num_hidden_layers"),
+        num_heads=num_heads,
+        intermediate_size=config.size("intermediate_size"),
+        norm_eps=config.norm_eps(family),
+        activation=config.activation("hidden_act"),
+        max_position_embeddings=config.size("max_position_embeddings"),
+        type_vocab_size=(
+            0 if family in ("distilbert", "modernbert") else config.size("type_vocab_size", 2)
+        ),
+        pad_token_id=config.number("pad_token_id", _PAD_TOKEN_IDS.get(family, 0)),
+        num_labels=num_labels,
+        pooling=config.pooling() if family == "modernbert" else "cls",
+        default_activation=_default_activation(
+            raw, _read_json(folder / "config_sentence_transformers.json") or {}, num_labels
+        ),
+        modernbert=config.modernbert() if family == "modernbert" else None,
+    )
+
+
+class _Reader:
+    """config.json, one value at a time; each is checked where it is read."""
+
+    def __init__(self, raw: dict[str, Any]) -> None:
+        self._raw = raw
+        self.spelling: dict[str, str] = {}
+
+    def architecture(self) -> str:
+        names = self._raw.get("architectures")
+        name = names[0] if isinstance(names, list) and names else None
+        if name not in ARCHITECTURES:
+            families = ", ".join(_FAMILIES)
+            raise ModelError(
+                f"architecture {name or '(none named in config.json)'} is not supported; there are "
+                f"{{{families}}}{_CLASSIFIER} and their plain encoders ({', '.join(_BODIES)})"
+            )
+        if self._raw.get("use_flash_attn") is not None or "xlm-roberta-flash" in str(
+            self._raw.get("auto_map")
+        ):
+            raise ModelError(
+                f"this {name} is in the xlm-roberta-flash layout (jina-reranker-v2), which is not "
+                "supported; convert it to the layout of transformers' own XLM-RoBERTa"
+            )
+        position_type = self._raw.get("position_embedding_type", "absolute")
+        if position_type != "absolute":
+            raise ModelError(f"position_embedding_type {position_type!r} is not supported")
+        if self._raw.get("is_decoder"):
+            raise ModelError(f"this {name} is a decoder (is_decoder), which is not supported")
+        return str(name)
+
+    def number(self, field: str, default: int | None = None) -> int:
+        key = self.spelling.get(field, field)
+        value = self._raw.get(key)
+        if value is None:
+            value = default
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise ModelError(f"config.json: {key} is {value!r}, expected a whole number")
+        return value
+
+    def size(self, field: str, default: int | None = None) -> int:
+        value = self.number(field, default)
+        if value == 0:
+            raise ModelError(f"config.json: {self.spelling.get(field, field)} is 0")
+        return value
+
+    def real(self, field: str, default: float) -> float:
+        key = self.spelling.get(field, field)
+        value = self._raw.get(key)
+        return default if value is None else _positive(key, value)
+
+    def norm_eps(self, family: str) -> float:
+        if family == "distilbert":
+            return 1e-12
+        return self.real("layer_norm_eps", 1e-5 if family == "modernbert" else 1e-12)
+
+    def activation(self, field: str) -> str:
+        key = self.spelling.get(field, field)
+        name = self._raw.get(key, "gelu")
+        if name not in _ACTIVATIONS:
+            raise ModelError(
+                f"config.json: {key} {name!r} is not supported; there are {', '.join(_ACTIVATIONS)}"
+            )
+        return _ACTIVATIONS[name]
+
+    def num_labels(self) -> int:
+        labels = self._raw.get("id2label")
+        if isinstance(labels, dict) and labels:
+            return len(labels)
+        return self.size("num_labels", 2)
+
+    def pooling(self) -> Pooling:
+        pooling = self._raw.get("classifier_pooling", "cls")
+        if pooling not in ("cls", "mean"):
+            raise ModelError(f"config.json: classifier_pooling {pooling!r} is neither cls nor mean")
+        return "mean" if pooling == "mean" else "cls"
+
+    def modernbert(self) -> ModernBertOptions:
+        return ModernBertOptions(
+            attention=self._layer_attention(),
+            head_activation=self.activation("classifier_activation"),
+            norm_bias=bool(self._raw.get("norm_bias", False)),
+            attention_bias=bool(self._raw.get("attention_bias", False)),
+            mlp_bias=bool(self._raw.get("mlp_bias", False)),
+            classifier_bias=bool(self._raw.get("classifier_bias", False)),
+        )
+
+    def _layer_attention(self) -> tuple[LayerAttention, ...]:
+        full_theta = self._theta("full_attention", "global_rope_theta", 160_000.0)
+        # A null, as transformers 4 read it: what the full layers have.
+        default = 10_000.0 if self._raw.get("local_rope_theta", 0) is not None else full_theta
+        full = LayerAttention(full_theta, None)
+        sliding = LayerAttention(
+            self._theta("sliding_attention", "local_rope_theta", default),
+            self.number("local_attention", 128) // 2,
+        )
+        num_layers = self.size("num_hidden_layers")
+        kinds = self._raw.get("layer_types")
+        if kinds is None:
+            every = self.size("global_attn_every_n_layers", 3)
+            return tuple(sliding if i % every else full for i in range(num_layers))
+        by_name = {"full_attention": full, "sliding_attention": sliding}
+        if len(kinds) != num_layers or not set(kinds) <= set(by_name):
+            raise ModelError(
+                f"config.json: layer_types is {kinds}, expected {num_layers} of {list(by_name)}"
+            )
+        return tuple(by_name[kind] for kind in kinds)
+
+    def _theta(self, kind: str, old_key: str, default: float) -> float:
+        """The rotary base of a kind of layer: rope_parameters since transformers 5, else a key."""
+        parameters = (self._raw.get("rope_parameters") or {}).get(kind) or {}
+        scaling = self._raw.get("rope_scaling")
+        if scaling is not None or parameters.get("rope_type", "default") != "default":
+            raise ModelError(f"config.json: rope scaling {scaling or parameters} is not supported")
+        if "rope_theta" in parameters:
+            return _positive("rope_theta", parameters["rope_theta"])
+        return self.real(old_key, default)
+
+
+def _default_activation(
+    raw: dict[str, Any], sentence_transformers: dict[str, Any], num_labels: int
+) -> Activation:
+    """sentence-transformers' rule: its own file, then config.json, then by the number of labels.
+
+    As there, a path outside torch is passed over.
+    """
+    nested = raw.get("sentence_transformers")
+    if isinstance(nested, dict) and "activation_fn" in nested:
+        second = nested["activation_fn"]
+    else:
+        second = raw.get("sbert_ce_default_activation_function")
+    for path in (sentence_transformers.get("activation_fn"), second):
+        if isinstance(path, str) and path.startswith("torch."):
+            name = path.rsplit(".", 1)[-1]
+            if name == "Sigmoid":
+                return "sigmoid"
+            if name == "Identity":
+                return "identity"
+            raise ModelError(f"activation_fn {path} is not supported; there are Sigmoid, Identity")
+    return "sigmoid" if num_labels == 1 else "identity"
+
+
+def _positive(key: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+        raise ModelError(f"config.json: {key} is {value!r}, expected a positive number")
+    return float(value)
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read as JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{path} holds a {type(content).__name__}, expected a JSON object")
+    return content

@@ -1,0 +1,44 @@
+"""A model's folder, from a path or a hub name."""
+
+import os
+import re
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+
+from packrank.errors import ModelError
+
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+# Never *.bin: pickles can run code, and weights are read from safetensors alone.
+_WANTED = ["*.json", "*.txt", "*.model", "*.safetensors", "artifact.metadata"]
+_UNWANTED = ["onnx/*", "openvino/*"]
+
+
+def resolve(model: str | os.PathLike[str]) -> Path:
+    """The folder of a model: a local folder as it is, else a snapshot of the hub's.
+
+    Args:
+        model: a folder, or a name on the Hugging Face hub ("organisation/name").
+
+    Raises:
+        ModelError: neither a folder nor a name that the hub serves.
+    """
+    name = os.fspath(model)
+    folder = Path(os.path.expanduser(name))
+    if name and folder.is_dir():
+        return folder
+    if folder.is_file():
+        raise ModelError(f"{name} is a file; pass the folder that holds config.json")
+    if not isinstance(model, str) or not _HUB_NAME.fullmatch(name):
+        raise ModelError(
+            f"no folder {name!r}; pass a model folder or a hub name (organisation/name)"
+        )
+    try:
+        snapshot = snapshot_download(name, allow_patterns=_WANTED, ignore_patterns=_UNWANTED)
+    except Exception as error:  # the hub client has no common base for what it raises
+        reason = str(error).strip().split("\n")[0].rstrip(". ") or type(error).__name__
+        raise ModelError(
+            f"{name} is not a folder and could not be fetched from the hub ({reason}); "
+            "pass a local model folder"
+        ) from error
+    return Path(snapshot)

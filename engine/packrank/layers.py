@@ -1,0 +1,251 @@
+"""Thin modules over packrank_kernels: a layer holds weights, and calls ops on a pack."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from packrank.request import Int32
+from packrank_kernels import add_layer_norm, attention, embed_layer_norm, linear, pack_linear
+
+Rotary = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Spans:
+    """Where the sequences of a pack lie, and which of their tokens serve as keys.
+
+    Attributes:
+        cu_seqlens: [N + 1] int32.
+        first: [N] int64. Row of each sequence's first token.
+        cu_first: [N + 1] int32. 0, 1, ... N: cu_seqlens of the first tokens alone.
+        key_rows: [Tk] int64, or None where every token is a key.
+        cu_seqlens_k: [N + 1] int32. As cu_seqlens, of the keys.
+    """
+
+    cu_seqlens: Tensor
+    first: Tensor
+    cu_first: Tensor
+    key_rows: Tensor | None
+    cu_seqlens_k: Tensor
+
+    @classmethod
+    def of(cls, cu_seqlens: Int32, num_keys: Int32 | None, device: torch.device) -> "Spans":
+        """Spans of a pack on a device; of sequence n the first num_keys[n] tokens are keys."""
+        on_device = torch.from_numpy(cu_seqlens).to(device)
+        key_rows, cu_seqlens_k = None, on_device
+        if num_keys is not None:
+            lengths = np.diff(cu_seqlens)
+            counts = np.minimum(num_keys, lengths)
+            is_key = offsets(cu_seqlens) < np.repeat(counts, lengths)
+            key_rows = torch.from_numpy(np.flatnonzero(is_key)).to(device)
+            ends = np.cumsum(counts, dtype=np.int32)
+            cu_seqlens_k = torch.from_numpy(np.append(np.int32(0), ends)).to(device)
+        return cls(
+            cu_seqlens=on_device,
+            first=on_device[:-1].long(),
+            cu_first=torch.arange(len(cu_seqlens), dtype=torch.int32, device=device),
+            key_rows=key_rows,
+            cu_seqlens_k=cu_seqlens_k,
+        )
+
+
+def offsets(cu_seqlens: Int32) -> Int32:
+    """[T] int32: how far each token of a pack stands from its sequence's first."""
+    starts = np.repeat(cu_seqlens[:-1], np.diff(cu_seqlens))
+    return np.arange(cu_seqlens[-1], dtype=np.int32) - starts
+
+
+class Linear:
+    """A linear layer and the activation after it; see `packrank_kernels.linear`."""
+
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        *,
+        activation: str | None = None,
+        gated: bool = False,
+    ) -> None:
+        self._packed = pack_linear(weight, bias, gated=gated)
+        self._activation = activation
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[T, K] -> [T, N]."""
+        return linear(x, self._packed, activation=self._activation)
+
+
+class LayerNorm:
+    """LayerNorm of a sum; see `packrank_kernels.add_layer_norm`."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, eps: float) -> None:
+        self.weight, self.bias, self.eps = weight, bias, eps
+
+    def __call__(self, x: Tensor, residual: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(normed, total) of x + residual, both [T, H]."""
+        return add_layer_norm(x, residual, self.weight, self.bias, self.eps)
+
+
+class Embeddings:
+    """Tables of tokens, positions and token types, and the norm of their sum."""
+
+    def __init__(
+        self, tokens: Tensor, positions: Tensor | None, types: Tensor | None, norm: LayerNorm
+    ) -> None:
+        self._tokens, self._positions, self._types = tokens, positions, types
+        self._norm = norm
+
+    def __call__(
+        self, token_ids: Tensor, positions: Tensor | None, token_types: Tensor | None
+    ) -> Tensor:
+        """[T] ids -> [T, E]."""
+        norm, tables = self._norm, (self._tokens, self._positions, self._types)
+        return embed_layer_norm(
+            token_ids, positions, token_types, *tables, norm.weight, norm.bias, norm.eps
+        )
+
+
+class SelfAttention:
+    """Every token attends within its sequence, queries, keys and values from one product.
+
+    Args:
+        weight: [3 * hidden, hidden]. Rows of the query, key and value projections.
+        bias: [3 * hidden] float32 or None.
+        out: the output projection.
+        num_heads: H.
+        window: see `packrank_kernels.attention`; likewise rotary.
+    """
+
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+        out: Linear,
+        num_heads: int,
+        *,
+        window: int | None = None,
+        rotary: Rotary | None = None,
+    ) -> None:
+        self._load(weight, bias)
+        self._out, self._num_heads = out, num_heads
+        self._window, self._rotary = window, rotary
+
+    def _load(self, weight: Tensor, bias: Tensor | None) -> None:
+        self._qkv = Linear(weight, bias)
+
+    def queried(self, x: Tensor, spans: Spans) -> Tensor:
+        """The rows of x that `__call__` answers for."""
+        return x
+
+    def __call__(self, x: Tensor, spans: Spans) -> Tensor:
+        """[T, hidden] -> [T, hidden]."""
+        q, k, v = self._qkv(x).view(len(x), 3, self._num_heads, -1).unbind(1)
+        return self._attend(q, k, v, spans.cu_seqlens, spans)
+
+    def _attend(
+        self, q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor, spans: Spans
+    ) -> Tensor:
+        if spans.key_rows is not None:
+            k, v = k[spans.key_rows], v[spans.key_rows]
+        y = attention(
+            q, k, v, cu_seqlens_q, spans.cu_seqlens_k, window=self._window, rotary=self._rotary
+        )
+        return self._out(y.flatten(1))
+
+
+class FirstTokenAttention(SelfAttention):
+    """Only first tokens attend, to all of their sequence: what a classifier's last layer needs."""
+
+    def _load(self, weight: Tensor, bias: Tensor | None) -> None:
+        size = len(weight) // 3
+        self._q = Linear(weight[:size], None if bias is None else bias[:size])
+        self._kv = Linear(weight[size:], None if bias is None else bias[size:])
+
+    def queried(self, x: Tensor, spans: Spans) -> Tensor:
+        """[T, hidden] -> [N, hidden]."""
+        return x[spans.first]
+
+    def __call__(self, x: Tensor, spans: Spans) -> Tensor:
+        """[T, hidden] -> [N, hidden]."""
+        q = self._q(self.queried(x, spans)).view(len(spans.first), self._num_heads, -1)
+        k, v = self._kv(x).view(len(x), 2, self._num_heads, -1).unbind(1)
+        return self._attend(q, k, v, spans.cu_first, spans)
+
+
+@dataclass(frozen=True)
+class MLP:
+    """Two linear layers; the first is activated, and gated where its weight is."""
+
+    up: Linear
+    down: Linear
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[T, hidden] -> [T, hidden]."""
+        return self.down(self.up(x))
+
+
+@dataclass(frozen=True)
+class PostNormLayer:
+    """x = norm(x + attention(x)); x = norm(x + mlp(x))."""
+
+    attention: SelfAttention
+    attention_norm: LayerNorm
+    mlp: MLP
+    mlp_norm: LayerNorm
+
+    def __call__(self, x: Tensor, spans: Spans) -> Tensor:
+        """[T, hidden] -> a row for each that the attention answers for."""
+        x, _ = self.attention_norm(self.attention(x, spans), self.attention.queried(x, spans))
+        x, _ = self.mlp_norm(self.mlp(x), x)
+        return x
+
+
+@dataclass(frozen=True)
+class PreNormLayer:
+    """x += attention(norm(x)); x += mlp(norm(x)), the last sum left to the next layer's norm."""
+
+    attention_norm: LayerNorm | None
+    attention: SelfAttention
+    mlp_norm: LayerNorm
+    mlp: MLP
+
+    def __call__(self, x: Tensor, update: Tensor | None, spans: Spans) -> tuple[Tensor, Tensor]:
+        """(x, update) -> (x, update), their sum being the layer's input and output.
+
+        A first layer without a norm takes no update.
+        """
+        if self.attention_norm is None:
+            normed = x
+        else:
+            normed, x = self.attention_norm(x, update)
+        attended = self.attention(normed, spans)
+        normed, x = self.mlp_norm(attended, self.attention.queried(x, spans))
+        return x, self.mlp(normed)
+
+
+@dataclass(frozen=True)
+class Head:
+    """Logits from pooled hidden states, in float32 whatever the encoder's dtype."""
+
+    dense: Linear
+    norm: LayerNorm | None
+    out: Linear
+
+    def __call__(self, pooled: Tensor) -> Tensor:
+        """[N, hidden] -> [N, num_labels] float32."""
+        x = self.dense(pooled.float())
+        if self.norm is not None:
+            x, _ = self.norm(x)
+        return self.out(x)
+
+
+def rotary_table(theta: float, head_size: int, length: int, device: torch.device) -> Rotary:
+    """(cos, sin), each [length, head_size / 2] float32, for positions from 0.
+
+    Frequencies are rounded to float32 as transformers rounds them: at position 8000 the angle
+    hangs on it. Source: Su et al. 2021, eq. 15.
+    """
+    exponents = torch.arange(0, head_size, 2, dtype=torch.float32) / head_size
+    angles = torch.arange(length, dtype=torch.float32)[:, None] * (1.0 / theta**exponents)
+    return angles.cos().to(device), angles.sin().to(device)

@@ -1,0 +1,142 @@
+"""What every architecture offers the runner, and how its weights are read."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from packrank.config import ModelConfig
+from packrank.errors import ModelError
+from packrank.layers import Head, LayerNorm, Linear, Spans
+from packrank.request import Int32, Pack
+from packrank.weights import Weights
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """The weights of a checkpoint as layers take them.
+
+    Attributes:
+        weights: the checkpoint.
+        prefix: before every name asked for.
+        device: where tensors go.
+        dtype: of matrices and tables; vectors are float32.
+    """
+
+    weights: Weights
+    prefix: str
+    device: torch.device
+    dtype: torch.dtype
+
+    @property
+    def head(self) -> "Parameters":
+        """The same checkpoint for a scoring head: full names, float32."""
+        return replace(self, prefix="", dtype=torch.float32)
+
+    def matrix(self, name: str, rows: int, columns: int) -> Tensor:
+        """NAME.weight, [rows, columns] in `dtype`."""
+        full_name = f"{self.prefix}{name}.weight"
+        return self.weights.take(full_name, (rows, columns), self.dtype).to(self.device)
+
+    def vector(self, name: str, size: int) -> Tensor:
+        """[size] float32."""
+        return self.weights.take(f"{self.prefix}{name}", (size,)).to(self.device)
+
+    def linear(
+        self,
+        name: str,
+        inputs: int,
+        outputs: int,
+        *,
+        bias: bool = True,
+        activation: str | None = None,
+        gated: bool = False,
+    ) -> Linear:
+        """A linear layer; gated, its weight has twice as many rows as `outputs`."""
+        rows = 2 * outputs if gated else outputs
+        return Linear(
+            self.matrix(name, rows, inputs),
+            self.vector(f"{name}.bias", rows) if bias else None,
+            activation=activation,
+            gated=gated,
+        )
+
+    def norm(self, name: str, size: int, eps: float, *, bias: bool = True) -> LayerNorm:
+        """A LayerNorm."""
+        offset = self.vector(f"{name}.bias", size) if bias else None
+        return LayerNorm(self.vector(f"{name}.weight", size), offset, eps)
+
+
+class Model(ABC):
+    """A packed encoder, with or without a scoring head. Holds no state between calls.
+
+    Attributes:
+        config: of the checkpoint.
+        device: where weights are and packs go.
+        dtype: of weights and hidden states.
+        prefix: before the encoder's names in a checkpoint that has more than the encoder.
+    """
+
+    prefix: ClassVar[str]
+
+    def __init__(self, config: ModelConfig, parameters: Parameters, *, head: bool) -> None:
+        self.config = config
+        self.device = parameters.device
+        self.dtype = parameters.dtype
+        self._head = self._load_head(parameters.head) if head else None
+
+    @property
+    def num_labels(self) -> int:
+        """Columns of the logits."""
+        return self.config.num_labels
+
+    @property
+    def hidden_size(self) -> int:
+        """Columns of the hidden states."""
+        return self.config.hidden_size
+
+    @property
+    def _first_token_only(self) -> bool:
+        """Whether the last layer computes anything but keys and values for first tokens alone."""
+        return self._head is not None and self.config.pooling == "cls"
+
+    def logits(self, pack: Pack) -> Tensor:
+        """[N, num_labels] float32, what the head says before any activation."""
+        if self._head is None:
+            raise ModelError(f"{self.config.architecture} was loaded as an encoder, without a head")
+        hidden = self._encode(pack, Spans.of(pack.cu_seqlens, None, self.device))
+        if self.config.pooling == "mean":
+            hidden = _mean(hidden, pack.cu_seqlens)
+        return self._head(hidden)
+
+    def hidden_states(self, pack: Pack, num_keys: Int32 | None = None) -> Tensor:
+        """[T, hidden] in `dtype`, the last layer's output at every token.
+
+        Args:
+            pack: the sequences.
+            num_keys: [N] int32. Only the first num_keys[n] tokens of sequence n are attended to
+                (ColBERT's mask tokens attend, and are not attended to). None: all are.
+        """
+        if self._head is not None:
+            raise ModelError(f"{self.config.architecture} was loaded for scores; load an encoder")
+        return self._encode(pack, Spans.of(pack.cu_seqlens, num_keys, self.device))
+
+    @abstractmethod
+    def _load_head(self, parameters: Parameters) -> Head:
+        """The scoring head; names are full, weights float32."""
+
+    @abstractmethod
+    def _encode(self, pack: Pack, spans: Spans) -> Tensor:
+        """The last layer's output: [N, hidden] if `_first_token_only`, else [T, hidden]."""
+
+    def _to_device(self, ids: Int32) -> Tensor:
+        return torch.from_numpy(ids).to(self.device)
+
+
+def _mean(hidden: Tensor, cu_seqlens: Int32) -> Tensor:
+    """[N, hidden] float32. One sum a sequence, over its own rows: company changes no bit of it."""
+    bounds = pairwise(cu_seqlens.tolist())
+    return torch.stack([hidden[start:stop].float().mean(0) for start, stop in bounds])

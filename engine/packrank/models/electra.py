@@ -1,0 +1,34 @@
+"""ELECTRA: BERT's layers behind embeddings that may be narrower than they are."""
+
+from torch import Tensor
+
+from packrank.config import ModelConfig
+from packrank.layers import Head
+from packrank.models.base import Parameters
+from packrank.models.post_norm import PostNormModel
+from packrank.request import Pack
+
+
+class ElectraModel(PostNormModel):
+    """Head: out_proj(gelu(dense(h[0]))), gelu where its relatives have tanh."""
+
+    prefix = "electra."
+
+    def __init__(self, config: ModelConfig, parameters: Parameters, *, head: bool) -> None:
+        super().__init__(config, parameters, head=head)
+        narrow, wide = config.embedding_size, config.hidden_size
+        self._project = (
+            parameters.linear("embeddings_project", narrow, wide) if narrow != wide else None
+        )
+
+    def _load_head(self, parameters: Parameters) -> Head:
+        size = self.config.hidden_size
+        return Head(
+            dense=parameters.linear("classifier.dense", size, size, activation="gelu"),
+            norm=None,
+            out=parameters.linear("classifier.out_proj", size, self.num_labels),
+        )
+
+    def _embed(self, pack: Pack) -> Tensor:
+        x = super()._embed(pack)
+        return x if self._project is None else self._project(x)

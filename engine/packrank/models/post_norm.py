@@ -1,0 +1,102 @@
+"""The encoder that BERT and its descendants share: embeddings, then post-norm layers."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from packrank.config import ModelConfig
+from packrank.layers import (
+    MLP,
+    Embeddings,
+    FirstTokenAttention,
+    PostNormLayer,
+    SelfAttention,
+    Spans,
+    offsets,
+)
+from packrank.models.base import Model, Parameters
+from packrank.request import Int32, Pack
+
+
+@dataclass(frozen=True)
+class Names:
+    """Where a checkpoint keeps its weights; the defaults are BERT's."""
+
+    tokens: str = "embeddings.word_embeddings"
+    positions: str = "embeddings.position_embeddings"
+    types: str = "embeddings.token_type_embeddings"
+    norm: str = "embeddings.LayerNorm"
+    layer: str = "encoder.layer.{}."
+    query: str = "attention.self.query"
+    key: str = "attention.self.key"
+    value: str = "attention.self.value"
+    attention_out: str = "attention.output.dense"
+    attention_norm: str = "attention.output.LayerNorm"
+    up: str = "intermediate.dense"
+    down: str = "output.dense"
+    mlp_norm: str = "output.LayerNorm"
+
+
+class PostNormModel(Model):
+    """A post-norm encoder; a subclass says where its weights are and what its head is.
+
+    Attributes:
+        names: of the encoder's weights.
+        embeddings: ids to what the first layer reads.
+    """
+
+    names: ClassVar[Names] = Names()
+
+    def __init__(self, config: ModelConfig, parameters: Parameters, *, head: bool) -> None:
+        super().__init__(config, parameters, head=head)
+        names, size, eps = self.names, config.embedding_size, config.norm_eps
+        types = config.type_vocab_size
+        self.embeddings = Embeddings(
+            parameters.matrix(names.tokens, config.vocab_size, size),
+            parameters.matrix(names.positions, config.max_position_embeddings, size),
+            parameters.matrix(names.types, types, size) if types else None,
+            parameters.norm(names.norm, size, eps),
+        )
+        self._layers = [self._load_layer(parameters, i) for i in range(config.num_layers)]
+
+    def _load_layer(self, parameters: Parameters, index: int) -> PostNormLayer:
+        config, names = self.config, self.names
+        hidden, inner, eps = config.hidden_size, config.intermediate_size, config.norm_eps
+        stem = names.layer.format(index)
+        qkv = [stem + name for name in (names.query, names.key, names.value)]
+        is_last = index == config.num_layers - 1
+        attend = FirstTokenAttention if is_last and self._first_token_only else SelfAttention
+        return PostNormLayer(
+            attention=attend(
+                torch.cat([parameters.matrix(name, hidden, hidden) for name in qkv]),
+                torch.cat([parameters.vector(f"{name}.bias", hidden) for name in qkv]),
+                parameters.linear(stem + names.attention_out, hidden, hidden),
+                config.num_heads,
+            ),
+            attention_norm=parameters.norm(stem + names.attention_norm, hidden, eps),
+            mlp=MLP(
+                parameters.linear(stem + names.up, hidden, inner, activation=config.activation),
+                parameters.linear(stem + names.down, inner, hidden),
+            ),
+            mlp_norm=parameters.norm(stem + names.mlp_norm, hidden, eps),
+        )
+
+    def _encode(self, pack: Pack, spans: Spans) -> Tensor:
+        x = self._embed(pack)
+        for layer in self._layers:
+            x = layer(x, spans)
+        return x
+
+    def _embed(self, pack: Pack) -> Tensor:
+        """[T, hidden], what the first layer reads."""
+        return self.embeddings(
+            self._to_device(pack.token_ids),
+            self._to_device(self._positions(pack)),
+            self._to_device(pack.token_types) if self.config.type_vocab_size else None,
+        )
+
+    def _positions(self, pack: Pack) -> Int32:
+        """[T] int32, the row of the position table for each token."""
+        return offsets(pack.cu_seqlens)

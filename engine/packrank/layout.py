@@ -1,0 +1,121 @@
+"""Where texts stand among special tokens, and how long they may be: ids in, one sequence out."""
+
+import itertools
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+import numpy as np
+import tokenizers
+
+from packrank.errors import InputError, ModelError
+from packrank.request import Int32, Sequence
+
+Truncation = Literal["longest_first", "only_second", "off"]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Parts of a sequence from left to right.
+
+    Attributes:
+        parts: the ids of special tokens [.] int32, or which text (0 or 1) stands here.
+        token_types: [parts] int32. The token type of each part.
+    """
+
+    parts: tuple[Int32 | int, ...]
+    token_types: Int32
+
+    @classmethod
+    def of(cls, backend: tokenizers.Tokenizer, first: str, second: str | None = None) -> "Layout":
+        """Read the layout off an encoded example, so that any post-processor will do.
+
+        Args:
+            backend: without truncation and padding.
+            first: an example of at least one token.
+            second: as first; None for the layout of a single text.
+
+        Raises:
+            ModelError: a text stands in several places.
+        """
+        encoding = backend.encode(first, second)
+        tokens = zip(encoding.sequence_ids, encoding.type_ids, encoding.ids, strict=True)
+        parts: list[Int32 | int] = []
+        token_types: list[int] = []
+        for (text, token_type), run in itertools.groupby(tokens, key=lambda token: token[:2]):
+            special = np.array([token_id for *_, token_id in run], dtype=np.int32)
+            parts.append(special if text is None else text)
+            token_types.append(token_type)
+        layout = cls(tuple(parts), np.array(token_types, dtype=np.int32))
+        if layout.num_special != sum(encoding.special_tokens_mask):
+            raise ModelError("the tokenizer's post-processor puts a text in several places")
+        return layout
+
+    @property
+    def num_special(self) -> int:
+        """Special tokens of a sequence."""
+        return sum(len(part) for part in self.parts if not isinstance(part, int))
+
+    def without_token_types(self) -> "Layout":
+        """The same layout, all of token type 0: for a model that is not told of any."""
+        return replace(self, token_types=np.zeros_like(self.token_types))
+
+    def join(self, *texts: Int32) -> Sequence:
+        """One sequence from the ids of each text."""
+        ids = [texts[part] if isinstance(part, int) else part for part in self.parts]
+        token_ids = np.concatenate(ids, dtype=np.int32)
+        return Sequence(token_ids, np.repeat(self.token_types, [len(part) for part in ids]))
+
+    def fit(
+        self, lengths: tuple[int, ...], max_length: int | None, truncation: Truncation
+    ) -> tuple[int, ...]:
+        """Lengths of the texts after truncation.
+
+        The same as the `tokenizers` library's `truncate_encodings`, except that "only_second"
+        raises wherever no token of the document would be left.
+
+        Args:
+            lengths: tokens of one text, or of two.
+            max_length: most tokens of the sequence, special ones included; None for no limit.
+            truncation: what may be cut; one text is cut by either strategy.
+
+        Raises:
+            InputError: the texts do not fit and may not, or cannot, be cut; or unknown truncation.
+        """
+        if truncation not in get_args(Truncation):
+            names = ", ".join(repr(name) for name in get_args(Truncation))
+            raise InputError(f"truncation is {truncation!r}, expected one of {names}")
+        total = sum(lengths) + self.num_special
+        if max_length is None or total <= max_length:
+            return lengths
+        budget = max_length - self.num_special
+        what = "pair" if len(lengths) == 2 else "text"
+        if budget < 0:
+            raise InputError(
+                f"max_length is {max_length}, but a {what} has {self.num_special} special tokens"
+            )
+        if truncation == "off":
+            raise InputError(
+                f"the {what} has {total} tokens, more than max_length {max_length}; shorten it or "
+                "allow truncation"
+            )
+        if len(lengths) == 1:
+            return (budget,)
+        first, second = lengths
+        if truncation == "longest_first":
+            return _longest_first(first, second, budget)
+        if first >= budget:
+            raise InputError(
+                f"the query alone has {first} tokens, which leaves no room for a document within "
+                f"max_length {max_length}; shorten it or use truncation 'longest_first'"
+            )
+        return first, budget - first
+
+
+def _longest_first(first: int, second: int, budget: int) -> tuple[int, int]:
+    """The shorter text keeps up to half of the budget and the longer takes the rest.
+
+    Of two equally long ones the second counts as the longer.
+    """
+    shorter = min(first, second, budget // 2)
+    longer = budget - shorter
+    return (longer, shorter) if first > second else (shorter, longer)

@@ -1,0 +1,212 @@
+"""The front door: a query and its documents in, a ranking out."""
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from packrank.arguments import check_choice, check_count, check_str, listed, listed_texts
+from packrank.config import Activation
+from packrank.device import choose_device
+from packrank.errors import InputError, PairError
+from packrank.hub import resolve
+from packrank.models import load_model
+from packrank.pairs import PairReader
+from packrank.request import Ranked
+from packrank.runner import Runner
+from packrank.tokenizer import Tokenizer, Truncation
+
+# Most tokens of a pack where the caller does not say: some 20 pairs of usual length, which is
+# work enough to keep a processor's cores busy, and activations of a few tens of MB.
+_BUDGET_TOKENS = 4096
+
+
+class Reranker:
+    """A cross-encoder: it reads a query and a document together and says how relevant one is.
+
+    Threads may share one. A score does not depend on what else is scored with it.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str],
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        max_length: int | None = None,
+        truncation: Truncation = "longest_first",
+        activation: Activation | None = None,
+        budget_tokens: int | None = None,
+    ) -> None:
+        """Load a model.
+
+        Args:
+            model: a folder with config.json, safetensors and a tokenizer, or a hub name.
+            device: "auto", "cpu" or "cuda".
+            dtype: of the encoder: "auto" (float32 on a CPU), "float32" or "bfloat16". The scoring
+                head always runs in float32.
+            max_length: most tokens of a pair, special ones included; if None, what the model and
+                its tokenizer allow.
+            truncation: what is cut off a longer pair: tokens of the longer text first, of the
+                document ("only_second"), or nothing ("off": the pair fails).
+            activation: what turns logits into scores: "identity" or "sigmoid"; if None, what the
+                model's files say, which is sigmoid for one label where they say nothing.
+            budget_tokens: most tokens that go through the model at once; memory follows it.
+
+        Raises:
+            ModelError: the folder or name cannot be used.
+            InputError: an option cannot.
+        """
+        chosen_device, chosen_dtype = choose_device(device, dtype)
+        check_choice("truncation", truncation, get_args(Truncation))
+        _check_activation(activation)
+        for name, count in (("max_length", max_length), ("budget_tokens", budget_tokens)):
+            check_count(name, count)
+        folder = resolve(model)
+        tokenizer = Tokenizer.from_folder(folder)
+        self._model = load_model(folder, device=chosen_device, dtype=chosen_dtype)
+        config = self._model.config
+        length = _usable_length(max_length, config.max_length, tokenizer)
+        self._reader = PairReader(tokenizer, config.vocab_size, length, truncation)
+        self._runner = Runner(self._model, budget_tokens or _BUDGET_TOKENS)
+        self._activation = activation or config.default_activation
+        self._num_tokens = 0
+        self._counting = threading.Lock()
+
+    @property
+    def max_length(self) -> int:
+        """Most tokens of a pair, special ones included."""
+        return self._reader.max_length
+
+    @property
+    def num_labels(self) -> int:
+        """Scores of a pair; a ranking needs one."""
+        return self._model.num_labels
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that have gone through the model so far, special ones included."""
+        return self._num_tokens
+
+    def rank(self, query: str, documents: Sequence[str], top_k: int | None = None) -> list[Ranked]:
+        """Order documents by relevance to a query, best first.
+
+        The order is that of the logits, so that it is kept where an activation rounds two of them
+        to one score; of equal logits the lower index comes first.
+
+        Args:
+            query: any text.
+            documents: N texts.
+            top_k: how many to return; all if None.
+
+        Raises:
+            InputError: an argument of the wrong kind, or a model of several labels.
+            PairError: a document cannot be scored; `.index` says which.
+        """
+        if self.num_labels != 1:
+            raise InputError(
+                f"the model has {self.num_labels} labels and a ranking needs 1; use score()"
+            )
+        check_count("top_k", top_k)
+        check_str("query", query)
+        texts = listed_texts("documents", documents)
+        logits = self._logits([(query, text) for text in texts], _raise)[:, 0]
+        scores = _activate(logits, self._activation).tolist()
+        best = np.argsort(-logits, kind="stable")[:top_k].tolist()
+        return [Ranked(index, scores[index], texts[index]) for index in best]
+
+    def score(
+        self, pairs: Sequence[tuple[str, str]], *, activation: Activation | None = None
+    ) -> NDArray[np.float32]:
+        """Score pairs of query and document.
+
+        Args:
+            pairs: N (query, document) pairs.
+            activation: instead of the model's, for this call.
+
+        Returns:
+            [N] float32, in the order of `pairs`; [N, labels] if the model has several labels.
+
+        Raises:
+            PairError: a pair cannot be scored; `.index` says which. `try_score` goes on.
+            InputError: an argument of the wrong kind.
+        """
+        return self._score(pairs, activation, _raise)
+
+    def try_score(
+        self, pairs: Sequence[tuple[str, str]], *, activation: Activation | None = None
+    ) -> tuple[NDArray[np.float32], dict[int, str]]:
+        """Score pairs, and say of those that cannot be scored why.
+
+        Args:
+            pairs: N (query, document) pairs.
+            activation: instead of the model's, for this call.
+
+        Returns:
+            The scores, as from `score`, NaN for pairs that failed; and index -> reason of those.
+
+        Raises:
+            InputError: an argument of the wrong kind.
+        """
+        failures: dict[int, str] = {}
+        scores = self._score(pairs, activation, failures.__setitem__)
+        return scores, dict(sorted(failures.items()))
+
+    def _score(
+        self, pairs: Any, activation: Activation | None, on_failure: Callable[[int, str], None]
+    ) -> NDArray[np.float32]:
+        _check_activation(activation)
+        every = listed("pairs", pairs, "(query, document) pairs")
+        scores = _activate(self._logits(every, on_failure), activation or self._activation)
+        return scores[:, 0] if self.num_labels == 1 else scores
+
+    def _logits(
+        self, pairs: list[Any], on_failure: Callable[[int, str], None]
+    ) -> NDArray[np.float32]:
+        """[N, labels] float32, NaN for pairs that failed."""
+        out = np.full((len(pairs), self.num_labels), np.nan, dtype=np.float32)
+        for window in self._reader.windows(pairs):
+            for index, reason in window.failures.items():
+                on_failure(index, reason)
+            logits = self._runner.logits(window.sequences)
+            with self._counting:
+                self._num_tokens += sum(len(x.token_ids) for x in window.sequences)
+            for index, row in zip(window.indices, logits, strict=True):
+                if np.isfinite(row).all():
+                    out[index] = row
+                else:
+                    on_failure(index, "the model's logits for it are not finite numbers")
+        return out
+
+
+def _usable_length(asked: int | None, positions: int, tokenizer: Tokenizer) -> int:
+    if asked is not None and asked > positions:
+        raise InputError(f"max_length is {asked}, but the model has {positions} positions")
+    length = asked or min(positions, tokenizer.model_max_length or positions)
+    special = tokenizer.num_special_tokens(pair=True)
+    if length <= special:
+        raise InputError(
+            f"max_length is {length}, but a pair has {special} special tokens; pass more"
+        )
+    return length
+
+
+def _activate(logits: NDArray[np.float32], activation: Activation) -> NDArray[np.float32]:
+    if activation == "identity":
+        return logits
+    # 1 / (1 + exp(-x)), with no exponential of a positive number that could overflow.
+    x = logits.astype(np.float64)
+    small = np.exp(-np.abs(x))
+    return (np.where(x < 0, small, 1.0) / (1.0 + small)).astype(np.float32)
+
+
+def _raise(index: int, reason: str) -> None:
+    raise PairError(index, reason)
+
+
+def _check_activation(activation: Activation | None) -> None:
+    if activation is not None:
+        check_choice("activation", activation, get_args(Activation))

@@ -1,0 +1,316 @@
+"""Texts to sequences: each text tokenized once, pairs joined from ids, truncation on ids."""
+
+import itertools
+import json
+from collections import abc
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tokenizers
+from tokenizers import models, normalizers, pre_tokenizers, processors
+
+from packrank.errors import InputError, ModelError
+from packrank.layout import Layout, Truncation
+from packrank.request import Int32, Sequence
+
+__all__ = ["Tokenizer", "Truncation", "check_text"]
+
+# Texts handed to the library at once: its encodings hold over 100 bytes a token until they are
+# read, so this bounds them (1024 texts of 200 tokens: about 30 MB) and still feeds every core.
+_TEXTS_AT_ONCE = 1024
+
+# Some tokenizer_config.json files write "no limit" as 10**30.
+_NO_LIMIT = 10**9
+
+# WordPiece over a BERT normalizer, laid out [CLS] A [SEP] B [SEP].
+_BERT_CLASSES = ("BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer")
+
+# What a special token is called where no file says.
+_USUAL_NAMES = {
+    "cls": ("[CLS]", "<s>"),
+    "sep": ("[SEP]", "</s>"),
+    "pad": ("[PAD]", "<pad>"),
+    "mask": ("[MASK]", "<mask>"),
+    "unk": ("[UNK]", "<unk>"),
+}
+
+
+class Tokenizer:
+    """The tokenizer of a model: text to ids, and ids to the layout the model was trained on.
+
+    Safe to share between threads: nothing changes after construction.
+
+    Attributes:
+        model_max_length: most tokens of a sequence by tokenizer_config.json, None if it sets none.
+        cls_token_id: the id of this special token, None where the tokenizer has none.
+        sep_token_id: as cls_token_id.
+        pad_token_id: as cls_token_id.
+        mask_token_id: as cls_token_id.
+        unk_token_id: as cls_token_id.
+    """
+
+    def __init__(self, backend: tokenizers.Tokenizer, config: dict[str, Any] | None = None) -> None:
+        """Wrap a tokenizer of the `tokenizers` library.
+
+        Args:
+            backend: taken over; truncation and padding stored in it are switched off.
+            config: contents of tokenizer_config.json.
+
+        Raises:
+            ModelError: the tokenizer cannot lay out a pair, or a setting makes no sense.
+        """
+        config = config or {}
+        stored = backend.truncation or {}
+        side = config.get("truncation_side") or stored.get("direction") or "right"
+        if side not in ("left", "right"):
+            raise ModelError(f"truncation_side is {side!r}, expected 'left' or 'right'")
+        backend.no_truncation()
+        backend.no_padding()
+        example = _example(backend)
+        self._backend = backend
+        self._keep_end = side == "left"
+        self._single = Layout.of(backend, example)
+        self._pair = Layout.of(backend, example, example)
+        if "token_type_ids" not in (config.get("model_input_names") or ["token_type_ids"]):
+            self._single = self._single.without_token_types()
+            self._pair = self._pair.without_token_types()
+        self.model_max_length = _max_length(config)
+        self.cls_token_id = self._special("cls", config)
+        self.sep_token_id = self._special("sep", config)
+        self.pad_token_id = self._special("pad", config)
+        self.mask_token_id = self._special("mask", config)
+        self.unk_token_id = self._special("unk", config)
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> "Tokenizer":
+        """The tokenizer saved in a model folder.
+
+        Args:
+            folder: holds tokenizer.json; or the vocab.txt of a BERT WordPiece; or what
+                transformers, if installed, can convert.
+
+        Raises:
+            ModelError: there is no tokenizer, or it cannot be read.
+        """
+        config = _read_json(folder / "special_tokens_map.json")
+        config |= _read_json(folder / "tokenizer_config.json")
+        return cls(_load(folder, config), config)
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens, added ones included."""
+        return self._backend.get_vocab_size(with_added_tokens=True)
+
+    def token_id(self, token: str) -> int | None:
+        """The id of a token, None if the vocabulary has no such token."""
+        return self._backend.token_to_id(token)
+
+    def num_special_tokens(self, *, pair: bool) -> int:
+        """Tokens that the layout adds to a pair, or else to a single text."""
+        return (self._pair if pair else self._single).num_special
+
+    def encode(self, texts: abc.Sequence[str]) -> list[Int32]:
+        """Token ids of each text, without special tokens; every distinct text is tokenized once.
+
+        Args:
+            texts: any strings, the empty one included.
+
+        Returns:
+            One [L] int32 array a text; equal texts share theirs.
+
+        Raises:
+            InputError: a text is not valid Unicode (see `check_text`).
+        """
+        distinct = list(dict.fromkeys(texts))
+        ids: dict[str, Int32] = {}
+        for start in range(0, len(distinct), _TEXTS_AT_ONCE):
+            part = distinct[start : start + _TEXTS_AT_ONCE]
+            for text in part:
+                check_text(text)
+            encodings = self._backend.encode_batch_fast(part, add_special_tokens=False)
+            for text, encoding in zip(part, encodings, strict=True):
+                ids[text] = np.array(encoding.ids, dtype=np.int32)
+        return [ids[text] for text in texts]
+
+    def pair(
+        self,
+        query_ids: Int32,
+        document_ids: Int32,
+        max_length: int | None,
+        truncation: Truncation,
+    ) -> Sequence:
+        """Lay out a query and a document as one sequence.
+
+        Each keeps its place where it is empty. Tokens are cut off the end of a text, or off its
+        start if the tokenizer's truncation_side is "left".
+
+        Args:
+            query_ids: from `encode`.
+            document_ids: from `encode`.
+            max_length: most tokens of the sequence, special ones included; None for no limit.
+            truncation: "longest_first" cuts the longer of the two, then both evenly;
+                "only_second" cuts the document; "off" cuts nothing.
+
+        Raises:
+            InputError: the pair is longer than `max_length` and may not, or cannot, be cut to it.
+        """
+        lengths = (len(query_ids), len(document_ids))
+        first, second = self._pair.fit(lengths, max_length, truncation)
+        return self._pair.join(self._cut(query_ids, first), self._cut(document_ids, second))
+
+    def single(self, ids: Int32, max_length: int | None, truncation: Truncation) -> Sequence:
+        """Lay out one text as a sequence.
+
+        Args:
+            ids: from `encode`.
+            max_length: most tokens of the sequence, special ones included; None for no limit.
+            truncation: "off" cuts nothing; the others cut the text, there being no second.
+
+        Raises:
+            InputError: the text is longer than `max_length` and may not, or cannot, be cut to it.
+        """
+        (length,) = self._single.fit((len(ids),), max_length, truncation)
+        return self._single.join(self._cut(ids, length))
+
+    def _cut(self, ids: Int32, length: int) -> Int32:
+        return ids[len(ids) - length :] if self._keep_end else ids[:length]
+
+    def _special(self, role: str, config: dict[str, Any]) -> int | None:
+        token = _content(config.get(f"{role}_token"))
+        if token is not None:
+            return self.token_id(token)
+        # Only among added special tokens: "[CLS]" may be plain text in another vocabulary.
+        added = self._backend.get_added_tokens_decoder()
+        known = {entry.content: token_id for token_id, entry in added.items() if entry.special}
+        return next((known[name] for name in _USUAL_NAMES[role] if name in known), None)
+
+
+def check_text(text: str) -> None:
+    """Raise InputError unless a text is valid Unicode, without lone surrogates."""
+    if text.isascii():
+        return
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"the text holds a lone surrogate at character {error.start}, which is not valid "
+            "Unicode; decode its source with errors='replace'"
+        ) from None
+
+
+def _load(folder: Path, config: dict[str, Any]) -> tokenizers.Tokenizer:
+    name = str(config.get("tokenizer_class") or "BertTokenizer").removesuffix("Fast")
+    bert = name in _BERT_CLASSES
+    if (folder / "tokenizer.json").is_file():
+        backend = _from_json(folder / "tokenizer.json")
+        if bert and isinstance(backend.normalizer, normalizers.BertNormalizer):
+            backend.normalizer = _bert_normalizer(config, backend.normalizer)
+        return backend
+    if bert and (folder / "vocab.txt").is_file():
+        return _from_vocab(folder / "vocab.txt", config)
+    if any(itertools.chain(folder.glob("vocab.*"), folder.glob("*.model"))):
+        return _from_transformers(folder)
+    raise ModelError(
+        f"{folder} has no tokenizer: expected tokenizer.json, or vocab.txt of a BERT WordPiece"
+    )
+
+
+def _from_json(path: Path) -> tokenizers.Tokenizer:
+    try:
+        return tokenizers.Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises bare Exception
+        raise ModelError(f"{path} cannot be read as a tokenizer: {_line(error)}") from error
+
+
+def _from_vocab(path: Path, config: dict[str, Any]) -> tokenizers.Tokenizer:
+    """BERT WordPiece, as transformers' BertTokenizer builds it from the same files."""
+    try:
+        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    except UnicodeDecodeError as error:
+        raise ModelError(f"{path} cannot be read as a vocabulary: {error}") from error
+    vocab = {token: token_id for token_id, token in enumerate(lines)}
+    special = {
+        role: _content(config.get(f"{role}_token")) or names[0]
+        for role, names in _USUAL_NAMES.items()
+    }
+    missing = [special[role] for role in ("cls", "sep", "unk") if special[role] not in vocab]
+    if missing:
+        raise ModelError(f"{path} is not a BERT vocabulary: it lacks {', '.join(missing)}")
+    backend = tokenizers.Tokenizer(models.WordPiece(vocab, unk_token=special["unk"]))
+    backend.normalizer = _bert_normalizer(config, normalizers.BertNormalizer())
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    cls, sep = special["cls"], special["sep"]
+    backend.post_processor = processors.BertProcessing((sep, vocab[sep]), (cls, vocab[cls]))
+    backend.add_special_tokens([token for token in special.values() if token in vocab])
+    return backend
+
+
+def _bert_normalizer(
+    config: dict[str, Any], stored: normalizers.BertNormalizer
+) -> normalizers.BertNormalizer:
+    """A stored normalizer in which what tokenizer_config.json says has the last word."""
+    return normalizers.BertNormalizer(
+        clean_text=stored.clean_text,
+        handle_chinese_chars=config.get("tokenize_chinese_chars", stored.handle_chinese_chars),
+        strip_accents=config.get("strip_accents", stored.strip_accents),
+        lowercase=config.get("do_lower_case", stored.lowercase),
+    )
+
+
+def _from_transformers(folder: Path) -> tokenizers.Tokenizer:
+    advice = "save the tokenizer as tokenizer.json with transformers' save_pretrained"
+    try:
+        from transformers import AutoTokenizer
+    except ImportError:
+        raise ModelError(
+            f"{folder} has no tokenizer.json, and transformers, which might convert what it has, "
+            f"is not installed; install it, or {advice}"
+        ) from None
+    try:
+        wrapper = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        return tokenizers.Tokenizer.from_str(wrapper.backend_tokenizer.to_str())
+    except Exception as error:  # whatever the tokenizer classes of another library raise
+        raise ModelError(
+            f"{folder} has no tokenizer.json, and transformers cannot convert what it has "
+            f"({_line(error)}); {advice}"
+        ) from error
+
+
+def _example(backend: tokenizers.Tokenizer) -> str:
+    """A text of at least one token."""
+    for text in itertools.chain(("a", "1"), backend.get_vocab()):
+        if backend.encode(text, add_special_tokens=False).ids:
+            return text
+    raise ModelError("the tokenizer has no token for any text")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file, empty if there is no file."""
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{path} holds a {type(content).__name__}, expected a JSON object")
+    return content
+
+
+def _max_length(config: dict[str, Any]) -> int | None:
+    limit = config.get("model_max_length", config.get("max_len"))
+    if limit is None:
+        return None
+    if not isinstance(limit, int | float):
+        raise ModelError(f"model_max_length is {limit!r}, expected a number")
+    return None if limit > _NO_LIMIT else int(limit)
+
+
+def _content(token: Any) -> str | None:
+    """The text of a special token, which the files spell as a string or an object."""
+    return token.get("content") if isinstance(token, dict) else token
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())

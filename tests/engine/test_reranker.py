@@ -1,0 +1,319 @@
+import itertools
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tokenizers
+import torch
+from tokenizers import models, pre_tokenizers, processors
+
+from packrank import InputError, PairError, Ranked, Reranker, pairs
+from packrank.config import Activation, ModelConfig
+from packrank.request import Pack
+
+# Words of the toy language, and what each adds to the logit of the pair it is in.
+VALUES = {"[CLS]": 0.0, "[SEP]": 0.0, "q": 0.0, "a": 1.0, "b": 2.0, "c": -3.0, "high": 50.0}
+BROKEN = {"nan": float("nan"), "inf": float("inf")}
+WORDS = [*VALUES, *BROKEN, "unembedded"]
+
+CONFIG = ModelConfig(
+    architecture="BertForSequenceClassification",
+    family="bert",
+    vocab_size=len(WORDS) - 1,
+    hidden_size=1,
+    embedding_size=1,
+    num_layers=1,
+    num_heads=1,
+    intermediate_size=1,
+    norm_eps=1e-12,
+    activation="gelu",
+    max_position_embeddings=16,
+    type_vocab_size=2,
+    pad_token_id=0,
+    num_labels=1,
+    pooling="cls",
+    default_activation="identity",
+)
+
+
+class ToyModel:
+    """The logit of a pair is the sum of its words' values; label l gets l + 1 times that."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        self.config = config
+        self.num_labels = config.num_labels
+        self.packs: list[int] = []
+
+    def logits(self, pack: Pack) -> torch.Tensor:
+        self.packs.append(len(pack.token_ids))
+        values = np.array([*VALUES.values(), *BROKEN.values()], dtype=np.float32)[pack.token_ids]
+        starts = pack.cu_seqlens
+        sums = [values[a:b].sum() for a, b in itertools.pairwise(starts)]
+        labels = np.arange(1, self.num_labels + 1, dtype=np.float32)
+        return torch.from_numpy(np.outer(np.array(sums, dtype=np.float32), labels))
+
+
+Open = Callable[..., Reranker]
+
+
+@pytest.fixture
+def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Open:
+    """toy(config changes, **options of Reranker): a Reranker over a ToyModel."""
+    vocab = {word: i for i, word in enumerate(WORDS)}
+    backend = tokenizers.Tokenizer(models.WordLevel(vocab, unk_token="q"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    backend.post_processor = processors.BertProcessing(("[SEP]", 1), ("[CLS]", 0))
+    backend.save(str(tmp_path / "tokenizer.json"))
+
+    def load(changes: dict[str, object] | None = None, **options: object) -> Reranker:
+        config = replace(CONFIG, **(changes or {}))
+        monkeypatch.setattr("packrank.reranker.load_model", lambda *a, **k: ToyModel(config))
+        return Reranker(tmp_path, **options)
+
+    return load
+
+
+def test_rank_puts_the_best_first_and_keeps_index_and_text(toy: Open) -> None:
+    ranked = toy().rank("q", ["c", "a", "b b"])
+    assert ranked == [Ranked(2, 4.0, "b b"), Ranked(1, 1.0, "a"), Ranked(0, -3.0, "c")]
+    assert all(type(index) is int and type(score) is float for index, score, _ in ranked)
+
+
+def test_ties_go_to_the_lower_index(toy: Open) -> None:
+    documents = ["a", "b", "a", "b", "a a"] * 20
+    order = [r.index for r in toy().rank("q", documents)]
+    twos = [i for i, text in enumerate(documents) if text != "a"]
+    assert order == twos + [i for i, text in enumerate(documents) if text == "a"]
+
+
+def test_rank_keeps_an_order_that_the_activation_rounds_away(toy: Open) -> None:
+    ranked = toy(activation="sigmoid").rank("q", ["high", "high a", "a", "high b"])
+    assert [r.index for r in ranked] == [3, 1, 0, 2]
+    assert [r.score for r in ranked[:3]] == [1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize(("top_k", "count"), [(1, 1), (2, 2), (3, 3), (9, 3), (None, 3)])
+def test_top_k(toy: Open, top_k: int | None, count: int) -> None:
+    everything = toy().rank("q", ["a", "b", "c"])
+    assert toy().rank("q", ["a", "b", "c"], top_k) == everything[:count]
+
+
+@pytest.mark.parametrize("top_k", [0, -1, 1.5, True, "2"])
+def test_a_top_k_that_is_no_count_is_refused(toy: Open, top_k: object) -> None:
+    with pytest.raises(InputError, match=f"top_k is {top_k!r}, expected a whole number"):
+        toy().rank("q", ["a"], top_k)  # type: ignore[arg-type]
+
+
+def test_no_documents_and_no_pairs(toy: Open) -> None:
+    assert toy().rank("q", []) == []
+    assert (toy().score([]).shape, toy().try_score([])[1]) == ((0,), {})
+    assert toy({"num_labels": 3}).score([]).shape == (0, 3)
+
+
+def test_score_keeps_the_order_of_the_pairs(toy: Open) -> None:
+    scores = toy().score([("a", "b"), ("q", "c"), ("", ""), ["b", "b"]])  # type: ignore[list-item]
+    assert scores.dtype == np.float32
+    assert scores.tolist() == [3.0, -3.0, 0.0, 4.0]
+
+
+def test_several_labels_are_columns_and_cannot_be_ranked(toy: Open) -> None:
+    model = toy({"num_labels": 3})
+    assert model.score([("q", "a"), ("q", "c")]).tolist() == [[1, 2, 3], [-3, -6, -9]]
+    assert model.num_labels == 3
+    with pytest.raises(InputError, match="the model has 3 labels and a ranking needs 1"):
+        model.rank("q", ["a"])
+
+
+def test_one_label_that_is_not_finite_fails_the_pair(
+    toy: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = toy({"num_labels": 2})
+    logits = np.array([[1, 2], [3, np.nan]], dtype=np.float32)
+    monkeypatch.setattr(model._runner, "logits", lambda sequences: logits)
+    scores, failures = model.try_score([("q", "a")] * 2)
+    np.testing.assert_array_equal(scores, [[1, 2], [np.nan, np.nan]])
+    assert list(failures) == [1]
+
+
+@pytest.mark.parametrize("call", ["identity", "sigmoid", None])
+@pytest.mark.parametrize("constructor", ["identity", "sigmoid", None])
+@pytest.mark.parametrize("config", ["identity", "sigmoid"])
+def test_the_activation_is_the_calls_then_the_constructors_then_the_models(
+    toy: Open, call: Activation | None, constructor: Activation | None, config: Activation
+) -> None:
+    model = toy({"default_activation": config}, activation=constructor)
+    score = model.score([("q", "b")], activation=call)[0]
+    values = {"identity": np.float32(2.0), "sigmoid": np.float32(1 / (1 + np.exp(-2.0)))}
+    assert score == values[call or constructor or config]
+    assert model.rank("q", ["b"])[0].score == values[constructor or config]
+
+
+def test_sigmoid_at_the_ends_of_float32(toy: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    edges = np.array([3e38, 200, 90, 20, 1, 1e-30, 0, -0.5, -20, -80, -200, -3e38], np.float32)
+    model = toy(activation="sigmoid")
+    monkeypatch.setattr(model._runner, "logits", lambda sequences: edges[:, None])
+    scores = model.score([("q", "a")] * len(edges))
+    expected = torch.sigmoid(torch.from_numpy(edges).double()).numpy()
+    np.testing.assert_allclose(scores, expected, rtol=1e-7, atol=1e-45)
+
+
+FAILING = [
+    (("q", "a " * 20), "the pair has 24 tokens, more than max_length 16"),
+    (("q", "nan"), "the model's logits for it are not finite numbers"),
+    (("q", "inf"), "the model's logits for it are not finite numbers"),
+    (("q", "unembedded"), "it holds token 9, and the model knows 9"),
+    (("q", None), "the document is a NoneType, expected a str"),
+]
+
+
+@pytest.mark.parametrize(("pair", "reason"), FAILING)
+def test_a_failing_pair_fails_alone(toy: Open, pair: object, reason: str) -> None:
+    sound = [("q", "a"), ("q", "b a"), ("q", "c")]
+    model = toy(truncation="off")
+    scores, failures = model.try_score([*sound[:2], pair, sound[2]])  # type: ignore[list-item]
+    assert scores[[0, 1, 3]].tolist() == [1, 3, -3]
+    assert np.isnan(scores[2])
+    assert list(failures) == [2]
+    with pytest.raises(PairError, match=rf"pair 2: .*{reason}") as info:
+        model.score([*sound[:2], pair, sound[2]])  # type: ignore[list-item]
+    assert (info.value.index, info.value.reason) == (2, failures[2])
+    assert "\n" not in str(info.value)
+
+
+def test_rank_says_which_document_failed(toy: Open) -> None:
+    with pytest.raises(PairError, match="pair 2: "):
+        toy().rank("q", ["a", "b", "nan"])
+
+
+@pytest.mark.parametrize(
+    ("documents", "message"),
+    [
+        ("one text", "documents is a str, expected a sequence of strings"),
+        (b"bytes", "documents is a bytes, expected a sequence of strings"),
+        (None, "documents is a NoneType, expected a sequence of strings"),
+        (7, "documents is a int, expected a sequence of strings"),
+        ({"a": 1}, "documents is a dict, expected a sequence of strings"),
+        (["a", 3], r"documents\[1\] is a int, expected a str"),
+        ([None], r"documents\[0\] is a NoneType, expected a str"),
+    ],
+)
+def test_documents_of_the_wrong_kind_are_refused(
+    toy: Open, documents: object, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        toy().rank("q", documents)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("wrong", [None, 3, b"q", {"q": "a"}])
+def test_queries_and_pairs_of_the_wrong_kind_are_refused(toy: Open, wrong: object) -> None:
+    kind = type(wrong).__name__
+    with pytest.raises(InputError, match=f"query is a {kind}, expected a str"):
+        toy().rank(wrong, ["a"])  # type: ignore[arg-type]
+    for score in (toy().score, toy().try_score):
+        with pytest.raises(InputError, match=f"pairs is a {kind}, expected a sequence of "):
+            score(wrong)  # type: ignore[arg-type]
+
+
+def test_any_sequence_of_texts_will_do(toy: Open) -> None:
+    for documents in (("a", "b"), np.array(["a", "b"]), iter(["a", "b"])):
+        assert [r.index for r in toy().rank("q", documents)] == [1, 0]
+
+
+def test_an_unknown_activation_is_refused_before_anything_is_scored(toy: Open) -> None:
+    message = "activation is 'softmax', expected one of 'identity', 'sigmoid'"
+    model = toy()
+    for attempt in (
+        lambda: toy(activation="softmax"),
+        lambda: model.score([("q", "a")], activation="softmax"),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(InputError, match=message):
+            attempt()
+    assert model.num_tokens == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"truncation": "both"}, "truncation is 'both', expected one of 'longest_first', "),
+        ({"budget_tokens": 0}, "budget_tokens is 0, expected a whole number of at least 1"),
+        ({"max_length": 0}, "max_length is 0, expected a whole number of at least 1"),
+        ({"max_length": 17}, "max_length is 17, but the model has 16 positions"),
+        ({"max_length": 3}, "max_length is 3, but a pair has 3 special tokens"),
+        ({"device": "abacus"}, "device is 'abacus', expected 'auto', 'cpu', 'cuda'"),
+        ({"dtype": "float16"}, "dtype is 'float16', expected 'auto', 'float32' or 'bfloat16'"),
+    ],
+)
+def test_an_option_that_cannot_be_is_refused(
+    toy: Open, options: dict[str, object], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        toy(**options)
+
+
+@pytest.mark.parametrize("window", [1, 3, 100])
+def test_windows_change_nothing(toy: Open, monkeypatch: pytest.MonkeyPatch, window: int) -> None:
+    texts = ["a", "b", "nan", "a b", "", "c c", None, "high"]
+    given = [("q", text) for text in texts]
+    scores, failures = toy().try_score(given)  # type: ignore[arg-type]
+    monkeypatch.setattr(pairs, "WINDOW_PAIRS", window)
+    again, same = toy().try_score(given)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(again, scores)
+    assert list(failures) == [2, 6]
+    assert same == failures
+
+
+def test_max_length_is_the_smaller_of_the_models_and_the_tokenizers(
+    toy: Open, tmp_path: Path
+) -> None:
+    assert toy().max_length == 16
+    (tmp_path / "tokenizer_config.json").write_text('{"model_max_length": 9}')
+    assert toy().max_length == 9
+    assert toy(max_length=12).max_length == 12
+
+
+@pytest.mark.parametrize(
+    ("truncation", "score"), [("longest_first", 2 * 2.0 + 3 * 1.0), ("only_second", 4 * 2.0 + 1.0)]
+)
+def test_long_pairs_are_cut_as_asked(toy: Open, truncation: str, score: float) -> None:
+    model = toy(max_length=8, truncation=truncation)
+    assert model.score([("b b b b", "a a a a a")]).tolist() == [score]
+
+
+def test_no_pack_exceeds_the_budget(toy: Open) -> None:
+    model = toy(budget_tokens=11)
+    model.score([("q", "a " * n) for n in range(7)])
+    packs = model._model.packs  # type: ignore[attr-defined]
+    assert max(packs) <= 11
+    assert sum(packs) == model.num_tokens == sum(4 + n for n in range(7))
+
+
+def in_threads(score: Callable[[int], object], count: int) -> Iterator[object]:
+    """score(0), score(1), ... all at once."""
+    start = threading.Barrier(8)
+
+    def wait_and_score(seed: int) -> object:
+        start.wait(timeout=60)
+        return score(seed)
+
+    with ThreadPoolExecutor(8) as pool:
+        yield from pool.map(wait_and_score, range(count))
+
+
+def some_pairs(seed: int) -> list[tuple[str, str]]:
+    random = np.random.default_rng(seed)
+    texts = [" ".join(random.choice(["a", "b", "c"], n)) for n in random.integers(0, 12, 30)]
+    return list(zip(texts[:15], texts[15:], strict=True))
+
+
+def test_threads_may_share_a_toy(toy: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pairs, "WINDOW_PAIRS", 4)
+    model = toy()
+    alone = [model.score(some_pairs(seed)) for seed in range(16)]
+    tokens = model.num_tokens
+    for seed, scores in enumerate(in_threads(lambda seed: model.score(some_pairs(seed)), 16)):
+        np.testing.assert_array_equal(scores, alone[seed])
+    assert model.num_tokens == 2 * tokens

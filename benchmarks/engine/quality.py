@@ -1,0 +1,174 @@
+"""nDCG@10 of BM25, and of the default model over BM25's candidates, on public test collections.
+
+    python benchmarks/engine/quality.py --data FOLDER [--json FILE]
+
+FOLDER/beir/SET holds corpus.jsonl (_id, title, text), queries.jsonl (_id, text), qrels.tsv (query,
+document, grade) and bm25.top100.tsv (query, document, rank, score): the candidates. A document is
+its title and its text. Each is encoded once, however many queries it is a candidate of, so
+candidates/s is pairs of query and candidate over the time of all encoding and scoring.
+"""
+
+import argparse
+import datetime
+import json
+import platform
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+import torch
+
+from packrank import LateInteraction, PackrankError, __version__, get_num_threads, set_num_threads
+from packrank.demo import default_model
+from packrank.metrics import Qrels, ndcg, read_qrels
+
+SETS = ("adi", "cranfield", "medline", "scifact", "cosqa")
+
+
+@dataclass(frozen=True)
+class Collection:
+    """A test collection.
+
+    Attributes:
+        documents: id -> text, of those that are candidates.
+        queries: id -> text.
+        candidates: query id -> document ids in the order of BM25.
+        qrels: query id -> document id -> grade.
+    """
+
+    documents: dict[str, str]
+    queries: dict[str, str]
+    candidates: dict[str, list[str]]
+    qrels: Qrels
+
+    @classmethod
+    def load(cls, folder: Path) -> "Collection":
+        candidates: dict[str, list[str]] = {}
+        for line in (folder / "bm25.top100.tsv").read_text(encoding="utf-8").splitlines():
+            query_id, document_id, *_ = line.split("\t")
+            candidates.setdefault(query_id, []).append(document_id)
+        wanted = {document_id for ids in candidates.values() for document_id in ids}
+        return cls(
+            documents={
+                record["_id"]: f"{record['title']} {record['text']}".strip()
+                for record in _read_jsonl(folder / "corpus.jsonl")
+                if record["_id"] in wanted
+            },
+            queries={r["_id"]: r["text"] for r in _read_jsonl(folder / "queries.jsonl")},
+            candidates=candidates,
+            qrels=read_qrels(folder / "qrels.tsv"),
+        )
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one collection came to; means are over the judged queries."""
+
+    name: str
+    queries: int
+    documents: int
+    candidates: int
+    tokens: int
+    seconds: float
+    bm25: float
+    reranked: float
+
+
+def measure(model: LateInteraction, name: str, collection: Collection) -> Row:
+    start, first_token = time.perf_counter(), model.num_tokens
+    vectors = dict(
+        zip(
+            collection.documents,
+            model.encode_documents(list(collection.documents.values())),
+            strict=True,
+        )
+    )
+    reranked: dict[str, list[str]] = {}
+    for query_id, ids in collection.candidates.items():
+        query = model.encode_queries([collection.queries[query_id]])[0]
+        scores = model.similarity(query, [vectors[document_id] for document_id in ids])
+        reranked[query_id] = [ids[i] for i in np.argsort(-scores, kind="stable")]
+    seconds = time.perf_counter() - start
+    return Row(
+        name=name,
+        queries=len(collection.qrels),
+        documents=len(collection.documents),
+        candidates=sum(map(len, collection.candidates.values())),
+        tokens=model.num_tokens - first_token,
+        seconds=seconds,
+        bm25=_mean_ndcg(collection.candidates, collection.qrels),
+        reranked=_mean_ndcg(reranked, collection.qrels),
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="nDCG@10 before and after reranking.")
+    parser.add_argument("--data", type=Path, required=True, metavar="FOLDER")
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS, metavar="SET")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows here")
+    parser.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16"))
+    parser.add_argument("--threads", type=int, metavar="N")
+    args = parser.parse_args()
+    missing = [name for name in args.sets if not (args.data / "beir" / name).is_dir()]
+    if missing:
+        parser.error(f"{args.data / 'beir'} has no folder {', '.join(missing)}")
+    try:
+        if args.threads:
+            set_num_threads(args.threads)
+        model = LateInteraction(default_model(), dtype=args.dtype)
+    except PackrankError as error:
+        parser.error(str(error))
+    model.rank("warm", ["up"])
+    print(
+        f"{'set':<10} {'queries':>7} {'documents':>9} {'candidates':>10}  {'BM25':>6} "
+        f"{'reranked':>8} {'change':>7}  {'cand./s':>8} {'tokens/s':>8}"
+    )
+    rows = []
+    for name in args.sets:
+        row = measure(model, name, Collection.load(args.data / "beir" / name))
+        rows.append(row)
+        print(
+            f"{row.name:<10} {row.queries:>7} {row.documents:>9} {row.candidates:>10}  "
+            f"{row.bm25:>6.4f} {row.reranked:>8.4f} {row.reranked - row.bm25:>+7.4f}  "
+            f"{row.candidates / row.seconds:>8,.0f} {row.tokens / row.seconds:>8,.0f}",
+            flush=True,
+        )
+    if args.json:
+        machine = {
+            "packrank": __version__,
+            "torch": torch.__version__,
+            "processor": _processor(),
+            "threads": get_num_threads(),
+            "dtype": args.dtype,
+            "model": "all-MiniLM-L6-v2",
+            "date": datetime.date.today().isoformat(),
+        }
+        content = [asdict(row) | machine for row in rows]
+        args.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+def _mean_ndcg(rankings: dict[str, list[str]], qrels: Qrels) -> float:
+    return fmean(ndcg(rankings.get(query_id, []), grades) for query_id, grades in qrels.items())
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _read_jsonl(path: Path) -> Iterator[dict[str, str]]:
+    with open(path, encoding="utf-8") as file:
+        yield from map(json.loads, file)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -18,7 +18,8 @@ from packrank import Reranker
 
 COLLECTIONS = ("scifact", "cranfield")
 SHAPES = {"MiniLM-L6": (6, 384, 12, 1536), "base": (12, 768, 12, 3072)}
-NUM_PAIRS = {"MiniLM-L6": 128, "base": 48}
+NUM_PAIRS = {"MiniLM-L6": 128, "base": 64}
+ROUNDS = {"MiniLM-L6": 7, "base": 3}
 # Words of (query, document) at the 5th, 15th, ... 95th percentile of scifact and cranfield pairs.
 WORDS = [(6, 87), (8, 127), (10, 153), (12, 171), (13, 198), (15, 218), (17, 244), (20, 267),
          (23, 302), (27, 385)]  # fmt: skip
@@ -149,11 +150,14 @@ def bench_cross_encoder(race, folder, pairs, shape, dtype):
     def distance(scores: np.ndarray) -> float:
         return float(np.abs(scores - expected).max() / np.abs(expected).max())
 
-    # bfloat16: no further from float32 than half as much again as transformers in bfloat16.
-    narrow = CrossEncoder(str(path), device="cpu", model_kwargs={"dtype": torch.bfloat16})
-    narrow.max_length = 512
-    allowed = narrow.predict(batch, activation_fn=torch.nn.Identity(), show_progress_bar=False)
-    bound = 1e-5 if dtype == "float32" else 1.5 * distance(allowed)
+    bound = 1e-5
+    if dtype == "bfloat16":
+        # No further from float32 than half as much again as transformers in bfloat16.
+        narrow = CrossEncoder(str(path), device="cpu", model_kwargs={"dtype": torch.bfloat16})
+        narrow.max_length = 512
+        bound = 1.5 * distance(
+            narrow.predict(batch, activation_fn=torch.nn.Identity(), show_progress_bar=False)
+        )
     assert distance(ours.score(batch)) <= bound
     assert distance(scorer(batch)) <= max(bound, 1e-3)
     before = ours.num_tokens
@@ -167,4 +171,4 @@ def bench_cross_encoder(race, folder, pairs, shape, dtype):
         "sentence-transformers (float32, batch 32)": sentence_transformers,
         f"OpenVINO ({'bf16' if dtype == 'bfloat16' else 'f32'}, batch 16)": lambda: scorer(batch),
     }
-    race("cross-encoder", case, contestants, len(batch), "pairs", rounds=5)
+    race("cross-encoder", case, contestants, len(batch), "pairs", rounds=ROUNDS[shape])

@@ -32,7 +32,7 @@ def why_not(isa: str, device: torch.device, dtype: torch.dtype) -> str | None:
     """None where this instruction set's kernels take tensors of this device and dtype."""
     if _missing is not None:
         return _missing
-    if isa not in _supported():
+    if isa not in _start():
         return f"this processor lacks {ISAS[isa]}"
     if device.type != "cpu":
         return f"the tensors are on {device}, not on the CPU"
@@ -60,7 +60,9 @@ def set_num_threads(num_threads: int) -> None:
 
 
 @functools.cache
-def _supported() -> frozenset[str]:
+def _start() -> frozenset[str]:
+    """Before the first call: as many threads as torch has. Returns what this processor runs."""
+    _cpu.set_num_threads(torch.get_num_threads())
     return frozenset(_cpu.supported())
 
 

@@ -1,4 +1,6 @@
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -45,6 +47,19 @@ def count_workers():
     return sum(
         path.read_text().strip() == "packrank" for path in Path("/proc/self/task").glob("*/comm")
     )
+
+
+def test_kernels_start_with_as_many_threads_as_torch():
+    program = """
+import torch
+from pathlib import Path
+torch.set_num_threads(3)
+from packrank_kernels import linear, pack_linear
+linear(torch.randn(500, 64), pack_linear(torch.randn(64, 64)))
+print([path.read_text() for path in Path("/proc/self/task").glob("*/comm")].count("packrank\\n"))
+"""
+    workers = subprocess.check_output([sys.executable, "-c", program], text=True)
+    assert workers.strip() == "2"
 
 
 def test_one_setting_decides_both():

@@ -25,7 +25,22 @@ WORDS = [(6, 87), (8, 127), (10, 153), (12, 171), (13, 198), (15, 218), (17, 244
          (23, 302), (27, 385)]  # fmt: skip
 
 
-def collection_pairs(folder: Path, count: int) -> list[tuple[str, str]]:
+POOL, NEIGHBOURS = 2048, 32
+
+
+def bands(pool: list[tuple[str, str]], count: int) -> list[tuple[str, str]]:
+    """`count` pairs of a pool sorted by length, in evenly spaced runs of 32 neighbours.
+
+    A peer that sorts and pads meets batches of neighbours in a long run; a small sample of pairs
+    would have it pad far more than it does in practice.
+    """
+    ordered = sorted(pool, key=lambda pair: -len(pair[0]) - len(pair[1]))
+    runs = count // NEIGHBOURS
+    starts = [int((run + 0.5) * len(pool) / runs) - NEIGHBOURS // 2 for run in range(runs)]
+    return [pair for start in starts for pair in ordered[start : start + NEIGHBOURS]]
+
+
+def collection_pool(folder: Path) -> list[tuple[str, str]]:
     """(query, candidate) pairs, evenly over the collections and their queries."""
     pairs = []
     for name in COLLECTIONS:
@@ -40,12 +55,12 @@ def collection_pairs(folder: Path, count: int) -> list[tuple[str, str]]:
         lines = (folder / "beir" / name / "bm25.top100.tsv").read_text().splitlines()
         ids = [line.split("\t")[:2] for line in lines]
         ids = [(q, d) for q, d in ids if q in texts["queries"] and d in texts["corpus"]]
-        chosen = np.random.default_rng(0).choice(len(ids), count // 2, replace=False)
+        chosen = np.random.default_rng(0).choice(len(ids), POOL // 2, replace=False)
         pairs += [(texts["queries"][ids[i][0]], texts["corpus"][ids[i][1]]) for i in chosen]
     return pairs
 
 
-def drawn_pairs(tokenizer_folder: Path, count: int) -> list[tuple[str, str]]:
+def drawn_pool(tokenizer_folder: Path) -> list[tuple[str, str]]:
     """Pairs of real words at the shipped lengths."""
     vocabulary = (tokenizer_folder / "vocab.txt").read_text().splitlines()
     words = [w for w in vocabulary if w.isalpha() and w.isascii() and len(w) > 2]
@@ -54,7 +69,7 @@ def drawn_pairs(tokenizer_folder: Path, count: int) -> list[tuple[str, str]]:
     def text(length: int) -> str:
         return " ".join(rng.choice(words, length))
 
-    return [(text(q), text(d)) for q, d in (WORDS[i % len(WORDS)] for i in range(count))]
+    return [(text(q), text(d)) for q, d in (WORDS[i % len(WORDS)] for i in range(POOL))]
 
 
 @pytest.fixture(scope="session")
@@ -67,9 +82,8 @@ def tokenizer_folder() -> Path:
 
 @pytest.fixture(scope="session")
 def pairs(data_dir: Path | None, tokenizer_folder: Path) -> Callable[[int], list[tuple[str, str]]]:
-    if data_dir is not None:
-        return lambda count: collection_pairs(data_dir, count)
-    return lambda count: drawn_pairs(tokenizer_folder, count)
+    pool = drawn_pool(tokenizer_folder) if data_dir is None else collection_pool(data_dir)
+    return lambda count: bands(pool, count)
 
 
 @pytest.fixture(scope="session")

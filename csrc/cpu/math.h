@@ -66,18 +66,3 @@ inline V activate(V x) {
     if constexpr (kActivation == Activation::kTanh) return tanh(x);
     return x;
 }
-
-inline float sum(V x) {
-    float lanes[kWidth];
-    store(lanes, x);
-    for (int half = kWidth / 2; half > 0; half /= 2)
-        for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
-    return lanes[0];
-}
-
-inline float largest(V x) {
-    float lanes[kWidth];
-    store(lanes, x);
-    for (int i = 1; i < kWidth; ++i) lanes[0] = lanes[i] > lanes[0] ? lanes[i] : lanes[0];
-    return lanes[0];
-}

@@ -34,6 +34,18 @@ inline Mask none() { return _mm256_setzero_ps(); }
 inline Mask either(Mask a, Mask b) { return _mm256_or_ps(a, b); }
 inline V select(Mask mask, V yes, V no) { return _mm256_blendv_ps(no, yes, mask); }
 
+// Across lanes, in a fixed order.
+inline float sum(V x) {
+    __m128 y = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    y = _mm_add_ps(y, _mm_movehl_ps(y, y));
+    return _mm_cvtss_f32(_mm_add_ss(y, _mm_movehdup_ps(y)));
+}
+inline float largest(V x) {
+    __m128 y = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    y = _mm_max_ps(y, _mm_movehl_ps(y, y));
+    return _mm_cvtss_f32(_mm_max_ss(y, _mm_movehdup_ps(y)));
+}
+
 inline V from_bf16(__m128i x) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(x), 16));
 }

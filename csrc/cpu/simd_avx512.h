@@ -35,6 +35,10 @@ inline Mask none() { return 0; }
 inline Mask either(Mask a, Mask b) { return static_cast<Mask>(a | b); }
 inline V select(Mask mask, V yes, V no) { return _mm512_mask_blend_ps(mask, no, yes); }
 
+// Across lanes, in a fixed order.
+inline float sum(V x) { return _mm512_reduce_add_ps(x); }
+inline float largest(V x) { return _mm512_reduce_max_ps(x); }
+
 inline __m256i to_bf16(V x) { return (__m256i)_mm512_cvtneps_pbh(x); }
 inline V from_bf16(__m256i x) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16));

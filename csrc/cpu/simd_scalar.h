@@ -43,6 +43,13 @@ inline Mask unordered(V a, V b) { return (a != a) | (b != b); }
 inline Mask none() { return Mask{0, 0, 0, 0}; }
 inline Mask either(Mask a, Mask b) { return a | b; }
 
+// Across lanes, in a fixed order.
+inline float sum(V x) { return (x[0] + x[2]) + (x[1] + x[3]); }
+inline float largest(V x) {
+    const float a = x[0] > x[2] ? x[0] : x[2], b = x[1] > x[3] ? x[1] : x[3];
+    return a > b ? a : b;
+}
+
 // Round to nearest even; NaN keeps its upper half, made quiet.
 inline V load(const BFloat16* p) {
     return (V)(Words{p[0].bits, p[1].bits, p[2].bits, p[3].bits} << 16);

@@ -5,7 +5,7 @@
 #   make format       put Python and C++ into the form that check asks for
 #   make quality      nDCG@10 on real data     DATA=folder: where the data is
 #   make bench        run the benchmarks
-#   make sanitize     fuzz the C++ kernels under AddressSanitizer and UBSan
+#   make sanitize     the C++ kernels under sanitizers: races, then random packs
 #   make install      everything above, installed
 #   make clean        remove .venv and all that was built
 
@@ -19,7 +19,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 VENV := .venv
 RUN := $(VENV)/bin/python
-CPP := $(shell find csrc -name '*.cpp' -o -name '*.h')
+CPP := $(shell find csrc tests -name '*.cpp' -o -name '*.h')
 BUILD := pyproject.toml setup.py constraints.txt $(shell find csrc -type f)
 
 .PHONY: run test check format quality bench sanitize install clean

@@ -1,7 +1,7 @@
-"""Build the C++ module with AddressSanitizer and UBSan, and run tests/fuzz.py on it.
+"""Run the C++ under sanitizers: the thread pool for races, then tests/fuzz.py on all of it.
 
-Needs g++ with its sanitizer libraries. Stops with a report at the first bad address, undefined
-operation, or result that leaves its bound.
+Needs g++ with its sanitizer libraries. Stops with a report at the first race, bad address,
+undefined operation, or result that leaves its bound.
 """
 
 import os
@@ -15,8 +15,20 @@ BUILD = ROOT / "build" / "sanitize"
 FLAGS = "-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -g1"
 
 
+def check_thread_pool() -> None:
+    """tests/thread_pool.cpp under ThreadSanitizer."""
+    BUILD.mkdir(parents=True, exist_ok=True)
+    program = BUILD / "thread_pool"
+    sources = [ROOT / "tests" / "thread_pool.cpp", ROOT / "csrc" / "common" / "thread_pool.cpp"]
+    flags = ["-std=c++17", "-O1", "-g1", "-fsanitize=thread", "-pthread"]
+    subprocess.run(["g++", *flags, *map(str, sources), "-o", str(program)], check=True)
+    subprocess.run([str(program)], check=True)
+    print("thread pool        no race")
+
+
 def main() -> int:
     cases = sys.argv[1] if len(sys.argv) > 1 else "2000"
+    check_thread_pool()
     package = BUILD / "lib" / "packrank_kernels"
     shutil.rmtree(BUILD / "lib", ignore_errors=True)
     command = [sys.executable, "setup.py", "-q", "build_ext"]

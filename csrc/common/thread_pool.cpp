@@ -52,7 +52,13 @@ class Pool {
         }
         wake_.notify_all();
         drain();
-        // Every worker must have left drain() before the next call may change the job.
+        wait_for_workers();
+        if (out_of_memory_.exchange(false)) throw std::bad_alloc();
+    }
+
+  private:
+    // Every worker must have left drain() before the next call may change the job.
+    void wait_for_workers() {
         int spins = 0;
         while (running_.load(std::memory_order_acquire) > 0) {
             if (++spins < kSpins) {
@@ -64,12 +70,16 @@ class Pool {
         }
     }
 
-  private:
     void drain() {
-        for (;;) {
-            const int64_t index = next_.fetch_add(1, std::memory_order_relaxed);
-            if (index >= count_) return;
-            body_(context_, index);
+        try {
+            for (;;) {
+                const int64_t index = next_.fetch_add(1, std::memory_order_relaxed);
+                if (index >= count_) return;
+                body_(context_, index);
+            }
+        } catch (const std::bad_alloc&) {
+            out_of_memory_.store(true, std::memory_order_relaxed);
+            next_.store(count_, std::memory_order_relaxed);
         }
     }
 
@@ -103,6 +113,7 @@ class Pool {
     std::atomic<int64_t> next_{0};
     std::atomic<int> running_{0};
     std::atomic<bool> stop_{false};
+    std::atomic<bool> out_of_memory_{false};
     int64_t count_ = 0;
     void (*body_)(void*, int64_t) = nullptr;
     void* context_ = nullptr;

@@ -14,7 +14,8 @@ namespace packrank {
 void set_num_threads(int num_threads);
 
 // Calls body(context, index) once for every index in [0, count), in any order, and returns when all
-// are done. A body must not throw.
+// are done. A body may run out of memory: then the other indices may be skipped, and std::bad_alloc
+// is thrown here.
 void parallel_for(int64_t count, void (*body)(void* context, int64_t index), void* context);
 
 // The calling thread's own buffer, 64-byte aligned, at least this large; the next call may move it.

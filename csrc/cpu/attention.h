@@ -252,8 +252,8 @@ void attention_typed(const AttentionArgs& args) {
     for (int64_t n = 0; n < args.num_sequences; ++n)
         count += (args.cu_seqlens_q[n + 1] - args.cu_seqlens_q[n] + kQueriesPerTask - 1) /
                  kQueriesPerTask;
-    Task* tasks = static_cast<Task*>(::malloc((count + 1) * sizeof(Task)));
-    if (tasks == nullptr) throw std::bad_alloc();
+    const Buffer buffer(count * sizeof(Task));
+    Task* tasks = static_cast<Task*>(buffer.data);
     count = 0;
     for (int64_t n = 0; n < args.num_sequences; ++n)
         for (int32_t i = 0; i < args.cu_seqlens_q[n + 1] - args.cu_seqlens_q[n];
@@ -263,7 +263,6 @@ void attention_typed(const AttentionArgs& args) {
         const Task& task = tasks[index / args.num_heads];
         HeadTask<T>(args, task.sequence, index % args.num_heads, task.first_query).run();
     });
-    ::free(tasks);
 }
 
 inline void attention(const AttentionArgs& args) {

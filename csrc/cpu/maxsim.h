@@ -79,8 +79,8 @@ template <class T>
 void maxsim_typed(const MaxSimArgs& args) {
     const int64_t units = num_units<T>(args.size);
     const int64_t words = padded_columns(args.query_tokens) * units;
-    uint32_t* query = static_cast<uint32_t*>(::malloc((words + 1) * sizeof(uint32_t)));
-    if (query == nullptr) throw std::bad_alloc();
+    const Buffer buffer(words * sizeof(uint32_t));
+    uint32_t* query = static_cast<uint32_t*>(buffer.data);
     pack_transposed(static_cast<const T*>(args.query), args.size, args.query_tokens, args.size,
                     query);
     const int64_t* starts = args.cu_seqlens;
@@ -123,7 +123,6 @@ void maxsim_typed(const MaxSimArgs& args) {
                 score_document<T>(doc, length, stride, query, args.query_tokens, units);
         }
     });
-    ::free(query);
 }
 
 inline void maxsim(const MaxSimArgs& args) {

@@ -5,6 +5,7 @@ from glob import glob
 from pybind11.setup_helpers import Pybind11Extension
 from setuptools import setup
 
+# On x86 g++ is needed: clang does not know the pragma that opens an instruction set.
 # -Wno-*: GCC 12 takes its own _mm512_undefined_*() for a mistake.
 # -ffp-contract=off: where a product and a sum fuse is written in the source, so that every
 # instance of an op rounds alike. -fno-strict-aliasing: units of 32 bits over rows of either dtype.

@@ -1,5 +1,6 @@
 // packrank_kernels._cpu: the tables of functions, on addresses. No computation here.
-// Arguments are checked by packrank_kernels; the interpreter's lock is released around every call.
+// Arguments are checked by packrank_kernels; the interpreter's lock is released while a kernel
+// runs.
 #include <pybind11/pybind11.h>
 
 #include <stdexcept>
@@ -137,7 +138,7 @@ PYBIND11_MODULE(_cpu, m) {
             if (kernels->supported()) names.append(kernels->name);
         return names;
     });
-    m.def("set_num_threads", &set_num_threads);
+    m.def("set_num_threads", &set_num_threads, py::call_guard<py::gil_scoped_release>());
     m.def("packed_size",
           [](const std::string& isa, int dtype, int64_t out_features, int64_t in_features) {
               return find(isa).packed_size(static_cast<Dtype>(dtype), out_features, in_features);

@@ -51,13 +51,16 @@ def fuzz_attention(rng, dtype, backend):
     q = torch.randn(sum(queries), heads, size).to(dtype)
     k, v = torch.randn(sum(keys), 2, heads, size).to(dtype).unbind(1)
     window = rng.choice([None, 0, rng.randint(0, 100)])
+    scale = rng.uniform(0.1, 1.0) * size**-0.5
     rotary = None
     if size % 2 == 0 and rng.random() < 0.5:
         theta = torch.rand(max([1, *keys, *queries]), size // 2) * 6.3
         rotary = theta.cos(), theta.sin()
     cu_q, cu_k = cu_seqlens(queries), cu_seqlens(keys)
-    actual = attention(q, k, v, cu_q, cu_k, window=window, rotary=rotary, backend=backend)
-    return actual, reference.attention(q, k, v, cu_q, cu_k, size**-0.5, window, rotary)
+    actual = attention(
+        q, k, v, cu_q, cu_k, scale=scale, window=window, rotary=rotary, backend=backend
+    )
+    return actual, reference.attention(q, k, v, cu_q, cu_k, scale, window, rotary)
 
 
 def fuzz_add_layer_norm(rng, dtype, backend):

@@ -33,8 +33,14 @@ def main() -> int:
     shutil.rmtree(BUILD / "lib", ignore_errors=True)
     command = [sys.executable, "setup.py", "-q", "build_ext"]
     folders = ["--build-lib", str(BUILD / "lib"), "--build-temp", str(BUILD / "temp")]
-    flags = {name: f"{os.environ.get(name, '')} {FLAGS}" for name in ("CFLAGS", "LDFLAGS")}
+    flags = {
+        name: f"{os.environ.get(name, '')} {FLAGS}" for name in ("CFLAGS", "CXXFLAGS", "LDFLAGS")
+    }
     subprocess.run([*command, *folders], cwd=ROOT, env={**os.environ, **flags}, check=True)
+    (module,) = package.glob("_cpu*.so")
+    symbols = subprocess.check_output(["nm", "-D", "--undefined-only", str(module)], text=True)
+    if "__asan_load" not in symbols and "__asan_report_load" not in symbols:
+        raise SystemExit("the sanitizer's flags did not reach the compiler")
     for source in (ROOT / "kernels" / "packrank_kernels").glob("*.py"):
         shutil.copy(source, package)
 

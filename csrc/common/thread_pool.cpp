@@ -8,14 +8,15 @@
 #include <memory>
 #include <mutex>
 #include <new>
+#include <system_error>
 #include <thread>
 #include <vector>
 
 namespace packrank {
 namespace {
 
-// A worker looks for the next call this often before it sleeps: about 20 us, the gap between two
-// kernels of one forward pass.
+// A worker looks for the next call this often before it sleeps: on x86 some 20 to 80 us, more than
+// the gap between two kernels of one forward pass.
 constexpr int kSpins = 2000;
 
 void relax() {
@@ -27,7 +28,11 @@ void relax() {
 class Pool {
   public:
     explicit Pool(int num_workers) {
-        for (int i = 0; i < num_workers; ++i) workers_.emplace_back([this] { work(); });
+        try {
+            for (int i = 0; i < num_workers; ++i) workers_.emplace_back([this] { work(); });
+        } catch (const std::system_error&) {
+            // The system has no more threads to give: go on with these.
+        }
     }
 
     ~Pool() {
@@ -167,8 +172,15 @@ void* scratch(size_t bytes) {
         ~Buffer() { std::free(data); }
     };
     thread_local Buffer buffer;
-    if (buffer.size < bytes) {
-        const size_t rounded = (bytes + (1 << 16)) & ~static_cast<size_t>((1 << 16) - 1);
+#if defined(__SANITIZE_ADDRESS__)
+    const size_t grain = 64;  // no slack that would hide an overrun
+    const bool fits = false;
+#else
+    const size_t grain = 1 << 16;
+    const bool fits = buffer.size >= bytes;
+#endif
+    if (!fits) {
+        const size_t rounded = (bytes + grain) / grain * grain;
         void* fresh = std::aligned_alloc(64, rounded);
         if (fresh == nullptr) throw std::bad_alloc();
         std::free(buffer.data);

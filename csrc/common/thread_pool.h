@@ -2,7 +2,8 @@
 //
 // A call hands out indices one by one, so a slow core takes fewer of them; what an index computes
 // never depends on who computes it. A call that finds the pool busy (another Python thread is in a
-// kernel) runs on its own thread alone, so the process never runs more threads than it was given.
+// kernel) runs on its own thread alone: the pool never has more than num_threads - 1 workers,
+// however many callers there are.
 #pragma once
 
 #include <cstddef>

@@ -9,7 +9,7 @@
 // about 15 instructions per vector, against D products per vector of keys in each of S and O.
 
 constexpr int64_t kQueriesPerTask = 240;  // a multiple of kQueryRows
-constexpr int64_t kQueryRows = 24;        // a multiple of the tile heights 12, 8, 6, 4 and 2
+constexpr int64_t kQueryRows = 24;        // whole tiles of most heights
 constexpr int kValueVectors = kRegisters == 32 ? 4 : 3;
 
 // Row i of a head, at its position, as `size` elements of T.
@@ -74,10 +74,10 @@ float softmax_row(float* row, int64_t begin, int64_t end, int64_t columns, float
     for (int64_t i = end; i < columns; ++i) row[i] = -__builtin_inff();
     V highest = set1(-__builtin_inff());
     for (int64_t i = 0; i < columns; i += kWidth) highest = max(load(row + i), highest);
-    const V s = set1(scale), shift = set1(-scale * largest(highest));
+    const V s = set1(scale), m = set1(largest(highest));
     V total = set1(0.0f);
     for (int64_t i = 0; i < columns; i += kWidth) {
-        const V y = exp2(fma(load(row + i), s, shift));
+        const V y = exp2(mul(sub(load(row + i), m), s));
         total = add(total, y);
         store(weights + i, y);
     }

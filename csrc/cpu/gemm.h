@@ -1,9 +1,10 @@
 // The product under every kernel: a few rows of A times one panel of B, sums in registers.
 // Included once per instruction set, inside its namespace.
 //
-// B lies in panels of up to kPanelVectors vectors of columns. Within a panel, the inner dimension
-// runs slowest, in *units*: one float, or two neighbouring bfloat16 (the pair that a bfloat16 dot
-// product takes). A is read where it lies, row-major, one unit broadcast at a time.
+// B lies in panels of a few vectors of columns, kPanelVectors where nothing else is said. Within a
+// panel, the inner dimension runs slowest, in *units*: one float, or two neighbouring bfloat16 (the
+// pair that a bfloat16 dot product takes). A is read where it lies, row-major, one unit broadcast
+// at a time.
 //
 // Each element of the product is one chain of additions along the inner dimension, whatever tile it
 // falls into: this is why a score's bits do not depend on its company.
@@ -17,14 +18,8 @@ constexpr int kPanelColumns = kPanelVectors * kWidth;
 
 // Rows of a full tile over a panel of nv vectors.
 constexpr int tile_rows(int nv) {
-    return kRegisters == 32 ? (nv == 4   ? 6
-                               : nv == 3 ? 8
-                               : nv == 2 ? 12
-                                         : 12)
-                            : (nv == 4   ? 2
-                               : nv == 3 ? 4
-                               : nv == 2 ? 5
-                                         : 8);
+    if (kRegisters == 32) return nv == 4 ? 6 : nv == 3 ? 8 : 12;
+    return nv == 3 ? 4 : nv == 2 ? 5 : 8;
 }
 
 template <class T>
@@ -113,9 +108,8 @@ void product(int nv, const char* a, int64_t a_stride, const uint32_t* b, int64_t
             return product_panel<T, 2>(a, a_stride, b, units, c, c_stride, rows);
         case 3:
             return product_panel<T, 3>(a, a_stride, b, units, c, c_stride, rows);
-        default:
-            return product_panel<T, 4>(a, a_stride, b, units, c, c_stride, rows);
     }
+    if constexpr (kRegisters == 32) product_panel<T, 4>(a, a_stride, b, units, c, c_stride, rows);
 }
 
 // Columns padded to whole vectors.
@@ -127,8 +121,8 @@ inline int panel_vectors(int64_t column, int64_t padded) {
     return left < kPanelVectors ? static_cast<int>(left) : kPanelVectors;
 }
 
-// Lays rows [rows, size] out as panels whose columns are those rows (B = rowsᵀ). `units` may exceed
-// what size needs; the rest, and columns past the last row, are zero.
+// Lays rows [rows, size] out as panels whose columns are those rows (B = rowsᵀ). Columns past the
+// last row, and what is left of the last unit, are zero.
 template <class T>
 void pack_transposed(const T* source, int64_t stride, int64_t rows, int64_t size,
                      uint32_t* packed) {

@@ -2,13 +2,13 @@
 // namespace.
 //
 // Floor: 2 T K N operations at the rate of the product instruction. The weight is read in panels
-// laid out at load; a task takes kRowsPerTask rows of x through its panels, so a panel (K x 48)
+// laid out at load; a task takes kRowsPerTask rows of x through its panels, so a panel
 // stays in the second-level cache for those rows. The epilogue takes kRowsPerBlock rows of sums
 // while they are in the first-level cache: 24 stores and loads against 24 K products, 1 % from K =
 // 384 on.
 
 constexpr int64_t kRowsPerTask = 96;
-constexpr int64_t kRowsPerBlock = 24;  // a multiple of the tile heights 12, 8, 6, 4 and 2
+constexpr int64_t kRowsPerBlock = 24;  // whole tiles of most heights
 
 template <class T>
 int64_t packed_linear_units(int64_t out_features, int64_t in_features) {

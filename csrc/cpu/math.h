@@ -36,10 +36,10 @@ inline V gelu(V x) {
     return sub(max(set1(0.0f), x), tail);  // max(0, NaN) is NaN
 }
 
-// 1 / (1 + e^-x); e^88 keeps the sum finite.
+// 1 / (1 + e^-x), 0 below -88; e^88 keeps the sum finite.
 inline V sigmoid(V x) {
     const V y = exp(min(set1(88.0f), sub(set1(0.0f), x)));  // NaN passes through
-    return reciprocal(add(set1(1.0f), y));
+    return select(less(x, set1(-88.0f)), set1(0.0f), reciprocal(add(set1(1.0f), y)));
 }
 
 inline V silu(V x) { return mul(x, sigmoid(x)); }

@@ -8,7 +8,6 @@
 // bfloat16), not memory; see packrank_kernels/maxsim.py.
 
 constexpr int64_t kDocTokensPerTask = 1024;
-constexpr int kQueryVectors = 3;
 
 // best[j] = max(best[j], column maxima of A B); nan[j] marks columns that met a NaN.
 template <class T, int kRows, int kVectors>
@@ -42,7 +41,7 @@ void max_panel(const char* a, int64_t a_stride, const uint32_t* b, int64_t units
 
 // Sum over the first `count` columns of their maxima, in order.
 inline float sum_columns(const V* best, const Mask* nan, int nv, int64_t count, float total) {
-    float lanes[kQueryVectors * kWidth];
+    float lanes[kPanelVectors * kWidth];
     for (int j = 0; j < nv; ++j)
         store(lanes + j * kWidth, select(nan[j], set1(__builtin_nanf("")), best[j]));
     for (int64_t i = 0; i < count; ++i) total += lanes[i];
@@ -56,9 +55,9 @@ float score_document(const char* doc, int64_t tokens, int64_t stride, const uint
     float total = 0.0f;
     for (int64_t column = 0; column < padded; column += kPanelColumns) {
         const int nv = panel_vectors(column, padded);
-        V best[kQueryVectors];
-        Mask nan[kQueryVectors];
-        for (int j = 0; j < kQueryVectors; ++j) {
+        V best[kPanelVectors];
+        Mask nan[kPanelVectors];
+        for (int j = 0; j < kPanelVectors; ++j) {
             best[j] = set1(-__builtin_inff());
             nan[j] = none();
         }

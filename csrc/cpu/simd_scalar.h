@@ -1,5 +1,5 @@
-// Vectors of four floats in the compiler's own vector extension: runs on any processor.
-// Included by scalar.cpp alone, inside its namespace.
+// Vectors of four floats in the compiler's own vector extension: runs on any little-endian
+// processor. Included by scalar.cpp alone, inside its namespace.
 
 typedef float V __attribute__((vector_size(16)));
 typedef int32_t Mask __attribute__((vector_size(16)));
@@ -26,8 +26,7 @@ inline V reciprocal(V a) { return 1.0f / a; }
 
 // To nearest, ties to even, for |a| < 2^22: adding 1.5 * 2^23 leaves no bits for a fraction.
 inline V round(V a) {
-    volatile float shift = 12582912.0f;
-    const V s = set1(shift);
+    const V s = set1(12582912.0f);
     return (a + s) - s;
 }
 
@@ -109,7 +108,8 @@ struct Product<BFloat16> {
 inline void transpose_block(const uint32_t* in, int64_t in_stride, uint32_t* out,
                             int64_t out_stride) {
     for (int r = 0; r < kWidth; ++r)
-        for (int c = 0; c < kWidth; ++c) out[c * out_stride + r] = in[r * in_stride + c];
+        for (int c = 0; c < kWidth; ++c)  // rows of bfloat16 need not lie on a 32-bit grid
+            __builtin_memcpy(out + c * out_stride + r, in + r * in_stride + c, 4);
 }
 
 // kWidth pairs (low[i], high[i]) of bfloat16.

@@ -52,12 +52,14 @@ def attention(
     check_shape(op, "q", q, "Tq", "H", "D")
     check_float(op, "q", q)
     _, heads, size = q.shape
+    if size < 1:
+        raise ValueError(f"{op}: the head size is {size}, expected at least 1")
     check_shape(op, "k", k, "Tk", heads, size)
     check_shape(op, "v", v, len(k), heads, size)
     check_like(op, "k", k, q.dtype, q.device)
     check_like(op, "v", v, q.dtype, q.device)
-    check_cu_seqlens(op, "cu_seqlens_q", cu_seqlens_q, len(q), torch.int32)
-    check_cu_seqlens(op, "cu_seqlens_k", cu_seqlens_k, len(k), torch.int32)
+    check_cu_seqlens(op, "cu_seqlens_q", cu_seqlens_q, len(q), torch.int32, q.device)
+    check_cu_seqlens(op, "cu_seqlens_k", cu_seqlens_k, len(k), torch.int32, q.device)
     if len(cu_seqlens_q) != len(cu_seqlens_k):
         raise ValueError(
             f"{op}: cu_seqlens_q has {len(cu_seqlens_q)} entries, cu_seqlens_k {len(cu_seqlens_k)}"
@@ -67,13 +69,16 @@ def attention(
     if window is not None and window < 0:
         raise ValueError(f"{op}: window is {window}, expected at least 0")
     if rotary is not None:
-        _check_rotary(op, rotary, size, max(_longest(cu_seqlens_q), _longest(cu_seqlens_k)))
+        longest = max(_longest(cu_seqlens_q), _longest(cu_seqlens_k))
+        _check_rotary(op, rotary, size, longest, q.device)
     if scale is None:
         scale = size**-0.5
     if not scale > 0:
         raise ValueError(f"{op}: scale is {scale}, expected more than 0")
     chosen = choose(op, backend, q.device, q.dtype)
-    out: Tensor = chosen.run(q, k, v, cu_seqlens_q, cu_seqlens_k, scale, window, rotary)
+    out: Tensor = chosen.run(
+        q, k, v, cu_seqlens_q.contiguous(), cu_seqlens_k.contiguous(), scale, window, rotary
+    )
     return out
 
 
@@ -84,12 +89,15 @@ def _longest(cu_seqlens: Tensor) -> int:
     return int((values[1:] - values[:-1]).max())
 
 
-def _check_rotary(op: str, rotary: tuple[Tensor, Tensor], size: int, longest: int) -> None:
+def _check_rotary(
+    op: str, rotary: tuple[Tensor, Tensor], size: int, longest: int, device: torch.device
+) -> None:
     if size % 2:
         raise ValueError(f"{op}: rotary needs an even head size, got {size}")
     for name, table in zip(("cos", "sin"), rotary, strict=True):
         check_shape(op, name, table, "P", size // 2)
-        if table.dtype != torch.float32 or not table.is_contiguous():
-            raise ValueError(f"{op}: {name} must be contiguous float32")
+        check_like(op, name, table, torch.float32, device)
+        if not table.is_contiguous():
+            raise ValueError(f"{op}: {name} must be contiguous")
         if len(table) < longest:
             raise ValueError(f"{op}: {name} has {len(table)} positions, the pack needs {longest}")

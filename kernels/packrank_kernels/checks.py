@@ -31,17 +31,16 @@ def check_float(op: str, name: str, x: Tensor) -> None:
 
 
 def check_cu_seqlens(
-    op: str, name: str, cu_seqlens: Tensor, total: int, dtype: torch.dtype
+    op: str, name: str, cu_seqlens: Tensor, total: int, dtype: torch.dtype, device: torch.device
 ) -> None:
-    """Raise unless cu_seqlens is [N + 1] of dtype and, where it can be read for free, is sound.
+    """Raise unless cu_seqlens is [N + 1] of dtype on device and, where that is free, sound.
 
     On a CPU the values are checked: they start at 0, never fall, and end at `total`. On a GPU that
     would wait for the device, so only the shape is.
     """
     if cu_seqlens.ndim != 1 or len(cu_seqlens) < 1:
         raise ValueError(f"{op}: {name} has shape {list(cu_seqlens.shape)}, expected [N + 1]")
-    if cu_seqlens.dtype != dtype:
-        raise ValueError(f"{op}: {name} is {cu_seqlens.dtype}, expected {dtype}")
+    check_like(op, name, cu_seqlens, dtype, device)
     if cu_seqlens.device.type != "cpu":
         return
     values = cu_seqlens.numpy()

@@ -45,7 +45,7 @@ def embed_layer_norm(
         ValueError: shapes or dtypes disagree, or `backend` refuses (the message says why).
         IndexError: an id, position or type outside its table (checked on the CPU).
 
-    Cost: bound by the gather, (2 + tables) * T * E reads and writes.
+    Cost: bound by the gather: T * E values read from each table, and written once.
     """
     op = "embed_layer_norm"
     check_shape(op, "token_ids", token_ids, "T")
@@ -56,6 +56,8 @@ def embed_layer_norm(
         raise ValueError(f"{op}: positions and position_table must come together")
     if token_types is not None and type_table is None:
         raise ValueError(f"{op}: token_types given without type_table")
+    if type_table is not None and not len(type_table):
+        raise ValueError(f"{op}: type_table has no rows")
     for name, ids, table in (
         ("token_ids", token_ids, token_table),
         ("positions", positions, position_table),
@@ -71,17 +73,9 @@ def embed_layer_norm(
             check_like(op, name, table, token_table.dtype, token_table.device)
     check_norm(op, weight, bias, size, token_table.device)
     chosen = choose(op, backend, token_table.device, token_table.dtype)
-    out: Tensor = chosen.run(
-        token_ids,
-        positions,
-        token_types,
-        token_table,
-        position_table,
-        type_table,
-        weight,
-        bias,
-        eps,
-    )
+    tables = (token_table, position_table, type_table)
+    tensors = (token_ids, positions, token_types, *tables, weight, bias)
+    out: Tensor = chosen.run(*(x if x is None else x.contiguous() for x in tensors), eps)
     return out
 
 

@@ -30,7 +30,7 @@ def add_layer_norm(
 
     Returns:
         (normed, total), both [T, H] in the dtype of x. Statistics are float32 over the unrounded
-        sum. Where residual is None, total is x itself.
+        sum. Where residual is None, total equals x.
 
     Raises:
         ValueError: shapes or dtypes disagree, or `backend` refuses (the message says why).
@@ -47,7 +47,11 @@ def add_layer_norm(
     check_norm(op, weight, bias, x.shape[1], x.device)
     chosen = choose(op, backend, x.device, x.dtype)
     normed, total = chosen.run(
-        x.contiguous(), None if residual is None else residual.contiguous(), weight, bias, eps
+        x.contiguous(),
+        None if residual is None else residual.contiguous(),
+        weight.contiguous(),
+        None if bias is None else bias.contiguous(),
+        eps,
     )
     return normed, total
 

@@ -59,7 +59,7 @@ def pack_linear(
     check_like(op, "bias", bias, torch.float32, weight.device)
     chosen = choose("linear", backend, weight.device, weight.dtype)
     data = weight.contiguous()
-    if chosen.run is not reference.linear:
+    if chosen.name in native.ISAS:
         data = native.pack_linear(chosen.name, data, gated)
     return PackedLinear(
         backend=chosen.name,
@@ -83,8 +83,9 @@ def linear(x: Tensor, layer: PackedLinear, *, activation: str | None = None) -> 
         activation: a key of `reference.ACTIVATIONS`, or None. "gelu" is the exact (erf) form.
 
     Returns:
-        [T, N], dtype of x. Products are summed in float32 in an order that depends on K alone, so a
-        row's bits do not depend on the other rows, on T, or on the number of threads.
+        [T, N], dtype of x. Products are summed in float32; in every backend but the reference in an
+        order that depends on K alone, so a row's bits do not depend on the other rows, on T, or on
+        the number of threads.
 
     Raises:
         ValueError: shapes, dtypes or activation do not fit the layer.
@@ -94,6 +95,8 @@ def linear(x: Tensor, layer: PackedLinear, *, activation: str | None = None) -> 
     op = "linear"
     check_shape(op, "x", x, "T", layer.in_features)
     check_like(op, "x", x, layer.dtype, layer.data.device)
+    if layer.in_features > 1 and x.stride(1) != 1:
+        raise ValueError(f"{op}: the rows of x must be contiguous")
     if activation is not None and activation not in reference.ACTIVATIONS:
         names = ", ".join(reference.ACTIVATIONS)
         raise ValueError(f"{op}: activation {activation!r} is none of {names}")

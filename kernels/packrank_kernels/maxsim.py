@@ -19,8 +19,9 @@ def maxsim(query: Tensor, docs: Tensor, cu_seqlens: Tensor, *, backend: str = "a
         backend: "auto", or a name in `dispatch.TABLE["maxsim"]`.
 
     Returns:
-        [N] float32, products and sums in float32 in a fixed order: a document's bits depend neither
-        on the other documents nor on the number of threads. An empty document scores -inf, NaN
+        [N] float32, products and sums in float32. In every backend but the reference the order of
+        sums is fixed: a document's bits depend neither on the other documents nor on the number of
+        threads. An empty document scores -inf, NaN
         propagates.
 
     Raises:
@@ -34,7 +35,7 @@ def maxsim(query: Tensor, docs: Tensor, cu_seqlens: Tensor, *, backend: str = "a
     check_float(op, "query", query)
     check_shape(op, "docs", docs, "T", query.shape[1])
     check_like(op, "docs", docs, query.dtype, query.device)
-    check_cu_seqlens(op, "cu_seqlens", cu_seqlens, len(docs), torch.int64)
+    check_cu_seqlens(op, "cu_seqlens", cu_seqlens, len(docs), torch.int64, query.device)
     chosen = choose(op, backend, query.device, query.dtype)
     out: Tensor = chosen.run(query.contiguous(), docs.contiguous(), cu_seqlens.contiguous())
     return out

@@ -25,6 +25,7 @@ ISAS = {
     "scalar": "no special instructions",
 }
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1}
+_WIDEST = 2**31 - 1  # no sequence is longer: offsets are int32
 _ACTIVATIONS = {None: 0, "gelu": 1, "gelu_tanh": 2, "relu": 3, "silu": 4, "tanh": 5}
 
 
@@ -47,7 +48,7 @@ def pack_linear(isa: str, weight: Tensor, gated: bool) -> Tensor:
     parts = weight.chunk(2) if gated else (weight,)
     out_features, in_features = parts[0].shape
     size = _cpu.packed_size(isa, dtype, out_features, in_features)
-    packed = torch.empty(len(parts), size, dtype=weight.dtype)
+    packed = weight.new_empty(len(parts), size)
     for part, target in zip(parts, packed, strict=True):
         _cpu.pack_linear(isa, dtype, part.data_ptr(), target.data_ptr(), out_features, in_features)
     return packed.view(-1)
@@ -86,7 +87,7 @@ def _attention(
     rotary: tuple[Tensor, Tensor] | None,
 ) -> Tensor:
     cos, sin = (None, None) if rotary is None else rotary
-    out = torch.empty(q.shape, dtype=q.dtype)
+    out = q.new_empty(q.shape)
     _cpu.attention(
         isa,
         _DTYPES[q.dtype],
@@ -100,7 +101,7 @@ def _attention(
         q.shape[1],
         q.shape[2],
         scale,
-        -1 if window is None else window,
+        -1 if window is None else min(window, _WIDEST),
         _address(cos),
         _address(sin),
     )
@@ -146,7 +147,7 @@ def _embed_layer_norm(
     eps: float,
 ) -> Tensor:
     rows, size = len(token_ids), token_table.shape[1]
-    out = torch.empty(rows, size, dtype=token_table.dtype)
+    out = token_table.new_empty(rows, size)
     _cpu.embed_layer_norm(
         isa,
         _DTYPES[token_table.dtype],
@@ -171,7 +172,7 @@ def _linear(
 ) -> Tensor:
     rows, in_features = x.shape
     out_features = len(bias) // 2 if gated else len(bias)
-    out = torch.empty(rows, out_features, dtype=x.dtype)
+    out = x.new_empty(rows, out_features)
     _cpu.linear(
         isa,
         _DTYPES[x.dtype],
@@ -190,7 +191,7 @@ def _linear(
 
 
 def _maxsim(isa: str, query: Tensor, docs: Tensor, cu_seqlens: Tensor) -> Tensor:
-    scores = torch.empty(len(cu_seqlens) - 1)
+    scores = query.new_empty(len(cu_seqlens) - 1, dtype=torch.float32)
     _cpu.maxsim(
         isa,
         _DTYPES[query.dtype],

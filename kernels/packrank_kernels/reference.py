@@ -28,7 +28,7 @@ def attention(
     rotary: tuple[Tensor, Tensor] | None,
 ) -> Tensor:
     """softmax(scale * q kᵀ) v within each sequence; see `attention.attention`."""
-    out = torch.zeros(q.shape, dtype=q.dtype, device=q.device)
+    out = q.new_zeros(q.shape)
     starts_q, starts_k = cu_seqlens_q.tolist(), cu_seqlens_k.tolist()
     for n in range(len(starts_q) - 1):
         rows_q = slice(starts_q[n], starts_q[n + 1])
@@ -98,7 +98,7 @@ def linear(
 def maxsim(query: Tensor, docs: Tensor, cu_seqlens: Tensor) -> Tensor:
     """Sum over query tokens of the largest dot product in each document; see `maxsim.maxsim`."""
     starts = cu_seqlens.tolist()
-    scores = torch.full((len(starts) - 1,), float("-inf"), device=docs.device)
+    scores = docs.new_full((len(starts) - 1,), float("-inf"), dtype=torch.float32)
     for n in range(len(starts) - 1):
         doc = _wide(docs[starts[n] : starts[n + 1]])
         if len(doc):

@@ -93,6 +93,22 @@ def test_blocks_of_queries_beyond_every_key(backend, dtype):
     assert_close(actual, definition(q, k, v, cu_q, cu_k, window=4))
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_scale(backend, dtype):
+    q, k, v = make(LENGTHS, 2, 20, dtype)
+    cu = cu_seqlens(LENGTHS)
+    expected = reference.attention(q.double(), k.double(), v.double(), cu, cu, 0.7, None, None)
+    assert_close(attention(q, k, v, cu, cu, scale=0.7, backend=backend), expected)
+
+
+def test_widest_window_is_no_window(backend):
+    q, k, v = make(LENGTHS, 2, 20, torch.float32)
+    cu = cu_seqlens(LENGTHS)
+    everything = attention(q, k, v, cu, cu, backend=backend)
+    for window in (2**31 - 1, 2**63 - 1):
+        assert_close(attention(q, k, v, cu, cu, window=window, backend=backend), everything)
+
+
 def test_long_sequence(backend):
     if backend in ("reference", "scalar"):
         pytest.skip("slow at this length")
@@ -104,6 +120,7 @@ def test_long_sequence(backend):
 def test_large_scores_do_not_overflow(backend):
     q, k, v = make([50], 2, 16, torch.float32)
     cu = cu_seqlens([50])
+    assert attention(q * 1e8, k * 1e8, v, cu, cu, backend=backend).isfinite().all()
     actual = attention(q * 300, k * 300, v, cu, cu, backend=backend)
     # Scores of about 4e5 are known to 4e5 * 2^-22 = 0.1 in float32.
     assert_close(actual, definition(q * 300, k * 300, v, cu, cu), tolerance=0.2)
@@ -140,6 +157,12 @@ def test_nan_stays_in_its_sequence(backend):
 def test_refusals():
     q, k, v = make([4], 2, 8, torch.float32)
     cu = cu_seqlens([4])
+    with pytest.raises(ValueError, match="cu_seqlens_q is on meta, expected cpu"):
+        attention(q, k, v, cu.to("meta"), cu)
+    with pytest.raises(ValueError, match="cos is on meta, expected cpu"):
+        attention(q, k, v, cu, cu, rotary=tuple(x.to("meta") for x in angles(4, 8)))
+    with pytest.raises(ValueError, match="the head size is 0, expected at least 1"):
+        attention(q[..., :0], k[..., :0], v[..., :0], cu, cu)
     with pytest.raises(ValueError, match="cu_seqlens_q must rise from 0 to 4 without falling"):
         attention(q, k, v, cu_seqlens([5]), cu)
     with pytest.raises(ValueError, match=r"cu_seqlens_k is torch.int64, expected torch.int32"):

@@ -60,6 +60,17 @@ def test_embed_layer_norm(backend, dtype, size, tables):
     assert_close(embed_layer_norm(*args, backend=backend), reference.embed_layer_norm(*args))
 
 
+def test_views_are_read_as_they_are(backend):
+    ids = torch.randint(0, 50, (90, 2), dtype=torch.int32)
+    table = torch.randn(16, 50).T
+    weight = torch.ones(1).expand(16)
+    args = (ids[:, 0], None, None, table, None, None, weight, weight, 1e-12)
+    assert_close(embed_layer_norm(*args, backend=backend), reference.embed_layer_norm(*args))
+    x = torch.randn(16, 30).T
+    normed, _ = add_layer_norm(x, x, weight, weight, 1e-12, backend=backend)
+    assert_close(normed, reference.add_layer_norm(x, x, weight, weight, 1e-12)[0])
+
+
 def test_no_rows(backend):
     normed, total = add_layer_norm(
         torch.zeros(0, 8), None, torch.ones(8), None, 1e-5, backend=backend
@@ -76,5 +87,7 @@ def test_refusals():
     ids = torch.tensor([0, 5], dtype=torch.int32)
     with pytest.raises(IndexError, match=r"token_ids spans 0..5, its table has 5 rows"):
         embed_layer_norm(ids, None, None, torch.randn(5, 8), None, None, ones, None, 1e-5)
+    with pytest.raises(ValueError, match="type_table has no rows"):
+        embed_layer_norm(ids, None, None, torch.randn(6, 8), None, torch.randn(0, 8), ones, None, 1)
     with pytest.raises(ValueError, match="positions and position_table must come together"):
         embed_layer_norm(ids, ids, None, torch.randn(6, 8), None, None, ones, None, 1e-5)

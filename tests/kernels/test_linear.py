@@ -60,7 +60,7 @@ def test_activation(backend, activation, gated):
 
 @pytest.mark.parametrize("activation", ["gelu", "gelu_tanh", "silu", "relu", "tanh"])
 def test_activation_at_extremes(backend, activation):
-    x = torch.tensor([-1e30, -90.0, -6.5, -1e-30, 0.0, 1e-30, 6.5, 90.0, 1e30])[:, None]
+    x = torch.tensor([-3e38, -1e30, -90.0, -6.5, -1e-30, 0.0, 1e-30, 6.5, 90.0, 1e30])[:, None]
     packed = pack_linear(torch.ones(1, 1), backend=backend)
     actual = linear(x, packed, activation=activation)[:, 0]
     expected = reference.ACTIVATIONS[activation](x[:, 0].double())
@@ -97,6 +97,8 @@ def test_strided_rows(backend):
 
 def test_refusals():
     packed = pack_linear(torch.randn(4, 8))
+    with pytest.raises(ValueError, match="rows of x must be contiguous"):
+        linear(torch.randn(8, 4).T, packed)
     with pytest.raises(ValueError, match=r"x has shape \[2, 9\], expected \[T, 8\]"):
         linear(torch.randn(2, 9), packed)
     with pytest.raises(ValueError, match=r"x is torch.bfloat16, expected torch.float32"):

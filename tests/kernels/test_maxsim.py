@@ -82,6 +82,27 @@ def test_order_and_company_do_not_move_bits(backend, dtype):
         assert torch.equal(shuffled, scores[order])
 
 
+def test_more_documents_than_one_task(backend):
+    lengths = [0, 0, 700, 1500, 3, 1, 0, 900, *[5] * 200, 0, 0]
+    query, docs = torch.randn(7, 16), torch.randn(sum(lengths), 16)
+    scores = maxsim(query, docs, cu_seqlens(lengths, torch.int64), backend=backend)
+    np.testing.assert_allclose(scores.numpy(), definition(query, docs, lengths), rtol=1e-5)
+
+
+def test_default_dtype_does_not_matter(backend):
+    query, docs = torch.randn(7, 16), torch.randn(400, 16)
+    cu = cu_seqlens([1] * 400, torch.int64)
+    expected = maxsim(query, docs, cu, backend=backend)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float16)
+    try:
+        actual = maxsim(query, docs, cu, backend=backend)
+    finally:
+        torch.set_default_dtype(before)
+    assert actual.dtype == torch.float32
+    assert torch.equal(actual, expected)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("token", [0, 11, 12, 39])
 def test_not_finite(backend, value, token):

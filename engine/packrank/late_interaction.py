@@ -1,9 +1,8 @@
 """Late interaction: a vector for every token, and MaxSim between query and documents."""
 
 import os
-import threading
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 
 import numpy as np
@@ -11,25 +10,25 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from packrank import request
-from packrank.arguments import check_count, check_str, listed_texts
-from packrank.colbert import Dense, Expansion, Settings, Side, encoder_folder, read_settings
+from packrank.arguments import check_count, check_str, listed, listed_texts
 from packrank.device import choose_device
 from packrank.errors import InputError, PairError
 from packrank.hub import resolve
+from packrank.late_folder import encoder_folder
+from packrank.late_formats import read_settings
+from packrank.late_settings import Settings
 from packrank.models import load_model
-from packrank.models.base import Parameters
-from packrank.request import Int32, Ranked
-from packrank.runner import Runner
-from packrank.tokenizer import Tokenizer, check_text
-from packrank.weights import Weights
+from packrank.pairs import texts_of
+from packrank.request import Ranked
+from packrank.runner import DEFAULT_BUDGET_TOKENS, Runner
+from packrank.token_vectors import Projection, TokenVectors
+from packrank.tokenizer import Tokenizer
 from packrank_kernels import maxsim
 
-# Most tokens of a pack where the caller does not say; as for cross-encoders.
-_BUDGET_TOKENS = 4096
+# Pairs whose documents' vectors are held at once: 256 * 180 tokens * 128 floats are 24 MB.
+_PAIRS_AT_ONCE = 256
 
-# Texts whose hidden states are held at once: they are wider than the vectors they become.
-_TEXTS_AT_ONCE = 256
+_Pair = tuple[int, str, str]  # its place, query, document
 
 
 class LateInteraction:
@@ -75,48 +74,63 @@ class LateInteraction:
         check_count("budget_tokens", budget_tokens)
         folder = resolve(model)
         encoder = encoder_folder(folder)
-        self._tokenizer = Tokenizer.from_folder(encoder)
+        tokenizer = Tokenizer.from_folder(encoder)
         loaded = load_model(encoder, device=chosen_device, dtype=chosen_dtype, head=False)
         self.settings: Settings = read_settings(
-            folder, self._tokenizer, loaded.hidden_size, loaded.config.max_length
+            folder, tokenizer, loaded.hidden_size, loaded.config.max_length
         )
-        self._runner = Runner(loaded, budget_tokens or _BUDGET_TOKENS)
-        self._projection = [
-            _Projection(dense, loaded.device, loaded.dtype) for dense in self.settings.projection
+        settings = self.settings
+        runner = Runner(loaded, budget_tokens or DEFAULT_BUDGET_TOKENS)
+        projection = [
+            Projection(dense, loaded.device, loaded.dtype) for dense in settings.projection
         ]
-        self._num_tokens = 0
-        self._counting = threading.Lock()
+        self._queries = TokenVectors(
+            "query",
+            tokenizer,
+            runner,
+            settings.query,
+            settings.expansion,
+            projection,
+            settings.normalize,
+        )
+        self._documents = TokenVectors(
+            "document", tokenizer, runner, settings.document, None, projection, settings.normalize
+        )
 
     @property
     def num_tokens(self) -> int:
         """Tokens that have gone through the model so far, special ones included."""
-        return self._num_tokens
+        return self._queries.num_tokens + self._documents.num_tokens
 
     def encode_queries(self, texts: Sequence[str]) -> list[Tensor]:
-        """One [Q, D] tensor a query, on the model's device and in its dtype.
+        """One [Q, D] tensor a query, on the model's device and in its dtype; equal texts share one.
 
         Raises:
-            InputError: a text is not a string, or no valid Unicode.
+            InputError: a text is not a string, or cannot be encoded; the message gives its place.
         """
         every = listed_texts("queries", texts)
-        for text in every:
-            check_text(text)
-        return self._encode(every, self.settings.query, self.settings.expansion)
+        vectors, failures = self._queries.encode(every)
+        for index, text in enumerate(every):
+            if text in failures:
+                raise InputError(f"queries[{index}]: {failures[text]}")
+        return [vectors[text] for text in every]
 
     def encode_documents(self, texts: Sequence[str]) -> list[Tensor]:
         """One [L, D] tensor a document, on the model's device and in its dtype.
 
+        L is 0 where every token is one that is not scored. Equal texts share a tensor; else each
+        has memory of its own, so that keeping a few keeps no others alive.
+
         Raises:
             InputError: a text is not a string.
-            PairError: a text is no valid Unicode; `.index` says which.
+            PairError: a text cannot be encoded; `.index` says which.
         """
         every = listed_texts("documents", texts)
+        vectors, failures = self._documents.encode(every)
         for index, text in enumerate(every):
-            try:
-                check_text(text)
-            except InputError as error:
-                raise PairError(index, str(error)) from None
-        return self._encode(every, self.settings.document, None)
+            if text in failures:
+                raise PairError(index, failures[text])
+        return [vectors[text] for text in every]
 
     def similarity(self, query: Tensor, documents: Sequence[Tensor]) -> NDArray[np.float32]:
         """Scores of documents whose vectors are at hand.
@@ -146,126 +160,127 @@ class LateInteraction:
             top_k: how many to return; all if None.
 
         Returns:
-            Best first; equal scores in the order given. Empty for no documents.
+            Best first; equal scores in the order given. Empty for no documents. A document without
+            vectors scores -inf.
 
         Raises:
-            InputError: an argument of the wrong kind.
-            PairError: a document cannot be scored; `.index` says which.
+            InputError: an argument of the wrong kind, or a query that cannot be encoded.
+            PairError: a document cannot be scored; `.index` says which. `try_rank` goes on.
+        """
+        ranking, failures = self.try_rank(query, documents, top_k)
+        _raise_first(failures)
+        return ranking
+
+    def try_rank(
+        self, query: str, documents: Sequence[str], top_k: int | None = None
+    ) -> tuple[list[Ranked], dict[int, str]]:
+        """Documents by their score for a query, and why the others have none.
+
+        Args:
+            query: any string.
+            documents: any strings.
+            top_k: how many to return; all if None.
+
+        Returns:
+            The ranking, as from `rank`, of the documents that can be scored; and index -> reason
+            of the others.
+
+        Raises:
+            InputError: an argument of the wrong kind, or a query that cannot be encoded.
         """
         check_count("top_k", top_k)
         check_str("query", query)
         texts = listed_texts("documents", documents)
-        scores, failures = self.try_score([(query, text) for text in texts])
-        if failures:
-            raise PairError(*next(iter(failures.items())))
-        best = np.argsort(-scores, kind="stable")[:top_k].tolist()
-        return [Ranked(index, float(scores[index]), texts[index]) for index in best]
+        queries, broken = self._queries.encode([query])
+        if broken:
+            raise InputError(broken[query])
+        scores = np.full(len(texts), np.nan, dtype=np.float32)
+        failures: dict[int, str] = {}
+        for run in _runs([(index, query, text) for index, text in enumerate(texts)]):
+            self._score_run(run, queries, scores, failures)
+        order = np.argsort(-scores, kind="stable").tolist()
+        best = [index for index in order if index not in failures][:top_k]
+        ranking = [Ranked(index, float(scores[index]), texts[index]) for index in best]
+        return ranking, dict(sorted(failures.items()))
+
+    def score(self, pairs: Sequence[tuple[str, str]]) -> NDArray[np.float32]:
+        """Score pairs of query and document.
+
+        Args:
+            pairs: N (query, document) pairs of strings.
+
+        Returns:
+            [N] float32, in the order of `pairs`; -inf for a document without vectors.
+
+        Raises:
+            PairError: a pair cannot be scored; `.index` says which. `try_score` goes on.
+            InputError: `pairs` is no sequence.
+        """
+        scores, failures = self.try_score(pairs)
+        _raise_first(failures)
+        return scores
 
     def try_score(
         self, pairs: Sequence[tuple[str, str]]
     ) -> tuple[NDArray[np.float32], dict[int, str]]:
         """Score pairs, and say of those that cannot be scored why.
 
-        A query is encoded once for every run of pairs that has it; documents' vectors are held
-        a few hundred at a time.
+        Pairs are taken a few hundred at a time; a text that several of those share is encoded once.
 
         Args:
             pairs: N (query, document) pairs of strings.
 
         Returns:
-            [N] float32, NaN for pairs that failed; and index -> reason of those.
+            [N] float32, as from `score`, NaN for pairs that failed; and index -> reason of those.
+
+        Raises:
+            InputError: `pairs` is no sequence. What is wrong with a pair is the reason it failed.
         """
-        scores = np.full(len(pairs), np.nan, dtype=np.float32)
+        every = listed("pairs", pairs, "(query, document) pairs")
+        scores = np.full(len(every), np.nan, dtype=np.float32)
         failures: dict[int, str] = {}
-        for start in range(0, len(pairs), _TEXTS_AT_ONCE):
-            by_query: dict[str, list[int]] = defaultdict(list)
-            for index, pair in enumerate(pairs[start : start + _TEXTS_AT_ONCE], start):
-                try:
-                    for text in pair:
-                        check_text(text)
-                except InputError as error:
-                    failures[index] = str(error)
-                else:
-                    by_query[pair[0]].append(index)
-            queries = self.encode_queries(list(by_query))
-            for query, indices in zip(queries, by_query.values(), strict=True):
-                vectors = self.encode_documents([pairs[index][1] for index in indices])
-                scores[indices] = self.similarity(query, vectors)
-        for index in np.flatnonzero(~np.isfinite(scores)).tolist():
-            failures.setdefault(index, "its score is not a finite number")
-            scores[index] = np.nan
+        sound: list[_Pair] = []
+        for index, pair in enumerate(every):
+            try:
+                sound.append((index, *texts_of(pair)))
+            except InputError as error:
+                failures[index] = str(error)
+        for run in _runs(sound):
+            queries, broken = self._queries.encode(query for _, query, _ in run)
+            failures.update((i, broken[query]) for i, query, _ in run if query in broken)
+            known = [pair for pair in run if pair[1] in queries]
+            self._score_run(known, queries, scores, failures)
         return scores, dict(sorted(failures.items()))
 
-    def _encode(self, texts: list[str], side: Side, expansion: Expansion | None) -> list[Tensor]:
-        vectors: list[Tensor] = []
-        for start in range(0, len(texts), _TEXTS_AT_ONCE):
-            part = [side.prompt + text for text in texts[start : start + _TEXTS_AT_ONCE]]
-            ids = [self._lay_out(ids, side) for ids in self._tokenizer.encode(part)]
-            num_keys = None
-            if expansion is not None:
-                expanded = [_expand(tokens, expansion) for tokens in ids]
-                if not expansion.attend:
-                    num_keys = np.array([len(tokens) for tokens in ids], dtype=np.int32)
-                ids = expanded
-            vectors += self._vectors(ids, num_keys, side.skipped)
-        return vectors
-
-    def _lay_out(self, ids: Int32, side: Side) -> Int32:
-        """[L] int32: special tokens, marker and as many of a text's tokens as fit."""
-        if side.marker is None:
-            return self._tokenizer.single(ids, side.max_length, "longest_first").token_ids
-        tokens = self._tokenizer.single(ids, side.max_length - 1, "longest_first").token_ids
-        return np.insert(tokens, 1, side.marker)
-
-    def _vectors(
-        self, ids: list[Int32], num_keys: Int32 | None, skipped: frozenset[int]
-    ) -> list[Tensor]:
-        sequences = [request.Sequence(tokens, np.zeros_like(tokens)) for tokens in ids]
-        states = torch.cat(self._runner.hidden_states(sequences, num_keys))
-        lengths = [len(tokens) for tokens in ids]
-        with self._counting:
-            self._num_tokens += sum(lengths)
-        if skipped:
-            kept = [~np.isin(tokens, list(skipped)) for tokens in ids]
-            states = states[torch.from_numpy(np.concatenate(kept)).to(states.device)]
-            lengths = [int(mask.sum()) for mask in kept]
-        for layer in self._projection:
-            states = layer(states)
-        if self.settings.normalize:
-            states = normalize(states)
-        ends = list(accumulate(lengths))
-        return [states[end - length : end] for end, length in zip(ends, lengths, strict=True)]
+    def _score_run(
+        self,
+        run: list[_Pair],
+        queries: dict[str, Tensor],
+        scores: NDArray[np.float32],
+        failures: dict[int, str],
+    ) -> None:
+        """Fill in the scores, or failures, of a run of pairs whose queries are encoded."""
+        documents, broken = self._documents.encode(document for _, _, document in run)
+        by_query: dict[str, list[tuple[int, Tensor]]] = defaultdict(list)
+        for index, query, document in run:
+            if document in broken:
+                failures[index] = broken[document]
+            else:
+                by_query[query].append((index, documents[document]))
+        for query, found in by_query.items():
+            values = self.similarity(queries[query], [vectors for _, vectors in found])
+            for (index, vectors), value in zip(found, values, strict=True):
+                if np.isfinite(value) or not len(vectors):
+                    scores[index] = value
+                else:
+                    failures[index] = "its score is not a finite number"
 
 
-class _Projection:
-    """A `Dense` with its weights."""
-
-    def __init__(self, dense: Dense, device: torch.device, dtype: torch.dtype) -> None:
-        parameters = Parameters(Weights.open(dense.folder), "", device, dtype)
-        sizes = (dense.in_features, dense.out_features)
-        self._linear = parameters.linear(
-            "linear", *sizes, bias=dense.bias, activation=dense.activation
-        )
-        self._adds_input = dense.residual
-        self._residual = None
-        if dense.residual and dense.in_features != dense.out_features:
-            self._residual = parameters.linear("residual", *sizes, bias=False)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """[T, in_features] -> [T, out_features]."""
-        y = self._linear(x)
-        if not self._adds_input:
-            return y
-        return y + (x if self._residual is None else self._residual(x))
+def _runs(pairs: list[_Pair]) -> Iterator[list[_Pair]]:
+    for start in range(0, len(pairs), _PAIRS_AT_ONCE):
+        yield pairs[start : start + _PAIRS_AT_ONCE]
 
 
-def normalize(x: Tensor) -> Tensor:
-    """Rows of x [T, D] at length 1, rows of zeros as they are; float32 inside, dtype of x out."""
-    wide = x.float()
-    norms: Tensor = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
-    return (wide / norms.clamp_min(1e-12)).to(x.dtype)
-
-
-def _expand(tokens: Int32, expansion: Expansion) -> Int32:
-    missing = max(expansion.length - len(tokens), 0)
-    return np.append(tokens, np.full(missing, expansion.token_id, dtype=np.int32))
+def _raise_first(failures: dict[int, str]) -> None:
+    for index, reason in failures.items():
+        raise PairError(index, reason)

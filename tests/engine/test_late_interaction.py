@@ -1,4 +1,4 @@
-"""Late interaction against sentence-transformers' MultiVectorEncoder, and plain transformers."""
+"""Rankings and scores of late interaction, and what it refuses; see test_token_vectors too."""
 
 import json
 import string
@@ -9,60 +9,19 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from safetensors.torch import load_file, save_file
-from sentence_transformers import MultiVectorEncoder
-from sentence_transformers.base.modules import Normalize
-from sentence_transformers.base.modules.dense import Dense
-from sentence_transformers.base.modules.transformer import Transformer
-from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
-from torch import Tensor, nn
+from safetensors.torch import save_file
 
-from packrank.errors import InputError
-from packrank.late_interaction import LateInteraction, normalize
-from packrank_kernels.testing import assert_close
+from packrank import cli, token_vectors
+from packrank.errors import InputError, PairError
+from packrank.late_interaction import LateInteraction
+from packrank.models import MODELS
 
-HIDDEN = 24
-SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[unused0]", "[unused1]"]
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[Q]", "[D]"]
 LETTERS = [*string.ascii_lowercase, *(f"##{c}" for c in string.ascii_lowercase)]
-VOCAB = [*SPECIAL, *string.punctuation, *LETTERS, "query", "document", "the", "sea"]
+VOCAB = [*SPECIAL, *string.punctuation, *LETTERS, "the", "sea"]
 
 QUERIES = ["the sea", "", "a longer query, of more words than the others have", "sea? the sea!"]
-DOCUMENTS = [
-    "the sea, the sea.",
-    "",
-    "?!...",
-    "x",
-    "a document that goes on and on; longer than the limit (or so) of most settings " * 2,
-    "the sea, the sea.",
-]
-
-
-def save_tokenizer(folder: Path, *added: str, max_length: int = 60) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "vocab.txt").write_text("\n".join(VOCAB))
-    tokenizer = transformers.BertTokenizerFast(
-        vocab=str(folder / "vocab.txt"), do_lower_case=True, model_max_length=max_length
-    )
-    tokenizer.add_tokens(list(added))
-    tokenizer.save_pretrained(folder)
-
-
-def save_encoder(folder: Path, family: str = "bert", num_added: int = 0) -> None:
-    config = {
-        "vocab_size": len(VOCAB) + num_added,
-        "hidden_size": HIDDEN,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 3,
-        "intermediate_size": 40,
-        "max_position_embeddings": 64,
-        "pad_token_id": 0,
-        "initializer_range": 0.3,
-    }
-    if family == "bert":
-        model = transformers.BertModel(transformers.BertConfig(**config))
-    else:
-        model = transformers.RobertaModel(transformers.RobertaConfig(**config))
-    model.save_pretrained(folder)
+DOCUMENTS = ["the sea, the sea.", "", "?!...", "x", "a document that goes on and on; " * 9, "?!..."]
 
 
 def write(path: Path, content: object) -> None:
@@ -70,183 +29,64 @@ def write(path: Path, content: object) -> None:
     path.write_text(json.dumps(content))
 
 
-def edit(path: Path, **changes: object) -> None:
-    write(path, json.loads(path.read_text()) | changes)
+def save_encoder(folder: Path, *added: str) -> None:
+    """A BERT, and its tokenizer with tokens that it does not know."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.txt").write_text("\n".join(VOCAB))
+    tokenizer = transformers.BertTokenizerFast(vocab=str(folder / "vocab.txt"))
+    tokenizer.add_tokens(list(added))
+    tokenizer.save_pretrained(folder)
+    config = transformers.BertConfig(
+        vocab_size=len(VOCAB),
+        hidden_size=24,
+        num_hidden_layers=1,
+        num_attention_heads=3,
+        intermediate_size=40,
+        max_position_embeddings=64,
+        initializer_range=0.3,
+    )
+    transformers.BertModel(config).save_pretrained(folder)
 
 
-def stanford(folder: Path, **metadata: object) -> None:
-    save_tokenizer(folder)
+def save_pylate(folder: Path, **config: object) -> None:
     save_encoder(folder)
-    weights = load_file(folder / "model.safetensors")
-    weights = {f"bert.{name}": value for name, value in weights.items()}
-    weights["linear.weight"] = torch.randn(8, HIDDEN)
-    save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    edit(folder / "config.json", architectures=["HF_ColBERT"])
-    lengths = {"query_maxlen": 14, "doc_maxlen": 30}
-    write(folder / "artifact.metadata", {"dim": 8} | lengths | metadata)
-
-
-def pylate(folder: Path, *dense: Dense, family: str = "bert", **config: object) -> None:
-    save_tokenizer(folder, "[Q] ", "[D] ")
-    save_encoder(folder, family, num_added=2)
-    write(folder / "sentence_bert_config.json", {"max_seq_length": 11, "do_lower_case": False})
-    modules = [{"name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}]
-    for i, layer in enumerate(dense or (Dense(HIDDEN, 8, False, nn.Identity()),), start=1):
-        path = folder / f"{i}_Dense"
-        path.mkdir()
-        layer.save(str(path))
-        # PyLate's layers did not always say what they work on.
-        unnamed = json.loads((path / "config.json").read_text())
-        unnamed = {key: value for key, value in unnamed.items() if not key.startswith("module_")}
-        write(path / "config.json", unnamed)
-        modules.append({"name": str(i), "path": path.name, "type": "pylate.models.Dense.Dense"})
-    write(folder / "modules.json", modules)
-    kind = {"model_type": "ColBERT", "query_prefix": "[Q] ", "document_prefix": "[D] "}
+    kinds = {"": "sentence_transformers.models.Transformer", "1_Dense": "pylate.models.Dense.Dense"}
+    write(folder / "modules.json", [{"path": path, "type": kind} for path, kind in kinds.items()])
+    sizes = {"in_features": 24, "out_features": 8, "bias": False}
+    write(folder / "1_Dense/config.json", sizes)
+    save_file({"linear.weight": torch.randn(8, 24)}, folder / "1_Dense/model.safetensors")
+    kind = {"model_type": "ColBERT", "query_prefix": "[Q]", "document_prefix": "[D]"}
     lengths = {"query_length": 16, "document_length": 40}
     write(folder / "config_sentence_transformers.json", kind | lengths | config)
 
 
-def multi_vector(
-    folder: Path,
-    *,
-    prompts: dict[str, str] | None = None,
-    similarity: str = "maxsim",
-    mask: MultiVectorMask | None = None,
-    **transformer: object,
-) -> None:
-    backbone = folder.with_name("backbone")
-    save_tokenizer(backbone)
-    save_encoder(backbone)
-    modules = [
-        Transformer(str(backbone), **transformer),
-        Dense(HIDDEN, 8, False, nn.Identity(), module_input_name="token_embeddings"),
-        mask or MultiVectorMask(),
-        Normalize(module_input_name="token_embeddings"),
-    ]
-    model = MultiVectorEncoder(
-        modules=modules, prompts=prompts, similarity_fn_name=similarity, device="cpu"
-    )
-    model.save_pretrained(str(folder))
-
-
-def expansion(strategy: str, **more: object) -> dict[str, object]:
-    return {"strategy": strategy, "length": 12, **more}
-
-
-CASES: dict[str, Callable[[Path], None]] = {
-    "stanford": lambda f: stanford(f),
-    "stanford-attend": lambda f: stanford(f, attend_to_mask_tokens=True),
-    "stanford-punctuation": lambda f: stanford(f, mask_punctuation=False),
-    "pylate": lambda f: pylate(f),
-    "pylate-attend": lambda f: pylate(f, attend_to_expansion_tokens=True),
-    "pylate-roberta": lambda f: pylate(f, family="roberta"),
-    "pylate-no-expansion": lambda f: pylate(f, do_query_expansion=False),
-    "pylate-no-prefix": lambda f: pylate(f, query_prefix="", document_prefix=""),
-    "pylate-word-prefix": lambda f: pylate(f, query_prefix="query ", document_prefix="[unused1] "),
-    "pylate-text-prefix": lambda f: pylate(f, query_prefix="ask: ", document_prefix="tell: "),
-    "pylate-prompts": lambda f: pylate(f, prompts={"query": "the ", "document": "[D] a "}),
-    "pylate-skiplist": lambda f: pylate(f, skiplist_words=["the", "nowhere", "x"]),
-    "pylate-stack": lambda f: pylate(
-        f,
-        Dense(HIDDEN, 20, True, nn.GELU(), use_residual=True),
-        Dense(20, 20, True, nn.Tanh(), use_residual=True),
-        Dense(20, 8, False, nn.Identity()),
-    ),
-    "multi-vector": lambda f: multi_vector(f),
-    "multi-vector-lengths": lambda f: multi_vector(f, query_length=9, document_length=17),
-    "multi-vector-prompts": lambda f: multi_vector(
-        f, prompts={"query": "query the ", "document": "document: "}
-    ),
-    "multi-vector-fixed": lambda f: multi_vector(f, query_expansion=expansion("fixed")),
-    "multi-vector-min": lambda f: multi_vector(f, query_expansion=expansion("min", attend=True)),
-    "multi-vector-min-cut": lambda f: multi_vector(
-        f, query_expansion=expansion("min", token="sea"), query_length=15
-    ),
-    "multi-vector-skiplist": lambda f: multi_vector(
-        f, mask=MultiVectorMask(["the", ","], skiplist_tasks=["query", "document"])
-    ),
-    "multi-vector-mean": lambda f: multi_vector(f, similarity="meanmaxsim"),
-}
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(1)
+    path = tmp_path_factory.mktemp("models") / "pylate"
+    save_pylate(path)
+    return path
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The folder of a case, built when first asked for."""
-    built: dict[str, Path] = {}
-
-    def get(case: str) -> Path:
-        if case not in built:
-            torch.manual_seed(1)
-            built[case] = tmp_path_factory.mktemp("models") / case
-            CASES[case](built[case])
-        return built[case]
-
-    return get
+def model(folder: Path) -> LateInteraction:
+    return LateInteraction(folder, device="cpu")
 
 
-Folders = Callable[[str], Path]
+@pytest.fixture
+def skipping(tmp_path: Path) -> Path:
+    """A model that scores no token of "?", nor of any document of such tokens."""
+    save_pylate(tmp_path / "skipping", skiplist_words=["[CLS]", "[D]", "[SEP]", "?"])
+    return tmp_path / "skipping"
 
 
-def assert_same_vectors(ours: list[Tensor], theirs: list[Tensor]) -> None:
-    assert [len(vectors) for vectors in ours] == [len(vectors) for vectors in theirs]
-    for a, b in zip(ours, theirs, strict=True):
-        assert_close(a, b, 1e-5)
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_vectors_and_scores_are_those_of_sentence_transformers(folders: Folders, case: str) -> None:
-    oracle = MultiVectorEncoder(str(folders(case)), device="cpu")
-    model = LateInteraction(folders(case), device="cpu")
-    queries, documents = model.encode_queries(QUERIES), model.encode_documents(DOCUMENTS)
-    their_queries, their_documents = oracle.encode_query(QUERIES), oracle.encode_document(DOCUMENTS)
-    assert_same_vectors(queries, their_queries)
-    assert_same_vectors(documents, their_documents)
-    scores = np.stack([model.similarity(query, documents) for query in queries])
-    expected = oracle.similarity(their_queries, their_documents)
-    assert_close(torch.from_numpy(scores), expected, 1e-5)
-
-
-def test_any_encoder_gives_its_hidden_states_at_length_one(tmp_path: Path) -> None:
-    save_tokenizer(tmp_path, max_length=25)
-    save_encoder(tmp_path)
-    pooling = {"path": "1_Pooling", "type": "sentence_transformers.models.Pooling"}
-    transformer = {"path": "", "type": "sentence_transformers.models.Transformer"}
-    write(tmp_path / "modules.json", [transformer, pooling])
-    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
-    oracle = transformers.BertModel.from_pretrained(tmp_path)
-    model = LateInteraction(tmp_path, device="cpu")
-    for texts, encode in ((QUERIES, model.encode_queries), (DOCUMENTS, model.encode_documents)):
-        expected = []
-        for text in texts:
-            inputs = tokenizer(text, truncation=True, return_tensors="pt")
-            with torch.no_grad():
-                states = oracle(**inputs).last_hidden_state[0]
-            expected.append(states / states.norm(dim=1, keepdim=True))
-        assert max(len(states) for states in expected) == 25, "one of them was cut"
-        assert_same_vectors(encode(texts), expected)
-
-
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("case", ["stanford", "pylate-stack"])
-def test_company_changes_no_bit(folders: Folders, case: str, dtype: str) -> None:
-    texts = [" ".join(DOCUMENTS[i % 5].split()[: i % 13]) for i in range(40)]
-    together = LateInteraction(folders(case), device="cpu", dtype=dtype)
-    alone = LateInteraction(folders(case), device="cpu", dtype=dtype, budget_tokens=1)
-    for encode in ("encode_queries", "encode_documents"):
-        packed = getattr(together, encode)(texts)
-        for i, text in enumerate(texts):
-            assert torch.equal(packed[i], getattr(alone, encode)([text])[0]), (encode, i)
-
-
-def test_order_of_documents_changes_no_score(folders: Folders) -> None:
-    model = LateInteraction(folders("pylate"), device="cpu")
+def test_order_of_documents_changes_no_score(model: LateInteraction) -> None:
     forward = model.rank("the sea", DOCUMENTS)
     backward = model.rank("the sea", DOCUMENTS[::-1])
     assert {(r.document, r.score) for r in forward} == {(r.document, r.score) for r in backward}
 
 
-def test_rank_is_best_first_ties_by_index_and_cut_to_top_k(folders: Folders) -> None:
-    model = LateInteraction(folders("pylate"), device="cpu")
+def test_rank_is_best_first_ties_by_index_and_cut_to_top_k(model: LateInteraction) -> None:
     ranked = model.rank("the sea", DOCUMENTS)
     assert sorted(r.index for r in ranked) == list(range(len(DOCUMENTS)))
     assert all(r.document == DOCUMENTS[r.index] for r in ranked)
@@ -258,51 +98,121 @@ def test_rank_is_best_first_ties_by_index_and_cut_to_top_k(folders: Folders) -> 
     assert model.rank("the sea", []) == []
 
 
-def test_a_document_of_skipped_tokens_keeps_its_special_ones(folders: Folders) -> None:
-    model = LateInteraction(folders("stanford"), device="cpu")
-    punctuation, empty = model.encode_documents(["?!...", ""])
-    assert len(punctuation) == len(empty) == 3  # [CLS] [D] [SEP]
-    assert np.isfinite(model.similarity(model.encode_queries([""])[0], [punctuation, empty])).all()
+def test_a_document_without_vectors_is_last(skipping: Path) -> None:
+    documents = ["??", "the", "?", "sea"]
+    for budget in (1, 4096):
+        model = LateInteraction(skipping, device="cpu", budget_tokens=budget)
+        assert [len(vectors) for vectors in model.encode_documents(documents)] == [0, 1, 0, 1]
+        ranking, failures = model.try_rank("sea", documents)
+        assert [r.index for r in ranking][2:] == [0, 2]
+        assert [r.score for r in ranking][2:] == [-np.inf, -np.inf]
+        assert (ranking, failures) == (model.rank("sea", documents), {})
+        scores, failures = model.try_score([("sea", document) for document in documents])
+        assert np.isneginf(scores).tolist() == [True, False, True, False]
+        assert not failures
+    assert model.similarity(model.encode_queries(["sea"])[0], []).shape == (0,)
 
 
-def test_a_document_without_vectors_is_last(folders: Folders) -> None:
-    model = LateInteraction(folders("pylate"), device="cpu")
-    query, document = model.encode_queries(["the"])[0], model.encode_documents(["the"])[0]
-    assert model.similarity(query, [document[:0], document])[0] == -np.inf
-    assert model.similarity(query, []).shape == (0,)
+def test_a_score_of_minus_infinity_is_null_in_json(
+    skipping: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pairs, documents, out = (tmp_path / name for name in ("pairs.jsonl", "texts.txt", "out.jsonl"))
+    write(pairs, {"query": "sea", "document": "?"})
+    documents.write_text("?\nsea\n")
+    assert not cli.main(["score", str(skipping), str(pairs), "--output", str(out), "--quiet"])
+    assert json.loads(out.read_text()) == {"line": 1, "score": None}
+    query = ["--query", "sea", "--documents", str(documents), "--json"]
+    assert not cli.main(["rank", str(skipping), *query])
+    first, last = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (first["line"], last) == (2, {"rank": 2, "score": None, "line": 1, "text": "?"})
 
 
-def test_more_texts_than_run_at_once(folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = LateInteraction(folders("pylate"), device="cpu")
-    expected = model.encode_documents(DOCUMENTS)
-    monkeypatch.setattr("packrank.late_interaction._TEXTS_AT_ONCE", 4)
-    for a, b in zip(model.encode_documents(DOCUMENTS), expected, strict=True):
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_score_that_is_no_finite_number_fails_alone(
+    model: LateInteraction, monkeypatch: pytest.MonkeyPatch, value: float
+) -> None:
+    broken = np.array([1, value, 2], dtype=np.float32)
+    monkeypatch.setattr(model, "similarity", lambda query, documents: broken)
+    failures = {1: "its score is not a finite number"}
+    scores, reasons = model.try_score([("the", document) for document in "abc"])
+    np.testing.assert_array_equal(scores, [1, np.nan, 2])
+    assert reasons == failures
+    ranking, reasons = model.try_rank("the", list("abc"))
+    assert [r.index for r in ranking] == [2, 0]
+    assert reasons == failures
+    with pytest.raises(PairError, match="pair 1: its score"):
+        model.rank("the", list("abc"))
+
+
+def test_broken_documents_are_left_out_by_name(model: LateInteraction) -> None:
+    texts = ["x", "\udc00", "the sea", "\ud800"]
+    ranking, failures = model.try_rank("the sea", texts)
+    sound = model.rank("the sea", ["x", "the sea"])
+    assert [(r.document, r.score) for r in ranking] == [(r.document, r.score) for r in sound]
+    assert all(texts[r.index] == r.document for r in ranking)
+    assert list(failures) == [1, 3]
+    assert all("lone surrogate" in reason for reason in failures.values())
+    assert model.try_rank("the sea", texts, top_k=1) == (ranking[:1], failures)
+
+
+def test_pairs_that_cannot_be_scored_fail_alone(model: LateInteraction) -> None:
+    pairs = [("the", "sea"), "ab", ("a", "b", "c"), ("\ud800", "x"), ("x", None), ["x", "x"]]
+    scores, failures = model.try_score(pairs)  # type: ignore[arg-type]
+    assert np.isnan(scores).tolist() == [False, True, True, True, True, False]
+    assert list(failures) == [1, 2, 3, 4]
+    for index, reason in ((1, "is a str"), (2, "tuple of 3"), (3, "surrogate"), (4, "NoneType")):
+        assert reason in failures[index]
+    good = [("the", "sea"), ("x", "x")]
+    np.testing.assert_array_equal(model.score(good), scores[[0, 5]])
+    with pytest.raises(PairError, match=r"pair 1: .* expected \(query, document\)"):
+        model.score([*good[:1], "ab"])  # type: ignore[list-item]
+
+
+def test_a_token_that_the_model_does_not_know_fails_alone(tmp_path: Path) -> None:
+    save_encoder(tmp_path, "novel")
+    model = LateInteraction(tmp_path, device="cpu")
+    reason = f"holds token {len(VOCAB)}, and the model knows {len(VOCAB)}; is the tokenizer"
+    ranking, failures = model.try_rank("sea", ["the sea", "a novel"])
+    assert [r.index for r in ranking] == [0]
+    assert failures[1].startswith(f"the document {reason}")
+    _, failures = model.try_score([("novel", "sea"), ("sea", "sea")])
+    assert [*failures] == [0]
+    assert failures[0].startswith(f"the query {reason}")
+    with pytest.raises(InputError, match=rf"^the query {reason}"):
+        model.rank("a novel", ["sea"])
+
+
+def test_pairs_of_distinct_queries_share_packs(
+    model: LateInteraction, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bert = MODELS["BertForSequenceClassification"]
+    run, passes = bert.hidden_states, []
+    monkeypatch.setattr(bert, "hidden_states", lambda *a: passes.append(a) or run(*a))
+    texts = [f"{a}{b}" for a in "abcdefghij" for b in "abcdefghij"]
+    scores = model.score([(text, text[::-1]) for text in texts])
+    assert len(passes) == 2
+    one_by_one = [model.rank(text, [text[::-1]])[0].score for text in texts[:20]]
+    assert scores[:20].tolist() == one_by_one
+
+
+def test_a_text_is_encoded_once(model: LateInteraction) -> None:
+    before = model.num_tokens
+    model.score([(query, document) for query in ("x", "the") for document in ("sea", "?!", "sea")])
+    expected = 2 * 16 + 4 + 5  # expanded queries, [CLS] [D] sea [SEP], [CLS] [D] ? ! [SEP]
+    assert model.num_tokens - before == expected
+
+
+def test_more_texts_and_pairs_than_run_at_once(
+    model: LateInteraction, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vectors, ranking = model.encode_documents(DOCUMENTS), model.rank("the sea", DOCUMENTS)
+    scores = model.score([(query, "the sea") for query in QUERIES])
+    monkeypatch.setattr(token_vectors, "WINDOW_TEXTS", 2)
+    monkeypatch.setattr("packrank.late_interaction._PAIRS_AT_ONCE", 2)
+    for a, b in zip(model.encode_documents(DOCUMENTS), vectors, strict=True):
         assert torch.equal(a, b)
-
-
-def test_counts_the_tokens_it_reads(folders: Folders) -> None:
-    model = LateInteraction(folders("stanford"), device="cpu")
-    model.rank("x", ["x", "?!"])  # 14 of the expanded query, [CLS] [D] x [SEP], [CLS] [D] ? ! [SEP]
-    assert model.num_tokens == 14 + 4 + 5
-
-
-def test_bfloat16_stays_near_float32(folders: Folders) -> None:
-    exact = LateInteraction(folders("pylate"), device="cpu").encode_documents(DOCUMENTS)
-    rough = LateInteraction(folders("pylate"), device="cpu", dtype="bfloat16")
-    for a, b in zip(rough.encode_documents(DOCUMENTS), exact, strict=True):
-        assert a.dtype == torch.bfloat16
-        # Two layers of bfloat16: a handful of roundings of 2^-9 on vectors of length 1.
-        assert (a.float() - b).norm(dim=1).max() < 0.1
-
-
-@pytest.mark.parametrize("size", [1, 3, 16, 129, 768])
-def test_normalize_row_by_row(size: int) -> None:
-    x = torch.randn(4000, size)
-    x[7] = 0
-    rows = normalize(x)
-    assert_close(rows.norm(dim=1), torch.ones(4000).index_fill(0, torch.tensor(7), 0), 1e-6)
-    for start, stop in ((0, 1), (5, 12), (3999, 4000), (17, 2000)):
-        assert torch.equal(normalize(x[start:stop].clone()), rows[start:stop])
+    assert model.rank("the sea", DOCUMENTS) == ranking
+    assert model.score([(query, "the sea") for query in QUERIES]).tolist() == scores.tolist()
 
 
 @pytest.mark.parametrize(
@@ -313,12 +223,19 @@ def test_normalize_row_by_row(size: int) -> None:
         (lambda m: m.rank("q", "abc"), "documents is a str, expected a sequence of strings"),
         (lambda m: m.encode_queries("abc"), "queries is a str, expected a sequence of strings"),
         (lambda m: m.rank("q", ["a", "\ud800"]), "pair 1: .* surrogate"),
-        (lambda m: m.rank("\ud800", ["a"]), "surrogate"),
+        (lambda m: m.rank("\ud800", ["a"]), "^the query holds a lone surrogate"),
+        (lambda m: m.rank("\ud800", []), "^the query holds a lone surrogate"),
+        (
+            lambda m: m.encode_queries(["a", "\ud800"]),
+            r"^queries\[1\]: the query holds a lone surrogate",
+        ),
+        (lambda m: m.try_score("abc"), "pairs is a str, expected a sequence of"),
+        (lambda m: m.try_rank("q", ["a"], top_k=True), "top_k is True"),
         (lambda m: m.rank("q", ["a"], top_k=0), "top_k is 0, expected a whole number of at least"),
     ],
 )
 def test_refuses_what_is_no_text(
-    folders: Folders, call: Callable[[LateInteraction], object], message: str
+    model: LateInteraction, call: Callable[[LateInteraction], object], message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
-        call(LateInteraction(folders("pylate"), device="cpu"))
+        call(model)

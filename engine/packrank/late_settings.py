@@ -1,0 +1,84 @@
+"""What a late-interaction folder asks for, whichever format it is written in."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Side:
+    """How the texts of one side, queries or documents, become sequences of scored tokens.
+
+    Attributes:
+        max_length: most tokens, special ones and the marker included; a text is cut to fit. That
+            of queries may exceed `Expansion.length`: longer queries are then read whole.
+        prompt: put before every text.
+        marker: the token put after the first one, None if there is none.
+        skipped: tokens that are read but not scored.
+    """
+
+    max_length: int
+    prompt: str = ""
+    marker: int | None = None
+    skipped: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
+class Expansion:
+    """Filling of short queries with one token, whose vectors are scored like the others.
+
+    Attributes:
+        length: tokens that a query has at least; it may have more, up to the `max_length` of its
+            side, where sentence-transformers' strategy is "min".
+        token_id: what it is filled with.
+        attend: whether the other tokens, and themselves, see the fillers as keys.
+    """
+
+    length: int
+    token_id: int
+    attend: bool
+
+
+@dataclass(frozen=True)
+class Dense:
+    """One layer of the projection: activation(x weightᵀ + bias), plus the residual if any.
+
+    Attributes:
+        folder: holds its weights.
+        config: the file that gives its sizes.
+        in_features: size of x.
+        out_features: size of the result.
+        bias: whether there is one.
+        activation: as `packrank_kernels.linear` takes it.
+        residual: whether x (times "residual.weight" where the sizes differ) is added.
+    """
+
+    folder: Path
+    config: Path
+    in_features: int
+    out_features: int
+    bias: bool = False
+    activation: str | None = None
+    residual: bool = False
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All that a late-interaction folder says beyond its encoder.
+
+    Attributes:
+        kind: "Stanford ColBERT", "PyLate", "sentence-transformers" or "encoder".
+        query: layout of queries.
+        document: layout of documents.
+        expansion: None where queries keep their length.
+        projection: layers applied to every token vector, in order.
+        normalize: whether token vectors are brought to length 1.
+        mean: whether a score is divided by the number of query tokens.
+    """
+
+    kind: str
+    query: Side
+    document: Side
+    expansion: Expansion | None = None
+    projection: tuple[Dense, ...] = ()
+    normalize: bool = True
+    mean: bool = False

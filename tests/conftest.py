@@ -1,5 +1,6 @@
 """What every test stands on: no network, seeds, poisoned memory, and the real-data folder."""
 
+import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+import packrank_kernels
 from packrank.request import Sequence
 
 os.environ.update(
@@ -123,6 +125,68 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         return made[key]
 
     return make
+
+
+@pytest.fixture(scope="session")
+def save_tokenizer() -> Callable[..., None]:
+    """save_tokenizer(folder, "red fox"): a WordPiece tokenizer of these words, laid out as BERT's.
+
+    Ids 0 to 4 are [PAD], [UNK], [CLS], [SEP] and [MASK]; the words follow.
+    """
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+    def save(folder: Path, words: str) -> None:
+        specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+        vocab = {token: i for i, token in enumerate([*specials, *words.split()])}
+        backend = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
+        backend.normalizer = normalizers.BertNormalizer()
+        backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        backend.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+        backend.add_special_tokens(specials)
+        backend.save(str(folder / "tokenizer.json"))
+        config = {
+            "tokenizer_class": "BertTokenizer",
+            "cls_token": "[CLS]",
+            "sep_token": "[SEP]",
+            "pad_token": "[PAD]",
+            "mask_token": "[MASK]",
+            "unk_token": "[UNK]",
+        }
+        (folder / "tokenizer_config.json").write_text(json.dumps(config))
+
+    return save
+
+
+@pytest.fixture(scope="session")
+def awkward_strings(data_dir: Path) -> Callable[[str], list[str]]:
+    """awkward_strings("qwen2"): published inputs that tokenizers get wrong."""
+
+    def read(vocabulary: str) -> list[str]:
+        path = data_dir / f"tokenizers/ggml-vectors/ggml-vocab-{vocabulary}.gguf.inp"
+        separator = "\n__ggml_vocab_test__\n"
+        return path.read_bytes().decode("utf-8").removesuffix(separator).split(separator)
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def some_pairs() -> Callable[[int], list[tuple[str, str]]]:
+    """some_pairs(seed): 15 pairs of texts of up to 11 words, each of which is a, b or c."""
+
+    def make(seed: int) -> list[tuple[str, str]]:
+        random = np.random.default_rng(seed)
+        texts = [" ".join(random.choice(["a", "b", "c"], n)) for n in random.integers(0, 12, 30)]
+        return list(zip(texts[:15], texts[15:], strict=True))
+
+    return make
+
+
+@pytest.fixture
+def restored_threads() -> Iterator[None]:
+    """Whatever number of threads a test sets, the next has what this one had."""
+    before = packrank_kernels.get_num_threads()
+    yield
+    packrank_kernels.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

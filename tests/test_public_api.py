@@ -84,6 +84,9 @@ SIGNATURES = {
     packrank.Reranker.score: "self, pairs, *, activation=None",
     packrank.Reranker.try_score: "self, pairs, *, activation=None",
     packrank.LateInteraction.rank: "self, query, documents, top_k=None",
+    packrank.LateInteraction.try_rank: "self, query, documents, top_k=None",
+    packrank.LateInteraction.score: "self, pairs",
+    packrank.LateInteraction.try_score: "self, pairs",
     packrank.LateInteraction.encode_queries: "self, texts",
     packrank.LateInteraction.encode_documents: "self, texts",
 }

@@ -6,6 +6,7 @@ done, and one sentence on stderr says why.
 
 import argparse
 import json
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -15,12 +16,12 @@ from typing import get_args
 from tqdm import tqdm
 
 import packrank_kernels
-from packrank.colbert import encoder_folder
 from packrank.config import Activation, load_config
 from packrank.demo import default_model
-from packrank.errors import InputError, PackrankError, PairError
+from packrank.errors import InputError, PackrankError
 from packrank.hub import resolve
 from packrank.info import describe_machine, describe_model
+from packrank.late_folder import encoder_folder
 from packrank.late_interaction import LateInteraction
 from packrank.lines import Line, open_lines, read_jsonl, read_plain, replacing
 from packrank.request import Ranked
@@ -31,6 +32,7 @@ from packrank.tokenizer import Truncation, check_text
 _HELP = "Rank documents for a query, or score pairs, with a reranker."
 _MODEL_HELP = 'a model folder, a hub name (organisation/name), or "default"'
 _SHOWN_CHARACTERS = 80  # of a document in the table
+_MOST_THREADS = 4096
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,37 +42,69 @@ def main(argv: Sequence[str] | None = None) -> int:
         if getattr(args, "threads", None):
             packrank_kernels.set_num_threads(args.threads)
         status: int = args.run(args)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
         return status
     except PackrankError as error:
         return _fail(str(error))
     except BrokenPipeError:
-        # Who read our output has seen enough. Python would complain again while it exits.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Who read our output has seen enough.
+        _abandon_stdout()
         return 2
     except OSError as error:
+        _abandon_stdout()
         return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    except MemoryError:
+        return _fail("there is not enough memory; give it less at a time")
+    except RuntimeError as error:  # from torch or the kernels
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        return _fail(f"the computation failed: {reason}")
     except KeyboardInterrupt:
         return 130
 
 
 def _fail(sentence: str) -> int:
-    print(f"packrank: {sentence}", file=sys.stderr)
+    _say(f"packrank: {sentence}")
     return 2
 
 
+def _say(line: str) -> None:
+    """Print to standard error, unless it is closed."""
+    if sys.stderr is not None:
+        print(line, file=sys.stderr)
+
+
+def _abandon_stdout() -> None:
+    """What it holds and cannot write, Python would complain of again while it exits."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _check_stdout() -> None:
+    if sys.stdout is None:
+        raise InputError("standard output is closed; send it to a file")
+
+
 def _rank(args: argparse.Namespace) -> int:
+    _check_stdout()
     jsonl = args.format == "jsonl" or (args.format is None and args.documents.endswith(".jsonl"))
     with open_lines(args.documents) as source:
         lines = list(read_jsonl(source, "text") if jsonl else read_plain(source))
     failures = [(line.number, line.error) for line in lines if line.error is not None]
     documents = [line for line in lines if line.error is None]
-    if not documents:
-        _report(failures)
+    if not lines:
         raise InputError(f"{args.documents} holds no document to rank; expected one a line")
-    texts = [str(line.fields["text"]) for line in documents]
-    ranking, reasons = _try_rank(_open_model(args), args.query, texts, args.top_k)
-    failures += [(documents[index].number, reason) for index, reason in reasons.items()]
+    ranking: list[Ranked] = []
+    if documents:
+        texts = [str(line.fields["text"]) for line in documents]
+        ranking, reasons = _open_model(args).try_rank(args.query, texts, args.top_k)
+        failures += [(documents[index].number, reason) for index, reason in reasons.items()]
+    if not ranking:
+        number, reason = min(failures)
+        raise InputError(f"{args.documents} holds no usable document; line {number}: {reason}")
     show = _show_json if args.json else _show_row
     if not args.json:
         print("rank     score    line  text")
@@ -80,22 +114,11 @@ def _rank(args: argparse.Namespace) -> int:
     return 1 if failures else 0
 
 
-def _try_rank(
-    model: Scorer, query: str, texts: list[str], top_k: int | None
-) -> tuple[list[Ranked], dict[int, str]]:
-    """The ranking of the documents that can be scored, and why the others cannot."""
-    try:
-        return model.rank(query, texts, top_k), {}
-    except PairError:
-        _, reasons = model.try_score([(query, text) for text in texts])
-    kept = [index for index in range(len(texts)) if index not in reasons]
-    ranking = model.rank(query, [texts[index] for index in kept], top_k)
-    return [ranked._replace(index=kept[ranked.index]) for ranked in ranking], reasons
-
-
 def _show_json(rank: int, score: float, line: Line) -> None:
     fields = {name: line.fields[name] for name in ("id", "text") if name in line.fields}
-    print(json.dumps({"rank": rank, "score": score, "line": line.number, **fields}))
+    # -inf, of a document without token vectors, has no spelling in JSON.
+    shown = None if score == -math.inf else score
+    print(json.dumps({"rank": rank, "score": shown, "line": line.number, **fields}))
 
 
 def _show_row(rank: int, score: float, line: Line) -> None:
@@ -107,7 +130,7 @@ def _show_row(rank: int, score: float, line: Line) -> None:
 
 
 def _score(args: argparse.Namespace) -> int:
-    quiet = args.quiet or not sys.stderr.isatty()
+    quiet = args.quiet or sys.stderr is None or not sys.stderr.isatty()
     with open_lines(args.pairs) as source, replacing(Path(args.output)) as sink:
         model = _open_model(args)
         total = None if args.pairs == "-" else _count_lines(args.pairs)
@@ -118,18 +141,18 @@ def _score(args: argparse.Namespace) -> int:
     _report(totals.failures)
     if totals.num_failed > len(totals.failures):
         hidden = totals.num_failed - len(totals.failures)
-        print(f"packrank: and {hidden} more lines; see {args.output}", file=sys.stderr)
+        _say(f"packrank: and {hidden} more lines; see {args.output}")
     if not args.quiet:
-        print(
+        _say(
             f"{totals.pairs} pairs scored, {totals.num_failed} lines failed, "
             f"{totals.seconds:.1f} s, {totals.pairs / totals.seconds:,.0f} pairs/s, "
-            f"{totals.tokens / totals.seconds:,.0f} tokens/s",
-            file=sys.stderr,
+            f"{totals.tokens / totals.seconds:,.0f} tokens/s"
         )
     return 1 if totals.num_failed else 0
 
 
 def _info(args: argparse.Namespace) -> int:
+    _check_stdout()
     lines = describe_machine() if args.model is None else describe_model(_folder(args.model))
     for line in lines:
         print(line)
@@ -171,7 +194,7 @@ def _count_lines(path: str) -> int | None:
 
 def _report(failures: Sequence[tuple[int, str]]) -> None:
     for number, reason in failures:
-        print(f"packrank: line {number} was left out: {reason}", file=sys.stderr)
+        _say(f"packrank: line {number} was left out: {reason}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -216,16 +239,23 @@ def _parser() -> argparse.ArgumentParser:
 def _add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     parser.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16"))
-    parser.add_argument("--threads", type=_positive, metavar="N", help="of the processor")
+    parser.add_argument("--threads", type=_threads, metavar="N", help="of the processor")
     parser.add_argument("--max-length", type=_positive, metavar="N", help="tokens of a pair")
     parser.add_argument("--truncation", choices=get_args(Truncation), help="of longer pairs")
     parser.add_argument("--activation", choices=get_args(Activation), help="of logits")
 
 
 def _positive(text: str) -> int:
-    value = int(text) if text.isdecimal() else 0
+    value = int(text) if text.isdecimal() and len(text) < 20 else 0
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return value
+
+
+def _threads(text: str) -> int:
+    value = _positive(text)
+    if value > _MOST_THREADS:
+        raise argparse.ArgumentTypeError(f"{text} is more than {_MOST_THREADS}")
     return value
 
 

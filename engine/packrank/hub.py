@@ -23,7 +23,11 @@ def resolve(model: str | os.PathLike[str]) -> Path:
     Raises:
         ModelError: neither a folder nor a name that the hub serves.
     """
-    name = os.fspath(model)
+    if not isinstance(model, str | os.PathLike) or not isinstance(name := os.fspath(model), str):
+        raise ModelError(
+            f"the model is a {type(model).__name__}, expected a folder or a hub name "
+            "(organisation/name)"
+        )
     folder = Path(os.path.expanduser(name))
     if name and folder.is_dir():
         return folder

@@ -9,9 +9,10 @@ from pathlib import Path
 import torch
 
 import packrank_kernels
-from packrank import __version__
-from packrank.colbert import encoder_folder, read_settings
+from packrank import __version__, cross_encoder
 from packrank.config import load_config
+from packrank.late_folder import encoder_folder
+from packrank.late_formats import read_settings
 from packrank.tokenizer import Tokenizer
 
 _PACKAGES = ("torch", "numpy", "tokenizers", "safetensors", "huggingface_hub")
@@ -49,7 +50,6 @@ def describe_model(folder: Path) -> Iterator[str]:
     inner = encoder_folder(folder)
     config = load_config(inner)
     tokenizer = Tokenizer.from_folder(inner)
-    max_length = min(config.max_length, tokenizer.model_max_length or config.max_length)
     yield f"model            {folder}"
     yield f"architecture     {config.architecture}"
     yield f"layers           {config.num_layers}"
@@ -57,10 +57,13 @@ def describe_model(folder: Path) -> Iterator[str]:
     yield f"MLP size         {config.intermediate_size}, {config.activation}"
     yield f"vocabulary       {config.vocab_size}"
     if config.is_classifier:
+        used = cross_encoder.read_settings(folder, config, tokenizer)
         yield "scores by        cross-encoder"
-        yield f"max length       {max_length} tokens of a pair"
+        yield f"max length       {used.max_length} tokens of a pair"
         yield f"labels           {config.num_labels}"
-        yield f"activation       {config.default_activation}"
+        yield f"activation       {used.activation}"
+        if used.prompt:
+            yield f"prompt           {used.prompt!r} before every query"
     else:
         settings = read_settings(folder, tokenizer, config.hidden_size, config.max_length)
         yield f"scores by        late interaction ({settings.kind})"

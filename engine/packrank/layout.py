@@ -2,6 +2,7 @@
 
 import itertools
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal, get_args
 
 import numpy as np
@@ -50,7 +51,7 @@ class Layout:
             raise ModelError("the tokenizer's post-processor puts a text in several places")
         return layout
 
-    @property
+    @cached_property
     def num_special(self) -> int:
         """Special tokens of a sequence."""
         return sum(len(part) for part in self.parts if not isinstance(part, int))
@@ -63,7 +64,7 @@ class Layout:
         """One sequence from the ids of each text."""
         ids = [texts[part] if isinstance(part, int) else part for part in self.parts]
         token_ids = np.concatenate(ids, dtype=np.int32)
-        return Sequence(token_ids, np.repeat(self.token_types, [len(part) for part in ids]))
+        return Sequence(token_ids, self.token_types.repeat([len(part) for part in ids]))
 
     def fit(
         self, lengths: tuple[int, ...], max_length: int | None, truncation: Truncation
@@ -79,11 +80,8 @@ class Layout:
             truncation: what may be cut; one text is cut by either strategy.
 
         Raises:
-            InputError: the texts do not fit and may not, or cannot, be cut; or unknown truncation.
+            InputError: the texts do not fit and may not, or cannot, be cut.
         """
-        if truncation not in get_args(Truncation):
-            names = ", ".join(repr(name) for name in get_args(Truncation))
-            raise InputError(f"truncation is {truncation!r}, expected one of {names}")
         total = sum(lengths) + self.num_special
         if max_length is None or total <= max_length:
             return lengths
@@ -98,6 +96,9 @@ class Layout:
                 f"the {what} has {total} tokens, more than max_length {max_length}; shorten it or "
                 "allow truncation"
             )
+        if truncation not in get_args(Truncation):
+            names = ", ".join(repr(name) for name in get_args(Truncation))
+            raise InputError(f"truncation is {truncation!r}, expected one of {names}")
         if len(lengths) == 1:
             return (budget,)
         first, second = lengths

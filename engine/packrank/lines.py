@@ -2,6 +2,7 @@
 
 import codecs
 import json
+import math
 import os
 import sys
 from collections.abc import Iterable, Iterator
@@ -33,8 +34,13 @@ def open_lines(path: str) -> AbstractContextManager[BinaryIO]:
 
     Raises:
         OSError: it cannot be opened.
+        InputError: standard input is closed.
     """
-    return nullcontext(sys.stdin.buffer) if path == "-" else open(path, "rb")
+    if path != "-":
+        return open(path, "rb")
+    if sys.stdin is None:
+        raise InputError("standard input is closed; name a file to read")
+    return nullcontext(sys.stdin.buffer)
 
 
 def read_plain(source: Iterable[bytes]) -> Iterator[Line]:
@@ -107,7 +113,7 @@ def _decode(raw: bytes) -> str:
 
 def _parse(text: str) -> dict[str, Any]:
     try:
-        fields = json.loads(text, parse_constant=_refuse_constant)
+        fields = json.loads(text, parse_constant=_refuse, parse_float=_finite)
     except json.JSONDecodeError as error:
         raise InputError(f"not valid JSON: {error.msg} at character {error.pos + 1}") from None
     except (ValueError, RecursionError) as error:
@@ -117,8 +123,15 @@ def _parse(text: str) -> dict[str, Any]:
     return fields
 
 
-def _refuse_constant(name: str) -> None:
+def _refuse(name: str) -> None:
     raise ValueError(f"{name} is not a JSON number")
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if not math.isfinite(value):
+        raise ValueError(f"{_shown(digits)} is no number that can be held")
+    return value
 
 
 def _check_string(fields: dict[str, Any], name: str) -> None:

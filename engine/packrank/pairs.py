@@ -1,18 +1,22 @@
 """Pairs to sequences, a window at a time: the next is tokenized while this one is scored."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+import numpy as np
+
 from packrank import request
 from packrank.errors import InputError
-from packrank.tokenizer import Tokenizer, Truncation, check_text
+from packrank.tokenizer import Tokenizer, Truncation, batches, check_text
 
-# Pairs of a window. Two windows are alive at a time, 2 * 8192 * 200 tokens * 12 bytes = 40 MB at
-# usual lengths whatever the number of pairs; and a window is many packs, so that the last one,
-# which is not full, costs little.
-WINDOW_PAIRS = 8192
+# Pairs of a window, and characters of them. Two windows are alive at a time, so a whole call holds
+# 2 * 1024 pairs * 200 tokens * 8 bytes = 3 MB of sequences at usual lengths, and of long texts the
+# ids of 2 * 4 million characters, 4 bytes each where every one is a token: 32 MB. Packs have no
+# padding, so more pairs would not pack better.
+WINDOW_PAIRS = 1024
+WINDOW_CHARACTERS = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -24,52 +28,80 @@ class PairReader:
         vocab_size: rows of the model's token table; the tokenizer may know more tokens.
         max_length: most tokens of a pair, special ones included.
         truncation: what is cut off a longer pair.
+        prompt: put before every query.
     """
 
     tokenizer: Tokenizer
     vocab_size: int
     max_length: int
     truncation: Truncation
+    prompt: str = ""
 
-    def windows(self, pairs: Sequence[object]) -> Iterator["Window"]:
+    def windows(self, pairs: Sequence[object]) -> Generator["Window", None, None]:
         """All pairs in order. One background thread works ahead where there are several windows.
+
+        Close the generator where it is not run to its end: that ends the thread.
 
         Args:
             pairs: anything; what is no pair of texts is a failure of the window it falls in.
+
+        Raises:
+            PackrankError: the tokenizer cannot be used at all.
         """
-        starts = range(0, len(pairs), WINDOW_PAIRS)
-        return _one_ahead(lambda start: self._read(pairs, start), starts)
+        places = range(len(pairs))
+        parts = batches(places, lambda i: _size(pairs[i]), WINDOW_PAIRS, WINDOW_CHARACTERS)
+        return _one_ahead(lambda part: self._read(pairs, part), list(parts))
 
-    def _read(self, pairs: Sequence[object], start: int) -> "Window":
+    def _read(self, pairs: Sequence[object], places: Sequence[int]) -> "Window":
         window = Window()
-        sound: list[tuple[int, str, str]] = []
-        for index, pair in enumerate(pairs[start : start + WINDOW_PAIRS], start):
+        texts: dict[int, tuple[str, str]] = {}
+        for index in places:
             try:
-                sound.append((index, *_texts(pair)))
+                texts[index] = texts_of(pairs[index])
             except InputError as error:
                 window.failures[index] = str(error)
-        queries = [query for _, query, _ in sound]
-        documents = [document for _, _, document in sound]
-        ids = self.tokenizer.encode(queries + documents)
-        for n, (index, *_) in enumerate(sound):
+        reasons = _unusable({text for pair in texts.values() for text in pair})
+        for index in [i for i, pair in texts.items() if not reasons.keys().isdisjoint(pair)]:
+            query, document = texts.pop(index)
+            window.failures[index] = reasons.get(query) or reasons[document]
+        queries = [self.prompt + query for query, _ in texts.values()]
+        ids = self.tokenizer.encode(queries + [document for _, document in texts.values()])
+        length, truncation = self.max_length, self.truncation
+        both = zip(texts, ids[: len(texts)], ids[len(texts) :], strict=True)
+        for index, query_ids, document_ids in both:
             try:
-                window.sequences.append(self._join(ids[n], ids[len(sound) + n]))
+                sequence = self.tokenizer.pair(query_ids, document_ids, length, truncation)
+            except InputError as error:
+                window.failures[index] = str(error)
+            else:
                 window.indices.append(index)
-            except InputError as error:
-                window.failures[index] = str(error)
-        return window
+                window.sequences.append(sequence)
+        return self._checked(window)
 
-    def _join(self, query: request.Int32, document: request.Int32) -> request.Sequence:
-        sequence = self.tokenizer.pair(query, document, self.max_length, self.truncation)
-        if not len(sequence.token_ids):
-            raise InputError("both texts are empty, and the tokenizer adds no special tokens")
-        highest = int(sequence.token_ids.max())
-        if highest >= self.vocab_size:
-            raise InputError(
-                f"it holds token {highest}, and the model knows {self.vocab_size}; "
-                "is the tokenizer another model's?"
-            )
-        return sequence
+    def _checked(self, window: "Window") -> "Window":
+        """The window without sequences that the model cannot take.
+
+        The usual window has none, which one look at all ids together shows.
+        """
+        ids = [sequence.token_ids for sequence in window.sequences]
+        if not ids or (all(map(len, ids)) and np.concatenate(ids).max() < self.vocab_size):
+            return window
+        sound = Window(failures=window.failures)
+        for index, sequence in zip(window.indices, window.sequences, strict=True):
+            highest = sequence.token_ids.max(initial=0)
+            if not len(sequence.token_ids):
+                reason = "both texts are empty, and the tokenizer adds no special tokens"
+            elif highest >= self.vocab_size:
+                reason = (
+                    f"it holds token {highest}, and the model knows {self.vocab_size}; "
+                    "is the tokenizer another model's?"
+                )
+            else:
+                sound.indices.append(index)
+                sound.sequences.append(sequence)
+                continue
+            sound.failures[index] = reason
+        return sound
 
 
 @dataclass(frozen=True)
@@ -87,22 +119,44 @@ class Window:
     failures: dict[int, str] = field(default_factory=dict)
 
 
-def _texts(pair: Any) -> tuple[str, str]:
+def _size(pair: object) -> int:
+    """Characters of a pair, as far as it is one."""
+    if not isinstance(pair, tuple | list):
+        return 0
+    return sum([len(text) for text in pair if isinstance(text, str)])
+
+
+def texts_of(pair: Any) -> tuple[str, str]:
+    """The query and the document of a pair; InputError if it is none."""
     if not isinstance(pair, tuple | list) or len(pair) != 2:
         size = f" of {len(pair)}" if isinstance(pair, tuple | list) else ""
         raise InputError(f"it is a {type(pair).__name__}{size}, expected (query, document)")
-    for name, text in zip(("query", "document"), pair, strict=True):
-        if not isinstance(text, str):
-            raise InputError(f"the {name} is a {type(text).__name__}, expected a str")
-        check_text(text)
-    return pair[0], pair[1]
+    query, document = pair
+    if not isinstance(query, str):
+        raise InputError(f"the query is a {type(query).__name__}, expected a str")
+    if not isinstance(document, str):
+        raise InputError(f"the document is a {type(document).__name__}, expected a str")
+    return query, document
+
+
+def _unusable(texts: set[str]) -> dict[str, str]:
+    """Those texts that cannot be tokenized, with the reason."""
+    reasons = {}
+    for text in texts:
+        try:
+            check_text(text)
+        except InputError as error:
+            reasons[text] = str(error)
+    return reasons
 
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 
-def _one_ahead(compute: Callable[[_Item], _Result], items: Sequence[_Item]) -> Iterator[_Result]:
+def _one_ahead(
+    compute: Callable[[_Item], _Result], items: Sequence[_Item]
+) -> Generator[_Result, None, None]:
     """compute(item) for each item in order, each while the caller uses the one before."""
     if len(items) < 2:
         yield from map(compute, items)

@@ -3,6 +3,7 @@
 import os
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from typing import Any, get_args
 
 import numpy as np
@@ -10,24 +11,23 @@ from numpy.typing import NDArray
 
 from packrank.arguments import check_choice, check_count, check_str, listed, listed_texts
 from packrank.config import Activation
+from packrank.cross_encoder import read_settings
 from packrank.device import choose_device
 from packrank.errors import InputError, PairError
 from packrank.hub import resolve
+from packrank.late_folder import encoder_folder
 from packrank.models import load_model
 from packrank.pairs import PairReader
 from packrank.request import Ranked
-from packrank.runner import Runner
-from packrank.tokenizer import Tokenizer, Truncation
-
-# Most tokens of a pack where the caller does not say: some 20 pairs of usual length, which is
-# work enough to keep a processor's cores busy, and activations of a few tens of MB.
-_BUDGET_TOKENS = 4096
+from packrank.runner import DEFAULT_BUDGET_TOKENS, Runner
+from packrank.tokenizer import Tokenizer, Truncation, check_text
 
 
 class Reranker:
     """A cross-encoder: it reads a query and a document together and says how relevant one is.
 
-    Threads may share one. A score does not depend on what else is scored with it.
+    Threads may share one. A score does not depend on what else is scored with it. A prompt that
+    sentence-transformers saved as the default is put before every query.
     """
 
     def __init__(
@@ -66,13 +66,20 @@ class Reranker:
         for name, count in (("max_length", max_length), ("budget_tokens", budget_tokens)):
             check_count(name, count)
         folder = resolve(model)
-        tokenizer = Tokenizer.from_folder(folder)
-        self._model = load_model(folder, device=chosen_device, dtype=chosen_dtype)
+        encoder = encoder_folder(folder)
+        tokenizer = Tokenizer.from_folder(encoder)
+        self._model = load_model(encoder, device=chosen_device, dtype=chosen_dtype)
         config = self._model.config
-        length = _usable_length(max_length, config.max_length, tokenizer)
-        self._reader = PairReader(tokenizer, config.vocab_size, length, truncation)
-        self._runner = Runner(self._model, budget_tokens or _BUDGET_TOKENS)
-        self._activation = activation or config.default_activation
+        settings = read_settings(folder, config, tokenizer)
+        self._reader = PairReader(
+            tokenizer,
+            config.vocab_size,
+            _usable_length(max_length, config.max_length, settings.max_length, tokenizer),
+            truncation,
+            settings.prompt,
+        )
+        self._runner = Runner(self._model, budget_tokens or DEFAULT_BUDGET_TOKENS)
+        self._activation = activation or settings.activation
         self._num_tokens = 0
         self._counting = threading.Lock()
 
@@ -102,9 +109,33 @@ class Reranker:
             documents: N texts.
             top_k: how many to return; all if None.
 
+        Returns:
+            Best first. Empty for no documents.
+
         Raises:
             InputError: an argument of the wrong kind, or a model of several labels.
-            PairError: a document cannot be scored; `.index` says which.
+            PairError: a document cannot be scored; `.index` says which. `try_rank` goes on.
+        """
+        ranking, failures = self.try_rank(query, documents, top_k)
+        for index, reason in failures.items():
+            raise PairError(index, reason)
+        return ranking
+
+    def try_rank(
+        self, query: str, documents: Sequence[str], top_k: int | None = None
+    ) -> tuple[list[Ranked], dict[int, str]]:
+        """Order documents as `rank` does, and say of those that cannot be scored why.
+
+        Args:
+            query: any text.
+            documents: N texts.
+            top_k: how many to return; all if None.
+
+        Returns:
+            The others, best first; and index -> reason of those that failed.
+
+        Raises:
+            InputError: an argument of the wrong kind, or a model of several labels.
         """
         if self.num_labels != 1:
             raise InputError(
@@ -112,11 +143,15 @@ class Reranker:
             )
         check_count("top_k", top_k)
         check_str("query", query)
+        check_text(query, "query")
         texts = listed_texts("documents", documents)
-        logits = self._logits([(query, text) for text in texts], _raise)[:, 0]
+        failures: dict[int, str] = {}
+        logits = self._logits([(query, text) for text in texts], failures.__setitem__)[:, 0]
         scores = _activate(logits, self._activation).tolist()
-        best = np.argsort(-logits, kind="stable")[:top_k].tolist()
-        return [Ranked(index, scores[index], texts[index]) for index in best]
+        # NaN, of those that failed, comes last.
+        order = np.argsort(-logits, kind="stable")[: len(texts) - len(failures)]
+        ranking = [Ranked(index, scores[index], texts[index]) for index in order[:top_k].tolist()]
+        return ranking, dict(sorted(failures.items()))
 
     def score(
         self, pairs: Sequence[tuple[str, str]], *, activation: Activation | None = None
@@ -168,24 +203,25 @@ class Reranker:
     ) -> NDArray[np.float32]:
         """[N, labels] float32, NaN for pairs that failed."""
         out = np.full((len(pairs), self.num_labels), np.nan, dtype=np.float32)
-        for window in self._reader.windows(pairs):
-            for index, reason in window.failures.items():
-                on_failure(index, reason)
-            logits = self._runner.logits(window.sequences)
-            with self._counting:
-                self._num_tokens += sum(len(x.token_ids) for x in window.sequences)
-            for index, row in zip(window.indices, logits, strict=True):
-                if np.isfinite(row).all():
-                    out[index] = row
-                else:
+        with closing(self._reader.windows(pairs)) as windows:
+            for window in windows:
+                for index, reason in window.failures.items():
+                    on_failure(index, reason)
+                logits = self._runner.logits(window.sequences)
+                with self._counting:
+                    self._num_tokens += sum(len(x.token_ids) for x in window.sequences)
+                finite = np.isfinite(logits).all(1)
+                indices = np.array(window.indices, dtype=np.int64)
+                out[indices[finite]] = logits[finite]
+                for index in indices[~finite].tolist():
                     on_failure(index, "the model's logits for it are not finite numbers")
         return out
 
 
-def _usable_length(asked: int | None, positions: int, tokenizer: Tokenizer) -> int:
+def _usable_length(asked: int | None, positions: int, usual: int, tokenizer: Tokenizer) -> int:
     if asked is not None and asked > positions:
         raise InputError(f"max_length is {asked}, but the model has {positions} positions")
-    length = asked or min(positions, tokenizer.model_max_length or positions)
+    length = asked or usual
     special = tokenizer.num_special_tokens(pair=True)
     if length <= special:
         raise InputError(

@@ -1,5 +1,6 @@
 """Sequences to packs to logits or token vectors, in the order they came."""
 
+from collections.abc import Iterator
 from itertools import pairwise
 
 import numpy as np
@@ -10,6 +11,10 @@ from packrank.errors import InputError
 from packrank.models import Model
 from packrank.request import Int32, Pack, Sequence
 from packrank.scheduler import plan
+
+# Most tokens of a pack where the caller does not say: some 20 pairs of usual length, which is
+# work enough to keep a processor's cores busy, and activations of a few tens of MB.
+DEFAULT_BUDGET_TOKENS = 4096
 
 
 class Runner:
@@ -48,14 +53,31 @@ class Runner:
             InputError: a sequence that the model cannot take; the message gives its place.
         """
         out: dict[int, Tensor] = {}
-        for indices in self._plan(sequences):
-            pack = self._pack(sequences, indices)
-            keys = None if num_keys is None else num_keys[indices]
-            states = self.model.hidden_states(pack, keys)
-            bounds = pairwise(pack.cu_seqlens.tolist())
+        for indices, states, cu_seqlens in self.packs_of_hidden_states(sequences, num_keys):
+            bounds = pairwise(cu_seqlens.tolist())
             for i, (start, stop) in zip(indices.tolist(), bounds, strict=True):
                 out[i] = states[start:stop]
         return [out[i] for i in range(len(sequences))]
+
+    def packs_of_hidden_states(
+        self, sequences: list[Sequence], num_keys: Int32 | None = None
+    ) -> Iterator[tuple[NDArray[np.int64], Tensor, Int32]]:
+        """The same a pack at a time, so that only one pack's states need be alive.
+
+        Args:
+            sequences: N of them.
+            num_keys: [N]; see `Model.hidden_states`.
+
+        Yields:
+            Which sequences these are, their states [T, hidden] end to end, and cu_seqlens.
+
+        Raises:
+            InputError: a sequence that the model cannot take; the message gives its place.
+        """
+        for indices in self._plan(sequences):
+            pack = self._pack(sequences, indices)
+            keys = None if num_keys is None else num_keys[indices]
+            yield indices, self.model.hidden_states(pack, keys), pack.cu_seqlens
 
     def _plan(self, sequences: list[Sequence]) -> list[NDArray[np.int64]]:
         longest = self.model.config.max_length

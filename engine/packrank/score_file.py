@@ -1,6 +1,7 @@
 """A file of pairs to a file of scores, a window of lines at a time, in the order they came."""
 
 import json
+import math
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -14,13 +15,13 @@ from packrank.reranker import Reranker
 
 Scorer = Reranker | LateInteraction
 
-# A window is scored at once, so memory follows these and not the length of the file. It holds many
-# packs, so the last one, which is not full, costs little; and few enough pairs that the progress
-# bar moves every few seconds.
-_WINDOW_PAIRS = 2048
+# A window is scored at once and then the progress bar moves. The first is this small, and each is
+# twice the last while that took less than the seconds below, so a slow model's bar moves too.
+_FIRST_WINDOW_PAIRS = 64
+_WINDOW_SECONDS = 2.0
+# The largest window, so that memory follows these and not the length of the file.
+_WINDOW_PAIRS = 4096
 _WINDOW_CHARACTERS = 16_000_000
-# Documents of late interaction whose vectors are held at once.
-_VECTORS_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
@@ -60,22 +61,27 @@ def score_lines(
         PackrankError: the model cannot score at all.
     """
     start, first_token = time.perf_counter(), model.num_tokens
-    pairs, num_failed = 0, 0
+    pairs, num_failed, most = 0, 0, _FIRST_WINDOW_PAIRS
     failures: list[tuple[int, str]] = []
-    for window in _windows(lines):
+    coming = iter(lines)
+    while window := _take(coming, most):
+        window_start = time.perf_counter()
         for line, score, reason in _score_window(model, window):
             out: dict[str, object] = {"line": line.number}
             if "id" in line.fields:
                 out["id"] = line.fields["id"]
             if reason is None:
-                out["score"] = score
+                # -inf, of a document without token vectors, has no spelling in JSON.
+                out["score"] = None if score == -math.inf else score
                 pairs += 1
             else:
                 out["error"] = reason
                 num_failed += 1
                 if len(failures) < keep:
                     failures.append((line.number, reason))
-            sink.write(json.dumps(out, ensure_ascii=False, allow_nan=False) + "\n")
+            sink.write(json.dumps(out, allow_nan=False) + "\n")
+        if time.perf_counter() - window_start < _WINDOW_SECONDS:
+            most = min(2 * most, _WINDOW_PAIRS)
         seconds = max(time.perf_counter() - start, 1e-9)
         tokens = model.num_tokens - first_token
         bar.set_postfix_str(f"{tokens / seconds:,.0f} tokens/s", refresh=False)
@@ -99,15 +105,15 @@ def _score_window(
             index += 1
 
 
-def _windows(lines: Iterable[Line]) -> Iterator[list[Line]]:
+def _take(lines: Iterator[Line], most: int) -> list[Line]:
+    """The next lines, a window of them; none at the end."""
     window: list[Line] = []
     characters = 0
-    for line in lines:
+    while len(window) < most and characters < _WINDOW_CHARACTERS:
+        line = next(lines, None)
+        if line is None:
+            break
         window.append(line)
         if line.error is None:
             characters += len(line.fields["query"]) + len(line.fields["document"])
-        if len(window) == _WINDOW_PAIRS or characters >= _WINDOW_CHARACTERS:
-            yield window
-            window, characters = [], 0
-    if window:
-        yield window
+    return window

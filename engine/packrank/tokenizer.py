@@ -1,24 +1,29 @@
 """Texts to sequences: each text tokenized once, pairs joined from ids, truncation on ids."""
 
 import itertools
-import json
+import math
 from collections import abc
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers, processors
 
 from packrank.errors import InputError, ModelError
+from packrank.files import field, read_object
 from packrank.layout import Layout, Truncation
 from packrank.request import Int32, Sequence
 
-__all__ = ["Tokenizer", "Truncation", "check_text"]
+__all__ = ["Tokenizer", "Truncation", "batches", "check_text"]
 
-# Texts handed to the library at once: its encodings hold over 100 bytes a token until they are
-# read, so this bounds them (1024 texts of 200 tokens: about 30 MB) and still feeds every core.
+# Texts, and characters of them, handed to the library at once. Its encodings hold some 150 bytes
+# a token until they are read: of 1024 texts of 200 tokens 30 MB, and of a million characters, the
+# worst of which are a token each, 150 MB. It is enough to feed every core.
 _TEXTS_AT_ONCE = 1024
+_CHARACTERS_AT_ONCE = 1_000_000
+
+_CONFIG = "tokenizer_config.json"
 
 # Some tokenizer_config.json files write "no limit" as 10**30.
 _NO_LIMIT = 10**9
@@ -34,6 +39,8 @@ _USUAL_NAMES = {
     "mask": ("[MASK]", "<mask>"),
     "unk": ("[UNK]", "<unk>"),
 }
+
+_Item = TypeVar("_Item")
 
 
 class Tokenizer:
@@ -62,7 +69,7 @@ class Tokenizer:
         """
         config = config or {}
         stored = backend.truncation or {}
-        side = config.get("truncation_side") or stored.get("direction") or "right"
+        side = _field(config, "truncation_side", str) or stored.get("direction") or "right"
         if side not in ("left", "right"):
             raise ModelError(f"truncation_side is {side!r}, expected 'left' or 'right'")
         backend.no_truncation()
@@ -72,7 +79,9 @@ class Tokenizer:
         self._keep_end = side == "left"
         self._single = Layout.of(backend, example)
         self._pair = Layout.of(backend, example, example)
-        if "token_type_ids" not in (config.get("model_input_names") or ["token_type_ids"]):
+        if "token_type_ids" not in (
+            _field(config, "model_input_names", list) or ["token_type_ids"]
+        ):
             self._single = self._single.without_token_types()
             self._pair = self._pair.without_token_types()
         self.model_max_length = _max_length(config)
@@ -93,8 +102,10 @@ class Tokenizer:
         Raises:
             ModelError: there is no tokenizer, or it cannot be read.
         """
-        config = _read_json(folder / "special_tokens_map.json")
-        config |= _read_json(folder / "tokenizer_config.json")
+        config: dict[str, Any] = {}
+        for name in ("special_tokens_map.json", _CONFIG):
+            if (folder / name).is_file():
+                config |= read_object(folder / name)
         return cls(_load(folder, config), config)
 
     @property
@@ -122,10 +133,8 @@ class Tokenizer:
         Raises:
             InputError: a text is not valid Unicode (see `check_text`).
         """
-        distinct = list(dict.fromkeys(texts))
         ids: dict[str, Int32] = {}
-        for start in range(0, len(distinct), _TEXTS_AT_ONCE):
-            part = distinct[start : start + _TEXTS_AT_ONCE]
+        for part in batches(list(dict.fromkeys(texts)), len, _TEXTS_AT_ONCE, _CHARACTERS_AT_ONCE):
             for text in part:
                 check_text(text)
             encodings = self._backend.encode_batch_fast(part, add_special_tokens=False)
@@ -177,7 +186,7 @@ class Tokenizer:
         return ids[len(ids) - length :] if self._keep_end else ids[:length]
 
     def _special(self, role: str, config: dict[str, Any]) -> int | None:
-        token = _content(config.get(f"{role}_token"))
+        token = _special_token(config, role)
         if token is not None:
             return self.token_id(token)
         # Only among added special tokens: "[CLS]" may be plain text in another vocabulary.
@@ -186,21 +195,36 @@ class Tokenizer:
         return next((known[name] for name in _USUAL_NAMES[role] if name in known), None)
 
 
-def check_text(text: str) -> None:
-    """Raise InputError unless a text is valid Unicode, without lone surrogates."""
+def check_text(text: str, name: str = "text") -> None:
+    """Raise InputError, with the name, unless a text is valid Unicode without lone surrogates."""
     if text.isascii():
         return
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise InputError(
-            f"the text holds a lone surrogate at character {error.start}, which is not valid "
+            f"the {name} holds a lone surrogate at character {error.start}, which is not valid "
             "Unicode; decode its source with errors='replace'"
         ) from None
 
 
+def batches(
+    items: abc.Sequence[_Item], size: abc.Callable[[_Item], int], most: int, most_size: int
+) -> abc.Iterator[abc.Sequence[_Item]]:
+    """Runs of items in order, each of `most` at most and, unless alone, of `most_size` together."""
+    start = total = 0
+    for stop, item in enumerate(items):
+        added = size(item)
+        if stop > start and (stop - start == most or total + added > most_size):
+            yield items[start:stop]
+            start, total = stop, 0
+        total += added
+    if start < len(items):
+        yield items[start:]
+
+
 def _load(folder: Path, config: dict[str, Any]) -> tokenizers.Tokenizer:
-    name = str(config.get("tokenizer_class") or "BertTokenizer").removesuffix("Fast")
+    name = (_field(config, "tokenizer_class", str) or "BertTokenizer").removesuffix("Fast")
     bert = name in _BERT_CLASSES
     if (folder / "tokenizer.json").is_file():
         backend = _from_json(folder / "tokenizer.json")
@@ -231,8 +255,7 @@ def _from_vocab(path: Path, config: dict[str, Any]) -> tokenizers.Tokenizer:
         raise ModelError(f"{path} cannot be read as a vocabulary: {error}") from error
     vocab = {token: token_id for token_id, token in enumerate(lines)}
     special = {
-        role: _content(config.get(f"{role}_token")) or names[0]
-        for role, names in _USUAL_NAMES.items()
+        role: _special_token(config, role) or names[0] for role, names in _USUAL_NAMES.items()
     }
     missing = [special[role] for role in ("cls", "sep", "unk") if special[role] not in vocab]
     if missing:
@@ -252,9 +275,11 @@ def _bert_normalizer(
     """A stored normalizer in which what tokenizer_config.json says has the last word."""
     return normalizers.BertNormalizer(
         clean_text=stored.clean_text,
-        handle_chinese_chars=config.get("tokenize_chinese_chars", stored.handle_chinese_chars),
-        strip_accents=config.get("strip_accents", stored.strip_accents),
-        lowercase=config.get("do_lower_case", stored.lowercase),
+        handle_chinese_chars=_flag(config, "tokenize_chinese_chars", stored.handle_chinese_chars),
+        strip_accents=_field(config, "strip_accents", bool)
+        if "strip_accents" in config
+        else stored.strip_accents,
+        lowercase=_flag(config, "do_lower_case", stored.lowercase),
     )
 
 
@@ -285,31 +310,32 @@ def _example(backend: tokenizers.Tokenizer) -> str:
     raise ModelError("the tokenizer has no token for any text")
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file, empty if there is no file."""
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ModelError(f"{path} holds a {type(content).__name__}, expected a JSON object")
-    return content
-
-
 def _max_length(config: dict[str, Any]) -> int | None:
-    limit = config.get("model_max_length", config.get("max_len"))
+    limit = _field(config, "model_max_length", float)
     if limit is None:
+        limit = _field(config, "max_len", float)
+    if limit is None or limit > _NO_LIMIT:
         return None
-    if not isinstance(limit, int | float):
-        raise ModelError(f"model_max_length is {limit!r}, expected a number")
-    return None if limit > _NO_LIMIT else int(limit)
+    if math.isnan(limit) or limit < 1:
+        raise ModelError(f"{_CONFIG}: model_max_length is {limit}, expected a positive number")
+    return int(limit)
 
 
-def _content(token: Any) -> str | None:
+def _special_token(config: dict[str, Any], role: str) -> str | None:
     """The text of a special token, which the files spell as a string or an object."""
-    return token.get("content") if isinstance(token, dict) else token
+    name = f"{role}_token"
+    token = _field(config, name, (str, dict))
+    if isinstance(token, dict):
+        token = field(token, "content", str, None, f"{_CONFIG}: {name}")
+    return None if token is None else str(token)
+
+
+def _field(config: dict[str, Any], name: str, kind: type | tuple[type, ...]) -> Any:
+    return field(config, name, kind, None, _CONFIG)
+
+
+def _flag(config: dict[str, Any], name: str, default: bool) -> bool:
+    return bool(field(config, name, bool, default, _CONFIG))
 
 
 def _line(error: Exception) -> str:

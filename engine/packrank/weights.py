@@ -1,6 +1,5 @@
 """Tensors of a checkpoint by name: safetensors only, every name, shape and value checked."""
 
-import json
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from packrank.errors import ModelError
+from packrank.files import field, read_object
 
 _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 # LayerNorm parameters as checkpoints converted from TensorFlow name them.
@@ -102,10 +102,12 @@ def _shards(folder: Path) -> list[Path]:
         return [single]
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        try:
-            names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ModelError(f"{index} is not an index of safetensors shards ({error})") from error
+        shards = field(read_object(index), "weight_map", dict, {}, index)
+        if not shards:
+            raise ModelError(f"{index} names no shard in weight_map")
+        names = {field(shards, name, str, None, f"{index}: weight_map") for name in shards}
+        if None in names:
+            raise ModelError(f"{index}: weight_map names no file for a tensor")
         return [folder / name for name in sorted(names)]
     if any(folder.glob("pytorch_model*.bin")):
         command = f'python -c "{_CONVERT}" {shlex.quote(str(folder))}'

@@ -1,6 +1,6 @@
 """A score does not depend on company: not on the pack, the order, the budget or the threads."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 from packrank.models import load_model
 from packrank.request import Sequence
 from packrank.runner import Runner
-from packrank_kernels import get_num_threads, set_num_threads
+from packrank_kernels import set_num_threads
 
 # Lengths on both sides of what a kernel takes at once, and repeated, so that packs differ.
 LENGTHS = [1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 40, 40, 5, 5, 1]
@@ -23,17 +23,28 @@ MODELS = {
     "modernbert-mean": ("ModernBert", {"classifier_pooling": "mean"}),
 }
 
-pytestmark = [
-    pytest.mark.parametrize("name", MODELS),
-    pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"]),
-]
+LARGE = {
+    "minilm": (
+        "Bert",
+        {"hidden_size": 384, "num_attention_heads": 12, "intermediate_size": 1536},
+    ),
+    "modernbert-mean": (
+        "ModernBert",
+        {
+            "hidden_size": 512,
+            "num_attention_heads": 8,
+            "intermediate_size": 768,
+            "local_attention": 128,
+            "classifier_pooling": "mean",
+        },
+    ),
+}
+LARGE_LENGTHS = [300, 1, 17, 129, 64, 255, 300, 31, 96, 5]
 
-
-@pytest.fixture
-def restored_threads() -> Iterator[None]:
-    before = get_num_threads()
-    yield
-    set_num_threads(before)
+every_model = pytest.mark.parametrize("name", MODELS)
+both_dtypes = pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"]
+)
 
 
 @pytest.fixture
@@ -47,6 +58,8 @@ def folder(checkpoint: Callable[..., Path], name: str) -> Path:
     return checkpoint(architecture, num_labels=3, **options)
 
 
+@every_model
+@both_dtypes
 def test_logits(
     folder: Path, sequences: list[Sequence], dtype: torch.dtype, restored_threads: None
 ) -> None:
@@ -60,6 +73,8 @@ def test_logits(
         np.testing.assert_array_equal(together, alone[order], strict=True)
 
 
+@every_model
+@both_dtypes
 def test_hidden_states(
     folder: Path, sequences: list[Sequence], dtype: torch.dtype, restored_threads: None
 ) -> None:
@@ -78,3 +93,29 @@ def test_hidden_states(
                 shuffled, None if keys is None else keys[order]
             )
             assert all(torch.equal(rows, alone[i]) for i, rows in zip(order, together, strict=True))
+
+
+@pytest.mark.parametrize("name", LARGE)
+@both_dtypes
+def test_logits_at_the_size_of_real_models(
+    checkpoint: Callable[..., Path],
+    make_sequences: Callable[..., list[Sequence]],
+    name: str,
+    dtype: torch.dtype,
+    restored_threads: None,
+) -> None:
+    """Where products are split into blocks and among threads as they are in use."""
+    architecture, options = LARGE[name]
+    sizes = {"num_hidden_layers": 2, "max_position_embeddings": 300, "num_labels": 1}
+    folder = checkpoint(architecture, **sizes, **options)
+    sequences = make_sequences(architecture, LARGE_LENGTHS)
+    model = load_model(folder, device="cpu", dtype=dtype)
+    set_num_threads(1)
+    alone = np.concatenate([Runner(model, 1).logits([sequence]) for sequence in sequences])
+    assert len(np.unique(alone)) == len(sequences)
+    rng = np.random.default_rng(0)
+    for threads, budget_tokens in ((1, 10_000), (2, 700), (3, 10_000), (5, 400), (5, 10_000)):
+        set_num_threads(threads)
+        order = rng.permutation(len(sequences))
+        together = Runner(model, budget_tokens).logits([sequences[i] for i in order])
+        np.testing.assert_array_equal(together, alone[order], strict=True)

@@ -146,6 +146,18 @@ def test_num_keys(checkpoint: Checkpoint, make_sequences: MakeSequences, name: s
     assert_close(torch.cat(ours), their_states(encoder(folder), sequences, num_keys))
 
 
+def test_num_keys_within_windows(checkpoint: Checkpoint, make_sequences: MakeSequences) -> None:
+    """Windows of 8, which cut off most keys; tokens near a key each have one at least."""
+    folder, sequences = checkpoint("ModernBert", "Model"), make_sequences("ModernBert", LENGTHS)
+    assert load(folder, head=False).config.modernbert.attention[1].window == 4  # type: ignore
+    num_keys = [3, 1, 36, 2, 13]
+    assert all(n - keys <= 4 for n, keys in zip(LENGTHS, num_keys, strict=True))
+    runner = Runner(load(folder, head=False), 1000)
+    ours = torch.cat(runner.hidden_states(sequences, np.array(num_keys, dtype=np.int32)))
+    theirs = transformers.AutoModel.from_pretrained(folder, attn_implementation="sdpa")
+    assert_close(ours, their_states(theirs, sequences, num_keys))
+
+
 def test_literal_padding_ids_keep_the_padding_position(
     checkpoint: Checkpoint, make_sequences: MakeSequences
 ) -> None:

@@ -11,11 +11,7 @@ import torch
 
 from packrank import Reranker
 
-
-def some_pairs(seed: int) -> list[tuple[str, str]]:
-    random = np.random.default_rng(seed)
-    texts = [" ".join(random.choice(["a", "b", "c"], n)) for n in random.integers(0, 12, 30)]
-    return list(zip(texts[:15], texts[15:], strict=True))
+SomePairs = Callable[[int], list[tuple[str, str]]]
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +71,9 @@ def test_rank_and_score_agree_to_the_bit(tiny_bert: Path) -> None:
 
 
 @pytest.mark.parametrize("budget", [1, 41, 10_000])
-def test_scores_have_the_same_bits_in_any_company(tiny_bert: Path, budget: int) -> None:
+def test_scores_have_the_same_bits_in_any_company(
+    tiny_bert: Path, budget: int, some_pairs: SomePairs
+) -> None:
     given = [*REAL_PAIRS, *some_pairs(0)]
     together = Reranker(tiny_bert, budget_tokens=budget).score(given[::-1])[::-1]
     model = Reranker(tiny_bert)
@@ -83,7 +81,7 @@ def test_scores_have_the_same_bits_in_any_company(tiny_bert: Path, budget: int) 
     np.testing.assert_array_equal(together, alone)
 
 
-def test_threads_may_share_a_real_model(tiny_bert: Path) -> None:
+def test_threads_may_share_a_real_model(tiny_bert: Path, some_pairs: SomePairs) -> None:
     model = Reranker(tiny_bert)
     alone = [model.score(some_pairs(seed)) for seed in range(16)]
     with ThreadPoolExecutor(8) as pool:

@@ -7,41 +7,33 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-import tokenizers
 import torch
+from tqdm import tqdm
 
 import packrank_kernels
 from packrank import LateInteraction, Reranker, score_file
 from packrank.cli import main
-from packrank.lines import read_jsonl, read_plain, replacing
+from packrank.lines import Line, read_jsonl, read_plain, replacing
 
-WORDS = ["red", "blue", "fox", "dog", "owl", "snake", "runs", "sleeps", "hunts", "at", "night"]
-WORDS += ["by", "day", "in", "the", "sun"]
+WORDS = "red blue fox dog owl snake runs sleeps hunts at night by day in the sun"
 DOCUMENTS = ["the fox runs", "owl hunts at night", "snake sleeps in the sun", "blue dog", "red"]
 QUERY = "owl by night"
 
 
-def save_tokenizer(folder: Path) -> None:
-    specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    vocab = {token: i for i, token in enumerate([*specials, *WORDS])}
-    backend = tokenizers.Tokenizer(tokenizers.models.WordPiece(vocab, unk_token="[UNK]"))
-    backend.normalizer = tokenizers.normalizers.BertNormalizer()
-    backend.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
-    backend.post_processor = tokenizers.processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    backend.add_special_tokens(specials)
-    backend.save(str(folder / "tokenizer.json"))
-    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
-
-
 @pytest.fixture(scope="module")
-def model(checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Any:
+def model(
+    checkpoint: Callable[..., Path],
+    save_tokenizer: Callable[..., None],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Any:
     """model(suffix, **options): a tiny BERT folder with a tokenizer."""
 
     def make(suffix: str = "ForSequenceClassification", **options: Any) -> Path:
         folder = tmp_path_factory.mktemp("model") / "bert"
         shutil.copytree(checkpoint("Bert", suffix, **options), folder)
-        save_tokenizer(folder)
+        save_tokenizer(folder, WORDS)
         return folder
 
     return make
@@ -170,24 +162,32 @@ def test_a_plain_encoder_ranks_by_late_interaction(
     assert [(row["line"] - 1, row["score"]) for row in shown] == [r[:2] for r in expected]
 
 
-def test_options_reach_the_model(
-    cross_encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_every_option_reaches_the_model(
+    cross_encoder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    restored_threads: None,
 ) -> None:
-    documents = tmp_path / "documents.txt"
-    documents.write_text(" ".join(DOCUMENTS) + "\n")
-    arguments = ["rank", str(cross_encoder), "--query", QUERY, "--documents", str(documents)]
-    before = packrank_kernels.get_num_threads()
-    try:
-        options = ["--activation", "identity", "--max-length", "9", "--truncation", "only_second"]
-        assert main([*arguments, *options, "--threads", "1", "--json"]) == 0
-        assert packrank_kernels.get_num_threads() == 1
-    finally:
-        packrank_kernels.set_num_threads(before)
-    [row] = json_lines(capsys.readouterr().out)
-    same = Reranker(
-        cross_encoder, activation="identity", max_length=9, truncation="only_second"
-    ).rank(QUERY, [" ".join(DOCUMENTS)])
-    assert row["score"] == same[0].score
+    query, document = "owl hunts by night red", " ".join(DOCUMENTS)
+    path = tmp_path / "documents.txt"
+    path.write_text(document + "\n")
+    arguments = ["rank", str(cross_encoder), "--query", query, "--documents", str(path), "--json"]
+
+    def score(*options: str) -> float:
+        assert main([*arguments, *options]) == 0
+        [row] = json_lines(capsys.readouterr().out)
+        return float(row["score"])
+
+    # Of 9 tokens 6 are for both texts: 5 and 1, or 3 and 3.
+    options: dict[str, Any] = {"max_length": 9, "activation": "identity", "dtype": "bfloat16"}
+    options["truncation"] = "only_second"
+    flags = {f"--{name.replace('_', '-')}": str(value) for name, value in options.items()}
+    given = score(*(word for flag in flags.items() for word in flag), "--threads", "1")
+    assert packrank_kernels.get_num_threads() == 1
+    assert given == Reranker(cross_encoder, **options).rank(query, [document])[0].score
+    for left_out in flags:
+        others = (word for flag in flags.items() if flag[0] != left_out for word in flag)
+        assert score(*others) != given, left_out
 
 
 # score
@@ -201,7 +201,7 @@ def test_scores_come_in_order_through_every_window(
     monkeypatch: pytest.MonkeyPatch,
     suffix: str,
 ) -> None:
-    monkeypatch.setattr(score_file, "_WINDOW_PAIRS", 3)
+    monkeypatch.setattr(score_file, "_FIRST_WINDOW_PAIRS", 3)
     folder = model(suffix, num_labels=1)
     queries = ["owl by night", "red dog"]
     pairs = [(queries[i % 2], DOCUMENTS[i % 5]) for i in range(11)]
@@ -223,6 +223,44 @@ def test_scores_come_in_order_through_every_window(
     summary = capsys.readouterr().err
     assert summary.startswith("11 pairs scored, 0 lines failed")
     assert "pairs/s" in summary and "tokens/s" in summary
+
+
+class Sized:
+    """Gives every pair the score 0 and notes how many come at once."""
+
+    num_tokens = 0
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+
+    def try_score(self, pairs: list[tuple[str, str]]) -> tuple[np.ndarray, dict[int, str]]:
+        self.sizes.append(len(pairs))
+        return np.zeros(len(pairs), dtype=np.float32), {}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "characters", "sizes"),
+    [
+        (1e9, 10**9, [2, 4, 8, 8, 8]),
+        (0.0, 10**9, [2] * 15),
+        (1e9, 5, [2, *[3] * 9, 1]),
+    ],
+)
+def test_windows_grow_while_they_are_quick(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, characters: int, sizes: list[int]
+) -> None:
+    monkeypatch.setattr(score_file, "_FIRST_WINDOW_PAIRS", 2)
+    monkeypatch.setattr(score_file, "_WINDOW_PAIRS", 8)
+    monkeypatch.setattr(score_file, "_WINDOW_SECONDS", seconds)
+    monkeypatch.setattr(score_file, "_WINDOW_CHARACTERS", characters)
+    model: Any = Sized()
+    lines = [Line(i, {"query": "a", "document": "b"}) for i in range(30)]
+    sink = io.StringIO()
+    with tqdm(total=30, disable=True) as bar:
+        totals = score_file.score_lines(model, lines, sink, bar)
+    assert model.sizes == sizes
+    assert totals.pairs == 30
+    assert [row["line"] for row in json_lines(sink.getvalue())] == list(range(30))
 
 
 def test_several_labels_give_lists(model: Any, tmp_path: Path) -> None:

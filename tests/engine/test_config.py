@@ -25,11 +25,8 @@ FULL, SLIDING = LayerAttention(160_000.0, None), LayerAttention(10_000.0, 64)
 
 @pytest.fixture
 def load(tmp_path: Path) -> Any:
-    def write_and_load(raw: Any, sentence_transformers: Any = None) -> ModelConfig:
+    def write_and_load(raw: Any) -> ModelConfig:
         (tmp_path / "config.json").write_text(json.dumps(raw))
-        if sentence_transformers is not None:
-            path = tmp_path / "config_sentence_transformers.json"
-            path.write_text(json.dumps(sentence_transformers))
         return load_config(tmp_path)
 
     return write_and_load
@@ -143,25 +140,23 @@ SIGMOID, IDENTITY = "torch.nn.modules.activation.Sigmoid", "torch.nn.modules.lin
 
 
 @pytest.mark.parametrize(
-    ("file", "nested", "old", "num_labels", "expected"),
+    ("nested", "old", "num_labels", "expected"),
     [
-        (None, None, None, 1, "sigmoid"),
-        (None, None, None, 2, "identity"),
-        (None, None, IDENTITY, 1, "identity"),
-        (None, None, SIGMOID, 2, "sigmoid"),
-        (None, IDENTITY, SIGMOID, 1, "identity"),
-        (SIGMOID, IDENTITY, IDENTITY, 2, "sigmoid"),
-        ("mine.Thing", IDENTITY, SIGMOID, 1, "identity"),
-        ("mine.Thing", "mine.Thing", IDENTITY, 1, "sigmoid"),
+        (None, None, 1, "sigmoid"),
+        (None, None, 2, "identity"),
+        (None, IDENTITY, 1, "identity"),
+        (None, SIGMOID, 2, "sigmoid"),
+        (IDENTITY, SIGMOID, 1, "identity"),
+        ("mine.Thing", IDENTITY, 1, "sigmoid"),
     ],
 )
 def test_default_activation(
-    load: Any, file: str, nested: str, old: str, num_labels: int, expected: str
+    load: Any, nested: str, old: str, num_labels: int, expected: str
 ) -> None:
     raw = BERT | {"num_labels": num_labels, "sbert_ce_default_activation_function": old}
     if nested is not None:
         raw |= {"sentence_transformers": {"activation_fn": nested, "version": "5.0"}}
-    assert load(raw, {"activation_fn": file}).default_activation == expected
+    assert load(raw).default_activation == expected
 
 
 def test_every_architecture_has_a_family() -> None:
@@ -185,10 +180,10 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"vocab_size": True}, "vocab_size is True, expected a whole number"),
     ({"num_hidden_layers": 0}, "num_hidden_layers is 0"),
     ({"pad_token_id": -1}, "pad_token_id is -1, expected a whole number"),
-    ({"layer_norm_eps": "x"}, "layer_norm_eps is 'x', expected a positive number"),
+    ({"layer_norm_eps": "x"}, "layer_norm_eps is 'x', expected a number"),
     (
         {"sbert_ce_default_activation_function": "torch.nn.Tanh"},
-        "activation_fn torch.nn.Tanh is not supported",
+        "activation_fn 'torch.nn.Tanh' is not supported",
     ),
 ]
 REFUSED_MODERNBERT: list[tuple[dict[str, Any], str]] = [
@@ -202,6 +197,69 @@ REFUSED_MODERNBERT: list[tuple[dict[str, Any], str]] = [
     ({"rope_parameters": {"full_attention": {"rope_theta": "x"}}}, "rope_theta is 'x', expected"),
     ({"hidden_size": 9}, "hidden_size 9 gives heads of odd size 3"),
 ]
+
+
+WRONG_TYPES: list[tuple[str, Any]] = [
+    ("architectures", [{}]),
+    ("architectures", [["BertModel"]]),
+    ("architectures", "BertModel"),
+    ("is_decoder", "no"),
+    ("hidden_size", "12"),
+    ("num_attention_heads", 3.0),
+    ("num_hidden_layers", [2]),
+    ("intermediate_size", {}),
+    ("vocab_size", True),
+    ("max_position_embeddings", "514"),
+    ("type_vocab_size", 2.5),
+    ("pad_token_id", [0]),
+    ("layer_norm_eps", float("nan")),
+    ("layer_norm_eps", float("inf")),
+    ("layer_norm_eps", True),
+    ("hidden_act", ["gelu"]),
+    ("hidden_act", {}),
+    ("position_embedding_type", ["absolute"]),
+    ("id2label", ["a"]),
+    ("num_labels", "1"),
+    ("sentence_transformers", ["activation_fn"]),
+    ("sentence_transformers", {"activation_fn": 3}),
+    ("sbert_ce_default_activation_function", ["torch.nn.Sigmoid"]),
+]
+WRONG_TYPES_MODERNBERT: list[tuple[str, Any]] = [
+    ("norm_eps", "small"),
+    ("hidden_activation", 3),
+    ("classifier_activation", ["gelu"]),
+    ("classifier_pooling", ["cls"]),
+    ("norm_bias", 1),
+    ("attention_bias", "false"),
+    ("mlp_bias", {}),
+    ("classifier_bias", 0),
+    ("layer_types", 3),
+    ("layer_types", [["full_attention"]] * 5),
+    ("layer_types", [{}] * 5),
+    ("global_attn_every_n_layers", "3"),
+    ("local_attention", 128.0),
+    ("global_rope_theta", "x"),
+    ("local_rope_theta", float("nan")),
+    ("rope_parameters", [1]),
+    ("rope_parameters", {"full_attention": 3}),
+    ("rope_parameters", {"full_attention": {"rope_theta": "x"}}),
+    ("rope_scaling", 3),
+]
+
+
+@pytest.mark.parametrize(
+    ("raw", "key"),
+    [(BERT | {key: value}, key) for key, value in WRONG_TYPES]
+    + [(MODERNBERT | {key: value}, key) for key, value in WRONG_TYPES_MODERNBERT]
+    + [(BERT | {"architectures": ["ElectraModel"], "embedding_size": "5"}, "embedding_size")],
+)
+def test_every_key_of_the_wrong_type_is_named(load: Any, raw: dict[str, Any], key: str) -> None:
+    with pytest.raises(ModelError) as raised:
+        load(raw)
+    message = str(raised.value)
+    last = "rope_theta" if "rope_theta is" in message else key
+    assert last.removesuffix("s").replace("_scaling", " scaling") in message
+    assert "\n" not in message
 
 
 @pytest.mark.parametrize(

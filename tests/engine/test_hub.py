@@ -1,6 +1,7 @@
 """Folders as they are, hub names through the hub, and one sentence for all else."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -73,3 +74,10 @@ def test_offline_is_one_sentence() -> None:
         hub.resolve("packrank-test/no-such-model")
     assert "packrank-test/no-such-model is not a folder" in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("model", [5, None, b"bytes", ["list"], 1.5])
+def test_what_is_no_path_is_refused(model: Any) -> None:
+    kind = type(model).__name__
+    with pytest.raises(ModelError, match=f"the model is a {kind}, expected a folder or a hub name"):
+        hub.resolve(model)

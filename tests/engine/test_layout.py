@@ -224,7 +224,7 @@ def test_a_limit_below_the_special_tokens_is_refused(truncation: Truncation) -> 
 def test_an_unknown_truncation_is_refused() -> None:
     ids = np.array([5], dtype=np.int32)
     with pytest.raises(InputError, match="truncation is 'both', expected one of 'longest_first', "):
-        OURS[wordpiece].pair(ids, ids, None, "both")  # type: ignore[arg-type]
+        OURS[wordpiece].pair(ids, ids, 4, "both")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("pair", ["$A $A $B", "$A $B $A", "$B:1 $A:0 $A:1"])
@@ -236,12 +236,6 @@ def test_a_layout_with_a_text_in_two_places_is_refused(pair: str) -> None:
 
 
 REAL = ("bert-uncased", "xlm-roberta", "qwen2", "modernbert")
-
-
-def awkward_strings(data_dir: Path, vocabulary: str) -> list[str]:
-    path = data_dir / f"tokenizers/ggml-vectors/ggml-vocab-{vocabulary}.gguf.inp"
-    separator = "\n__ggml_vocab_test__\n"
-    return path.read_bytes().decode("utf-8").removesuffix(separator).split(separator)
 
 
 @pytest.fixture(scope="module")
@@ -259,19 +253,20 @@ def real(data_dir: Path) -> Callable[[str], tuple[Tokenizer, tokenizers.Tokenize
     return load
 
 
+Awkward = Callable[[str], list[str]]
 Real = Callable[[str], tuple[Tokenizer, tokenizers.Tokenizer]]
 
 
 @pytest.mark.parametrize("name", REAL)
-def test_awkward_singles_equal_the_library(data_dir: Path, real: Real, name: str) -> None:
-    for text in awkward_strings(data_dir, "qwen2"):
+def test_awkward_singles_equal_the_library(awkward_strings: Awkward, real: Real, name: str) -> None:
+    for text in awkward_strings("qwen2"):
         check_every_length(*real(name), (text,))
 
 
 @pytest.mark.parametrize("name", REAL)
-def test_awkward_pairs_equal_the_library(data_dir: Path, real: Real, name: str) -> None:
+def test_awkward_pairs_equal_the_library(awkward_strings: Awkward, real: Real, name: str) -> None:
     ours, oracle = real(name)
-    texts = awkward_strings(data_dir, "qwen2")
+    texts = awkward_strings("qwen2")
     for query in texts:
         for document in texts:
             laid_out = ours.pair(*ours.encode([query, document]), None, "off")
@@ -280,8 +275,8 @@ def test_awkward_pairs_equal_the_library(data_dir: Path, real: Real, name: str) 
 
 @pytest.mark.parametrize("name", REAL)
 def test_awkward_pairs_equal_the_library_at_every_length(
-    data_dir: Path, real: Real, name: str
+    awkward_strings: Awkward, real: Real, name: str
 ) -> None:
-    texts = awkward_strings(data_dir, "qwen2")
+    texts = awkward_strings("qwen2")
     for query, document in zip(texts, texts[7:] + texts[:7], strict=True):
         check_every_length(*real(name), (query, document))

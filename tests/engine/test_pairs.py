@@ -100,6 +100,38 @@ def test_windows_cover_all_pairs_in_order(monkeypatch: pytest.MonkeyPatch, size:
     assert np.array_equal(lengths, [5, 6, 8])
 
 
+def test_long_texts_make_small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pairs, "WINDOW_CHARACTERS", 10)
+    given = [("q", "a" * n) for n in (4, 4, 1, 30, 2)] + [None, ("q", 7), ("q", "a" * 6), ("", "a")]
+    windows = list(reader().windows(given))
+    places = [sorted([*w.indices, *w.failures]) for w in windows]
+    assert places == [[0, 1], [2], [3], [4, 5, 6], [7, 8]]
+
+
+def test_the_prompt_stands_before_every_query() -> None:
+    read, tokenizer = watch(reader())
+    read = PairReader(tokenizer, read.vocab_size, read.max_length, read.truncation, "a ")
+    (window,) = read.windows([("q", "b"), ("", "b")])
+    assert [x.token_ids.tolist() for x in window.sequences] == [[0, 3, 2, 1, 4, 1], [0, 3, 1, 4, 1]]
+    assert tokenizer.asked == [["a q", "a ", "b", "b"]]
+
+
+def test_every_distinct_text_is_checked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    checked: list[str] = []
+    monkeypatch.setattr(pairs, "check_text", checked.append)
+    list(reader().windows([("q", "a"), ("q", "b"), ("a", "q")]))
+    assert sorted(checked) == ["a", "b", "q"]
+
+
+def test_a_reader_that_is_closed_leaves_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pairs, "WINDOW_PAIRS", 1)
+    windows = reader().windows([("q", "a")] * 5)
+    next(windows)
+    assert [t for t in threading.enumerate() if t.name.startswith("packrank")]
+    windows.close()
+    assert not [t for t in threading.enumerate() if t.name.startswith("packrank")]
+
+
 def test_the_next_window_is_read_while_this_one_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pairs, "WINDOW_PAIRS", 1)
     read, tokenizer = watch(reader())

@@ -58,6 +58,7 @@ class ToyModel:
 
 
 Open = Callable[..., Reranker]
+SomePairs = Callable[[int], list[tuple[str, str]]]
 
 
 @pytest.fixture
@@ -185,8 +186,46 @@ def test_a_failing_pair_fails_alone(toy: Open, pair: object, reason: str) -> Non
 
 
 def test_rank_says_which_document_failed(toy: Open) -> None:
-    with pytest.raises(PairError, match="pair 2: "):
-        toy().rank("q", ["a", "b", "nan"])
+    with pytest.raises(PairError, match="pair 2: ") as raised:
+        toy().rank("q", ["a", "b", "nan", "unembedded"])
+    assert raised.value.index == 2
+
+
+def test_try_rank_ranks_the_others_in_one_pass(toy: Open) -> None:
+    model = toy()
+    documents = ["nan", "a", "c\ud800", "b b", "unembedded", "c"]
+    ranking, failures = model.try_rank("q", documents)
+    assert ranking == [Ranked(3, 4.0, "b b"), Ranked(1, 1.0, "a"), Ranked(5, -3.0, "c")]
+    assert list(failures) == [0, 2, 4]
+    assert "lone surrogate at character 1" in failures[2]
+    assert model.num_tokens == 5 + 5 + 6 + 5
+    assert model.try_rank("q", documents, 2)[0] == ranking[:2]
+    assert model.try_rank("q", documents, 9)[0] == ranking
+    assert model.try_rank("q", ["nan", "inf"])[0] == []
+    assert model.try_rank("q", []) == ([], {})
+
+
+def test_a_broken_query_is_no_documents_fault(toy: Open) -> None:
+    for rank in (toy().rank, toy().try_rank):
+        with pytest.raises(InputError, match="the query holds a lone surrogate at char") as raised:
+            rank("q\udc80", ["a", "b"])
+        assert not isinstance(raised.value, PairError)
+
+
+def test_an_error_in_the_model_ends_the_reading_ahead(
+    toy: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pairs, "WINDOW_PAIRS", 1)
+    model = toy()
+
+    def fail(sequences: object) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(model._runner, "logits", fail)
+    with pytest.raises(RuntimeError) as raised:
+        model.score([("q", "a")] * 5)
+    assert raised.traceback  # which would keep an unclosed generator alive
+    assert not [t for t in threading.enumerate() if t.name.startswith("packrank")]
 
 
 @pytest.mark.parametrize(
@@ -303,13 +342,9 @@ def in_threads(score: Callable[[int], object], count: int) -> Iterator[object]:
         yield from pool.map(wait_and_score, range(count))
 
 
-def some_pairs(seed: int) -> list[tuple[str, str]]:
-    random = np.random.default_rng(seed)
-    texts = [" ".join(random.choice(["a", "b", "c"], n)) for n in random.integers(0, 12, 30)]
-    return list(zip(texts[:15], texts[15:], strict=True))
-
-
-def test_threads_may_share_a_toy(toy: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_may_share_a_toy(
+    toy: Open, monkeypatch: pytest.MonkeyPatch, some_pairs: SomePairs
+) -> None:
     monkeypatch.setattr(pairs, "WINDOW_PAIRS", 4)
     model = toy()
     alone = [model.score(some_pairs(seed)) for seed in range(16)]

@@ -1,5 +1,6 @@
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,9 @@ import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers, processors
 
 from packrank.errors import InputError, ModelError
-from packrank.tokenizer import Tokenizer, check_text
+from packrank.tokenizer import Tokenizer, batches, check_text
+
+Awkward = Callable[[str], list[str]]
 
 
 def wordpiece() -> tokenizers.Tokenizer:
@@ -47,6 +50,30 @@ def test_more_texts_than_are_encoded_at_once_keep_their_order() -> None:
     texts = [f"{'a ' * (i % 30)}{'b ' * (i // 30)}" for i in range(2500)]
     lengths = [len(ids) for ids in Tokenizer(wordpiece()).encode(texts)]
     assert lengths == [i % 30 + i // 30 for i in range(2500)]
+
+
+def test_texts_are_handed_over_in_batches_of_bounded_size() -> None:
+    texts = ["a" * n for n in (1, 700_000, 299_999, 1, 2_000_000, 3, 4)]
+    assert [[len(text) for text in part] for part in batches(texts, len, 3, 1_000_000)] == [
+        [1, 700_000, 299_999],
+        [1],
+        [2_000_000],
+        [3, 4],
+    ]
+    assert list(batches([], len, 3, 9)) == []
+    assert [list(part) for part in batches(range(5), lambda i: 0, 2, 9)] == [[0, 1], [2, 3], [4]]
+    backend, sizes = wordpiece(), []
+
+    class Sizing:
+        def encode_batch_fast(self, texts: list[str], **options: bool) -> object:
+            sizes.append(sum(map(len, texts)))
+            return backend.encode_batch_fast(texts, **options)
+
+    ours = Tokenizer(backend)
+    ours._backend = Sizing()  # type: ignore[assignment]
+    ids = ours.encode([f"{'. ' * 100_000}{'a ' * n}" for n in range(12)])
+    assert [len(x) for x in ids] == [100_000 + n for n in range(12)]
+    assert max(sizes) <= 1_000_000 and len(sizes) == 3
 
 
 def test_no_texts_give_no_ids() -> None:
@@ -105,6 +132,42 @@ def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
         Tokenizer.from_folder(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("truncation_side", ["left"]),
+        ("model_input_names", "token_type_ids"),
+        ("model_max_length", "long"),
+        ("model_max_length", True),
+        ("model_max_length", float("nan")),
+        ("model_max_length", 0),
+        ("model_max_length", -1),
+        ("max_len", [512]),
+        ("tokenizer_class", ["BertTokenizer"]),
+        ("tokenize_chinese_chars", "no"),
+        ("strip_accents", 1),
+        ("do_lower_case", "false"),
+        ("cls_token", 3),
+        ("sep_token", ["[SEP]"]),
+        ("pad_token", {"content": 3}),
+        ("mask_token", True),
+        ("unk_token", {"content": ["[UNK]"]}),
+    ],
+)
+@pytest.mark.parametrize("source", ["tokenizer.json", "vocab.txt"])
+def test_every_key_of_the_wrong_type_is_named(
+    tmp_path: Path, key: str, value: object, source: str
+) -> None:
+    if source == "vocab.txt":
+        write(tmp_path, source, "\n".join(BERT_VOCAB))
+    else:
+        wordpiece().save(str(tmp_path / source))
+    write(tmp_path, "tokenizer_config.json", {key: value})
+    with pytest.raises(ModelError, match=rf"tokenizer_config\.json: {key}.* is .*, expec") as info:
+        Tokenizer.from_folder(tmp_path)
+    assert "\n" not in str(info.value)
+
+
 @pytest.mark.parametrize("content", ["", "{", '{"version": "1.0"}'])
 def test_a_broken_tokenizer_file_is_refused_by_name(tmp_path: Path, content: str) -> None:
     write(tmp_path, "tokenizer.json", content)
@@ -117,7 +180,7 @@ def test_a_broken_tokenizer_file_is_refused_by_name(tmp_path: Path, content: str
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("{", "is not valid JSON"), ("[]", "holds a list, expected a JSON obj")],
+    [("{", "cannot be read as JSON"), ("[]", "holds a list, expected a JSON obj")],
 )
 def test_a_broken_config_is_refused_by_name(tmp_path: Path, content: str, message: str) -> None:
     wordpiece().save(str(tmp_path / "tokenizer.json"))
@@ -126,7 +189,7 @@ def test_a_broken_config_is_refused_by_name(tmp_path: Path, content: str, messag
         Tokenizer.from_folder(tmp_path)
 
 
-BERT_CONFIGS = [
+BERT_CONFIGS: list[dict[str, object]] = [
     {},
     {"do_lower_case": False},
     {"do_lower_case": False, "strip_accents": True, "tokenizer_class": "BertTokenizer"},
@@ -210,26 +273,24 @@ def test_what_transformers_cannot_convert_either_is_refused(roberta_files: Path)
     assert "\n" not in str(info.value)
 
 
-def awkward_strings(data_dir: Path, vocabulary: str) -> list[str]:
-    path = data_dir / f"tokenizers/ggml-vectors/ggml-vocab-{vocabulary}.gguf.inp"
-    separator = "\n__ggml_vocab_test__\n"
-    return path.read_bytes().decode("utf-8").removesuffix(separator).split(separator)
-
-
 @pytest.mark.parametrize(("name", "vocabulary"), [("bert-uncased", "bert-bge"), ("qwen2", "qwen2")])
-def test_published_ids_of_awkward_strings(data_dir: Path, name: str, vocabulary: str) -> None:
-    texts = awkward_strings(data_dir, vocabulary)
+def test_published_ids_of_awkward_strings(
+    data_dir: Path, awkward_strings: Awkward, name: str, vocabulary: str
+) -> None:
+    texts = awkward_strings(vocabulary)
     path = data_dir / f"tokenizers/ggml-vectors/ggml-vocab-{vocabulary}.gguf.out"
     published = [[int(x) for x in line.split()] for line in path.read_text().splitlines()]
     ours = Tokenizer.from_folder(data_dir / "tokenizers" / name)
     assert [ids.tolist() for ids in ours.encode(texts)] == published
 
 
-def test_the_vocabulary_file_equals_the_tokenizer_file(data_dir: Path, tmp_path: Path) -> None:
+def test_the_vocabulary_file_equals_the_tokenizer_file(
+    data_dir: Path, awkward_strings: Awkward, tmp_path: Path
+) -> None:
     source = data_dir / "tokenizers/bert-uncased"
     for name in ("vocab.txt", "tokenizer_config.json"):
         (tmp_path / name).write_bytes((source / name).read_bytes())
-    texts = awkward_strings(data_dir, "bert-bge")
+    texts = awkward_strings("bert-bge")
     built, saved = Tokenizer.from_folder(tmp_path), Tokenizer.from_folder(source)
     for left, right in zip(built.encode(texts), saved.encode(texts), strict=True):
         assert left.tolist() == right.tolist()

@@ -88,10 +88,22 @@ def test_shards(tmp_path: Path) -> None:
         Weights.open(tmp_path)
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"weight_map": 3}', "{'a'"])
-def test_damaged_index(tmp_path: Path, content: str) -> None:
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("", "cannot be read as JSON"),
+        ("{'a'", "cannot be read as JSON"),
+        ("[]", "holds a list, expected a JSON object"),
+        ("{}", "names no shard in weight_map"),
+        ('{"weight_map": 3}', "weight_map is 3, expected an object"),
+        ('{"weight_map": {"a": 1}}', "weight_map: a is 1, expected a string"),
+        ('{"weight_map": {"a": ["x"]}}', r"weight_map: a is \['x'\], expected a string"),
+        ('{"weight_map": {"a": null}}', "weight_map names no file for a tensor"),
+    ],
+)
+def test_damaged_index(tmp_path: Path, content: str, reason: str) -> None:
     (tmp_path / "model.safetensors.index.json").write_text(content)
-    with pytest.raises(ModelError, match="is not an index of safetensors shards"):
+    with pytest.raises(ModelError, match=rf"model\.safetensors\.index\.json:? {reason}"):
         Weights.open(tmp_path)
 
 

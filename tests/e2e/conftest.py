@@ -1,0 +1,40 @@
+"""A small model and its documents, for a test to damage, and what a command must then say."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def model(
+    checkpoint: Callable[..., Path], save_tokenizer: Callable[..., None], tmp_path: Path
+) -> Path:
+    """A sound cross-encoder, for a test to damage."""
+    folder = tmp_path / "model"
+    shutil.copytree(checkpoint("Bert", num_labels=1), folder)
+    save_tokenizer(folder, "red blue fox owl")
+    return folder
+
+
+@pytest.fixture
+def documents(tmp_path: Path) -> Path:
+    path = tmp_path / "documents.txt"
+    path.write_text("red fox\nblue owl\n")
+    return path
+
+
+@pytest.fixture
+def one_sentence(capsys: pytest.CaptureFixture[str]) -> Callable[..., None]:
+    """one_sentence("word", ...): nothing on stdout; on stderr one line with these words."""
+
+    def check(*words: str) -> None:
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        [line] = captured.err.splitlines()
+        assert line.startswith("packrank: ")
+        for word in words:
+            assert word in line
+
+    return check

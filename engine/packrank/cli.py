@@ -130,8 +130,11 @@ def _show_row(rank: int, score: float, line: Line) -> None:
 
 
 def _score(args: argparse.Namespace) -> int:
+    output = Path(args.output)
+    if output.exists() and Path(args.pairs).exists() and output.samefile(args.pairs):
+        raise InputError(f"{args.output} is the file of pairs; write the scores to another one")
     quiet = args.quiet or sys.stderr is None or not sys.stderr.isatty()
-    with open_lines(args.pairs) as source, replacing(Path(args.output)) as sink:
+    with open_lines(args.pairs) as source, replacing(output) as sink:
         model = _open_model(args)
         total = None if args.pairs == "-" else _count_lines(args.pairs)
         with tqdm(total=total, unit="pair", unit_scale=True, disable=quiet) as bar:
@@ -144,7 +147,7 @@ def _score(args: argparse.Namespace) -> int:
         _say(f"packrank: and {hidden} more lines; see {args.output}")
     if not args.quiet:
         _say(
-            f"{totals.pairs} pairs scored, {totals.num_failed} lines failed, "
+            f"pairs scored: {totals.pairs}, lines failed: {totals.num_failed}, "
             f"{totals.seconds:.1f} s, {totals.pairs / totals.seconds:,.0f} pairs/s, "
             f"{totals.tokens / totals.seconds:,.0f} tokens/s"
         )

@@ -44,5 +44,5 @@ def resolve(model: str | os.PathLike[str]) -> Path:
         raise ModelError(
             f"{name} is not a folder and could not be fetched from the hub ({reason}); "
             "pass a local model folder"
-        ) from error
+        ) from None
     return Path(snapshot)

@@ -46,6 +46,18 @@ def test_the_sound_model_is_sound(model: Path, documents: Path) -> None:
     assert rank(model, documents) == 0
 
 
+def test_scores_are_never_written_over_their_pairs(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text('{"query": "a", "document": "b"}\n')
+    (tmp_path / "link").symlink_to(pairs)
+    for output in (pairs, tmp_path / "link"):
+        assert main(["score", str(model), str(pairs), "--output", str(output)]) == 2
+        assert "is the file of pairs; write the scores to another one" in capsys.readouterr().err
+    assert pairs.read_text() == '{"query": "a", "document": "b"}\n'
+
+
 def unknown_architecture(model: Path) -> None:
     edit_config(model, architectures=["LlamaForCausalLM"])
 
@@ -327,7 +339,7 @@ def test_bad_pairs_fail_in_their_places(
     assert [line.partition(" was")[0] for line in lines[:4]] == [
         f"packrank: line {number}" for number in (2, 3, 4, 5)
     ]
-    assert lines[4].startswith("2 pairs scored, 4 lines failed")
+    assert lines[4].startswith("pairs scored: 2, lines failed: 4")
 
 
 def test_whatever_the_ids_are_no_score_is_lost(

@@ -221,7 +221,7 @@ def test_scores_come_in_order_through_every_window(
         want = Reranker(folder).score(pairs).tolist()
     assert [row["score"] for row in rows] == want
     summary = capsys.readouterr().err
-    assert summary.startswith("11 pairs scored, 0 lines failed")
+    assert summary.startswith("pairs scored: 11, lines failed: 0")
     assert "pairs/s" in summary and "tokens/s" in summary
 
 

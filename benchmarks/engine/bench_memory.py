@@ -42,7 +42,7 @@ def bench_memory(tmp_path: Path, rows: list[dict[str, object]]) -> None:
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (folder / name).write_bytes((source / name).read_bytes())
     vocabulary = (source / "vocab.txt").read_text().splitlines()
-    words = [word for word in vocabulary if word.isalpha() and word.isascii()]
+    words = np.array([word for word in vocabulary if word.isalpha() and word.isascii()])
     rng = np.random.default_rng(0)
     peaks = {}
     for count in (10_000, 100_000):

@@ -1,9 +1,20 @@
-"""The C++ extension; everything else is in pyproject.toml."""
+"""The C++ extensions; everything else is in pyproject.toml.
 
+packrank_kernels._cpu is built always, packrank_kernels._cuda where nvcc is found: on the path, in
+CUDA_HOME, or in /usr/local/cuda.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
 from glob import glob
+from pathlib import Path
 
-from pybind11.setup_helpers import Pybind11Extension
+from pybind11.setup_helpers import Pybind11Extension, build_ext
 from setuptools import setup
+from setuptools.modified import newer_group
 
 # On x86 g++ is needed: clang does not know the pragma that opens an instruction set.
 # -Wno-*: GCC 12 takes its own _mm512_undefined_*() for a mistake.
@@ -21,15 +32,93 @@ FLAGS = [
     "-Wno-maybe-uninitialized",
 ]
 
-setup(
-    ext_modules=[
-        Pybind11Extension(
-            "packrank_kernels._cpu",
-            sorted(["csrc/bindings.cpp", *glob("csrc/common/*.cpp"), *glob("csrc/cpu/*.cpp")]),
-            depends=[*glob("csrc/*/*.h"), *glob("csrc/*/*.inc")],
-            cxx_std=17,
-            extra_compile_args=FLAGS,
-            extra_link_args=["-pthread"],
-        )
+# Machine code for sm_80 to sm_89 and sm_90; newer devices translate what is for compute_90.
+NVCC_FLAGS = [
+    "-O3",
+    "-std=c++17",
+    "-Xcompiler=-fPIC,-fvisibility=hidden",
+    "-gencode=arch=compute_80,code=sm_80",
+    "-gencode=arch=compute_90a,code=sm_90a",
+    "-gencode=arch=compute_90,code=compute_90",
+]
+
+
+def find_nvcc() -> str | None:
+    """The CUDA compiler, or None where there is none."""
+    folders = [os.environ.get("CUDA_HOME"), "/usr/local/cuda"]
+    paths = [
+        shutil.which("nvcc"),
+        *(os.path.join(folder, "bin/nvcc") for folder in folders if folder),
     ]
-)
+    return next((path for path in paths if path and os.access(path, os.X_OK)), None)
+
+
+class BuildExtensions(build_ext):
+    """Compiles .cu files with nvcc and links what comes of them like any other object."""
+
+    def build_extension(self, extension: Pybind11Extension) -> None:
+        """As setuptools does, after nvcc."""
+        cuda = [source for source in extension.sources if source.endswith(".cu")]
+        if cuda:
+            extension.sources = [s for s in extension.sources if s not in cuda]
+            nvcc = find_nvcc()
+            assert nvcc is not None
+            extension.depends += cuda
+            extension.extra_objects = [
+                self.compile_cuda(nvcc, source, extension.depends) for source in cuda
+            ]
+            extension.library_dirs = [runtime_folder(nvcc)]
+        super().build_extension(extension)
+
+    def compile_cuda(self, nvcc: str, source: str, depends: list[str]) -> str:
+        """The object file of one .cu file."""
+        target = Path(self.build_temp, source).with_suffix(".o")
+        if not (self.force or newer_group(depends, str(target))):
+            return str(target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        command = [nvcc, *NVCC_FLAGS, "-c", source, "-o", str(target)]
+        print(*command, flush=True)
+        if subprocess.run(command).returncode != 0:
+            raise SystemExit(f"{nvcc} could not compile {source}")
+        return str(target)
+
+
+def runtime_folder(nvcc: str) -> str:
+    """Where the toolkit of this nvcc, which may be a script elsewhere, has its static runtime."""
+    plan = subprocess.run(
+        [nvcc, "--dryrun", "-c", "-x", "cu", os.devnull, "-o", os.devnull],
+        capture_output=True, text=True, check=True,
+    ).stderr  # fmt: skip
+    top = re.search(r"^#\$ TOP=(.*)$", plan, re.MULTILINE)
+    top_folder = Path(top[1].strip()) if top else Path(nvcc).resolve().parents[1]
+    for folder in ("lib64", "lib", "targets/x86_64-linux/lib", "targets/sbsa-linux/lib"):
+        if (top_folder / folder / "libcudart_static.a").exists():
+            return str(top_folder / folder)
+    raise SystemExit(f"{nvcc} has no libcudart_static.a under {top_folder}; install CUDA's runtime")
+
+
+def extensions() -> list[Pybind11Extension]:
+    """What can be built here."""
+    cpu = Pybind11Extension(
+        "packrank_kernels._cpu",
+        sorted(["csrc/bindings.cpp", *glob("csrc/common/*.cpp"), *glob("csrc/cpu/*.cpp")]),
+        depends=[*glob("csrc/*/*.h"), *glob("csrc/*/*.inc")],
+        cxx_std=17,
+        extra_compile_args=FLAGS,
+        extra_link_args=["-pthread"],
+    )
+    if find_nvcc() is None:
+        print("packrank: no nvcc, so packrank_kernels._cuda is not built", file=sys.stderr)
+        return [cpu]
+    cuda = Pybind11Extension(
+        "packrank_kernels._cuda",
+        sorted(["csrc/cuda/bindings.cpp", *glob("csrc/cuda/*.cu")]),
+        depends=glob("csrc/cuda/*.h"),
+        cxx_std=17,
+        extra_compile_args=["-O2", "-fvisibility=hidden"],
+        libraries=["cudart_static", "rt", "dl", "pthread"],
+    )
+    return [cpu, cuda]
+
+
+setup(ext_modules=extensions(), cmdclass={"build_ext": BuildExtensions})

@@ -1,0 +1,105 @@
+// Launches of the attention kernels: once a device, what it holds; a call, how many blocks.
+#include <cuda_runtime.h>
+
+#include <map>
+#include <mutex>
+#include <stdexcept>
+#include <string>
+
+#include "attention.h"
+#include "attention_row.h"
+#include "attention_tiles.h"
+
+namespace packrank {
+namespace cuda {
+namespace {
+
+// Four blocks a multiprocessor: ptxas (CUDA 13.0) gives the tiles 128 registers at head size 64,
+// 113 (sm_80) or 127 (sm_90a) at 32, one query 80 to 87, and spills none. Shared memory, 32 KiB a
+// block at 128 keys of size 64, lets as many stay; at 256 keys it is 64 KiB, and 2 (sm_80) or 3
+// (sm_90) do.
+template <class T, int D>
+__global__ void __launch_bounds__(kThreads, 4)
+    attention_tiles(const __grid_constant__ AttentionArgs args) {
+    TileBlock<T, D>(args).run();
+}
+
+template <class T, int D>
+__global__ void __launch_bounds__(kThreads, 4)
+    attention_row(const __grid_constant__ AttentionArgs args) {
+    RowWarp<T, D>(args).run();
+}
+
+using Kernel = void (*)(AttentionArgs);
+
+void check(cudaError_t error, const char* what) {
+    if (error == cudaSuccess) return;
+    cudaGetLastError();  // the next call starts without it
+    throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(error));
+}
+
+Kernel find(Dtype dtype, int head_size, bool one_query) {
+    if (head_size != 32 && head_size != 64)
+        throw std::invalid_argument("no attention kernel for head size " +
+                                    std::to_string(head_size));
+    const Kernel kernels[2][2][2] = {
+        {{attention_tiles<Half, 32>, attention_row<Half, 32>},
+         {attention_tiles<Half, 64>, attention_row<Half, 64>}},
+        {{attention_tiles<BFloat16, 32>, attention_row<BFloat16, 32>},
+         {attention_tiles<BFloat16, 64>, attention_row<BFloat16, 64>}}};
+    return kernels[static_cast<int>(dtype)][head_size / 64][one_query];
+}
+
+// Blocks of a kernel that a device holds at once, asked for once.
+int resident_blocks(Kernel kernel, int device, int bytes) {
+    static std::mutex mutex;
+    static std::map<std::tuple<Kernel, int, int>, int> known;
+    const std::lock_guard<std::mutex> lock(mutex);
+    int& blocks = known[{kernel, device, bytes}];
+    if (blocks == 0) {
+        int multiprocessors = 0, each = 0;
+        check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device),
+              "attention: number of multiprocessors");
+        check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                   shared_bytes(kMostKeys, 64)),
+              "attention: shared memory");
+        check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&each, kernel, kThreads, bytes),
+              "attention: blocks of a multiprocessor");
+        if (each < 1) throw std::runtime_error("attention: a block does not fit the device");
+        blocks = each * multiprocessors;
+    }
+    return blocks;
+}
+
+}  // namespace
+
+int device_count() {
+    int count = 0;
+    check(cudaGetDeviceCount(&count), "number of CUDA devices");
+    return count;
+}
+
+void attention(const Call& call) {
+    if (call.num_queries == 0 || call.args.num_sequences == 0) return;
+    const Kernel kernel = find(call.dtype, call.head_size, call.one_query);
+    if (call.max_keys > kMostKeys)
+        throw std::invalid_argument("no attention kernel for sequences of more than " +
+                                    std::to_string(kMostKeys) + " keys");
+    // Also where the caller's own runtime has made the device current: this one is linked in.
+    check(cudaSetDevice(call.device), "attention: device");
+    AttentionArgs args = call.args;
+    args.capacity = capacity_for(call.max_keys);
+    const int bytes = call.one_query ? 0 : shared_bytes(args.capacity, call.head_size);
+    const int64_t resident = resident_blocks(kernel, call.device, bytes);
+    args.unit_rows = unit_rows_for(call.num_queries, args.num_heads, resident);
+    const int64_t work =
+        call.one_query
+            ? (static_cast<int64_t>(args.num_sequences) * args.num_heads + kWarps - 1) / kWarps
+            : most_units(call.num_queries, args.num_sequences, args.num_heads, args.unit_rows);
+    const int blocks = static_cast<int>(work < resident ? work : resident);
+    kernel<<<blocks, kThreads, bytes, static_cast<cudaStream_t>(call.stream)>>>(args);
+    check(cudaGetLastError(), "attention: launch");
+}
+
+}  // namespace cuda
+}  // namespace packrank

@@ -1,0 +1,1 @@
+"""Triton forms of the ops, for CUDA devices. Imported at the first call: Triton is optional."""

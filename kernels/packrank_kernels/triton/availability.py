@@ -1,0 +1,42 @@
+"""Where the Triton kernels run. Imports no Triton: that takes a while, and it may be missing."""
+
+import functools
+import sys
+from importlib.util import find_spec
+
+import torch
+
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def why_not(device: torch.device, dtype: torch.dtype, **facts: object) -> str | None:
+    """None where the Triton kernels take tensors of this device and dtype."""
+    if not _is_installed():
+        return "the package triton is not installed"
+    if device.type == "cpu" and not _is_interpreted():
+        return f"the tensors are on {device}, not on a CUDA device"
+    if device.type not in ("cpu", "cuda"):
+        return f"the tensors are on {device}, not on a CUDA device"
+    if device.type == "cuda" and _capability(device) < (8, 0):
+        return "the device's compute capability is below 8.0"
+    if dtype not in _DTYPES:
+        return f"the tensors are {dtype}, not torch.float32, torch.bfloat16 or torch.float16"
+    if device.type == "cpu" and dtype == torch.bfloat16:
+        return "Triton's interpreter computes bfloat16 wrongly"
+    return None
+
+
+@functools.cache
+def _is_installed() -> bool:
+    return find_spec("triton") is not None
+
+
+def _is_interpreted() -> bool:
+    """Whether the kernels run in Triton's interpreter, on the CPU: only tests ask for that."""
+    knobs = sys.modules.get("triton.knobs")
+    return knobs is not None and knobs.runtime.interpret
+
+
+@functools.cache
+def _capability(device: torch.device) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(device)

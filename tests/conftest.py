@@ -1,5 +1,6 @@
 """What every test stands on: no network, seeds, poisoned memory, and the real-data folder."""
 
+import contextlib
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -13,7 +14,13 @@ import torch
 import packrank_kernels
 from packrank.request import Sequence
 
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported
+    with contextlib.suppress(ImportError):
+        import triton  # noqa: F401
+
 os.environ.update(
+    CUBLAS_WORKSPACE_CONFIG=":4096:8",  # or torch refuses cuBLAS under deterministic algorithms
     HF_HUB_OFFLINE="1",
     HF_HUB_DISABLE_PROGRESS_BARS="1",
     TOKENIZERS_PARALLELISM="false",

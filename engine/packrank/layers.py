@@ -1,13 +1,21 @@
 """Thin modules over packrank_kernels: a layer holds weights, and calls ops on a pack."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from packrank.request import Int32
-from packrank_kernels import add_layer_norm, attention, embed_layer_norm, linear, pack_linear
+from packrank_kernels import (
+    add_layer_norm,
+    attention,
+    embed_layer_norm,
+    linear,
+    pack_head,
+    pack_linear,
+    score_head,
+)
 
 Rotary = tuple[Tensor, Tensor]
 
@@ -18,36 +26,43 @@ class Spans:
 
     Attributes:
         cu_seqlens: [N + 1] int32.
-        first: [N] int64. Row of each sequence's first token.
+        max_seqlen: tokens of the longest sequence, or more.
+        first: [N] int32. Row of each sequence's first token; of an empty one, some row.
         cu_first: [N + 1] int32. 0, 1, ... N: cu_seqlens of the first tokens alone.
         key_rows: [Tk] int64, or None where every token is a key.
         cu_seqlens_k: [N + 1] int32. As cu_seqlens, of the keys.
     """
 
     cu_seqlens: Tensor
+    max_seqlen: int
     first: Tensor
     cu_first: Tensor
     key_rows: Tensor | None
     cu_seqlens_k: Tensor
 
     @classmethod
-    def of(cls, cu_seqlens: Int32, num_keys: Int32 | None, device: torch.device) -> "Spans":
-        """Spans of a pack on a device; of sequence n the first num_keys[n] tokens are keys."""
-        on_device = torch.from_numpy(cu_seqlens).to(device)
-        key_rows, cu_seqlens_k = None, on_device
-        if num_keys is not None:
-            lengths = np.diff(cu_seqlens)
-            counts = np.minimum(num_keys, lengths)
-            is_key = offsets(cu_seqlens) < np.repeat(counts, lengths)
-            key_rows = torch.from_numpy(np.flatnonzero(is_key)).to(device)
-            ends = np.cumsum(counts, dtype=np.int32)
-            cu_seqlens_k = torch.from_numpy(np.append(np.int32(0), ends)).to(device)
+    def of(cls, cu_seqlens: Tensor, num_tokens: int, max_seqlen: int) -> "Spans":
+        """Spans of a pack, from where its sequences start; T may be more than they fill."""
         return cls(
-            cu_seqlens=on_device,
-            first=on_device[:-1].long(),
-            cu_first=torch.arange(len(cu_seqlens), dtype=torch.int32, device=device),
-            key_rows=key_rows,
-            cu_seqlens_k=cu_seqlens_k,
+            cu_seqlens=cu_seqlens,
+            max_seqlen=max_seqlen,
+            first=cu_seqlens[:-1].clamp(max=num_tokens - 1),
+            cu_first=torch.arange(len(cu_seqlens), dtype=torch.int32, device=cu_seqlens.device),
+            key_rows=None,
+            cu_seqlens_k=cu_seqlens,
+        )
+
+    def with_keys(self, cu_seqlens: Int32, num_keys: Int32) -> "Spans":
+        """The same where only the first num_keys[n] tokens of sequence n are keys."""
+        lengths = np.diff(cu_seqlens)
+        counts = np.minimum(num_keys, lengths)
+        is_key = offsets(cu_seqlens) < np.repeat(counts, lengths)
+        starts = np.append(np.int32(0), np.cumsum(counts, dtype=np.int32))
+        device = self.cu_seqlens.device
+        return replace(
+            self,
+            key_rows=torch.from_numpy(np.flatnonzero(is_key)).to(device),
+            cu_seqlens_k=torch.from_numpy(starts).to(device),
         )
 
 
@@ -67,13 +82,15 @@ class Linear:
         *,
         activation: str | None = None,
         gated: bool = False,
+        deterministic: bool = False,
     ) -> None:
-        self._packed = pack_linear(weight, bias, gated=gated)
-        self._activation = activation
+        self._packed = pack_linear(
+            weight, bias, activation=activation, gated=gated, deterministic=deterministic
+        )
 
     def __call__(self, x: Tensor) -> Tensor:
         """[T, K] -> [T, N]."""
-        return linear(x, self._packed, activation=self._activation)
+        return linear(x, self._packed)
 
 
 class LayerNorm:
@@ -114,7 +131,7 @@ class SelfAttention:
         bias: [3 * hidden] float32 or None.
         out: the output projection.
         num_heads: H.
-        window: see `packrank_kernels.attention`; likewise rotary.
+        window: see `packrank_kernels.attention`; likewise rotary and deterministic.
     """
 
     def __init__(
@@ -126,13 +143,15 @@ class SelfAttention:
         *,
         window: int | None = None,
         rotary: Rotary | None = None,
+        deterministic: bool = False,
     ) -> None:
+        self._deterministic = deterministic
         self._load(weight, bias)
         self._out, self._num_heads = out, num_heads
         self._window, self._rotary = window, rotary
 
     def _load(self, weight: Tensor, bias: Tensor | None) -> None:
-        self._qkv = Linear(weight, bias)
+        self._qkv = Linear(weight, bias, deterministic=self._deterministic)
 
     def queried(self, x: Tensor, spans: Spans) -> Tensor:
         """The rows of x that `__call__` answers for."""
@@ -141,15 +160,30 @@ class SelfAttention:
     def __call__(self, x: Tensor, spans: Spans) -> Tensor:
         """[T, hidden] -> [T, hidden]."""
         q, k, v = self._qkv(x).view(len(x), 3, self._num_heads, -1).unbind(1)
-        return self._attend(q, k, v, spans.cu_seqlens, spans)
+        return self._attend(q, k, v, spans.cu_seqlens, spans.max_seqlen, spans)
 
     def _attend(
-        self, q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor, spans: Spans
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        cu_seqlens_q: Tensor,
+        max_seqlen_q: int,
+        spans: Spans,
     ) -> Tensor:
         if spans.key_rows is not None:
             k, v = k[spans.key_rows], v[spans.key_rows]
         y = attention(
-            q, k, v, cu_seqlens_q, spans.cu_seqlens_k, window=self._window, rotary=self._rotary
+            q,
+            k,
+            v,
+            cu_seqlens_q,
+            spans.cu_seqlens_k,
+            window=self._window,
+            rotary=self._rotary,
+            max_seqlen_q=max_seqlen_q,
+            max_seqlen_k=spans.max_seqlen,
+            deterministic=self._deterministic,
         )
         return self._out(y.flatten(1))
 
@@ -159,18 +193,19 @@ class FirstTokenAttention(SelfAttention):
 
     def _load(self, weight: Tensor, bias: Tensor | None) -> None:
         size = len(weight) // 3
-        self._q = Linear(weight[:size], None if bias is None else bias[:size])
-        self._kv = Linear(weight[size:], None if bias is None else bias[size:])
+        fixed = self._deterministic
+        self._q = Linear(weight[:size], None if bias is None else bias[:size], deterministic=fixed)
+        self._kv = Linear(weight[size:], None if bias is None else bias[size:], deterministic=fixed)
 
     def queried(self, x: Tensor, spans: Spans) -> Tensor:
         """[T, hidden] -> [N, hidden]."""
-        return x[spans.first]
+        return x.index_select(0, spans.first)
 
     def __call__(self, x: Tensor, spans: Spans) -> Tensor:
         """[T, hidden] -> [N, hidden]."""
         q = self._q(self.queried(x, spans)).view(len(spans.first), self._num_heads, -1)
         k, v = self._kv(x).view(len(x), 2, self._num_heads, -1).unbind(1)
-        return self._attend(q, k, v, spans.cu_first, spans)
+        return self._attend(q, k, v, spans.cu_first, 1, spans)
 
 
 @dataclass(frozen=True)
@@ -224,20 +259,29 @@ class PreNormLayer:
         return x, self.mlp(normed)
 
 
-@dataclass(frozen=True)
 class Head:
-    """Logits from pooled hidden states, in float32 whatever the encoder's dtype."""
+    """Logits from pooled hidden states, in float32 whatever the encoder's dtype.
 
-    dense: Linear
-    norm: LayerNorm | None
-    out: Linear
+    Args:
+        dense: [inner, hidden] float32, and its bias or None.
+        activation: after the dense layer.
+        norm: after the activation, or None.
+        out: [num_labels, inner] float32, and its bias.
+    """
+
+    def __init__(
+        self,
+        dense: tuple[Tensor, Tensor | None],
+        activation: str | None,
+        norm: LayerNorm | None,
+        out: tuple[Tensor, Tensor | None],
+    ) -> None:
+        parts = None if norm is None else (norm.weight, norm.bias, norm.eps)
+        self._packed = pack_head(*dense, activation, parts, *out)
 
     def __call__(self, pooled: Tensor) -> Tensor:
         """[N, hidden] -> [N, num_labels] float32."""
-        x = self.dense(pooled.float())
-        if self.norm is not None:
-            x, _ = self.norm(x)
-        return self.out(x)
+        return score_head(pooled, self._packed)
 
 
 def rotary_table(theta: float, head_size: int, length: int, device: torch.device) -> Rotary:

@@ -1,5 +1,6 @@
 """The nouns that travel through the engine."""
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -36,10 +37,66 @@ class Pack:
     token_types: Int32
     cu_seqlens: Int32
 
+    @classmethod
+    def of(cls, sequences: Iterable[Sequence]) -> "Pack":
+        """These sequences, end to end."""
+        nobody = np.zeros(0, dtype=np.int32)
+        every = list(sequences)
+        lengths = [len(sequence.token_ids) for sequence in every]
+        return cls(
+            token_ids=np.concatenate([nobody, *(x.token_ids for x in every)]),
+            token_types=np.concatenate([nobody, *(x.token_types for x in every)]),
+            cu_seqlens=np.cumsum([0, *lengths], dtype=np.int32),
+        )
+
+    def take(self, indices: NDArray[np.int64]) -> "Pack":
+        """Some of its sequences, in the order of `indices`."""
+        lengths = self.lengths[indices]
+        rows, cu_seqlens = spread(self.cu_seqlens[indices], lengths)
+        return Pack(self.token_ids[rows], self.token_types[rows], cu_seqlens)
+
+    def __len__(self) -> int:
+        return self.num_sequences
+
+    def __getitem__(self, index: int) -> Sequence:
+        if not 0 <= index < self.num_sequences:
+            raise IndexError(index)
+        rows = slice(self.cu_seqlens[index], self.cu_seqlens[index + 1])
+        return Sequence(self.token_ids[rows], self.token_types[rows])
+
+    def __iter__(self) -> Iterator[Sequence]:
+        return (self[index] for index in range(self.num_sequences))
+
+    @property
+    def lengths(self) -> Int32:
+        """[N] int32, tokens of each sequence."""
+        return np.diff(self.cu_seqlens)
+
     @property
     def num_sequences(self) -> int:
         """N."""
         return len(self.cu_seqlens) - 1
+
+    @property
+    def max_seqlen(self) -> int:
+        """Tokens of the longest sequence."""
+        return int(self.lengths.max(initial=0))
+
+
+def spread(starts: NDArray[np.signedinteger], lengths: Int32) -> tuple[NDArray[np.int64], Int32]:
+    """The places that runs of an array cover, run after run, and where each run begins among them.
+
+    Args:
+        starts: [N]. Where each run starts.
+        lengths: [N] int32.
+
+    Returns:
+        [T] int64, and [N + 1] int32: 0 first, T last.
+    """
+    ends = np.cumsum(lengths, dtype=np.int64)
+    shifts = starts - (ends - lengths)
+    rows = np.repeat(shifts, lengths) + np.arange(ends[-1] if len(ends) else 0)
+    return rows, np.append(0, ends).astype(np.int32)
 
 
 class Ranked(NamedTuple):

@@ -2,21 +2,29 @@
 
 from packrank_kernels.attention import attention
 from packrank_kernels.embedding import embed_layer_norm
+from packrank_kernels.head import PackedHead, pack_head, score_head
 from packrank_kernels.info import backends
 from packrank_kernels.layer_norm import add_layer_norm
 from packrank_kernels.linear import PackedLinear, linear, pack_linear
 from packrank_kernels.maxsim import maxsim
+from packrank_kernels.rms_norm import add_rms_norm
+from packrank_kernels.rows import take_sequences
 from packrank_kernels.threads import get_num_threads, set_num_threads
 
 __all__ = [
+    "PackedHead",
     "PackedLinear",
     "add_layer_norm",
+    "add_rms_norm",
     "attention",
     "backends",
     "embed_layer_norm",
     "get_num_threads",
     "linear",
     "maxsim",
+    "pack_head",
     "pack_linear",
+    "score_head",
     "set_num_threads",
+    "take_sequences",
 ]

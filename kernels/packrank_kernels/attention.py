@@ -1,4 +1,4 @@
-"""Packed bidirectional attention: contract, checks, dispatch."""
+"""Packed attention: contract, checks, dispatch."""
 
 import torch
 from torch import Tensor
@@ -17,6 +17,10 @@ def attention(
     scale: float | None = None,
     window: int | None = None,
     rotary: tuple[Tensor, Tensor] | None = None,
+    causal: bool = False,
+    max_seqlen_q: int | None = None,
+    max_seqlen_k: int | None = None,
+    deterministic: bool = False,
     backend: str = "auto",
 ) -> Tensor:
     """Softmax attention within each sequence of a pack, no padding anywhere.
@@ -24,23 +28,33 @@ def attention(
     out[i] = sum_j softmax_j(scale * q[i] . k[j]) v[j], i and j in the same sequence.
 
     Query i and key j of a sequence stand at positions i and j counted from the sequence's start,
-    also where it has fewer queries than keys. (FlashAttention aligns the ends instead.)
+    also where it has fewer queries than keys. Causal attention aligns the ends instead, as
+    FlashAttention always does: query i of Lq stands at position Lk - Lq + i.
 
     Args:
-        q: [Tq, H, D] float32 or bfloat16. Rows and heads may be strided, so a slice of a fused
-            [T, 3, H, D] projection is read in place; the last dimension is contiguous.
-        k: [Tk, H, D], dtype of q, strided as q may be.
+        q: [Tq, H, D] float32, bfloat16 or float16. Rows and heads may be strided, so a slice of a
+            fused [T, 3, H, D] projection is read in place; the last dimension is contiguous.
+        k: [Tk, Hk, D], dtype of q, strided as q may be. Hk divides H: heads h * Hk // H share keys.
         v: [Tk, H, D], as k.
-        cu_seqlens_q: [N + 1] int32. Where each sequence's queries start, then Tq.
-        cu_seqlens_k: [N + 1] int32. Where each sequence's keys start, then Tk.
+        cu_seqlens_q: [N + 1] int32. Where each sequence's queries start, then where the last ends.
+            Rows past that, up to Tq, belong to no sequence.
+        cu_seqlens_k: [N + 1] int32. The same of keys.
         scale: factor on the dot products; 1 / sqrt(D) if None.
-        window: key j is visible to query i iff |i - j| <= window; every key is if None.
+        window: a key is visible to a query iff their positions differ by at most this; every key
+            is if None.
         rotary: (cos, sin), each [P, D / 2] float32 with P at least the longest sequence. q and k
             are rotated by their positions (halves form) before the product.
+        causal: a key is visible only to queries at its own position or after it.
+        max_seqlen_q: at least as many as the queries of any sequence; None where it is not known.
+            On a CUDA device it lets a backend choose its form without waiting for cu_seqlens.
+        max_seqlen_k: likewise, of keys.
+        deterministic: the bits of a sequence's rows do not depend on the other sequences. Kernels
+            for the CPU always promise it.
         backend: "auto", or a name in `dispatch.TABLE["attention"]`.
 
     Returns:
         [Tq, H, D] contiguous, dtype of q; softmax in float32. A query that sees no key gets zeros.
+        Rows that belong to no sequence hold anything.
 
     Raises:
         ValueError: shapes, dtypes or offsets disagree, or `backend` refuses (the message says why).
@@ -54,12 +68,15 @@ def attention(
     _, heads, size = q.shape
     if size < 1:
         raise ValueError(f"{op}: the head size is {size}, expected at least 1")
-    check_shape(op, "k", k, "Tk", heads, size)
-    check_shape(op, "v", v, len(k), heads, size)
+    check_shape(op, "k", k, "Tk", "Hk", size)
+    key_heads = k.shape[1]
+    if key_heads < 1 or heads % key_heads:
+        raise ValueError(f"{op}: k has {key_heads} heads, which do not divide the {heads} of q")
+    check_shape(op, "v", v, len(k), key_heads, size)
     check_like(op, "k", k, q.dtype, q.device)
     check_like(op, "v", v, q.dtype, q.device)
-    check_cu_seqlens(op, "cu_seqlens_q", cu_seqlens_q, len(q), torch.int32, q.device)
-    check_cu_seqlens(op, "cu_seqlens_k", cu_seqlens_k, len(k), torch.int32, q.device)
+    check_cu_seqlens(op, "cu_seqlens_q", cu_seqlens_q, len(q), torch.int32, q.device, whole=False)
+    check_cu_seqlens(op, "cu_seqlens_k", cu_seqlens_k, len(k), torch.int32, q.device, whole=False)
     if len(cu_seqlens_q) != len(cu_seqlens_k):
         raise ValueError(
             f"{op}: cu_seqlens_q has {len(cu_seqlens_q)} entries, cu_seqlens_k {len(cu_seqlens_k)}"
@@ -68,16 +85,46 @@ def attention(
         raise ValueError(f"{op}: the last dimension of q, k and v must be contiguous")
     if window is not None and window < 0:
         raise ValueError(f"{op}: window is {window}, expected at least 0")
+    longest_q, longest_k = _longest(cu_seqlens_q), _longest(cu_seqlens_k)
+    for name, bound, longest in (
+        ("max_seqlen_q", max_seqlen_q, longest_q),
+        ("max_seqlen_k", max_seqlen_k, longest_k),
+    ):
+        if bound is not None and bound < longest:
+            raise ValueError(f"{op}: {name} is {bound}, but a sequence has {longest}")
     if rotary is not None:
-        longest = max(_longest(cu_seqlens_q), _longest(cu_seqlens_k))
-        _check_rotary(op, rotary, size, longest, q.device)
+        _check_rotary(op, rotary, size, max(longest_q, longest_k), q.device)
     if scale is None:
         scale = size**-0.5
     if not scale > 0:
         raise ValueError(f"{op}: scale is {scale}, expected more than 0")
-    chosen = choose(op, backend, q.device, q.dtype)
+    chosen = choose(
+        op,
+        backend,
+        q.device,
+        q.dtype,
+        head_size=size,
+        heads_per_key=heads // key_heads,
+        unequal=cu_seqlens_q is not cu_seqlens_k,
+        positional=window is not None or rotary is not None,
+        rotary=rotary is not None,
+        causal=causal,
+        max_seqlen_k=max_seqlen_k,
+        deterministic=deterministic,
+    )
     out: Tensor = chosen.run(
-        q, k, v, cu_seqlens_q.contiguous(), cu_seqlens_k.contiguous(), scale, window, rotary
+        q,
+        k,
+        v,
+        cu_seqlens_q.contiguous(),
+        cu_seqlens_k.contiguous(),
+        scale=scale,
+        window=window,
+        rotary=rotary,
+        causal=causal,
+        max_seqlen_q=max_seqlen_q,
+        max_seqlen_k=max_seqlen_k,
+        deterministic=deterministic,
     )
     return out
 

@@ -31,12 +31,19 @@ def check_float(op: str, name: str, x: Tensor) -> None:
 
 
 def check_cu_seqlens(
-    op: str, name: str, cu_seqlens: Tensor, total: int, dtype: torch.dtype, device: torch.device
+    op: str,
+    name: str,
+    cu_seqlens: Tensor,
+    total: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    whole: bool = True,
 ) -> None:
     """Raise unless cu_seqlens is [N + 1] of dtype on device and, where that is free, sound.
 
-    On a CPU the values are checked: they start at 0, never fall, and end at `total`. On a GPU that
-    would wait for the device, so only the shape is.
+    On a CPU the values are checked: they start at 0, never fall, and end at `total` (at or before
+    it, if not `whole`). On a GPU that would wait for the device, so only the shape is.
     """
     if cu_seqlens.ndim != 1 or len(cu_seqlens) < 1:
         raise ValueError(f"{op}: {name} has shape {list(cu_seqlens.shape)}, expected [N + 1]")
@@ -44,5 +51,6 @@ def check_cu_seqlens(
     if cu_seqlens.device.type != "cpu":
         return
     values = cu_seqlens.numpy()
-    if values[0] != 0 or values[-1] != total or (values[1:] < values[:-1]).any():
+    fits = values[-1] == total or (not whole and values[-1] < total)
+    if values[0] != 0 or not fits or (values[1:] < values[:-1]).any():
         raise ValueError(f"{op}: {name} must rise from 0 to {total} without falling")

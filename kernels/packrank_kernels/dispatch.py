@@ -5,13 +5,20 @@ runs or raises with its reason. Nothing else chooses: no environment variable, n
 """
 
 import functools
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from packrank_kernels import native, reference
+from packrank_kernels import cublas, cuda, native, reference, varlen
+from packrank_kernels.triton import availability
+
+
+def _as_it_is(weight: Tensor, gated: bool) -> Tensor:
+    return weight
 
 
 @dataclass(frozen=True)
@@ -21,37 +28,99 @@ class Backend:
     Attributes:
         name: what `backend=` takes.
         run: the implementation, with the arguments of the op's contract.
-        why_not: None where (device, dtype) is accepted, else the reason in words.
+        why_not: (device, dtype, **facts) -> None where such a call is accepted, else the reason in
+            words. The facts are those that the op's module gives to `choose`; one that is not
+            given is not held against a backend.
+        pack: (weight, gated) -> the weight in the order that `run` reads it.
+        narrow_bias: whether `run` takes the bias of a linear layer in the dtype of the weight.
     """
 
     name: str
     run: Callable[..., Any]
-    why_not: Callable[[torch.device, torch.dtype], str | None]
+    why_not: Callable[..., str | None]
+    pack: Callable[[Tensor, bool], Tensor] = _as_it_is
+    narrow_bias: bool = False
 
 
-def _always(device: torch.device, dtype: torch.dtype) -> str | None:
+def _always(device: torch.device, dtype: torch.dtype, **facts: object) -> str | None:
     return None
 
 
-def _row(op: str) -> tuple[Backend, ...]:
-    """The instruction sets of the C++ module, widest first, then the definition itself."""
-    ours = (
+def _native(op: str) -> tuple[Backend, ...]:
+    """The instruction sets of the C++ module, widest first."""
+    return tuple(
         Backend(
             name=isa,
             run=functools.partial(native.OPS[op], isa),
             why_not=functools.partial(native.why_not, isa),
+            pack=functools.partial(native.pack_linear, isa),
         )
         for isa in native.ISAS
     )
-    return (*ours, Backend("reference", getattr(reference, op), _always))
+
+
+def _triton(op: str, module: str) -> Backend:
+    """`op` of packrank_kernels.triton.`module`, imported at its first call: Triton is optional."""
+
+    def call(name: str, *args: Any, **options: Any) -> Any:
+        found = importlib.import_module(f"packrank_kernels.triton.{module}")
+        # Triton launches on the device that is current in its thread. No device is -1.
+        with torch.cuda.device(args[0].get_device()):
+            return getattr(found, name)(*args, **options)
+
+    return Backend(
+        name="triton",
+        run=functools.partial(call, op),
+        why_not=availability.why_not,
+        pack=functools.partial(call, "pack_linear") if op == "linear" else _as_it_is,
+    )
+
+
+def _reference(op: str) -> Backend:
+    return Backend("reference", getattr(reference, op), _always)
 
 
 # Order is preference; rows in benchmarks/results support it. The reference is last: always right,
 # never fast.
-TABLE: dict[str, tuple[Backend, ...]] = {op: _row(op) for op in native.OPS}
+TABLE: dict[str, tuple[Backend, ...]] = {
+    "attention": (
+        *_native("attention"),
+        Backend("cuda", cuda.attention, cuda.why_not),
+        _triton("attention", "attention"),
+        Backend("flash_attn", varlen.flash_attention, varlen.why_not_flash),
+        Backend("torch_varlen", varlen.torch_attention, varlen.why_not_torch),
+        _reference("attention"),
+    ),
+    "linear": (
+        *_native("linear"),
+        Backend("cublas", cublas.linear, cublas.why_not, narrow_bias=True),
+        _triton("linear", "linear"),
+        _reference("linear"),
+    ),
+    "add_layer_norm": (
+        *_native("add_layer_norm"),
+        _triton("add_layer_norm", "norm"),
+        _reference("add_layer_norm"),
+    ),
+    "add_rms_norm": (_triton("add_rms_norm", "norm"), _reference("add_rms_norm")),
+    "embed_layer_norm": (
+        *_native("embed_layer_norm"),
+        _triton("embed_layer_norm", "embedding"),
+        _reference("embed_layer_norm"),
+    ),
+    "take_sequences": (_triton("take_sequences", "rows"), _reference("take_sequences")),
+    "score_head": (
+        *_native("score_head"),
+        _triton("score_head", "head"),
+        _reference("score_head"),
+    ),
+    "maxsim": (*_native("maxsim"), _reference("maxsim")),
+}
 
 
-def choose(op: str, backend: str, device: torch.device, dtype: torch.dtype) -> Backend:
+def choose(
+    op: str, backend: str, device: torch.device, dtype: torch.dtype, **facts: object
+) -> Backend:
     """The backend that runs `op` on tensors of this device and dtype.
 
     Args:
@@ -59,15 +128,16 @@ def choose(op: str, backend: str, device: torch.device, dtype: torch.dtype) -> B
         backend: "auto", or the name of one backend in `TABLE[op]`.
         device: where the tensors are.
         dtype: what they hold.
+        facts: what else backends go by; see the op's module.
 
     Raises:
         ValueError: no such backend, or the named one refuses; the message gives its reason.
     """
     if backend == "auto":
-        return next(b for b in TABLE[op] if b.why_not(device, dtype) is None)
+        return next(b for b in TABLE[op] if b.why_not(device, dtype, **facts) is None)
     for candidate in TABLE[op]:
         if candidate.name == backend:
-            reason = candidate.why_not(device, dtype)
+            reason = candidate.why_not(device, dtype, **facts)
             if reason is not None:
                 raise ValueError(f"{op}: backend {backend!r} cannot run this call: {reason}")
             return candidate

@@ -30,7 +30,7 @@ def embed_layer_norm(
         token_ids: [T] int32.
         positions: [T] int32; None with position_table None.
         token_types: [T] int32; None means type 0 for every token.
-        token_table: [V, E] float32 or bfloat16, contiguous.
+        token_table: [V, E] float32, bfloat16 or float16, contiguous.
         position_table: [P, E], dtype of token_table, or None where a model has none.
         type_table: [Y, E], dtype of token_table, or None where a model has none.
         weight: [E] float32.

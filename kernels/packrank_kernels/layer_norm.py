@@ -21,7 +21,7 @@ def add_layer_norm(
     total = x + residual;  normed = (total - mean) / sqrt(variance + eps) * weight + bias
 
     Args:
-        x: [T, H] float32 or bfloat16, contiguous.
+        x: [T, H] float32, bfloat16 or float16, contiguous.
         residual: [T, H], dtype of x, contiguous; None adds nothing.
         weight: [H] float32.
         bias: [H] float32 or None.

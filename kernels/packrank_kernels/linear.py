@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from packrank_kernels import native, reference
+from packrank_kernels import reference
 from packrank_kernels.checks import check_float, check_like, check_shape
 from packrank_kernels.dispatch import choose
 
@@ -17,7 +17,9 @@ class PackedLinear:
     Attributes:
         backend: who packed it, and runs it.
         data: the weight in that backend's own layout.
-        bias: [N] float32 ([2N] if gated); zeros where the layer has none.
+        bias: [N] float32 ([2N] if gated), or in the weight's dtype where the backend reads it so;
+            zeros where the layer has none.
+        activation: a key of `reference.ACTIVATIONS`, or None.
         in_features: K.
         out_features: N.
         gated: the first N rows of the weight are activated, the second N multiply them.
@@ -27,6 +29,7 @@ class PackedLinear:
     backend: str
     data: Tensor
     bias: Tensor
+    activation: str | None
     in_features: int
     out_features: int
     gated: bool
@@ -34,18 +37,28 @@ class PackedLinear:
 
 
 def pack_linear(
-    weight: Tensor, bias: Tensor | None = None, *, gated: bool = False, backend: str = "auto"
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    activation: str | None = None,
+    gated: bool = False,
+    deterministic: bool = False,
+    backend: str = "auto",
 ) -> PackedLinear:
     """Lay a weight out for a backend, once, at load.
 
     Args:
-        weight: [N, K] float32 or bfloat16; [2N, K] if gated.
+        weight: [N, K] float32, bfloat16 or float16; [2N, K] if gated.
         bias: [N] float32 ([2N] if gated), or None.
+        activation: a key of `reference.ACTIVATIONS`, or None. "gelu" is the exact (erf) form.
         gated: see `PackedLinear`.
+        deterministic: the bits of a row must not depend on the other rows. Kernels for the CPU
+            always promise it.
         backend: "auto", or a name in `dispatch.TABLE["linear"]`.
 
     Raises:
-        ValueError: shapes or dtypes disagree, or `backend` refuses (the message says why).
+        ValueError: shapes or dtypes disagree, the activation is unknown, or `backend` refuses (the
+            message says why).
     """
     op = "pack_linear"
     check_shape(op, "weight", weight, "N", "K")
@@ -57,14 +70,25 @@ def pack_linear(
         bias = torch.zeros(rows, dtype=torch.float32, device=weight.device)
     check_shape(op, "bias", bias, rows)
     check_like(op, "bias", bias, torch.float32, weight.device)
-    chosen = choose("linear", backend, weight.device, weight.dtype)
-    data = weight.contiguous()
-    if chosen.name in native.ISAS:
-        data = native.pack_linear(chosen.name, data, gated)
+    if activation is not None and activation not in reference.ACTIVATIONS:
+        names = ", ".join(reference.ACTIVATIONS)
+        raise ValueError(f"{op}: activation {activation!r} is none of {names}")
+    chosen = choose(
+        "linear",
+        backend,
+        weight.device,
+        weight.dtype,
+        in_features=in_features,
+        out_features=rows // 2 if gated else rows,
+        activation=activation,
+        gated=gated,
+        deterministic=deterministic,
+    )
     return PackedLinear(
         backend=chosen.name,
-        data=data,
-        bias=bias.contiguous(),
+        data=chosen.pack(weight.contiguous(), gated),
+        bias=bias.to(weight.dtype) if chosen.narrow_bias else bias.contiguous(),
+        activation=activation,
         in_features=in_features,
         out_features=rows // 2 if gated else rows,
         gated=gated,
@@ -72,7 +96,7 @@ def pack_linear(
     )
 
 
-def linear(x: Tensor, layer: PackedLinear, *, activation: str | None = None) -> Tensor:
+def linear(x: Tensor, layer: PackedLinear) -> Tensor:
     """A linear layer and its activation, one pass over the output.
 
     out = activation(x weightᵀ + bias), or, gated, activation(first half) * second half.
@@ -80,15 +104,14 @@ def linear(x: Tensor, layer: PackedLinear, *, activation: str | None = None) -> 
     Args:
         x: [T, K], dtype of the layer, rows contiguous.
         layer: from `pack_linear`.
-        activation: a key of `reference.ACTIVATIONS`, or None. "gelu" is the exact (erf) form.
 
     Returns:
-        [T, N], dtype of x. Products are summed in float32; in every backend but the reference in an
-        order that depends on K alone, so a row's bits do not depend on the other rows, on T, or on
-        the number of threads.
+        [T, N], dtype of x. Products are summed in float32; in every backend but the reference and
+        cublas in an order that depends on K alone, so a row's bits do not depend on the other rows,
+        on T, or on the number of threads.
 
     Raises:
-        ValueError: shapes, dtypes or activation do not fit the layer.
+        ValueError: shapes or dtypes do not fit the layer.
 
     Cost: 2 * T * K * N operations (twice that if gated); bound by them.
     """
@@ -97,9 +120,6 @@ def linear(x: Tensor, layer: PackedLinear, *, activation: str | None = None) -> 
     check_like(op, "x", x, layer.dtype, layer.data.device)
     if layer.in_features > 1 and x.stride(1) != 1:
         raise ValueError(f"{op}: the rows of x must be contiguous")
-    if activation is not None and activation not in reference.ACTIVATIONS:
-        names = ", ".join(reference.ACTIVATIONS)
-        raise ValueError(f"{op}: activation {activation!r} is none of {names}")
     chosen = choose(op, layer.backend, x.device, x.dtype)
-    out: Tensor = chosen.run(x, layer.data, layer.bias, activation, layer.gated)
+    out: Tensor = chosen.run(x, layer.data, layer.bias, layer.activation, layer.gated)
     return out

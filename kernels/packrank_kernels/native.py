@@ -6,10 +6,13 @@ reference runs. Arguments have been checked by the op's own module.
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from packrank_kernels.head import PackedHead
 
 try:
     from packrank_kernels import _cpu
@@ -29,7 +32,15 @@ _WIDEST = 2**31 - 1  # no sequence is longer: offsets are int32
 _ACTIVATIONS = {None: 0, "gelu": 1, "gelu_tanh": 2, "relu": 3, "silu": 4, "tanh": 5}
 
 
-def why_not(isa: str, device: torch.device, dtype: torch.dtype) -> str | None:
+def why_not(
+    isa: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    causal: bool = False,
+    heads_per_key: int = 1,
+    **facts: object,
+) -> str | None:
     """None where this instruction set's kernels take tensors of this device and dtype."""
     if _missing is not None:
         return _missing
@@ -39,6 +50,8 @@ def why_not(isa: str, device: torch.device, dtype: torch.dtype) -> str | None:
         return f"the tensors are on {device}, not on the CPU"
     if dtype not in _DTYPES:
         return f"the tensors are {dtype}, not torch.float32 or torch.bfloat16"
+    if causal or heads_per_key > 1:
+        return "it has neither causal attention nor grouped queries"
     return None
 
 
@@ -82,9 +95,11 @@ def _attention(
     v: Tensor,
     cu_seqlens_q: Tensor,
     cu_seqlens_k: Tensor,
+    *,
     scale: float,
     window: int | None,
     rotary: tuple[Tensor, Tensor] | None,
+    **facts: object,
 ) -> Tensor:
     cos, sin = (None, None) if rotary is None else rotary
     out = q.new_empty(q.shape)
@@ -190,6 +205,14 @@ def _linear(
     return out
 
 
+def _score_head(isa: str, hidden: Tensor, rows: Tensor | None, head: "PackedHead") -> Tensor:
+    pooled = (hidden if rows is None else hidden.index_select(0, rows)).float()
+    y = _linear(isa, pooled, head.dense, head.dense_bias, head.activation, False)
+    if head.norm_weight is not None:
+        y, _ = _add_layer_norm(isa, y, None, head.norm_weight, head.norm_bias, head.norm_eps)
+    return _linear(isa, y, head.out, head.out_bias, None, False)
+
+
 def _maxsim(isa: str, query: Tensor, docs: Tensor, cu_seqlens: Tensor) -> Tensor:
     scores = query.new_empty(len(cu_seqlens) - 1, dtype=torch.float32)
     _cpu.maxsim(
@@ -206,11 +229,12 @@ def _maxsim(isa: str, query: Tensor, docs: Tensor, cu_seqlens: Tensor) -> Tensor
     return scores
 
 
-# The ops of `dispatch.TABLE`; the first argument of each is the instruction set.
+# Ops of `dispatch.TABLE`; the first argument of each is the instruction set.
 OPS: dict[str, Callable[..., Any]] = {
     "attention": _attention,
     "add_layer_norm": _add_layer_norm,
     "embed_layer_norm": _embed_layer_norm,
     "linear": _linear,
+    "score_head": _score_head,
     "maxsim": _maxsim,
 }

@@ -4,9 +4,14 @@ Arithmetic runs in float32 (float64 for float64 inputs) and is rounded once, to 
 output. Nothing here is fast, and nothing here is shared with the kernels it judges.
 """
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from packrank_kernels.head import PackedHead
 
 ACTIVATIONS = {
     "gelu": F.gelu,
@@ -26,6 +31,10 @@ def attention(
     scale: float,
     window: int | None,
     rotary: tuple[Tensor, Tensor] | None,
+    causal: bool = False,
+    max_seqlen_q: int | None = None,
+    max_seqlen_k: int | None = None,
+    deterministic: bool = True,
 ) -> Tensor:
     """softmax(scale * q kᵀ) v within each sequence; see `attention.attention`."""
     out = q.new_zeros(q.shape)
@@ -36,18 +45,24 @@ def attention(
         qn, kn, vn = (_wide(x) for x in (q[rows_q], k[rows_k], v[rows_k]))
         if not len(qn) or not len(kn):
             continue
+        first = len(kn) - len(qn) if causal else 0
         if rotary is not None:
-            qn, kn = _rotate(qn, *rotary), _rotate(kn, *rotary)
+            if first < 0:
+                raise ValueError("attention: a causal query before every key cannot be rotated")
+            qn, kn = _rotate(qn, *rotary, first), _rotate(kn, *rotary)
+        kn, vn = (x.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for x in (kn, vn))
         scores = torch.einsum("qhd,khd->hqk", qn, kn) * scale
+        i = torch.arange(first, first + len(qn), device=q.device)[:, None]
+        j = torch.arange(len(kn), device=q.device)[None, :]
+        hidden = torch.zeros_like(i - j, dtype=torch.bool)
         if window is not None:
-            i = torch.arange(len(qn), device=q.device)[:, None]
-            j = torch.arange(len(kn), device=q.device)[None, :]
-            scores = scores.masked_fill((i - j).abs() > window, float("-inf"))
-            # A query whose window holds no key attends to nothing: its row is zero.
-            weights = torch.nan_to_num(scores.softmax(-1), nan=0.0)
-            weights = torch.where(scores.isnan().any(-1, keepdim=True), torch.nan, weights)
-        else:
-            weights = scores.softmax(-1)
+            hidden |= (i - j).abs() > window
+        if causal:
+            hidden |= j > i
+        scores = scores.masked_fill(hidden, float("-inf"))
+        # A query that sees no key attends to nothing: its row is zero.
+        weights = torch.nan_to_num(scores.softmax(-1), nan=0.0)
+        weights = torch.where(scores.isnan().any(-1, keepdim=True), torch.nan, weights)
         out[rows_q] = torch.einsum("hqk,khd->qhd", weights, vn).to(q.dtype)
     return out
 
@@ -58,6 +73,15 @@ def add_layer_norm(
     """(LayerNorm(x + residual), x + residual); see `layer_norm.add_layer_norm`."""
     total = _wide(x) if residual is None else _wide(x) + _wide(residual)
     return _layer_norm(total, weight, bias, eps).to(x.dtype), total.to(x.dtype)
+
+
+def add_rms_norm(
+    x: Tensor, residual: Tensor | None, weight: Tensor, eps: float
+) -> tuple[Tensor, Tensor]:
+    """(RMSNorm(x + residual), x + residual); see `rms_norm.add_rms_norm`."""
+    total = _wide(x) if residual is None else _wide(x) + _wide(residual)
+    normed = total * torch.rsqrt(total.square().mean(-1, keepdim=True) + eps) * weight
+    return normed.to(x.dtype), total.to(x.dtype)
 
 
 def embed_layer_norm(
@@ -95,6 +119,33 @@ def linear(
     return activate(y).to(x.dtype)
 
 
+def take_sequences(
+    x: Tensor, cu_seqlens: Tensor, kept: Tensor, total: int
+) -> tuple[Tensor, Tensor]:
+    """Rows of the kept sequences end to end, and where each starts; see `rows.take_sequences`."""
+    lengths = (cu_seqlens[1:] - cu_seqlens[:-1])[kept.long()].long()
+    starts = torch.zeros(len(kept) + 1, dtype=torch.int64, device=x.device)
+    starts[1:] = lengths.cumsum(0)
+    within = torch.arange(total, device=x.device)
+    owner = torch.searchsorted(starts[1:], within, right=True)
+    is_row = owner < len(kept)
+    owner = owner.clamp(max=max(len(kept) - 1, 0))
+    out = x.new_zeros(total, *x.shape[1:])
+    if len(kept):
+        source = cu_seqlens.long()[kept.long()[owner]] + within - starts[owner]
+        out[is_row] = x[source[is_row]]
+    return out, starts.to(torch.int32)
+
+
+def score_head(hidden: Tensor, rows: Tensor | None, head: "PackedHead") -> Tensor:
+    """Logits of a classification head; see `head.score_head`."""
+    pooled = (hidden if rows is None else hidden[rows.long()]).float()
+    y = linear(pooled, head.dense, head.dense_bias, head.activation, False)
+    if head.norm_weight is not None:
+        y = _layer_norm(y, head.norm_weight, head.norm_bias, head.norm_eps)
+    return linear(y, head.out, head.out_bias, None, False)
+
+
 def maxsim(query: Tensor, docs: Tensor, cu_seqlens: Tensor) -> Tensor:
     """Sum over query tokens of the largest dot product in each document; see `maxsim.maxsim`."""
     starts = cu_seqlens.tolist()
@@ -117,8 +168,8 @@ def _layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> T
     return y if bias is None else y + bias
 
 
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding of x [L, H, D], row i at position i, halves form (rotate_half)."""
-    c, s = cos[: len(x), None, :], sin[: len(x), None, :]
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor, start: int = 0) -> Tensor:
+    """Rotary embedding of x [L, H, D], row i at position start + i, halves form (rotate_half)."""
+    c, s = (table[start : start + len(x), None, :] for table in (cos, sin))
     first, second = x.chunk(2, dim=-1)
     return torch.cat([first * c - second * s, second * c + first * s], dim=-1)

@@ -30,7 +30,8 @@ def work():
     generator = torch.Generator().manual_seed(3)
     x = torch.randn(500, 96, generator=generator)
     docs = torch.randn(4000, 96, generator=generator)
-    y = linear(x, pack_linear(torch.randn(288, 96, generator=generator)), activation="gelu")
+    weight = torch.randn(288, 96, generator=generator)
+    y = linear(x, pack_linear(weight, activation="gelu"))
     lengths = [100, 1, 299, 100]
     cu = cu_seqlens(lengths)
     z = attention(*y.view(500, 3, 3, 32).unbind(1), cu, cu)

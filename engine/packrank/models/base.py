@@ -2,7 +2,6 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import ClassVar
 
 import torch
@@ -24,15 +23,18 @@ class Parameters:
         prefix: before every name asked for.
         device: where tensors go.
         dtype: of matrices and tables; vectors are float32.
+        deterministic: what a layer makes of a row must not depend on the other rows. Kernels for
+            the CPU always promise it.
     """
 
     weights: Weights
     prefix: str
     device: torch.device
     dtype: torch.dtype
+    deterministic: bool = False
 
     @property
-    def head(self) -> "Parameters":
+    def of_head(self) -> "Parameters":
         """The same checkpoint for a scoring head: full names, float32."""
         return replace(self, prefix="", dtype=torch.float32)
 
@@ -58,16 +60,58 @@ class Parameters:
         """A linear layer; gated, its weight has twice as many rows as `outputs`."""
         rows = 2 * outputs if gated else outputs
         return Linear(
-            self.matrix(name, rows, inputs),
-            self.vector(f"{name}.bias", rows) if bias else None,
+            *self._affine(name, inputs, rows, bias),
             activation=activation,
             gated=gated,
+            deterministic=self.deterministic,
         )
+
+    def head(
+        self,
+        dense: str,
+        size: int,
+        activation: str | None,
+        out: str,
+        num_labels: int,
+        *,
+        bias: bool = True,
+        norm: LayerNorm | None = None,
+    ) -> Head:
+        """out(norm(activation(dense(x)))), the names being those of two linear layers."""
+        return Head(
+            self._affine(dense, size, size, bias),
+            activation,
+            norm,
+            self._affine(out, size, num_labels, True),
+        )
+
+    def _affine(
+        self, name: str, inputs: int, rows: int, bias: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        weight = self.matrix(name, rows, inputs)
+        return weight, self.vector(f"{name}.bias", rows) if bias else None
 
     def norm(self, name: str, size: int, eps: float, *, bias: bool = True) -> LayerNorm:
         """A LayerNorm."""
         offset = self.vector(f"{name}.bias", size) if bias else None
         return LayerNorm(self.vector(f"{name}.weight", size), offset, eps)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A pack on a device, as a model reads it.
+
+    Attributes:
+        token_ids: [T] int32.
+        positions: [T] int32, or None where a model has no position table.
+        token_types: [T] int32, or None where a model has no table of them.
+        spans: where its sequences lie.
+    """
+
+    token_ids: Tensor
+    positions: Tensor | None
+    token_types: Tensor | None
+    spans: Spans
 
 
 class Model(ABC):
@@ -86,7 +130,7 @@ class Model(ABC):
         self.config = config
         self.device = parameters.device
         self.dtype = parameters.dtype
-        self._head = self._load_head(parameters.head) if head else None
+        self._head = self._load_head(parameters.of_head) if head else None
 
     @property
     def num_labels(self) -> int:
@@ -103,13 +147,39 @@ class Model(ABC):
         """Whether the last layer computes anything but keys and values for first tokens alone."""
         return self._head is not None and self.config.pooling == "cls"
 
+    def arrays(self, pack: Pack) -> dict[str, Int32]:
+        """What `Inputs` holds of each token, by name, as far as this model reads it; [T] each."""
+        return {"token_ids": pack.token_ids}
+
+    def inputs(self, pack: Pack, num_keys: Int32 | None = None) -> Inputs:
+        """A pack on the model's device; see `hidden_states` of `num_keys`."""
+        arrays = {name: self._to_device(array) for name, array in self.arrays(pack).items()}
+        cu_seqlens = self._to_device(pack.cu_seqlens)
+        spans = Spans.of(cu_seqlens, len(pack.token_ids), pack.max_seqlen)
+        if num_keys is not None:
+            spans = spans.with_keys(pack.cu_seqlens, num_keys)
+        return Inputs(
+            token_ids=arrays["token_ids"],
+            positions=arrays.get("positions"),
+            token_types=arrays.get("token_types"),
+            spans=spans,
+        )
+
     def logits(self, pack: Pack) -> Tensor:
         """[N, num_labels] float32, what the head says before any activation."""
+        return self.score(self.inputs(pack))
+
+    def score(self, inputs: Inputs) -> Tensor:
+        """`logits` of a pack that is on the device; waits for nothing there.
+
+        Sequences may fill less than T, and sequences at the end may be empty: their logits mean
+        nothing.
+        """
         if self._head is None:
             raise ModelError(f"{self.config.architecture} was loaded as an encoder, without a head")
-        hidden = self._encode(pack, Spans.of(pack.cu_seqlens, None, self.device))
+        hidden = self._encode(inputs)
         if self.config.pooling == "mean":
-            hidden = _mean(hidden, pack.cu_seqlens)
+            hidden = _mean(hidden, inputs.spans.cu_seqlens)
         return self._head(hidden)
 
     def hidden_states(self, pack: Pack, num_keys: Int32 | None = None) -> Tensor:
@@ -122,21 +192,22 @@ class Model(ABC):
         """
         if self._head is not None:
             raise ModelError(f"{self.config.architecture} was loaded for scores; load an encoder")
-        return self._encode(pack, Spans.of(pack.cu_seqlens, num_keys, self.device))
+        return self._encode(self.inputs(pack, num_keys))
 
     @abstractmethod
     def _load_head(self, parameters: Parameters) -> Head:
         """The scoring head; names are full, weights float32."""
 
     @abstractmethod
-    def _encode(self, pack: Pack, spans: Spans) -> Tensor:
+    def _encode(self, inputs: Inputs) -> Tensor:
         """The last layer's output: [N, hidden] if `_first_token_only`, else [T, hidden]."""
 
     def _to_device(self, ids: Int32) -> Tensor:
         return torch.from_numpy(ids).to(self.device)
 
 
-def _mean(hidden: Tensor, cu_seqlens: Int32) -> Tensor:
+def _mean(hidden: Tensor, cu_seqlens: Tensor) -> Tensor:
     """[N, hidden] float32. One sum a sequence, over its own rows: company changes no bit of it."""
-    bounds = pairwise(cu_seqlens.tolist())
-    return torch.stack([hidden[start:stop].float().mean(0) for start, stop in bounds])
+    lengths = cu_seqlens.diff().long()
+    # unsafe: checking that the lengths add up to T would wait for the device, and they need not.
+    return torch.segment_reduce(hidden.float(), "mean", lengths=lengths, axis=0, unsafe=True)

@@ -12,8 +12,4 @@ class BertModel(PostNormModel):
 
     def _load_head(self, parameters: Parameters) -> Head:
         size = self.config.hidden_size
-        return Head(
-            dense=parameters.linear("bert.pooler.dense", size, size, activation="tanh"),
-            norm=None,
-            out=parameters.linear("classifier", size, self.num_labels),
-        )
+        return parameters.head("bert.pooler.dense", size, "tanh", "classifier", self.num_labels)

@@ -23,8 +23,4 @@ class DistilBertModel(PostNormModel):
 
     def _load_head(self, parameters: Parameters) -> Head:
         size = self.config.hidden_size
-        return Head(
-            dense=parameters.linear("pre_classifier", size, size, activation="relu"),
-            norm=None,
-            out=parameters.linear("classifier", size, self.num_labels),
-        )
+        return parameters.head("pre_classifier", size, "relu", "classifier", self.num_labels)

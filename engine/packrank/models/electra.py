@@ -4,9 +4,8 @@ from torch import Tensor
 
 from packrank.config import ModelConfig
 from packrank.layers import Head
-from packrank.models.base import Parameters
+from packrank.models.base import Inputs, Parameters
 from packrank.models.post_norm import PostNormModel
-from packrank.request import Pack
 
 
 class ElectraModel(PostNormModel):
@@ -23,12 +22,10 @@ class ElectraModel(PostNormModel):
 
     def _load_head(self, parameters: Parameters) -> Head:
         size = self.config.hidden_size
-        return Head(
-            dense=parameters.linear("classifier.dense", size, size, activation="gelu"),
-            norm=None,
-            out=parameters.linear("classifier.out_proj", size, self.num_labels),
+        return parameters.head(
+            "classifier.dense", size, "gelu", "classifier.out_proj", self.num_labels
         )
 
-    def _embed(self, pack: Pack) -> Tensor:
-        x = super()._embed(pack)
+    def _embed(self, inputs: Inputs) -> Tensor:
+        x = super()._embed(inputs)
         return x if self._project is None else self._project(x)

@@ -11,11 +11,9 @@ from packrank.layers import (
     PreNormLayer,
     Rotary,
     SelfAttention,
-    Spans,
     rotary_table,
 )
-from packrank.models.base import Model, Parameters
-from packrank.request import Pack
+from packrank.models.base import Inputs, Model, Parameters
 
 
 class ModernBertModel(Model):
@@ -50,16 +48,14 @@ class ModernBertModel(Model):
     def _load_head(self, parameters: Parameters) -> Head:
         config, options = self.config, self._options
         size = config.hidden_size
-        return Head(
-            dense=parameters.linear(
-                "head.dense",
-                size,
-                size,
-                bias=options.classifier_bias,
-                activation=options.head_activation,
-            ),
+        return parameters.head(
+            "head.dense",
+            size,
+            options.head_activation,
+            "classifier",
+            config.num_labels,
+            bias=options.classifier_bias,
             norm=parameters.norm("head.norm", size, config.norm_eps, bias=options.norm_bias),
-            out=parameters.linear("classifier", size, config.num_labels),
         )
 
     def _load_layer(
@@ -84,6 +80,7 @@ class ModernBertModel(Model):
                 config.num_heads,
                 window=kind.window,
                 rotary=rotary,
+                deterministic=parameters.deterministic,
             ),
             mlp_norm=parameters.norm(f"{stem}mlp_norm", hidden, eps, bias=options.norm_bias),
             mlp=MLP(
@@ -99,9 +96,9 @@ class ModernBertModel(Model):
             ),
         )
 
-    def _encode(self, pack: Pack, spans: Spans) -> Tensor:
-        x, update = self.embeddings(self._to_device(pack.token_ids), None, None), None
+    def _encode(self, inputs: Inputs) -> Tensor:
+        x, update = self.embeddings(inputs.token_ids, None, None), None
         for layer in self._layers:
-            x, update = layer(x, update, spans)
+            x, update = layer(x, update, inputs.spans)
         normed, _ = self._norm(x, update)
         return normed

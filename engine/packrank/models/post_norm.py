@@ -13,10 +13,9 @@ from packrank.layers import (
     FirstTokenAttention,
     PostNormLayer,
     SelfAttention,
-    Spans,
     offsets,
 )
-from packrank.models.base import Model, Parameters
+from packrank.models.base import Inputs, Model, Parameters
 from packrank.request import Int32, Pack
 
 
@@ -74,6 +73,7 @@ class PostNormModel(Model):
                 torch.cat([parameters.vector(f"{name}.bias", hidden) for name in qkv]),
                 parameters.linear(stem + names.attention_out, hidden, hidden),
                 config.num_heads,
+                deterministic=parameters.deterministic,
             ),
             attention_norm=parameters.norm(stem + names.attention_norm, hidden, eps),
             mlp=MLP(
@@ -83,19 +83,22 @@ class PostNormModel(Model):
             mlp_norm=parameters.norm(stem + names.mlp_norm, hidden, eps),
         )
 
-    def _encode(self, pack: Pack, spans: Spans) -> Tensor:
-        x = self._embed(pack)
+    def arrays(self, pack: Pack) -> dict[str, Int32]:
+        """Token ids, positions and, where the model has a table of them, token types."""
+        arrays = super().arrays(pack) | {"positions": self._positions(pack)}
+        if self.config.type_vocab_size:
+            arrays["token_types"] = pack.token_types
+        return arrays
+
+    def _encode(self, inputs: Inputs) -> Tensor:
+        x = self._embed(inputs)
         for layer in self._layers:
-            x = layer(x, spans)
+            x = layer(x, inputs.spans)
         return x
 
-    def _embed(self, pack: Pack) -> Tensor:
+    def _embed(self, inputs: Inputs) -> Tensor:
         """[T, hidden], what the first layer reads."""
-        return self.embeddings(
-            self._to_device(pack.token_ids),
-            self._to_device(self._positions(pack)),
-            self._to_device(pack.token_types) if self.config.type_vocab_size else None,
-        )
+        return self.embeddings(inputs.token_ids, inputs.positions, inputs.token_types)
 
     def _positions(self, pack: Pack) -> Int32:
         """[T] int32, the row of the position table for each token."""

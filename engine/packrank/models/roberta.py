@@ -15,10 +15,8 @@ class RobertaModel(PostNormModel):
 
     def _load_head(self, parameters: Parameters) -> Head:
         size = self.config.hidden_size
-        return Head(
-            dense=parameters.linear("classifier.dense", size, size, activation="tanh"),
-            norm=None,
-            out=parameters.linear("classifier.out_proj", size, self.num_labels),
+        return parameters.head(
+            "classifier.dense", size, "tanh", "classifier.out_proj", self.num_labels
         )
 
     def _positions(self, pack: Pack) -> Int32:

@@ -1,0 +1,137 @@
+"""Compile every Triton kernel in every configuration for an H100 and check the machine code.
+
+    python tests/kernels/compile_triton.py [module ...]
+
+Needs no GPU. Takes the variants of the given modules, else of all in packrank_kernels.triton;
+prints a JSON object a line and variant (name, registers, spills, shared memory, HGMMA count). Exit
+status 1, and a sentence on stderr for each, where a variant spills registers, exceeds the shared
+memory, or ought to use the tensor cores and does not.
+"""
+
+import argparse
+import contextlib
+import functools
+import importlib
+import io
+import json
+import multiprocessing
+import os
+import pkgutil
+import re
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+PACKAGE = "packrank_kernels.triton"
+SHARED_MEMORY = 227 * 1024  # that a block may have on sm_90
+JOBS = 2
+
+
+def cuobjdump():
+    """Where Triton's wheel has its disassembler."""
+    import triton
+
+    return Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+
+
+def modules_with_variants():
+    package = importlib.import_module(PACKAGE)
+    names = [f"{PACKAGE}.{found.name}" for found in pkgutil.iter_modules(package.__path__)]
+    return [name for name in names if hasattr(importlib.import_module(name), "variants")]
+
+
+@functools.cache
+def variants(module):
+    return list(importlib.import_module(module).variants())
+
+
+def compile_for_hopper(variant):
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+    from triton.compiler import compile as compile_source
+
+    names = variant.kernel.arg_names
+    given = {name: kind for name, kind in variant.signature.items() if kind != "constexpr"}
+    unknown = (variant.signature.keys() | variant.constexprs.keys() | variant.aligned) - {*names}
+    if unknown:
+        raise ValueError(f"the kernel has no argument {', '.join(sorted(unknown))}")
+    source = ASTSource(
+        variant.kernel,
+        {name: given.get(name, "constexpr") for name in names},
+        # An optional tensor that is not given is None.
+        {name: variant.constexprs.get(name) for name in names if name not in given},
+        {(names.index(name),): [["tt.divisibility", 16]] for name in variant.aligned},
+    )
+    options = {"num_warps": variant.num_warps, "num_stages": variant.num_stages}
+    return compile_source(source, target=GPUTarget("cuda", 90, 32), options=options)
+
+
+def dump(file, option):
+    command = [cuobjdump(), option, file]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def examine(module, index):
+    """What the machine code of one variant looks like, and what is wrong with it."""
+    variant = variants(module)[index]
+    found = {"name": variant.name, "module": module.rpartition(".")[2]}
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # where Triton puts what ptxas refuses
+            compiled = compile_for_hopper(variant)
+    except Exception as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        return found | {"failures": [f"does not compile: {reason[:300]}"]}
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(compiled.asm["cubin"])
+        file.flush()
+        usage = dump(file.name, "-res-usage")
+        registers, stack = re.search(r"\bREG:(\d+) STACK:(\d+)", usage).groups()
+        # Disassembly takes longer than compilation: only where it can tell something. What is
+        # spilled, or indexed in local memory, needs a stack.
+        code = dump(file.name, "-sass") if variant.matrix or int(stack) else ""
+    found |= {
+        "registers": int(registers),
+        "spills": len(re.findall(r"\b(?:STL|LDL)\b", code)),
+        "shared_memory": compiled.metadata.shared,
+        "hgmma": len(re.findall(r"\bHGMMA\b", code)),
+    }
+    failures = []
+    if found["spills"]:
+        failures.append(f"{found['spills']} accesses to local memory, expected none")
+    if found["shared_memory"] > SHARED_MEMORY:
+        failures.append(f"{found['shared_memory']} bytes of shared memory exceed {SHARED_MEMORY}")
+    if variant.matrix and not found["hgmma"]:
+        failures.append("no HGMMA, expected the tensor cores to be used")
+    return found | {"failures": failures}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("module", nargs="*", help=f"default: all of {PACKAGE}")
+    modules = parser.parse_args().module
+    os.environ.pop("TRITON_INTERPRET", None)
+    tasks = [
+        (module, index)
+        for module in modules or modules_with_variants()
+        for index in range(len(variants(module)))
+    ]
+    if not tasks:
+        sys.exit("compile_triton: the modules have no variants")
+    failed = 0
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ["TRITON_CACHE_DIR"] = cache
+        spawn = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(JOBS, mp_context=spawn) as pool:
+            for found in pool.map(examine, *zip(*tasks, strict=True)):
+                print(json.dumps(found), flush=True)
+                for failure in found["failures"]:
+                    print(f"compile_triton: {found['name']}: {failure}", file=sys.stderr)
+                failed += bool(found["failures"])
+    if failed:
+        sys.exit(f"compile_triton: {failed} of {len(tasks)} variants failed")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,178 @@
+"""The CUDA C++ kernels: their source run on a processor, their machine code, and on a device."""
+
+import contextlib
+import platform
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from packrank_kernels import attention, cuda, reference
+from packrank_kernels.testing import TOLERANCE, assert_close, cu_seqlens
+
+ROOT = Path(__file__).parents[2]
+SOURCES = ROOT / "csrc" / "cuda"
+CUDA = torch.device("cuda")
+NVCC = shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
+# What __launch_bounds__ allows: 65536 registers for 4 blocks of 128 threads.
+REGISTERS = {"attention_tiles": 128, "attention_row": 96}
+
+needs_device = pytest.mark.skipif(
+    not torch.cuda.is_available() or cuda.why_not(CUDA, torch.float16) is not None,
+    reason="needs a CUDA device and the module for it",
+)
+
+
+def test_the_kernels_are_right_on_a_processor(tmp_path):
+    """Under sanitizers, threads and copies in random order; see tests/cuda."""
+    if platform.machine() != "x86_64":
+        pytest.skip("the emulation of a device is written for x86-64")
+    if shutil.which("g++") is None:
+        pytest.skip("needs g++")
+    for library in ("libasan.so", "libubsan.so"):
+        found = subprocess.check_output(["g++", f"-print-file-name={library}"], text=True)
+        if not Path(found.strip()).is_absolute():
+            pytest.skip(f"needs {library} of g++")
+    program = tmp_path / "driver"
+    sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    folders = [f"-I{SOURCES}", f"-I{ROOT / 'tests/cuda'}"]
+    warnings = ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
+    flags = ["-std=c++17", "-O1", *warnings, *sanitizers, *folders]
+    source = str(ROOT / "tests/cuda/driver.cpp")
+    subprocess.run(["g++", *flags, source, "-o", str(program)], check=True)
+    result = subprocess.run([str(program)], capture_output=True, text=True)
+    assert (result.returncode, result.stdout) == (0, "right\n"), result.stderr
+
+
+@pytest.mark.parametrize("source", sorted(SOURCES.glob("*.cu")), ids=lambda path: path.name)
+@pytest.mark.parametrize("architecture", ["80", "90a"])
+def test_machine_code(source, architecture, tmp_path):
+    """No kernel spills, and none takes more registers than its blocks may have."""
+    if NVCC is None:
+        pytest.skip("needs nvcc")
+    target = f"-gencode=arch=compute_{architecture},code=sm_{architecture}"
+    flags = ["-std=c++17", "-O3", target, "-Xptxas", "-v", "-c", "-o", str(tmp_path / "object")]
+    result = subprocess.run([NVCC, *flags, str(source)], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "warning" not in result.stderr
+    kernels = re.findall(
+        r"Compiling entry function '\w*?(attention_tiles|attention_row)\w*'.*?"
+        r"(\d+) bytes spill stores, (\d+) bytes spill loads\n.*?Used (\d+) registers([^\n]*)",
+        result.stderr,
+        re.DOTALL,
+    )
+    assert len(kernels) == 8, result.stderr
+    for name, stores, loads, registers, rest in kernels:
+        print(f"sm_{architecture} {name}: {registers} registers")
+        assert (stores, loads) == ("0", "0"), name
+        assert int(registers) <= REGISTERS[name]
+        assert "smem" not in rest, "shared memory is asked for at the launch"
+
+
+def test_refusals(monkeypatch):
+    def why_not(device="cuda", dtype=torch.float16, **facts):
+        return cuda.why_not(torch.device(device), dtype, **facts)
+
+    monkeypatch.setattr(cuda, "_missing", "it is not built")
+    assert why_not() == "it is not built"
+    monkeypatch.setattr(cuda, "_missing", None)
+    monkeypatch.setattr(cuda, "_cuda", SimpleNamespace(MOST_KEYS=256), raising=False)
+    monkeypatch.setattr(cuda, "_capability", lambda device: (7, 5))
+    assert why_not("cpu") == "the tensors are on cpu, not on a CUDA device"
+    assert why_not() == "the device's compute capability is below 8.0"
+    monkeypatch.setattr(cuda, "_capability", lambda device: (8, 0))
+    assert why_not(dtype=torch.float32).startswith("the tensors are torch.float32, not")
+    assert why_not(head_size=96) == "the head size is 96, not 32 or 64"
+    assert why_not(heads_per_key=2) == "it has neither causal attention nor grouped queries"
+    assert why_not(causal=True) == "it has neither causal attention nor grouped queries"
+    assert why_not(rotary=True) == "it does not rotate queries and keys"
+    assert "max_seqlen_k is not given" in why_not(max_seqlen_k=None)
+    assert why_not(max_seqlen_k=257) == "a sequence may have 257 keys, more than 256"
+    assert why_not() is None
+    assert why_not(dtype=torch.bfloat16, head_size=64, max_seqlen_k=256, unequal=True) is None
+
+
+def test_what_cannot_be_read_16_bytes_at_a_time_is_copied():
+    x = torch.randn(10, 3, 2, 32, dtype=torch.float16)
+    assert cuda._aligned(x[:, 1]).data_ptr() == x[:, 1].data_ptr()
+    odd = torch.randn(5, 2, 33, dtype=torch.float16)[..., :32]
+    shifted = torch.randn(5 * 64 + 1, dtype=torch.float16)[1:].view(5, 2, 32)
+    for tensor in (odd, shifted):
+        copy = cuda._aligned(tensor)
+        assert copy.data_ptr() % 16 == 0
+        assert copy.stride() == (64, 32, 1)
+        assert torch.equal(copy, tensor)
+
+
+def test_a_failure_of_cuda_is_told_in_its_words(monkeypatch):
+    """Where there is no device: all arguments arrive, and the first call of CUDA's is refused."""
+    if torch.cuda.is_available() or cuda._missing is not None:
+        pytest.skip("needs the module, and no device for it")
+    monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: SimpleNamespace(cuda_stream=0))
+    q, k, v = torch.randn(4, 3, 2, 32).half().unbind(1)
+    cu = cu_seqlens([4])
+    options = {"scale": 0.1, "window": 2**63 - 1, "max_seqlen_q": 4, "causal": False}
+    with pytest.raises(RuntimeError, match=r"attention: device: .*CUDA"):
+        cuda.attention(q, k, v, cu, cu, max_seqlen_k=4, **options)
+    with pytest.raises(ValueError, match="more than 256 keys"):
+        cuda.attention(q, k, v, cu, cu, max_seqlen_k=257, **options)
+    assert cuda.attention(q[:0], k, v, cu, cu, max_seqlen_k=4, **options).shape == (0, 2, 32)
+
+
+@pytest.mark.gpu
+@needs_device
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("size", [32, 64])
+@pytest.mark.parametrize("window", [None, 0, 40])
+@pytest.mark.parametrize("one_query", [False, True])
+def test_on_a_device(dtype, size, window, one_query):
+    lengths = [1, 256, 15, 16, 17, 0, 33, 64, 65, 128, 129, 200, 31, 32, 2]
+    queries = [min(n, 1) for n in lengths] if one_query else lengths
+    qkv = torch.randn(sum(lengths), 3, 5, size, dtype=dtype)
+    cu_q, cu_k = cu_seqlens(queries), cu_seqlens(lengths)
+    q = qkv[cu_k[:-1][cu_k.diff() > 0], 0] if one_query else qkv[:, 0]
+    moved = qkv.to(CUDA)
+    longest = {"max_seqlen_q": max(queries), "max_seqlen_k": 256}
+
+    def run(spare):
+        more_q = torch.cat([cu_q, cu_q[-1:].expand(spare)]).to(CUDA)
+        more_k = torch.cat([cu_k, cu_k[-1:].expand(spare)]).to(CUDA)
+        on_it = q.to(CUDA) if one_query else moved[:, 0]
+        return attention(
+            on_it, moved[:, 1], moved[:, 2], more_q, more_k,
+            window=window, backend="cuda", **longest,
+        )  # fmt: skip
+
+    actual = run(0)
+    wide = (x.double() for x in (q, qkv[:, 1], qkv[:, 2]))
+    expected = reference.attention(*wide, cu_q, cu_k, size**-0.5, window, None)
+    assert_close(actual.cpu(), expected, TOLERANCE[dtype])
+    assert torch.equal(run(300), actual)
+
+
+@pytest.mark.gpu
+@needs_device
+def test_a_graph_follows_cu_seqlens():
+    """Captured once, replayed with other sequences."""
+    qkv = torch.randn(256, 3, 4, 64, dtype=torch.float16, device=CUDA)
+    cu = cu_seqlens([0] * 9).to(CUDA)
+
+    def run():
+        options = {"max_seqlen_q": 128, "max_seqlen_k": 128, "backend": "cuda"}
+        return attention(*qkv.unbind(1), cu, cu, **options)
+
+    run()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = run()
+    for lengths in ([128, 128, 0, 0, 0, 0, 0, 0, 0], [20, 100, 3, 7, 1, 0, 60, 0, 9]):
+        cu.copy_(cu_seqlens(lengths))
+        graph.replay()
+        rows = sum(lengths)
+        assert torch.equal(out[:rows], run()[:rows])

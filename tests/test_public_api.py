@@ -78,8 +78,9 @@ def test_a_ranked_document_unpacks() -> None:
 SIGNATURES = {
     packrank.Reranker: (
         "model, *, device='auto', dtype='auto', max_length=None, truncation='longest_first', "
-        "activation=None, budget_tokens=None"
+        "activation=None, budget_tokens=None, deterministic=False"
     ),
+    packrank.Reranker.warm_up: "self, max_seqlens=(48, 64, 96, 128, 192, 256, 384, 512)",
     packrank.Reranker.rank: "self, query, documents, top_k=None",
     packrank.Reranker.score: "self, pairs, *, activation=None",
     packrank.Reranker.try_score: "self, pairs, *, activation=None",

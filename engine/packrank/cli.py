@@ -172,7 +172,7 @@ def _open_model(args: argparse.Namespace) -> Scorer:
     if load_config(encoder_folder(folder)).is_classifier:
         return Reranker(
             folder,
-            device=args.device,
+            device=args.device.split(",") if "," in args.device else args.device,
             dtype=args.dtype,
             max_length=args.max_length,
             truncation=args.truncation or "longest_first",
@@ -240,8 +240,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_model_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
-    parser.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16"))
+    parser.add_argument(
+        "--device",
+        default="auto",
+        help="auto, cpu, cuda, cuda:N, or several: cuda:0,cuda:1 (default: auto)",
+    )
+    parser.add_argument(
+        "--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16")
+    )
     parser.add_argument("--threads", type=_threads, metavar="N", help="of the processor")
     parser.add_argument("--max-length", type=_positive, metavar="N", help="tokens of a pair")
     parser.add_argument("--truncation", choices=get_args(Truncation), help="of longer pairs")

@@ -4,16 +4,39 @@ import torch
 
 from packrank.errors import InputError
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def choose_device(device: str, dtype: str) -> tuple[torch.device, torch.dtype]:
+def choose_devices(
+    device: str | list[str] | tuple[str, ...], dtype: str
+) -> tuple[list[torch.device], torch.dtype | None]:
+    """What `choose_device` makes of each of several names, or of the one.
+
+    Raises:
+        InputError: as there; or no name at all, or a CUDA device named twice.
+    """
+    names = list(device) if isinstance(device, list | tuple) else [device]
+    if not names:
+        raise InputError("device names no device; pass 'auto', 'cpu', 'cuda' or several 'cuda:N'")
+    chosen = [choose_device(name, dtype) for name in names]
+    places = [place.index or 0 for place, _ in chosen if place.type == "cuda"]
+    if len(set(places)) < len(places):
+        raise InputError(f"device is {names!r}, which names a device twice")
+    if len({place.type for place, _ in chosen}) > 1:
+        raise InputError(f"device is {names!r}; name CUDA devices only, or the CPU only")
+    return [place for place, _ in chosen], chosen[0][1]
+
+
+def choose_device(device: str, dtype: str) -> tuple[torch.device, torch.dtype | None]:
     """What "auto" stands for on this machine, and what a name stands for anywhere.
 
     Args:
         device: "auto" (a CUDA device if torch sees one, else the CPU), or a name such as "cpu",
             "cuda" or "cuda:1".
-        dtype: "auto" (float32 on the CPU, else bfloat16), "float32" or "bfloat16".
+        dtype: "auto", "float32", "bfloat16" or, on a CUDA device, "float16".
+
+    Returns:
+        The device, and the dtype; None for "auto" on a CUDA device, where it depends on the model.
 
     Raises:
         InputError: no such device here, or another dtype.
@@ -34,7 +57,10 @@ def choose_device(device: str, dtype: str) -> tuple[torch.device, torch.dtype]:
             "use 'cpu' or 'auto'"
         )
     if dtype == "auto":
-        return chosen, torch.float32 if chosen.type == "cpu" else torch.bfloat16
+        return chosen, torch.float32 if chosen.type == "cpu" else None
     if dtype not in _DTYPES:
-        raise InputError(f"dtype is {dtype!r}, expected 'auto', 'float32' or 'bfloat16'")
+        names = ", ".join(f"'{name}'" for name in _DTYPES)
+        raise InputError(f"dtype is {dtype!r}, expected 'auto' or one of {names}")
+    if chosen.type == "cpu" and dtype == "float16":
+        raise InputError("dtype 'float16' is for CUDA devices; on the CPU use 'bfloat16'")
     return chosen, _DTYPES[dtype]

@@ -2,6 +2,7 @@
 
 PackrankError
 ├── ModelError       a model folder or name cannot be used
+│   └── RangeError   its weights do not fit the range of a dtype
 └── InputError       a call's arguments cannot be scored
     └── PairError    one pair cannot be scored; `.index` says which
 """
@@ -13,6 +14,10 @@ class PackrankError(Exception):
 
 class ModelError(PackrankError):
     """A model folder or hub name cannot be used."""
+
+
+class RangeError(ModelError):
+    """A weight is out of the range of the dtype that it should be rounded to."""
 
 
 class InputError(PackrankError, ValueError):
@@ -30,3 +35,6 @@ class PairError(InputError):
         super().__init__(f"pair {index}: {reason}")
         self.index = index
         self.reason = reason
+
+    def __reduce__(self) -> tuple[type["PairError"], tuple[int, str]]:
+        return PairError, (self.index, self.reason)

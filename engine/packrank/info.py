@@ -35,7 +35,8 @@ def describe_machine() -> Iterator[str]:
         yield f"cuda             {torch.cuda.get_device_name()}"
         devices.append(torch.device("cuda"))
     for device in devices:
-        for dtype in (torch.float32, torch.bfloat16):
+        narrow = (torch.bfloat16,) if device.type == "cpu" else (torch.float16, torch.bfloat16)
+        for dtype in (torch.float32, *narrow):
             yield ""
             yield f"{device} {str(dtype).removeprefix('torch.')}"
             yield from _describe_backends(device, dtype)

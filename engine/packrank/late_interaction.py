@@ -20,7 +20,7 @@ from packrank.late_settings import Settings
 from packrank.models import load_model
 from packrank.pairs import texts_of
 from packrank.request import Ranked
-from packrank.runner import DEFAULT_BUDGET_TOKENS, Runner
+from packrank.runner import Runner
 from packrank.token_vectors import Projection, TokenVectors
 from packrank.tokenizer import Tokenizer
 from packrank_kernels import maxsim
@@ -41,7 +41,8 @@ class LateInteraction:
     every token is scored by its last hidden state, at length 1. Texts are cut to the lengths in
     `settings`.
 
-    Safe to share between threads. A text's vectors have the same bits whatever company it is in.
+    Safe to share between threads. On a CPU a text's vectors have the same bits whatever company it
+    is in; on a CUDA device they have if `deterministic`.
 
     Attributes:
         settings: what the folder asks for.
@@ -56,15 +57,19 @@ class LateInteraction:
         device: str = "auto",
         dtype: str = "auto",
         budget_tokens: int | None = None,
+        deterministic: bool = False,
     ) -> None:
         """Load a model.
 
         Args:
             model: a folder, or a name on the Hugging Face hub.
-            device: "auto", "cpu" or "cuda".
-            dtype: of the encoder and the vectors: "auto" (float32 on a CPU), "float32" or
-                "bfloat16". Lengths and scores are computed in float32.
+            device: "auto", "cpu", "cuda" or "cuda:N".
+            dtype: of the encoder and the vectors: "float32", "bfloat16" or, on a CUDA device,
+                "float16"; "auto" is float32 on a CPU, and on a CUDA device float16 where the model
+                stays in its range, else bfloat16. Lengths and scores are computed in float32.
             budget_tokens: most tokens that go through the model at once; memory follows it.
+            deterministic: vectors have the same bits in any company. On a CPU they always have; on
+                a CUDA device this leaves out faster kernels that cannot promise it.
 
         Raises:
             ModelError: the folder or name cannot be used.
@@ -75,14 +80,21 @@ class LateInteraction:
         folder = resolve(model)
         encoder = encoder_folder(folder)
         tokenizer = Tokenizer.from_folder(encoder)
-        loaded = load_model(encoder, device=chosen_device, dtype=chosen_dtype, head=False)
+        loaded = load_model(
+            encoder,
+            device=chosen_device,
+            dtype=chosen_dtype,
+            head=False,
+            deterministic=deterministic,
+        )
         self.settings: Settings = read_settings(
             folder, tokenizer, loaded.hidden_size, loaded.config.max_length
         )
         settings = self.settings
-        runner = Runner(loaded, budget_tokens or DEFAULT_BUDGET_TOKENS)
+        runner = Runner(loaded, budget_tokens)
         projection = [
-            Projection(dense, loaded.device, loaded.dtype) for dense in settings.projection
+            Projection(dense, loaded.device, loaded.dtype, deterministic)
+            for dense in settings.projection
         ]
         self._queries = TokenVectors(
             "query",

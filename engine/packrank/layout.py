@@ -7,11 +7,13 @@ from typing import Literal, get_args
 
 import numpy as np
 import tokenizers
+from numpy.typing import NDArray
 
 from packrank.errors import InputError, ModelError
-from packrank.request import Int32, Sequence
+from packrank.request import Int32, Pack, spread
 
 Truncation = Literal["longest_first", "only_second", "off"]
+_TRUNCATIONS = get_args(Truncation)
 
 
 @dataclass(frozen=True)
@@ -60,11 +62,30 @@ class Layout:
         """The same layout, all of token type 0: for a model that is not told of any."""
         return replace(self, token_types=np.zeros_like(self.token_types))
 
-    def join(self, *texts: Int32) -> Sequence:
-        """One sequence from the ids of each text."""
-        ids = [texts[part] if isinstance(part, int) else part for part in self.parts]
-        token_ids = np.concatenate(ids, dtype=np.int32)
-        return Sequence(token_ids, self.token_types.repeat([len(part) for part in ids]))
+    def join(self, ids: Int32, starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> Pack:
+        """Sequences from the ids of their texts.
+
+        Args:
+            ids: of all texts, in any order.
+            starts: [N, texts]. Where each text of each sequence starts in `ids`.
+            lengths: [N, texts]. How many ids it has.
+        """
+        specials = [part for part in self.parts if not isinstance(part, int)]
+        shape = (len(starts), len(self.parts))
+        part_starts, part_lengths = np.empty(shape, np.int64), np.empty(shape, np.int32)
+        end = len(ids)
+        for place, part in enumerate(self.parts):
+            if isinstance(part, int):
+                part_starts[:, place], part_lengths[:, place] = starts[:, part], lengths[:, part]
+            else:
+                part_starts[:, place], part_lengths[:, place] = end, len(part)
+                end += len(part)
+        rows, edges = spread(part_starts.ravel(), part_lengths.ravel())
+        return Pack(
+            token_ids=np.concatenate([ids, *specials], dtype=np.int32)[rows],
+            token_types=np.tile(self.token_types, len(starts)).repeat(part_lengths.ravel()),
+            cu_seqlens=edges[:: len(self.parts)].copy(),
+        )
 
     def fit(
         self, lengths: tuple[int, ...], max_length: int | None, truncation: Truncation
@@ -96,8 +117,8 @@ class Layout:
                 f"the {what} has {total} tokens, more than max_length {max_length}; shorten it or "
                 "allow truncation"
             )
-        if truncation not in get_args(Truncation):
-            names = ", ".join(repr(name) for name in get_args(Truncation))
+        if truncation not in _TRUNCATIONS:
+            names = ", ".join(map(repr, _TRUNCATIONS))
             raise InputError(f"truncation is {truncation!r}, expected one of {names}")
         if len(lengths) == 1:
             return (budget,)

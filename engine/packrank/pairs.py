@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from packrank import request
 from packrank.errors import InputError
+from packrank.request import Pack
 from packrank.tokenizer import Tokenizer, Truncation, batches, check_text
 
 # Pairs of a window, and characters of them. Two windows are alive at a time, so a whole call holds
@@ -64,58 +64,61 @@ class PairReader:
         for index in [i for i, pair in texts.items() if not reasons.keys().isdisjoint(pair)]:
             query, document = texts.pop(index)
             window.failures[index] = reasons.get(query) or reasons[document]
-        queries = [self.prompt + query for query, _ in texts.values()]
-        ids = self.tokenizer.encode(queries + [document for _, document in texts.values()])
-        length, truncation = self.max_length, self.truncation
-        both = zip(texts, ids[: len(texts)], ids[len(texts) :], strict=True)
-        for index, query_ids, document_ids in both:
-            try:
-                sequence = self.tokenizer.pair(query_ids, document_ids, length, truncation)
-            except InputError as error:
-                window.failures[index] = str(error)
-            else:
-                window.indices.append(index)
-                window.sequences.append(sequence)
-        return self._checked(window)
+        sides = [(self.prompt + query, document) for query, document in texts.values()]
+        places_of: dict[str, int] = {}
+        chosen = [[places_of.setdefault(text, len(places_of)) for text in side] for side in sides]
+        pack, failures = self.tokenizer.pairs(
+            self.tokenizer.encode(list(places_of)),
+            np.array(chosen, dtype=np.int64).reshape(-1, 2),
+            self.max_length,
+            self.truncation,
+        )
+        indices = list(texts)
+        for place, reason in failures.items():
+            window.failures[indices[place]] = reason
+        window.indices = [index for place, index in enumerate(indices) if place not in failures]
+        window.sequences = pack
+        self._drop_unusable(window)
+        return window
 
-    def _checked(self, window: "Window") -> "Window":
-        """The window without sequences that the model cannot take.
+    def _drop_unusable(self, window: "Window") -> None:
+        """Turn sequences that the model cannot take into failures.
 
         The usual window has none, which one look at all ids together shows.
         """
-        ids = [sequence.token_ids for sequence in window.sequences]
-        if not ids or (all(map(len, ids)) and np.concatenate(ids).max() < self.vocab_size):
-            return window
-        sound = Window(failures=window.failures)
-        for index, sequence in zip(window.indices, window.sequences, strict=True):
+        pack = window.sequences
+        if pack.token_ids.max(initial=0) < self.vocab_size and pack.lengths.all():
+            return
+        sound = []
+        for place, (index, sequence) in enumerate(zip(window.indices, pack, strict=True)):
             highest = sequence.token_ids.max(initial=0)
             if not len(sequence.token_ids):
-                reason = "both texts are empty, and the tokenizer adds no special tokens"
+                window.failures[index] = (
+                    "both texts are empty, and the tokenizer adds no special tokens"
+                )
             elif highest >= self.vocab_size:
-                reason = (
+                window.failures[index] = (
                     f"it holds token {highest}, and the model knows {self.vocab_size}; "
                     "is the tokenizer another model's?"
                 )
             else:
-                sound.indices.append(index)
-                sound.sequences.append(sequence)
-                continue
-            sound.failures[index] = reason
-        return sound
+                sound.append(place)
+        window.indices = [window.indices[place] for place in sound]
+        window.sequences = pack.take(np.array(sound, dtype=np.int64))
 
 
-@dataclass(frozen=True)
+@dataclass
 class Window:
     """A run of pairs, ready for the model.
 
     Attributes:
         indices: where the pair of each sequence stands among all pairs.
-        sequences: one a pair.
+        sequences: one a pair, end to end.
         failures: the other pairs of the run, each with the reason.
     """
 
     indices: list[int] = field(default_factory=list)
-    sequences: list[request.Sequence] = field(default_factory=list)
+    sequences: Pack = field(default_factory=lambda: Pack.of([]))
     failures: dict[int, str] = field(default_factory=dict)
 
 

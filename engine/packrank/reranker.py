@@ -10,16 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from packrank.arguments import check_choice, check_count, check_str, listed, listed_texts
-from packrank.config import Activation
+from packrank.config import Activation, load_config
 from packrank.cross_encoder import read_settings
-from packrank.device import choose_device
+from packrank.device import choose_devices
 from packrank.errors import InputError, PairError
+from packrank.fleet import Fleet, Recipe
 from packrank.hub import resolve
 from packrank.late_folder import encoder_folder
 from packrank.models import load_model
-from packrank.pairs import PairReader
+from packrank.pairs import PairReader, Window
 from packrank.request import Ranked
-from packrank.runner import DEFAULT_BUDGET_TOKENS, Runner
+from packrank.runner import Pending, Runner
 from packrank.tokenizer import Tokenizer, Truncation, check_text
 
 
@@ -34,20 +35,24 @@ class Reranker:
         self,
         model: str | os.PathLike[str],
         *,
-        device: str = "auto",
+        device: str | list[str] | tuple[str, ...] = "auto",
         dtype: str = "auto",
         max_length: int | None = None,
         truncation: Truncation = "longest_first",
         activation: Activation | None = None,
         budget_tokens: int | None = None,
+        deterministic: bool = False,
     ) -> None:
         """Load a model.
 
         Args:
             model: a folder with config.json, safetensors and a tokenizer, or a hub name.
-            device: "auto", "cpu" or "cuda".
-            dtype: of the encoder: "auto" (float32 on a CPU), "float32" or "bfloat16". The scoring
-                head always runs in float32.
+            device: "auto", "cpu", "cuda" or "cuda:N"; or several, such as ["cuda:0", "cuda:1"], to
+                share the work out among a process for each (the program's own work must then stand
+                under `if __name__ == "__main__":`).
+            dtype: of the encoder: "float32", "bfloat16" or, on a CUDA device, "float16"; "auto" is
+                float32 on a CPU, and on a CUDA device float16 where the model stays in its range,
+                else bfloat16. The scoring head always runs in float32.
             max_length: most tokens of a pair, special ones included; if None, what the model and
                 its tokenizer allow.
             truncation: what is cut off a longer pair: tokens of the longer text first, of the
@@ -55,12 +60,14 @@ class Reranker:
             activation: what turns logits into scores: "identity" or "sigmoid"; if None, what the
                 model's files say, which is sigmoid for one label where they say nothing.
             budget_tokens: most tokens that go through the model at once; memory follows it.
+            deterministic: a score has the same bits in any company. On a CPU it always has; on a
+                CUDA device this leaves out faster kernels that cannot promise it.
 
         Raises:
             ModelError: the folder or name cannot be used.
             InputError: an option cannot.
         """
-        chosen_device, chosen_dtype = choose_device(device, dtype)
+        devices, chosen_dtype = choose_devices(device, dtype)
         check_choice("truncation", truncation, get_args(Truncation))
         _check_activation(activation)
         for name, count in (("max_length", max_length), ("budget_tokens", budget_tokens)):
@@ -68,8 +75,18 @@ class Reranker:
         folder = resolve(model)
         encoder = encoder_folder(folder)
         tokenizer = Tokenizer.from_folder(encoder)
-        self._model = load_model(encoder, device=chosen_device, dtype=chosen_dtype)
-        config = self._model.config
+        self._runner: Runner | Fleet
+        if len(devices) == 1:
+            loaded = load_model(
+                encoder, device=devices[0], dtype=chosen_dtype, deterministic=deterministic
+            )
+            self._runner = Runner(loaded, budget_tokens)
+            self._config = loaded.config
+        else:
+            recipe = Recipe(encoder, chosen_dtype, deterministic, budget_tokens)
+            self._runner = Fleet(recipe, devices)
+            self._config = load_config(encoder)
+        config = self._config
         settings = read_settings(folder, config, tokenizer)
         self._reader = PairReader(
             tokenizer,
@@ -78,7 +95,6 @@ class Reranker:
             truncation,
             settings.prompt,
         )
-        self._runner = Runner(self._model, budget_tokens or DEFAULT_BUDGET_TOKENS)
         self._activation = activation or settings.activation
         self._num_tokens = 0
         self._counting = threading.Lock()
@@ -91,7 +107,27 @@ class Reranker:
     @property
     def num_labels(self) -> int:
         """Scores of a pair; a ranking needs one."""
-        return self._model.num_labels
+        return self._config.num_labels
+
+    def warm_up(self, max_seqlens: Sequence[int] = (48, 64, 96, 128, 192, 256, 384, 512)) -> None:
+        """Compile and capture ahead what full packs need, so that no first request waits for it.
+
+        On a CPU there is nothing to do.
+
+        Args:
+            max_seqlens: lengths of pairs, in tokens, that packs will be full of; one that is longer
+                than the model takes counts as the longest.
+
+        Raises:
+            InputError: `max_seqlens` is no sequence of numbers from 1.
+        """
+        lengths = listed("max_seqlens", max_seqlens, "lengths in tokens")
+        for place, length in enumerate(lengths):
+            if length is None:
+                raise InputError(f"max_seqlens[{place}] is None, expected a number of tokens")
+            check_count(f"max_seqlens[{place}]", length)
+        longest = self._config.max_length
+        self._runner.warm_up(sorted({min(length, longest) for length in lengths}))
 
     @property
     def num_tokens(self) -> int:
@@ -203,18 +239,30 @@ class Reranker:
     ) -> NDArray[np.float32]:
         """[N, labels] float32, NaN for pairs that failed."""
         out = np.full((len(pairs), self.num_labels), np.nan, dtype=np.float32)
+
+        def finish(window: Window, pending: Pending) -> None:
+            logits = pending.result()
+            finite = np.isfinite(logits).all(1)
+            indices = np.array(window.indices, dtype=np.int64)
+            out[indices[finite]] = logits[finite]
+            for place in np.flatnonzero(~finite).tolist():
+                unfinite = "the model's logits for it are not finite numbers"
+                on_failure(window.indices[place], pending.failures.get(place, unfinite))
+
+        # A device still works on one window while the packs of the next are made.
+        running: tuple[Window, Pending] | None = None
         with closing(self._reader.windows(pairs)) as windows:
             for window in windows:
                 for index, reason in window.failures.items():
                     on_failure(index, reason)
-                logits = self._runner.logits(window.sequences)
+                started = window, self._runner.submit(window.sequences)
                 with self._counting:
-                    self._num_tokens += sum(len(x.token_ids) for x in window.sequences)
-                finite = np.isfinite(logits).all(1)
-                indices = np.array(window.indices, dtype=np.int64)
-                out[indices[finite]] = logits[finite]
-                for index in indices[~finite].tolist():
-                    on_failure(index, "the model's logits for it are not finite numbers")
+                    self._num_tokens += len(window.sequences.token_ids)
+                if running is not None:
+                    finish(*running)
+                running = started
+            if running is not None:
+                finish(*running)
         return out
 
 

@@ -1,48 +1,108 @@
 """Sequences to packs to logits or token vectors, in the order they came."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from packrank.errors import InputError
+from packrank.graphs import PATIENCE, Graphs, can_capture
 from packrank.models import Model
 from packrank.request import Int32, Pack, Sequence
 from packrank.scheduler import plan
+from packrank.transfer import Fetch
 
-# Most tokens of a pack where the caller does not say: some 20 pairs of usual length, which is
-# work enough to keep a processor's cores busy, and activations of a few tens of MB.
-DEFAULT_BUDGET_TOKENS = 4096
+# Most tokens of a pack on a CPU where the caller does not say: some 20 pairs of usual length, which
+# is work enough to keep a processor's cores busy, and activations of a few tens of MB.
+CPU_BUDGET_TOKENS = 4096
+
+_T = TypeVar("_T")
+# Some sequences: end to end, or one by one.
+Sequences = Pack | list[Sequence]
+
+
+def default_budget(model: Model) -> int:
+    """Most tokens of a pack where the caller does not say.
+
+    On a CUDA device as many as let the widest activation stay in its second-level cache, between
+    one and four times the CPU's: fewer would leave multiprocessors without work. By arithmetic,
+    not by measurement.
+    """
+    if model.device.type != "cuda":
+        return CPU_BUDGET_TOKENS
+    cache: int = torch.cuda.get_device_properties(model.device).L2_cache_size
+    widest = max(model.config.intermediate_size, 3 * model.config.hidden_size)
+    fitting = cache // (widest * model.dtype.itemsize)
+    return min(max(fitting // 1024 * 1024, CPU_BUDGET_TOKENS), 4 * CPU_BUDGET_TOKENS)
 
 
 class Runner:
-    """A model on its device. Holds no state between calls, so threads may share it.
+    """A model on its device. Threads may share it.
 
     Args:
         model: what runs.
         budget_tokens: most tokens of one pack; peak memory grows with it, not with the input.
+            None leaves it to `default_budget`.
+
+    Attributes:
+        budget_tokens: in force. Halved whenever the device runs out of memory.
     """
 
-    def __init__(self, model: Model, budget_tokens: int) -> None:
+    def __init__(self, model: Model, budget_tokens: int | None = None) -> None:
         self.model = model
-        self.budget_tokens = budget_tokens
+        self.budget_tokens = budget_tokens or default_budget(model)
+        self._graphs = Graphs(model) if can_capture(model) else None
 
-    def logits(self, sequences: list[Sequence]) -> NDArray[np.float32]:
+    def logits(self, sequences: Sequences) -> NDArray[np.float32]:
         """[N, num_labels] float32, one row a sequence, before any activation.
 
         Raises:
             InputError: a sequence that the model cannot take; the message gives its place.
         """
-        out = np.empty((len(sequences), self.model.num_labels), dtype=np.float32)
-        for indices in self._plan(sequences):
-            out[indices] = self.model.logits(self._pack(sequences, indices)).cpu().numpy()
-        return out
+        return self.submit(sequences).result()
 
-    def hidden_states(
-        self, sequences: list[Sequence], num_keys: Int32 | None = None
-    ) -> list[Tensor]:
+    def submit(self, sequences: Sequences) -> "Pending":
+        """Start scoring; on a CUDA device the call returns while the last packs still run.
+
+        Raises:
+            InputError: a sequence that the model cannot take; the message gives its place.
+        """
+        pending = Pending(len(sequences), self.model.num_labels)
+        for indices, started in self._run(sequences, lambda pack, _: self._start(pack)):
+            if isinstance(started, str):
+                pending.failures[int(indices[0])] = started
+            else:
+                pending.packs.append((indices, started))
+        return pending
+
+    def warm_up(self, max_seqlens: list[int]) -> None:
+        """Compile and capture ahead what full packs of sequences of these lengths need.
+
+        On a CPU there is nothing to do.
+        """
+        if self._graphs is None:
+            return
+        # Largest first: the graphs of the others fit into the memory of the largest.
+        for length in sorted(max_seqlens, reverse=True):
+            count = max(self.budget_tokens // length, 1)
+            ids = np.zeros(count * length, dtype=np.int32)
+            pack = Pack(ids, ids, np.arange(count + 1, dtype=np.int32) * np.int32(length))
+            for _ in range(PATIENCE + 1):
+                self.submit(pack).result()
+
+    def _start(self, pack: Pack) -> Fetch:
+        if self._graphs is not None:
+            return self._graphs.submit(pack)
+        logits: NDArray[np.float32] = self.model.logits(pack).cpu().numpy()
+        return lambda: logits
+
+    def hidden_states(self, sequences: Sequences, num_keys: Int32 | None = None) -> list[Tensor]:
         """One [L, hidden] tensor a sequence, in the model's dtype and on its device.
 
         Args:
@@ -60,7 +120,7 @@ class Runner:
         return [out[i] for i in range(len(sequences))]
 
     def packs_of_hidden_states(
-        self, sequences: list[Sequence], num_keys: Int32 | None = None
+        self, sequences: Sequences, num_keys: Int32 | None = None
     ) -> Iterator[tuple[NDArray[np.int64], Tensor, Int32]]:
         """The same a pack at a time, so that only one pack's states need be alive.
 
@@ -74,36 +134,94 @@ class Runner:
         Raises:
             InputError: a sequence that the model cannot take; the message gives its place.
         """
-        for indices in self._plan(sequences):
-            pack = self._pack(sequences, indices)
+
+        def states(pack: Pack, indices: NDArray[np.int64]) -> tuple[Tensor, Int32]:
             keys = None if num_keys is None else num_keys[indices]
-            yield indices, self.model.hidden_states(pack, keys), pack.cu_seqlens
+            return self.model.hidden_states(pack, keys), pack.cu_seqlens
 
-    def _plan(self, sequences: list[Sequence]) -> list[NDArray[np.int64]]:
-        longest = self.model.config.max_length
-        lengths = [len(sequence.token_ids) for sequence in sequences]
-        for i, length in enumerate(lengths):
-            if not 1 <= length <= longest:
-                raise InputError(
-                    f"sequence {i} has {length} tokens, the model takes 1 to {longest}"
+        for indices, found in self._run(sequences, states):
+            if isinstance(found, str):
+                raise InputError(f"sequence {indices[0]}: {found}")
+            yield indices, *found
+            del found  # or its states would be alive while the next pack is computed
+
+    def _run(
+        self, sequences: Sequences, start: Callable[[Pack, NDArray[np.int64]], _T]
+    ) -> Iterator[tuple[NDArray[np.int64], _T | str]]:
+        """start(pack, indices) for each pack of the plan, or why a sequence does not fit.
+
+        Where the device runs out of memory, what is left is planned anew under half the budget.
+        """
+        whole = sequences if isinstance(sequences, Pack) else Pack.of(sequences)
+        self._check(whole)
+        lengths = whole.lengths
+        waiting = plan(lengths, self.budget_tokens)[::-1]
+        tried: set[int] = set()
+        while waiting:
+            indices = waiting.pop()
+            result: _T | str | None = None
+            # Room is made after the except clause: until then the error keeps what it met alive.
+            with suppress(torch.OutOfMemoryError):
+                result = start(whole.take(indices), indices)
+            if result is None:
+                if self._graphs is not None:
+                    self._graphs.clear()
+                if len(indices) > 1:
+                    half = int(lengths[indices].sum()) // 2
+                    self.budget_tokens = min(self.budget_tokens, half)
+                    left = np.concatenate([indices, *waiting[::-1]])
+                    packs = plan(lengths[left], self.budget_tokens)
+                    waiting = [left[places] for places in packs][::-1]
+                    continue
+                if int(indices[0]) not in tried:  # graphs may have held the room that it needs
+                    tried.add(int(indices[0]))
+                    waiting.append(indices)
+                    continue
+                result = (
+                    f"its {lengths[indices[0]]} tokens do not fit in the memory of "
+                    f"{self.model.device}"
                 )
-        return plan(lengths, self.budget_tokens)
+            yield indices, result
+            del result
 
-    def _pack(self, sequences: list[Sequence], indices: NDArray[np.int64]) -> Pack:
-        chosen = [sequences[i] for i in indices]
-        lengths = [len(sequence.token_ids) for sequence in chosen]
-        token_ids = np.concatenate([sequence.token_ids for sequence in chosen])
-        token_types = np.concatenate([sequence.token_types for sequence in chosen])
+    def _check(self, whole: Pack) -> None:
         config = self.model.config
-        _check_ids("token id", token_ids, config.vocab_size)
+        for i in np.flatnonzero((whole.lengths < 1) | (whole.lengths > config.max_length)):
+            raise InputError(
+                f"sequence {i} has {whole.lengths[i]} tokens, "
+                f"the model takes 1 to {config.max_length}"
+            )
+        _check_ids("token id", whole.token_ids, config.vocab_size)
         if config.type_vocab_size:
-            _check_ids("token type", token_types, config.type_vocab_size)
-        cu_seqlens = np.append(np.int32(0), np.cumsum(lengths, dtype=np.int32))
-        return Pack(token_ids=token_ids, token_types=token_types, cu_seqlens=cu_seqlens)
+            _check_ids("token type", whole.token_types, config.type_vocab_size)
+
+
+@dataclass
+class Pending:
+    """Logits that a device may still be computing.
+
+    Attributes:
+        num_sequences: N.
+        num_labels: of the model.
+        packs: which sequences, and what waits for their logits.
+        failures: the other sequences, each with the reason.
+    """
+
+    num_sequences: int
+    num_labels: int
+    packs: list[tuple[NDArray[np.int64], Fetch]] = field(default_factory=list)
+    failures: dict[int, str] = field(default_factory=dict)
+
+    def result(self) -> NDArray[np.float32]:
+        """[N, num_labels] float32, NaN for sequences that failed."""
+        out = np.full((self.num_sequences, self.num_labels), np.nan, dtype=np.float32)
+        for indices, wait in self.packs:
+            out[indices] = wait()
+        return out
 
 
 def _check_ids(name: str, ids: Int32, size: int) -> None:
-    low, high = ids.min(), ids.max()
+    low, high = ids.min(initial=0), ids.max(initial=0)
     if low < 0 or high >= size:
         raise InputError(
             f"{name} {low if low < 0 else high} is not among the model's {size}; "

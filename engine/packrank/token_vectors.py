@@ -142,10 +142,12 @@ class TokenVectors:
 class Projection:
     """A `Dense` with its weights."""
 
-    def __init__(self, dense: Dense, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self, dense: Dense, device: torch.device, dtype: torch.dtype, deterministic: bool
+    ) -> None:
         weights = Weights.open(dense.folder)
         _check_shape(weights, dense)
-        parameters = Parameters(weights, "", device, dtype)
+        parameters = Parameters(weights, "", device, dtype, deterministic)
         sizes = (dense.in_features, dense.out_features)
         self._linear = parameters.linear(
             "linear", *sizes, bias=dense.bias, activation=dense.activation

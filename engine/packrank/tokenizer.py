@@ -8,12 +8,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 import tokenizers
+from numpy.typing import NDArray
 from tokenizers import models, normalizers, pre_tokenizers, processors
 
 from packrank.errors import InputError, ModelError
 from packrank.files import field, read_object
 from packrank.layout import Layout, Truncation
-from packrank.request import Int32, Sequence
+from packrank.request import Int32, Pack, Sequence
 
 __all__ = ["Tokenizer", "Truncation", "batches", "check_text"]
 
@@ -139,7 +140,8 @@ class Tokenizer:
                 check_text(text)
             encodings = self._backend.encode_batch_fast(part, add_special_tokens=False)
             for text, encoding in zip(part, encodings, strict=True):
-                ids[text] = np.array(encoding.ids, dtype=np.int32)
+                found = encoding.ids
+                ids[text] = np.fromiter(found, np.int32, len(found))
         return [ids[text] for text in texts]
 
     def pair(
@@ -164,9 +166,31 @@ class Tokenizer:
         Raises:
             InputError: the pair is longer than `max_length` and may not, or cannot, be cut to it.
         """
-        lengths = (len(query_ids), len(document_ids))
-        first, second = self._pair.fit(lengths, max_length, truncation)
-        return self._pair.join(self._cut(query_ids, first), self._cut(document_ids, second))
+        texts = [query_ids, document_ids]
+        pack, failures = self.pairs(texts, np.array([[0, 1]]), max_length, truncation)
+        for reason in failures.values():
+            raise InputError(reason)
+        return pack[0]
+
+    def pairs(
+        self,
+        texts: list[Int32],
+        chosen: NDArray[np.int64],
+        max_length: int | None,
+        truncation: Truncation,
+    ) -> tuple[Pack, dict[int, str]]:
+        """Lay out many pairs, as `pair` does each.
+
+        Args:
+            texts: ids of each text, from `encode`.
+            chosen: [N, 2]. Which text is the query of each pair, and which the document.
+            max_length: as for `pair`.
+            truncation: as for `pair`.
+
+        Returns:
+            The sequences of those that fit, in order; and place -> reason of the others.
+        """
+        return self._lay_out(self._pair, texts, chosen, max_length, truncation)
 
     def single(self, ids: Int32, max_length: int | None, truncation: Truncation) -> Sequence:
         """Lay out one text as a sequence.
@@ -179,11 +203,40 @@ class Tokenizer:
         Raises:
             InputError: the text is longer than `max_length` and may not, or cannot, be cut to it.
         """
-        (length,) = self._single.fit((len(ids),), max_length, truncation)
-        return self._single.join(self._cut(ids, length))
+        one = np.array([[0]])
+        pack, failures = self._lay_out(self._single, [ids], one, max_length, truncation)
+        for reason in failures.values():
+            raise InputError(reason)
+        return pack[0]
 
-    def _cut(self, ids: Int32, length: int) -> Int32:
-        return ids[len(ids) - length :] if self._keep_end else ids[:length]
+    def _lay_out(
+        self,
+        layout: Layout,
+        texts: list[Int32],
+        chosen: NDArray[np.int64],
+        max_length: int | None,
+        truncation: Truncation,
+    ) -> tuple[Pack, dict[int, str]]:
+        sizes = np.array([len(ids) for ids in texts], dtype=np.int64)
+        starts = (np.cumsum(sizes) - sizes)[chosen]
+        lengths = sizes[chosen]
+        failures: dict[int, str] = {}
+        if max_length is not None:
+            totals = lengths.sum(1) + layout.num_special
+            for place in np.flatnonzero(totals > max_length).tolist():
+                try:
+                    fitted = layout.fit(tuple(lengths[place].tolist()), max_length, truncation)
+                except InputError as error:
+                    failures[place] = str(error)
+                    continue
+                if self._keep_end:
+                    starts[place] += lengths[place] - fitted
+                lengths[place] = fitted
+        if failures:
+            starts = np.delete(starts, list(failures), axis=0)
+            lengths = np.delete(lengths, list(failures), axis=0)
+        nothing = np.zeros(0, dtype=np.int32)
+        return layout.join(np.concatenate([nothing, *texts]), starts, lengths), failures
 
     def _special(self, role: str, config: dict[str, Any]) -> int | None:
         token = _special_token(config, role)

@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from packrank.errors import ModelError
+from packrank.errors import ModelError, RangeError
 from packrank.files import field, read_object
 
 _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -61,6 +61,7 @@ class Weights:
 
         Raises:
             ModelError: no such tensor, another shape, not floating point, or NaN or infinity in it.
+            RangeError: a value is larger than `dtype` can hold.
         """
         stored = self._stored_name(name)
         # Opened anew for each tensor: the mapping, and with it the file's resident pages, goes
@@ -73,9 +74,15 @@ class Weights:
                 )
             if tensor.dtype not in _FLOATS:
                 raise ModelError(f"{stored} is {tensor.dtype}, expected a floating-point dtype")
-            if not all(extreme.isfinite() for extreme in torch.aminmax(tensor)):
+            extremes = torch.aminmax(tensor)
+            if not all(extreme.isfinite() for extreme in extremes):
                 raise ModelError(
                     f"{stored} holds NaN or infinite values; the checkpoint is damaged"
+                )
+            largest = max(abs(float(extreme)) for extreme in extremes)
+            if largest > torch.finfo(dtype).max:
+                raise RangeError(
+                    f"{stored} holds {largest:.3g}, more than {dtype} can; use another dtype"
                 )
             return tensor.to(dtype, copy=True)
 

@@ -55,7 +55,7 @@ def test_a_machine_that_cannot(
     def fail(*arguments: object) -> None:
         raise error
 
-    monkeypatch.setattr("packrank.runner.Runner.logits", fail)
+    monkeypatch.setattr("packrank.runner.Runner.submit", fail)
     if command == "rank":
         assert rank(model, documents) == 2
     else:

@@ -1,21 +1,23 @@
 import pytest
 import torch
 
-from packrank.device import choose_device
+from packrank.device import choose_device, choose_devices
 from packrank.errors import InputError
 
 
-def test_names_mean_what_they_say() -> None:
+def test_names_mean_what_they_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     assert choose_device("cpu", "float32") == (torch.device("cpu"), torch.float32)
+    assert choose_device("cuda", "float16") == (torch.device("cuda"), torch.float16)
     assert choose_device("cpu", "bfloat16") == (torch.device("cpu"), torch.bfloat16)
 
 
 @pytest.mark.parametrize(
     ("gpus", "device", "dtype"),
-    [(0, "cpu", torch.float32), (1, "cuda", torch.bfloat16)],
+    [(0, "cpu", torch.float32), (1, "cuda", None)],
 )
 def test_auto_takes_what_the_machine_has(
-    monkeypatch: pytest.MonkeyPatch, gpus: int, device: str, dtype: torch.dtype
+    monkeypatch: pytest.MonkeyPatch, gpus: int, device: str, dtype: torch.dtype | None
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
@@ -29,7 +31,8 @@ def test_auto_takes_what_the_machine_has(
         (None, "auto", "device is None, expected 'auto', 'cpu', 'cuda'"),
         ("mps", "auto", "device 'mps' is not supported"),
         ("cuda:2", "auto", "device 'cuda:2' is not here: torch sees 2 CUDA devices"),
-        ("cuda:1", "float16", "dtype is 'float16', expected 'auto', 'float32' or 'bfloat16'"),
+        ("cuda:1", "int8", "dtype is 'int8', expected 'auto' or one of 'float32', 'bfloat16', "),
+        ("cpu", "float16", "dtype 'float16' is for CUDA devices; on the CPU use 'bfloat16'"),
     ],
 )
 def test_what_cannot_be_is_refused(
@@ -38,3 +41,20 @@ def test_what_cannot_be_is_refused(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(InputError, match=message):
         choose_device(device, dtype)
+
+
+def test_several_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    several = choose_devices(["cuda:0", "cuda:1"], "auto")
+    assert several == ([torch.device("cuda:0"), torch.device("cuda:1")], None)
+    assert choose_devices(torch.device("cpu"), "auto")[0] == [torch.device("cpu")]  # type: ignore[arg-type]
+    assert choose_devices("cuda", "float16") == ([torch.device("cuda")], torch.float16)
+    for names, message in (
+        ([], "names no device"),
+        (["cuda:1", "cuda:1"], "names a device twice"),
+        (["cuda", "cuda:0"], "names a device twice"),
+        (["cpu", "cuda"], "name CUDA devices only"),
+        (["cuda:0", "cuda:2"], "torch sees 2 CUDA devices"),
+    ):
+        with pytest.raises(InputError, match=message):
+            choose_devices(names, "auto")

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from packrank.config import ARCHITECTURES
-from packrank.errors import ModelError
+from packrank.errors import ModelError, RangeError
 from packrank.models import MODELS, Model, load_model
 from packrank.request import Pack
 
@@ -40,6 +40,33 @@ def test_shapes_and_dtypes(checkpoint: Callable[..., Path], dtype: torch.dtype) 
     logits, states = scorer.logits(PACK), encoder.hidden_states(PACK)
     assert (logits.shape, logits.dtype) == ((2, 3), torch.float32)
     assert (states.shape, states.dtype) == ((3, 60), dtype)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, torch.float16),
+        ({"bert.encoder.layer.1.output.dense.weight": 7e4}, torch.bfloat16),  # past 65504
+        ({"bert.encoder.layer.1.intermediate.dense.weight": 6e4}, torch.bfloat16),  # overflows
+    ],
+    ids=["in range", "weight", "activation"],
+)
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy's, of the overflow
+def test_float16_where_the_model_stays_in_its_range(
+    checkpoint: Callable[..., Path],
+    tmp_path: Path,
+    changes: dict[str, float],
+    expected: torch.dtype,
+) -> None:
+    folder = shutil.copytree(checkpoint("Bert", num_labels=3), tmp_path / "model")
+    tensors = load_file(folder / "model.safetensors")
+    for name, value in changes.items():
+        tensors[name].fill_(value)
+    save_file(tensors, folder / "model.safetensors")
+    assert load_model(folder, device="cpu", dtype=None).dtype == expected
+    if 7e4 in changes.values():
+        with pytest.raises(RangeError, match=r"holds 7e\+04, more than torch.float16 can; use"):
+            load(folder, dtype=torch.float16)
 
 
 def test_an_encoder_has_no_scores(checkpoint: Callable[..., Path]) -> None:

@@ -14,6 +14,7 @@ from tokenizers import models, pre_tokenizers, processors
 from packrank import InputError, PairError, Ranked, Reranker, pairs
 from packrank.config import Activation, ModelConfig
 from packrank.request import Pack
+from packrank.runner import Pending
 
 # Words of the toy language, and what each adds to the logit of the pair it is in.
 VALUES = {"[CLS]": 0.0, "[SEP]": 0.0, "q": 0.0, "a": 1.0, "b": 2.0, "c": -3.0, "high": 50.0}
@@ -46,6 +47,7 @@ class ToyModel:
     def __init__(self, config: ModelConfig) -> None:
         self.config = config
         self.num_labels = config.num_labels
+        self.device = torch.device("cpu")
         self.packs: list[int] = []
 
     def logits(self, pack: Pack) -> torch.Tensor:
@@ -134,7 +136,7 @@ def test_one_label_that_is_not_finite_fails_the_pair(
 ) -> None:
     model = toy({"num_labels": 2})
     logits = np.array([[1, 2], [3, np.nan]], dtype=np.float32)
-    monkeypatch.setattr(model._runner, "logits", lambda sequences: logits)
+    monkeypatch.setattr(Pending, "result", lambda pending: logits)
     scores, failures = model.try_score([("q", "a")] * 2)
     np.testing.assert_array_equal(scores, [[1, 2], [np.nan, np.nan]])
     assert list(failures) == [1]
@@ -156,7 +158,7 @@ def test_the_activation_is_the_calls_then_the_constructors_then_the_models(
 def test_sigmoid_at_the_ends_of_float32(toy: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     edges = np.array([3e38, 200, 90, 20, 1, 1e-30, 0, -0.5, -20, -80, -200, -3e38], np.float32)
     model = toy(activation="sigmoid")
-    monkeypatch.setattr(model._runner, "logits", lambda sequences: edges[:, None])
+    monkeypatch.setattr(Pending, "result", lambda pending: edges[:, None])
     scores = model.score([("q", "a")] * len(edges))
     expected = torch.sigmoid(torch.from_numpy(edges).double()).numpy()
     np.testing.assert_allclose(scores, expected, rtol=1e-7, atol=1e-45)
@@ -221,7 +223,7 @@ def test_an_error_in_the_model_ends_the_reading_ahead(
     def fail(sequences: object) -> None:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(model._runner, "logits", fail)
+    monkeypatch.setattr(model._runner, "submit", fail)
     with pytest.raises(RuntimeError) as raised:
         model.score([("q", "a")] * 5)
     assert raised.traceback  # which would keep an unclosed generator alive
@@ -283,7 +285,8 @@ def test_an_unknown_activation_is_refused_before_anything_is_scored(toy: Open) -
         ({"max_length": 17}, "max_length is 17, but the model has 16 positions"),
         ({"max_length": 3}, "max_length is 3, but a pair has 3 special tokens"),
         ({"device": "abacus"}, "device is 'abacus', expected 'auto', 'cpu', 'cuda'"),
-        ({"dtype": "float16"}, "dtype is 'float16', expected 'auto', 'float32' or 'bfloat16'"),
+        ({"dtype": "int8"}, "dtype is 'int8', expected 'auto' or one of 'float32', 'bfloat16', "),
+        ({"dtype": "float16"}, "dtype 'float16' is for CUDA devices; on the CPU use 'bfloat16'"),
     ],
 )
 def test_an_option_that_cannot_be_is_refused(
@@ -325,7 +328,7 @@ def test_long_pairs_are_cut_as_asked(toy: Open, truncation: str, score: float) -
 def test_no_pack_exceeds_the_budget(toy: Open) -> None:
     model = toy(budget_tokens=11)
     model.score([("q", "a " * n) for n in range(7)])
-    packs = model._model.packs  # type: ignore[attr-defined]
+    packs = model._runner.model.packs  # type: ignore[attr-defined]
     assert max(packs) <= 11
     assert sum(packs) == model.num_tokens == sum(4 + n for n in range(7))
 

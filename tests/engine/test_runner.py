@@ -17,6 +17,7 @@ class Echo:
     """Logits: length and first id of a sequence. State of a token: its id, type, number of keys."""
 
     num_labels = 2
+    device = torch.device("cpu")
     config = SimpleNamespace(max_length=20, vocab_size=1000, type_vocab_size=2)
 
     def __init__(self) -> None:
@@ -93,3 +94,59 @@ def test_threads_share_a_runner() -> None:
         results = pool.map(lambda order: runner.logits([SEQUENCES[i] for i in order]), orders)
         for order, logits in zip(orders, results, strict=True):
             np.testing.assert_array_equal(logits, expected[order])
+
+
+class Cramped(Echo):
+    """Has room for `room` tokens at a time."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self.room = room
+
+    def logits(self, pack: Pack) -> Tensor:
+        if len(pack.token_ids) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().logits(pack)
+
+    def hidden_states(self, pack: Pack, num_keys: Int32 | None = None) -> Tensor:
+        if len(pack.token_ids) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().hidden_states(pack, num_keys)
+
+
+def test_out_of_memory_halves_the_budget_and_goes_on() -> None:
+    runner = Runner(Cramped(25), 1000)
+    np.testing.assert_array_equal(runner.logits(SEQUENCES), Runner(Echo(), 9).logits(SEQUENCES))
+    assert 25 / 2 <= runner.budget_tokens <= 25
+    states = Runner(Cramped(25), 1000).hidden_states(SEQUENCES)
+    assert [rows[0, 0] for rows in states] == [100 * i for i in range(len(LENGTHS))]
+
+
+def test_a_sequence_without_room_fails_alone() -> None:
+    runner = Runner(Cramped(19), 1000)
+    pending = runner.submit(SEQUENCES)
+    assert pending.failures == {1: "its 20 tokens do not fit in the memory of cpu"}
+    logits = pending.result()
+    assert np.isnan(logits[1]).all()
+    rest = [i for i in range(len(LENGTHS)) if i != 1]
+    np.testing.assert_array_equal(logits[rest], Runner(Echo(), 9).logits(SEQUENCES)[rest])
+    with pytest.raises(InputError, match="sequence 1: its 20 tokens do not fit in the memory"):
+        Runner(Cramped(19), 1000).hidden_states(SEQUENCES)
+
+
+def test_a_passing_want_of_memory_fails_nothing() -> None:
+    model = Cramped(0)
+    runner = Runner(model, 1000)
+    runner._graphs = SimpleNamespace(  # type: ignore[assignment]
+        submit=lambda pack: model.logits(pack).numpy, clear=lambda: setattr(model, "room", 25)
+    )
+    pending = runner.submit([sequence(5)])
+    assert (pending.result().tolist(), pending.failures) == ([[5, 0]], {})
+    assert runner.budget_tokens == 1000
+
+
+def test_another_error_is_not_taken_for_want_of_memory() -> None:
+    model = Echo()
+    model.logits = lambda pack: 1 / 0  # type: ignore[method-assign,assignment]
+    with pytest.raises(ZeroDivisionError):
+        Runner(model, 8).logits(SEQUENCES)

@@ -1,0 +1,96 @@
+"""Small arrays to a device and back, beside what it computes."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from packrank.request import Int32
+
+Fetch = Callable[[], NDArray[np.float32]]
+
+
+class Uploads:
+    """Two pinned buffers, filled in turn, so that one is filled while the other is copied.
+
+    The copy runs on a stream of its own into memory of its own; what the caller's stream then
+    does is a copy within the device. On a CPU there is nothing to overlap, and one copy.
+
+    Args:
+        device: where arrays go.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._slots: list[_Slot] = []
+        if device.type == "cuda":
+            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+            self._slots = [_Slot(device), _Slot(device)]
+
+    def send(self, fill: Callable[[Int32], None], target: Tensor) -> None:
+        """Have `target`, [n] int32 on the device, hold what `fill` writes into an array of n.
+
+        What the caller's stream does next sees it. Returns before it is copied.
+        """
+        if not self._slots:
+            fill(target.numpy())
+            return
+        self._slots.reverse()
+        slot, size = self._slots[0], len(target)
+        slot.copied.synchronize()  # the last copy out of the pinned buffer is over
+        slot.reserve(size, self._device)
+        fill(slot.host[:size].numpy())
+        with torch.cuda.stream(self._stream):
+            self._stream.wait_event(slot.taken)
+            slot.staged[:size].copy_(slot.host[:size], non_blocking=True)
+            slot.copied.record(self._stream)
+        current = torch.cuda.current_stream(self._device)
+        current.wait_event(slot.copied)
+        target.copy_(slot.staged[:size], non_blocking=True)
+        slot.taken.record(current)
+
+
+class _Slot:
+    """A pinned buffer and where it is copied to first."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.copied, self.taken = _event(), _event()
+        self.host = torch.empty(0, dtype=torch.int32, pin_memory=True)
+        self.staged = torch.empty(0, dtype=torch.int32, device=device)
+
+    def reserve(self, size: int, device: torch.device) -> None:
+        """Room for `size` values; the buffers grow a few times, then never again."""
+        if len(self.host) >= size:
+            return
+        staged = torch.empty(2 * size, dtype=torch.int32, device=device)
+        self.host = torch.empty(2 * size, dtype=torch.int32, pin_memory=True)
+        self.staged = staged
+        # The copying stream writes here without the allocator's knowledge: what used this memory
+        # before must be over.
+        torch.cuda.current_stream(device).synchronize()
+
+
+def fetch(result: Tensor) -> Fetch:
+    """Start copying `result`, float32, to the host; the function that is returned waits for it.
+
+    `result` may be overwritten by what the caller's stream does next.
+    """
+    if result.device.type != "cuda":
+        copy = result.numpy().copy()
+        return lambda: copy
+    host = torch.empty(result.shape, dtype=result.dtype, pin_memory=True)
+    host.copy_(result, non_blocking=True)
+    done = _event()
+    done.record(torch.cuda.current_stream(result.device))
+
+    def wait() -> NDArray[np.float32]:
+        done.synchronize()
+        return host.numpy()
+
+    return wait
+
+
+def _event() -> torch.cuda.Event:
+    return torch.cuda.Event()  # type: ignore[no-untyped-call]

@@ -5,6 +5,7 @@
 #   make format       put Python and C++ into the form that check asks for
 #   make quality      nDCG@10 on real data     DATA=folder: where the data is
 #   make bench        run the benchmarks
+#   make gpu          build, test and measure on a CUDA device, within ten minutes
 #   make sanitize     the C++ kernels under sanitizers: races, then random packs
 #   make install      everything above, installed
 #   make clean        remove .venv and all that was built
@@ -19,10 +20,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 VENV := .venv
 RUN := $(VENV)/bin/python
-CPP := $(shell find csrc tests -name '*.cpp' -o -name '*.h')
+CPP := $(shell find csrc tests -name '*.cpp' -o -name '*.cu' -o -name '*.h')
 BUILD := pyproject.toml setup.py constraints.txt $(shell find csrc -type f)
 
-.PHONY: run test check format quality bench sanitize install clean
+.PHONY: run test check format quality bench gpu sanitize install clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/installed-demo
@@ -48,6 +49,13 @@ quality: $(VENV)/installed-demo
 
 bench: $(VENV)/installed-bench,demo
 	$(RUN) -m pytest benchmarks $(if $(DATA),--data="$(DATA)") $(ARGS)
+
+# Takes what is there: .venv where its torch sees the device, else $(PYTHON) and its packages.
+gpu:
+	@python=$(PYTHON); \
+	if test -x $(RUN) && $(RUN) -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then \
+	  python=$(RUN); fi; \
+	$$python benchmarks/gpu.py $(ARGS)
 
 sanitize: $(VENV)/installed-demo,test
 	$(RUN) tests/sanitize.py $(ARGS)

@@ -30,6 +30,54 @@ def speed(report: dict[str, Any]) -> None:
     print()
 
 
+def device(report: dict[str, Any]) -> None:
+    """What `make gpu` wrote: what the device can do, then each benchmark by its own columns."""
+    machine, versions = report["machine"], report["versions"]
+    known = ", ".join(f"{key} {value}" for key, value in versions.items() if value)
+    driver = machine.get("as_found", {}).get("driver_version", "unknown")
+    print(
+        f"{machine.get('gpu', 'no device')}, driver {driver}, CUDA {machine.get('cuda')}, "
+        f"{machine.get('cores')} cores; {report['date']}, commit {report['commit']}; {known}.\n"
+    )
+    for headline in report["headlines"]:
+        print(f"- {headline}")
+    rows = report["rows"]
+    timed = [row for row in rows if "contestant" in row and "rate" in row]
+    if timed:
+        print(
+            "\n| benchmark | case | contestant | time | rate | of possible | packrank faster by |"
+        )
+        print("|---|---|---|--:|--:|--:|--:|")
+    for row in timed:
+        ours = row["contestant"] == "packrank" or "packrank_is_faster" not in row
+        ratio = "" if ours else f"{row['packrank_is_faster']:.2f}x"
+        name = row["contestant"] + (f" ({row['backend']})" if row.get("backend") else "")
+        print(
+            f"| {row['bench']} | {row['case']} | {name} | {row['median_s'] * 1e6:.4g} us | "
+            f"{row['rate']:.4g} {row['unit']} | {_share(row)} | {ratio} |"
+        )
+    ops = [row for row in rows if row["bench"] == "profile"]
+    if ops:
+        print("\n| one forward | op | calls | time | share | possible | of possible | bound by |")
+        print("|---|---|--:|--:|--:|--:|--:|---|")
+    for row in ops:
+        possible = f"{row['possible_s'] * 1e6:.4g} us" if "possible_s" in row else ""
+        print(
+            f"| {row['case']} | {row['op']} | {row['calls']} | {row['seconds'] * 1e6:.4g} us | "
+            f"{row['share_of_time']:.1%} | {possible} | {_share(row)} | {row.get('bound_by', '')} |"
+        )
+    print("\n| step | ended | seconds | note |")
+    print("|---|---|--:|---|")
+    for name, step in {**report["checks"], **report["steps"]}.items():
+        note = step["note"].replace("|", "/")
+        print(f"| {name} | {step['status']} | {step['seconds']:.1f} | {note} |")
+    print()
+
+
+def _share(row: dict[str, Any]) -> str:
+    return f"{row['share_of_ceiling']:.1%}" if "share_of_ceiling" in row else ""
+
+
 def quality(rows: list[dict[str, Any]]) -> None:
     first = rows[0]
     print(
@@ -53,7 +101,10 @@ def main() -> None:
         path = Path(name)
         report = json.loads(path.read_text())
         print(f"## {path.parent.name}: {path.stem}\n")
-        (quality if isinstance(report, list) else speed)(report)
+        if isinstance(report, list):
+            quality(report)
+        else:
+            (device if "steps" in report else speed)(report)
 
 
 if __name__ == "__main__":

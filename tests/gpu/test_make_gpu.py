@@ -1,0 +1,208 @@
+"""What `make gpu` starts, on a machine without a device: a dry run, and how steps may end."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[2]
+
+
+def load(path: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+driver: Any = load("benchmarks/gpu.py")
+measure: Any = load("benchmarks/gpu/measure.py")
+traces: Any = load("benchmarks/gpu/traces.py")
+
+
+def start(*arguments: object, **environment: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks/gpu.py"), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env=os.environ | environment,
+        timeout=300,
+    )
+
+
+def test_a_dry_run(tmp_path: Path) -> None:
+    """Every benchmark, the fuzz and the tables, at tiny sizes."""
+    done = start("--dry-run", "--out", tmp_path / "out", "--logs", tmp_path / "logs")
+    assert done.returncode == 0, done.stdout
+    (path,) = (tmp_path / "out").glob("*/*.json")
+    report = json.loads(path.read_text())
+    assert {name: step["status"] for name, step in report["steps"].items()} == {
+        "machine": "ok",
+        "build": "skipped",
+        "checks": "ok",
+        "benchmarks": "ok",
+    }
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for row in report["rows"]:
+        rows.setdefault(row["bench"], []).append(row)
+    assert rows.keys() == {
+        "copy", "product", "encoder product", "attention", "linear", "add_layer_norm",
+        "add_rms_norm", "embed_layer_norm", "take_sequences", "forward", "profile",
+        "cross-encoder", "busy",
+    }  # fmt: skip
+    for row in rows["attention"] + rows["linear"] + rows["cross-encoder"]:
+        assert 0 < row["p20_s"] <= row["median_s"] <= row["p80_s"]
+        assert row["packrank_is_faster"] > 0
+    assert {"linear 48 -> 64 gelu", "attention 3 x 16", "score_head"} <= {
+        row["op"].split(",")[0] for row in rows["profile"]
+    }
+    tables = path.with_suffix(".md").read_text()
+    assert all(f"| {bench} |" in tables for bench in rows if bench not in ("profile", "busy"))
+    assert done.stdout.rstrip().splitlines()[-1].startswith("benchmarks")
+
+
+def test_without_a_device_it_says_so_and_stops(tmp_path: Path) -> None:
+    done = start("--out", tmp_path / "out", "--logs", tmp_path / "logs", CUDA_VISIBLE_DEVICES="-1")
+    assert done.returncode == 1
+    assert "torch sees no CUDA device" in done.stdout.splitlines()[-1]
+    assert "build" not in done.stdout
+
+
+@pytest.fixture
+def session(tmp_path: Path) -> Any:
+    return driver.Session(out=tmp_path / "out", logs=tmp_path, dry=True)
+
+
+def test_a_command_over_its_time_is_ended_with_what_it_started(session: Any) -> None:
+    deaf = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); time.sleep(60)"
+    program = (
+        "import subprocess, sys, time\n"
+        f"child = subprocess.Popen([sys.executable, '-c', {deaf!r}])\n"
+        "print(child.pid, flush=True)\n"
+        "try: time.sleep(60)\n"
+        "except KeyboardInterrupt: print('asked to stop')\n"
+    )
+    begin = time.monotonic()
+    status, output = session.python("slow", ["-c", program], 2.0)
+    assert time.monotonic() - begin < 20
+    assert status is None
+    child, said = output.split(maxsplit=1)
+    assert "asked to stop" in said
+    time.sleep(0.2)
+    state = Path(f"/proc/{child}/stat")
+    assert not state.exists() or state.read_text().split()[2] == "Z"
+    assert driver._ended(status, output).status == "over time"
+
+
+@pytest.mark.parametrize(
+    ("program", "status", "words"),
+    [
+        ("pass", "ok", ""),
+        ("raise SystemExit('no room on the device')", "failed", "no room on the device"),
+        ("import os; os.abort()", "failed", "exit status -6"),
+    ],
+)
+def test_how_a_command_ended(session: Any, program: str, status: str, words: str) -> None:
+    done = driver._ended(*session.python("program", ["-c", program], 60))
+    assert done.status == status
+    assert words in done.note
+
+
+def test_what_a_stopped_benchmark_had_is_kept(session: Any) -> None:
+    session.found["machine"] = {"gpu": "NVIDIA H100 80GB HBM3"}
+    rows = '{"bench": "copy", "rate": 1.5}\n{"headline": "copy is fine"}\n{"bench": "atten'
+    (session.logs / "rows.jsonl").write_text(rows)
+    path = driver.write(session, {"copy": driver.Done("over time", "stopped", 3.0)})
+    assert path.parent.name == "h100-80gb-hbm3"
+    report = json.loads(path.read_text())
+    assert report["rows"] == [{"bench": "copy", "rate": 1.5}]
+    assert report["headlines"] == ["copy is fine"]
+    assert report["steps"] == {"copy": {"status": "over time", "note": "stopped", "seconds": 3.0}}
+
+
+def test_cases_left_out_for_want_of_time_are_reported(session: Any) -> None:
+    done = driver.benchmark("norms")(session, 2 * driver.GRACE_S)
+    assert (done.status, done.note) == ("over time", "4 cases are left out")
+
+
+def test_a_wrong_contestant_is_not_timed(tmp_path: Path) -> None:
+    """Nor one that leaves part of its result unwritten, nor one that cannot run."""
+    race = measure.Session(tmp_path / "rows", tmp_path / "ceilings", 60, dry=True)
+    race.ceilings = {"float16": 1e6}
+    expected = torch.arange(1.0, 5.0)
+    unwritten = expected.clone()
+    unwritten[2] = torch.nan
+
+    def unable() -> torch.Tensor:
+        raise ValueError("no such kernel")
+
+    results = {"packrank": lambda: expected * 1, "off": lambda: expected + 1,
+               "unwritten": lambda: unwritten, "unable": unable}  # fmt: skip
+    medians = race.race(
+        "bench",
+        "case",
+        {name: measure.Contestant([call]) for name, call in results.items()},
+        amount=1,
+        unit="GB",
+        operations=2.0,
+        expected=expected,
+    )
+    assert medians.keys() == {"packrank"}
+    assert race.failures == 3
+    (row,) = map(json.loads, (tmp_path / "rows").read_text().splitlines())
+    assert row["share_of_ceiling"] == pytest.approx(2e-6 / row["median_s"])
+    assert row["bound_by"] == "operations"
+
+
+def event(category: str, name: str, start: float, length: float, **arguments: Any) -> Any:
+    return {"cat": category, "name": name, "ts": start, "dur": length, "args": arguments}
+
+
+def test_kernels_count_for_the_op_that_launched_them() -> None:
+    """Wherever and whenever they ran; what no op launched goes by its own name."""
+    events = [
+        event("user_annotation", "packrank op linear", 10.0, 5.0),
+        event("user_annotation", "packrank op attention", 20.0, 5.0),
+        event("user_annotation", "another's", 0.0, 99.0),
+        event("cuda_runtime", "cudaLaunchKernel", 11.0, 1.0, correlation=1),
+        event("cuda_driver", "cuLaunchKernelEx", 14.0, 1.0, correlation=2),
+        event("cuda_driver", "cuLaunchKernelEx", 21.0, 1.0, correlation=3),
+        event("cuda_runtime", "cudaLaunchKernel", 17.0, 1.0, correlation=4),
+        event("kernel", "gemm", 30.0, 7.0, correlation=1),
+        event("kernel", "gelu", 40.0, 2.0, correlation=2),
+        event("kernel", "tiles", 42.0, 4.0, correlation=3),
+        event("kernel", "fill", 46.0, 1.0, correlation=4),
+    ]
+    found = {"linear": traces.Work(calls=1), "attention": traces.Work(calls=1)}
+    traces.attribute(events, found)
+    microseconds = {name: round(work.seconds * 1e6, 6) for name, work in found.items()}
+    assert microseconds == {"linear": 9.0, "attention": 4.0, "outside: fill": 1.0}
+    assert found["linear"].kernels == {"gemm", "gelu"}
+
+
+def test_a_device_is_busy_once_however_many_streams_are() -> None:
+    events = [
+        event("kernel", "a", 0.0, 10.0),
+        event("gpu_memcpy", "b", 2.0, 3.0),
+        event("kernel", "c", 8.0, 6.0),
+        event("kernel", "d", 20.0, 1.0),
+        event("cpu_op", "e", 0.0, 100.0),
+    ]
+    assert traces.busy_s(events) == pytest.approx(15e-6)
+
+
+@pytest.mark.parametrize(("length", "window", "pairs"), [(5, 1, 13), (3, 9, 9), (4, 0, 4)])
+def test_the_pairs_of_a_window(length: int, window: int, pairs: int) -> None:
+    x, cu = torch.zeros(length, 2, 8), torch.tensor([0, length, length])
+    _, operations, _ = traces._attention(x, x, x, cu, cu, window=window)
+    assert operations == 4 * pairs * 2 * 8

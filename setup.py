@@ -14,6 +14,7 @@ from pathlib import Path
 
 from pybind11.setup_helpers import Pybind11Extension, build_ext
 from setuptools import setup
+from setuptools.errors import CompileError
 from setuptools.modified import newer_group
 
 # On x86 g++ is needed: clang does not know the pragma that opens an instruction set.
@@ -79,22 +80,22 @@ class BuildExtensions(build_ext):
         command = [nvcc, *NVCC_FLAGS, "-c", source, "-o", str(target)]
         print(*command, flush=True)
         if subprocess.run(command).returncode != 0:
-            raise SystemExit(f"{nvcc} could not compile {source}")
+            raise CompileError(f"{nvcc} could not compile {source}")
         return str(target)
 
 
 def runtime_folder(nvcc: str) -> str:
     """Where the toolkit of this nvcc, which may be a script elsewhere, has its static runtime."""
-    plan = subprocess.run(
-        [nvcc, "--dryrun", "-c", "-x", "cu", os.devnull, "-o", os.devnull],
-        capture_output=True, text=True, check=True,
-    ).stderr  # fmt: skip
+    dry = [nvcc, "--dryrun", "-c", "-x", "cu", os.devnull, "-o", os.devnull]
+    plan = subprocess.run(dry, capture_output=True, text=True).stderr
     top = re.search(r"^#\$ TOP=(.*)$", plan, re.MULTILINE)
     top_folder = Path(top[1].strip()) if top else Path(nvcc).resolve().parents[1]
     for folder in ("lib64", "lib", "targets/x86_64-linux/lib", "targets/sbsa-linux/lib"):
         if (top_folder / folder / "libcudart_static.a").exists():
             return str(top_folder / folder)
-    raise SystemExit(f"{nvcc} has no libcudart_static.a under {top_folder}; install CUDA's runtime")
+    raise CompileError(
+        f"{nvcc} has no libcudart_static.a under {top_folder}; install CUDA's runtime"
+    )
 
 
 def extensions() -> list[Pybind11Extension]:
@@ -117,6 +118,7 @@ def extensions() -> list[Pybind11Extension]:
         cxx_std=17,
         extra_compile_args=["-O2", "-fvisibility=hidden"],
         libraries=["cudart_static", "rt", "dl", "pthread"],
+        optional=True,  # an nvcc that cannot build it must not cost the CPU its kernels
     )
     return [cpu, cuda]
 

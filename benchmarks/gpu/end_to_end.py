@@ -3,6 +3,7 @@
 import logging
 import tempfile
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 
 import checkpoints
@@ -14,10 +15,10 @@ from measure import DTYPES, Contestant, Session
 from packrank import Reranker
 
 CAPS = (128, 512)
-BATCHES = (32, 64, 128, 256)
-# Pairs for the peer at a cap of 128; packrank takes eight times as many, in about the same time.
-NUM_PAIRS = {"MiniLM-L6": 4096, "XLM-R base": 2048, "XLM-R large": 768, "ModernBERT-base": 1536}
-OURS, PROBED, CHECKED, ROUNDS = 8, 512, 64, 3
+BATCHES = (32, 64, 128, 256, 512, 1024)
+# Pairs for the peer at a cap of 128; packrank takes four times as many.
+NUM_PAIRS = {"MiniLM-L6": 4096, "XLM-R base": 1024, "XLM-R large": 512, "ModernBERT-base": 1024}
+OURS, PROBED, CHECKED, ROUNDS = 4, 1024, 64, 3
 WINDOW = 1024
 Pairs = list[tuple[str, str]]
 
@@ -42,32 +43,44 @@ class Peer:
         )
         return scores
 
-    def choose_batch(self, session: Session, pairs: Pairs) -> None:
-        """The batch size at which it is fastest."""
-        times = {}
+    def choose_batch(self, session: Session, pairs: Pairs) -> float:
+        """Take the batch size at which it is fastest; returns its seconds."""
+        times: dict[int, float] = {}
         for self.batch in BATCHES[:1] if session.dry else BATCHES:
             self.score(pairs[: self.batch])
             times[self.batch] = session.seconds(lambda: self.score(pairs))
+            if times[self.batch] > 1.1 * min(times.values()):
+                break
         self.batch = min(times, key=lambda batch: times[batch])
+        return times[self.batch]
 
 
 def rms(x: np.ndarray) -> float:
     return float(np.sqrt(np.square(x.astype(np.float64)).mean()))
 
 
-def check(ours: Reranker, peers: dict[str, Peer], exact: Peer, pairs: Pairs) -> None:
-    """Packrank's scores are no further from float32's than twice the nearest narrow peer's."""
+def check(
+    session: Session, ours: Reranker, peers: dict[str, Peer], exact: Peer, pairs: Pairs
+) -> None:
+    """Packrank's scores are no further from float32's than twice the nearest narrow peer's.
+
+    A little more is reported as a failure, and timed all the same; much more is not timed.
+    """
     expected = exact.score(pairs)
     error = rms(ours.score(pairs) - expected)
     theirs = min(rms(peer.score(pairs) - expected) for peer in peers.values())
     floor = 1e-5 * float(np.abs(expected).max())
-    if not error <= max(2 * theirs, floor):
-        raise ValueError(f"scores are {error:.3g} from float32's, the peer's {theirs:.3g}")
+    wrong = ValueError(f"scores are {error:.3g} from float32's, the peer's {theirs:.3g}")
+    if not error <= max(10 * theirs, floor):
+        raise wrong
+    if error > max(2 * theirs, floor):
+        session.fail("the check of scores", wrong)
 
 
 def run(session: Session, shape: str, folder: Path) -> None:
     dtypes = {"float32": torch.float32} if session.dry else DTYPES
     peers = {name: Peer(folder, session, dtype) for name, dtype in dtypes.items()}
+    raced: list[Raced] = []
     for cap in CAPS[:1] if session.dry else CAPS:
         if not session.has_time_for(f"cross-encoder, {shape}, {cap} tokens"):
             continue
@@ -76,18 +89,31 @@ def run(session: Session, shape: str, folder: Path) -> None:
         pool = checkpoints.pairs(count if session.dry else max(count, WINDOW))
         few = pool[:count]
         for peer in peers.values():
-            peer.model.max_length = cap
+            _cut(peer, cap)
         if cap == CAPS[0]:
             exact = Peer(folder, session, torch.float32)
-            exact.model.max_length = cap
-            check(ours, peers, exact, few[:CHECKED])
-        first, *others = peers.values()
-        first.choose_batch(session, few[:PROBED])
-        for peer in others:  # as wide, and as fast
-            peer.batch = first.batch
+            _cut(exact, cap)
+            check(session, ours, peers, exact, few[:CHECKED])
+        times = {name: peer.choose_batch(session, few[:PROBED]) for name, peer in peers.items()}
+        best = min(times, key=lambda name: times[name])
         # Texts are tokenized a window at a time, in which no pair comes again.
         many = (pool * OURS)[: count if session.dry else count * OURS]
-        race(session, f"{shape}, pairs of up to {cap} tokens", ours, peers, many, few)
+        case = f"{shape}, pairs of up to {cap} tokens"
+        raced += race(session, case, ours, {best: peers[best]}, many, few)
+    # Not before every race is run: a profiler may slow down what comes after it.
+    for one in raced:
+        if session.has_time_for(f"how busy the device is, {one.case}"):
+            trace(session, one)
+
+
+@dataclass(frozen=True)
+class Raced:
+    """A case that has been timed."""
+
+    case: str
+    ours: Reranker
+    pairs: Pairs
+    seconds: float  # a pair
 
 
 def race(
@@ -97,10 +123,10 @@ def race(
     peers: dict[str, Peer],
     many: Pairs,
     few: Pairs,
-) -> None:
+) -> list[Raced]:
     before = ours.num_tokens
-    ours.score(many)  # captures its graphs
-    case += f", {(ours.num_tokens - before) / len(many):.0f} on average"
+    ours.score(few)
+    case += f", {(ours.num_tokens - before) / len(few):.0f} on average"
     contestants = {"packrank": Contestant([lambda: ours.score(many)], count=len(many))}
     for name, peer in peers.items():
         contestants[f"sentence-transformers ({name}, SDPA, batch {peer.batch})"] = Contestant(
@@ -111,18 +137,43 @@ def race(
     )
     theirs = [seconds for name, seconds in medians.items() if name != "packrank"]
     if not theirs or "packrank" not in medians:
-        return
+        return []
     session.headline(
         f"cross-encoder, {case}: {1 / medians['packrank']:.0f} pairs/s, "
         f"{min(theirs) / medians['packrank']:.2f}x sentence-transformers"
     )
-    busy = traces.busy_s(traces.trace(lambda: ours.score(many), host=False))
-    share = busy / (medians["packrank"] * len(many))
-    session.write(
-        {"bench": "busy", "case": case, "contestant": "packrank", "median_s": busy / len(many),
-         "busy_share": share}
-    )  # fmt: skip
-    session.headline(f"cross-encoder, {case}: the device is busy {share:.0%} of the time")
+    return [Raced(case, ours, many, medians["packrank"])]
+
+
+def trace(session: Session, one: Raced) -> None:
+    """How busy the device is, with texts in and with tokens in."""
+    windows = [window.sequences for window in one.ours._reader.windows(one.pairs)]
+    runner = one.ours._runner
+
+    def from_tokens() -> None:
+        for pending in [runner.submit(window) for window in windows]:
+            pending.result()
+
+    tokens_in = session.seconds(from_tokens) / len(one.pairs)
+    for what, seconds, call in (
+        ("texts in", one.seconds, lambda: one.ours.score(one.pairs)),
+        ("tokens in", tokens_in, from_tokens),
+    ):
+        busy = traces.busy_s(traces.trace(call, host=False)) / len(one.pairs)
+        session.write(
+            {"bench": "busy", "case": f"{one.case}, {what}", "contestant": "packrank",
+             "median_s": seconds, "busy_s": busy, "busy_share": busy / seconds}
+        )  # fmt: skip
+        session.headline(
+            f"cross-encoder, {one.case}, {what}: {1 / seconds:.0f} pairs/s, the device is busy "
+            f"{busy / seconds:.0%} of the time"
+        )
+
+
+def _cut(peer: Peer, cap: int) -> None:
+    # Older releases call it max_length.
+    name = "max_seq_length" if hasattr(type(peer.model), "max_seq_length") else "max_length"
+    setattr(peer.model, name, cap)
 
 
 def main(session: Session) -> None:
@@ -130,7 +181,7 @@ def main(session: Session) -> None:
     logging.disable(logging.WARNING)
     if not session.needs("sentence_transformers", "the peer of the end-to-end benchmark"):
         return
-    for shape in session.some(checkpoints.SHAPES):
+    for shape in session.shapes(checkpoints.SHAPES):
         if not session.has_time_for(f"cross-encoder, {shape}"):
             continue
         with session.guard(f"cross-encoder, {shape}"), tempfile.TemporaryDirectory() as folder:

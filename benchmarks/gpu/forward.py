@@ -13,7 +13,7 @@ from packrank.models import Model, load_model
 from packrank.request import Pack
 from packrank.runner import default_budget
 
-LENGTH, TOKENS, PACKS = 128, 16384, 4
+LENGTH, TOKENS, PACKS, ROUNDS = 128, 16384, 4, 12
 
 
 def packs(model: Model, tokens: int, count: int) -> list[Pack]:
@@ -45,6 +45,7 @@ def run(session: Session, shape: str, model: Model, tokens: int) -> None:
         "forward", case,
         {"packrank": Contestant(calls), "packrank, eager": Contestant(calls, graph=False)},
         amount=operations / 1e12, unit="TFLOP", dtype=model.dtype, operations=operations,
+        rounds=ROUNDS,
     )  # fmt: skip
     dense = session.ceilings.get(str(model.dtype)[6:])
     if dense and "packrank" in medians:
@@ -87,7 +88,7 @@ def profile(session: Session, case: str, dtype: torch.dtype, ops: dict[str, trac
 
 
 def main(session: Session) -> None:
-    for shape in session.some(checkpoints.SHAPES):
+    for shape in session.shapes(checkpoints.SHAPES):
         if not session.has_time_for(f"forward, {shape}"):
             continue
         with session.guard(f"forward, {shape}"):

@@ -22,6 +22,7 @@ from packrank_kernels.testing import TOLERANCE, assert_close
 
 T = TypeVar("T")
 ROUNDS, LEAST_ROUNDS = 40, 5
+WAKING_S = 0.5
 SAMPLE_S = 1.5e-3  # events resolve half a microsecond; a sample is long enough to forget that
 ROTATED_BYTES = 4 * 60 * 2**20  # several times the L2 of any GPU there is
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -60,8 +61,14 @@ class Session:
             json.loads(ceilings.read_text()) if ceilings.is_file() else {}
         )
         self.failures = 0
+        self.shape: str | None = None  # the only model shape to run, if any
+        self._is_warm = False
         self._deadline = time.monotonic() + seconds
         self._ceilings_file, self._rows = ceilings, rows
+
+    def shapes(self, every: Iterable[str]) -> list[str]:
+        """The model shapes to run."""
+        return [self.shape] if self.shape else self.some(every)
 
     def some(self, items: Iterable[T]) -> list[T]:
         """All of them; on a dry run the first and the last."""
@@ -235,7 +242,8 @@ class Session:
             plain()
         torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        # The outer context restores the stream where a capture that breaks would not.
+        with torch.cuda.stream(torch.cuda.current_stream()), torch.cuda.graph(graph):
             results = plain()
 
         def replay(kept: list[Any] = results) -> None:
@@ -252,8 +260,13 @@ class Session:
         if wall or self.device.type == "cpu":
             repeats = dict.fromkeys(ready, 1)
         else:
-            for run in ready.values():
-                clock(run, 1)  # warm
+            until = time.monotonic() + (0.0 if self._is_warm else WAKING_S)
+            while True:  # an idle device is clocked down
+                for run in ready.values():
+                    clock(run, 4)
+                if time.monotonic() >= until or not ready:
+                    break
+            self._is_warm = True
             repeats = {name: math.ceil(SAMPLE_S / clock(run, 2)) for name, run in ready.items()}
         times: dict[str, list[float]] = {name: [] for name in ready}
         for turn in range(rounds):

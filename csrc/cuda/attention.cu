@@ -80,15 +80,15 @@ int device_count() {
 }
 
 void attention(const Call& call) {
-    if (call.num_queries == 0 || call.args.num_sequences == 0) return;
+    if (call.num_queries == 0 || call.args.num_sequences == 0 || call.args.num_heads == 0) return;
     const Kernel kernel = find(call.dtype, call.head_size, call.one_query);
-    if (call.max_keys > kMostKeys)
+    if (!call.one_query && call.max_keys > kMostKeys)
         throw std::invalid_argument("no attention kernel for sequences of more than " +
                                     std::to_string(kMostKeys) + " keys");
     // Also where the caller's own runtime has made the device current: this one is linked in.
     check(cudaSetDevice(call.device), "attention: device");
     AttentionArgs args = call.args;
-    args.capacity = capacity_for(call.max_keys);
+    args.capacity = call.one_query ? 0 : capacity_for(call.max_keys);
     const int bytes = call.one_query ? 0 : shared_bytes(args.capacity, call.head_size);
     const int64_t resident = resident_blocks(kernel, call.device, bytes);
     args.unit_rows = unit_rows_for(call.num_queries, args.num_heads, resident);

@@ -79,8 +79,9 @@ class TileBlock {
     DEVICE int begin_of(int row) const { return larger(0, row - args_.window) / kPart * kPart; }
     DEVICE int end_of(int row) const { return smaller(num_keys_, row + args_.window + 1); }
 
-    // Rows of 16-byte chunks, so arranged that neither the eight lanes that read at a time (keys:
-    // 2 rows x 4 chunks; values: 8 rows x 1 chunk) nor those that write use a bank twice.
+    // Rows of 16-byte chunks, so arranged that the eight lanes that read at a time (keys: 2 rows x
+    // 4 chunks; values: 8 rows x 1 chunk) use no bank twice; nor do those that write, but for two
+    // at head size 32 with several heads a block.
     DEVICE static int key_chunk(int row, int chunk) {
         const int turn = D == 64 ? row % 2 * 4 : 0;
         return row * kRowBytes + (chunk ^ turn) * 16;

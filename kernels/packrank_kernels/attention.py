@@ -109,6 +109,7 @@ def attention(
         positional=window is not None or rotary is not None,
         rotary=rotary is not None,
         causal=causal,
+        max_seqlen_q=max_seqlen_q,
         max_seqlen_k=max_seqlen_k,
         deterministic=deterministic,
     )

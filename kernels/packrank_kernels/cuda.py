@@ -28,6 +28,7 @@ def why_not(
     heads_per_key: int = 1,
     causal: bool = False,
     rotary: bool = False,
+    max_seqlen_q: int | None = None,
     max_seqlen_k: int | None = 1,
     deterministic: bool = False,
     **facts: object,
@@ -53,6 +54,8 @@ def why_not(
         return "it does not rotate queries and keys"
     if deterministic:
         return "whether it runs or another does would depend on the longest sequence"
+    if max_seqlen_q == 1:
+        return None
     if max_seqlen_k is None:
         return "max_seqlen_k is not given, and it takes sequences of up to 256 keys"
     if max_seqlen_k > _cuda.MOST_KEYS:
@@ -70,13 +73,14 @@ def attention(
     scale: float,
     window: int | None,
     max_seqlen_q: int | None,
-    max_seqlen_k: int,
+    max_seqlen_k: int | None,
     **facts: object,
 ) -> Tensor:
-    """See `attention.attention`. Queued on the current stream; may be captured in a CUDA graph.
+    """See `attention.attention`. Queued on the current stream.
 
-    Where max_seqlen_q is 1 another kernel runs, whose bits differ: they depend on that argument,
-    never on the other sequences.
+    May be captured in a CUDA graph after one call outside of it. Where max_seqlen_q is 1 another
+    kernel runs, for any number of keys, whose bits differ: they depend on that argument, never on
+    the other sequences.
     """
     q, k, v = _aligned(q), _aligned(k), _aligned(v)
     out = q.new_empty(q.shape)
@@ -97,7 +101,7 @@ def attention(
             q.shape[2],
             scale,
             -1 if window is None else min(window, 2**62),
-            max_seqlen_k,
+            max_seqlen_k or 0,
             max_seqlen_q == 1,
         )
     return out

@@ -80,8 +80,8 @@ def _reference(op: str) -> Backend:
     return Backend("reference", getattr(reference, op), _always)
 
 
-# Order is preference; rows in benchmarks/results support it. The reference is last: always right,
-# never fast.
+# Order is preference: on a CPU supported by rows in benchmarks/results, on a CUDA device not yet
+# measured. The reference is last: always right, never fast.
 TABLE: dict[str, tuple[Backend, ...]] = {
     "attention": (
         *_native("attention"),

@@ -87,7 +87,7 @@ def pack_linear(
     return PackedLinear(
         backend=chosen.name,
         data=chosen.pack(weight.contiguous(), gated),
-        bias=bias.to(weight.dtype) if chosen.narrow_bias else bias.contiguous(),
+        bias=(bias.to(weight.dtype) if chosen.narrow_bias else bias).contiguous(),
         activation=activation,
         in_features=in_features,
         out_features=rows // 2 if gated else rows,
@@ -108,7 +108,8 @@ def linear(x: Tensor, layer: PackedLinear) -> Tensor:
     Returns:
         [T, N], dtype of x. Products are summed in float32; in every backend but the reference and
         cublas in an order that depends on K alone, so a row's bits do not depend on the other rows,
-        on T, or on the number of threads.
+        on T, or on the number of threads. cublas may round parts of a sum to the dtype of x, as far
+        as torch.backends.cuda.matmul.allow_*_reduced_precision_reduction lets it.
 
     Raises:
         ValueError: shapes or dtypes do not fit the layer.

@@ -13,8 +13,9 @@ def take_sequences(
     """The pack that is left when some sequences leave it, without waiting for the device.
 
     Args:
-        x: [T, H] of any dtype, rows contiguous.
-        cu_seqlens: [N + 1] int32. Where each sequence starts, then T.
+        x: [T, H] of any dtype, rows contiguous. On a CUDA device dtypes other than float32,
+            bfloat16 and float16 do wait.
+        cu_seqlens: [N + 1] int32. Where each sequence starts, then where the last ends.
         kept: [M] int32. Which sequences stay, in their new order; each in [0, N).
         total: rows of the result: at least as many as the kept sequences have.
         backend: "auto", or a name in `dispatch.TABLE["take_sequences"]`.
@@ -30,7 +31,7 @@ def take_sequences(
     """
     op = "take_sequences"
     check_shape(op, "x", x, "T", "H")
-    check_cu_seqlens(op, "cu_seqlens", cu_seqlens, len(x), torch.int32, x.device)
+    check_cu_seqlens(op, "cu_seqlens", cu_seqlens, len(x), torch.int32, x.device, whole=False)
     check_shape(op, "kept", kept, "M")
     check_like(op, "kept", kept, torch.int32, x.device)
     if kept.device.type == "cpu" and len(kept):

@@ -5,6 +5,7 @@ which aligns the ends of queries and keys where `attention.attention` aligns the
 is causal; a query that sees no key gets zeros from both.
 """
 
+import contextlib
 import functools
 import importlib
 import inspect
@@ -18,7 +19,7 @@ from torch import Tensor
 _FUNCTION = "flash_attn_varlen_func"
 # Where FlashAttention 4, 3 and 2 keep it, and the compute capabilities (major) that each is for.
 _FLASH_MODULES = {
-    "flash_attn.cute": range(9, 100),
+    "flash_attn.cute": range(9, 12),
     "flash_attn_interface": range(9, 10),
     "flash_attn_3.flash_attn_interface": range(9, 10),
     "flash_attn": range(8, 100),
@@ -34,8 +35,6 @@ def why_not_torch(device: torch.device, dtype: torch.dtype, **facts: Any) -> str
     function = _torch_function()
     if function is None:
         return "this torch has no packed attention"
-    if facts.get("positional") and "window_size" not in _defaults(function):
-        return "this torch's packed attention has no window"
     if facts.get("heads_per_key", 1) > 1 and "enable_gqa" not in _defaults(function):
         return "this torch's packed attention has no grouped queries"
     return None
@@ -100,15 +99,10 @@ def torch_attention(
     function = _torch_function()
     assert function is not None
     known = _defaults(function)
-    options: dict[str, Any] = {}
-    if "window_size" in known:
-        options["window_size"] = _window(known["window_size"], window, causal)
-    else:  # torch 2.10
-        options["is_causal"] = causal
-    if "scale" in known:
-        options["scale"] = scale
-    else:
-        q = q * (scale * q.shape[2] ** 0.5)
+    options: dict[str, Any] = {
+        "window_size": _window(known["window_size"], window, causal),
+        "scale": scale,
+    }
     if q.shape[1] != k.shape[1]:
         options["enable_gqa"] = True
     out: Tensor = function(
@@ -205,11 +199,10 @@ def _torch_function() -> Callable[..., Any] | None:
 def _flash_function(major: int) -> Callable[..., Any] | None:
     """The newest for a device of this compute capability."""
     for name, majors in _FLASH_MODULES.items():
-        try:
+        # A package that does not fit its own dependencies may raise anything.
+        with contextlib.suppress(Exception):
             if major in majors and find_spec(name) is not None:
                 return getattr(importlib.import_module(name), _FUNCTION)  # type: ignore[no-any-return]
-        except (ImportError, AttributeError):
-            continue
     return None
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from packrank import Reranker
+from packrank.graphs import PATIENCE
 from packrank.models import load_model
 from packrank.request import Sequence
 from packrank.runner import Runner
@@ -30,7 +31,7 @@ def test_deterministic_scores_have_the_same_bits_in_any_company(
     rng = np.random.default_rng(0)
     for budget in BUDGETS:
         runner = Runner(model, budget)
-        for _ in range(2):
+        for _ in range(PATIENCE + 2):
             order = rng.permutation(len(sequences))
             together = runner.logits([sequences[i] for i in order])
             np.testing.assert_array_equal(together, alone[order])
@@ -77,7 +78,7 @@ def test_a_deterministic_reranker(
     alone = [Reranker(reranker_folder, **options).score([pair])[0] for pair in pairs[:9]]
     for budget in (1, 64, None):
         model = Reranker(reranker_folder, budget_tokens=budget, **options)
-        for _ in range(2):
+        for _ in range(PATIENCE + 1):
             np.testing.assert_array_equal(model.score(pairs)[:9], alone)
             np.testing.assert_array_equal(model.score(pairs[::-1])[::-1][:9], alone)
 

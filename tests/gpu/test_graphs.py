@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from packrank.graphs import Bucket, Graphs
+from packrank.graphs import PATIENCE, Bucket, Graphs
 from packrank.models import Model, load_model
 from packrank.request import Pack, Sequence
 from packrank.runner import Runner
@@ -33,10 +33,11 @@ def test_a_replay_has_the_bits_of_the_eager_forward(
 ) -> None:
     packs = packs_of_one_bucket(sequences)
     assert len({Bucket.of(pack, model.config.max_length) for pack in packs}) == 1
-    # A bucket's first pack is never captured.
+    # A bucket's first packs are never captured.
     eager = [Graphs(model).submit(pack)() for pack in packs]
     graphs = Graphs(model)
-    graphs.submit(packs[0])()
+    for _ in range(PATIENCE):
+        graphs.submit(packs[0])()
     waiting = [graphs.submit(pack) for pack in packs * 2]
     assert graphs.num_graphs == 1
     for wait, expected in zip(waiting, eager * 2, strict=True):
@@ -50,7 +51,7 @@ def test_buckets_do_not_disturb_each_other(model: Model, sequences: list[Sequenc
     assert len(buckets) > 2
     expected = [Graphs(model).submit(pack)() for pack in packs]
     graphs = Graphs(model)
-    for turn in range(4):
+    for turn in range(PATIENCE + 4):
         order = np.random.default_rng(turn).permutation(len(packs))
         waiting = [(i, graphs.submit(packs[i])) for i in order]
         for i, wait in waiting:
@@ -70,12 +71,14 @@ def test_clearing_gives_memory_back(
     cuda: torch.device, model: Model, sequences: list[Sequence]
 ) -> None:
     graphs = Graphs(model)
-    expected = [graphs.submit(Pack.of(sequences))() for _ in range(2)]
+    expected = [graphs.submit(Pack.of(sequences))() for _ in range(PATIENCE + 1)]
+    assert graphs.num_graphs == 1
     graphs.clear()
     assert graphs.num_graphs == 0
     before = torch.cuda.memory_reserved(cuda)
     for _ in range(3):
         for logits in expected:
             np.testing.assert_array_equal(graphs.submit(Pack.of(sequences))(), logits)
+        assert graphs.num_graphs == 1
         graphs.clear()
     assert torch.cuda.memory_reserved(cuda) <= before

@@ -24,6 +24,26 @@ def require(backend, device, dtype, **facts):
         pytest.skip(reason)
 
 
+def attend(q, k, v, cu_q, cu_k, *, backend, **options):
+    """`attention`, or a skip with the reason of a backend that refuses."""
+    has = {name: options.get(name) is not None for name in ("window", "rotary")}
+    known = ("max_seqlen_q", "max_seqlen_k")
+    require(
+        backend,
+        q.device,
+        q.dtype,
+        head_size=q.shape[2],
+        heads_per_key=q.shape[1] // k.shape[1],
+        unequal=cu_q is not cu_k,
+        positional=has["window"] or has["rotary"],
+        rotary=has["rotary"],
+        causal=options.get("causal", False),
+        deterministic=options.get("deterministic", False),
+        **{name: options.get(name) for name in known},
+    )
+    return attention(q, k, v, cu_q, cu_k, backend=backend, **options)
+
+
 def is_interpreted(backend, device):
     return backend == "triton" and device.type == "cpu"
 
@@ -61,11 +81,10 @@ def definition(q, k, v, cu_q, cu_k, window=None, rotary=None, causal=False, scal
 @dtypes
 @pytest.mark.parametrize("size", [7, 8, 20, 32, 48, 64, 96, 128])
 def test_head_sizes(backend, device, dtype, size):
-    require(backend, device, dtype, head_size=size)
     lengths = some_lengths(backend, device)
     q, k, v = make(lengths, 2, size, dtype, device)
     cu = starts(lengths, device)
-    actual = attention(q, k, v, cu, cu, backend=backend)
+    actual = attend(q, k, v, cu, cu, backend=backend)
     # bfloat16: weights and outputs are each rounded once (2^-9), against values of largest 1.
     assert_close(actual, definition(q, k, v, cu, cu))
     assert actual.is_contiguous()
@@ -76,31 +95,29 @@ def test_largest_head(backend, device, dtype):
     lengths = [40, 3]
     q, k, v = make(lengths, 1, 256, dtype, device)
     cu = starts(lengths, device)
-    assert_close(attention(q, k, v, cu, cu, backend=backend), definition(q, k, v, cu, cu))
+    assert_close(attend(q, k, v, cu, cu, backend=backend), definition(q, k, v, cu, cu))
 
 
 @dtypes
 @pytest.mark.parametrize("window", [0, 3, 64, 500])
 @pytest.mark.parametrize("with_rotary", [False, True], ids=["plain", "rotary"])
 def test_window_and_rotary(backend, device, dtype, window, with_rotary):
-    require(backend, device, dtype, head_size=24, positional=True, rotary=with_rotary)
     lengths = some_lengths(backend, device)
     q, k, v = make(lengths, 1, 24, dtype, device)
     cu = starts(lengths, device)
     rotary = angles(300, 24, device) if with_rotary else None
-    actual = attention(q, k, v, cu, cu, window=window, rotary=rotary, backend=backend)
+    actual = attend(q, k, v, cu, cu, window=window, rotary=rotary, backend=backend)
     assert_close(actual, definition(q, k, v, cu, cu, window, rotary), tolerance=ROTATED[dtype])
 
 
 @dtypes
 @pytest.mark.parametrize("size", [6, 64, 96])
 def test_rotary_head_sizes(backend, device, dtype, size):
-    require(backend, device, dtype, head_size=size, positional=True, rotary=True)
     lengths = [40, 9]
     q, k, v = make(lengths, 1, size, dtype, device)
     cu = starts(lengths, device)
     rotary = angles(40, size, device)
-    actual = attention(q, k, v, cu, cu, rotary=rotary, backend=backend)
+    actual = attend(q, k, v, cu, cu, rotary=rotary, backend=backend)
     assert_close(actual, definition(q, k, v, cu, cu, rotary=rotary), tolerance=ROTATED[dtype])
 
 
@@ -112,7 +129,7 @@ def test_known_bounds(backend, device, dtype, longest):
     cu = starts(lengths, device)
     expected = definition(q, k, v, cu, cu)
     bounds = {"max_seqlen_q": longest, "max_seqlen_k": longest}
-    assert_close(attention(q, k, v, cu, cu, **bounds, backend=backend), expected)
+    assert_close(attend(q, k, v, cu, cu, **bounds, backend=backend), expected)
 
 
 @dtypes
@@ -123,7 +140,7 @@ def test_fewer_queries_than_keys(backend, device, dtype, is_bounded):
     _, k, v = make(lengths_k, 1, 32, dtype, device)
     cu_q, cu_k = starts(lengths_q, device), starts(lengths_k, device)
     bounds = {"max_seqlen_q": 32, "max_seqlen_k": 200} if is_bounded else {}
-    actual = attention(q, k, v, cu_q, cu_k, **bounds, backend=backend)
+    actual = attend(q, k, v, cu_q, cu_k, **bounds, backend=backend)
     assert_close(actual, definition(q, k, v, cu_q, cu_k))
     assert (actual[-5:] == 0).all(), "queries without keys get zeros"
 
@@ -131,7 +148,6 @@ def test_fewer_queries_than_keys(backend, device, dtype, is_bounded):
 @dtypes
 @pytest.mark.parametrize("with_rotary", [False, True], ids=["plain", "rotary"])
 def test_one_query_a_sequence(backend, device, dtype, with_rotary):
-    require(backend, device, dtype, unequal=True, positional=with_rotary, rotary=with_rotary)
     lengths_q, lengths_k = [1] * 18 + [0] * 3, [3, 70, *range(4, 20), 0, 0, 0]
     lengths_k[7] = 0
     q = make(lengths_q, 1, 32, dtype, device)[0]
@@ -139,7 +155,7 @@ def test_one_query_a_sequence(backend, device, dtype, with_rotary):
     cu_q, cu_k = starts(lengths_q, device), starts(lengths_k, device)
     rotary = angles(70, 32, device) if with_rotary else None
     bounds = {"max_seqlen_q": 1, "max_seqlen_k": 70}
-    actual = attention(q, k, v, cu_q, cu_k, rotary=rotary, **bounds, backend=backend)
+    actual = attend(q, k, v, cu_q, cu_k, rotary=rotary, **bounds, backend=backend)
     expected = definition(q, k, v, cu_q, cu_k, rotary=rotary)
     assert_close(actual, expected, tolerance=ROTATED[dtype] if with_rotary else None)
     assert (actual[7] == 0).all()
@@ -148,14 +164,12 @@ def test_one_query_a_sequence(backend, device, dtype, with_rotary):
 @dtypes
 @pytest.mark.parametrize(("window", "bound"), [(None, None), (30, None), (30, 131)])
 def test_causal(backend, device, dtype, window, bound):
-    unequal, positional = True, window is not None
-    require(backend, device, dtype, causal=True, unequal=unequal, positional=positional)
     # Fewer queries than keys, as many, and more: the first of those see nothing.
     lengths_q, lengths_k = [3, 131, 0, 20, 9], [70, 131, 4, 20, 5]
     q = make(lengths_q, 1, 16, dtype, device)[0]
     _, k, v = make(lengths_k, 1, 16, dtype, device)
     cu_q, cu_k = starts(lengths_q, device), starts(lengths_k, device)
-    actual = attention(
+    actual = attend(
         q, k, v, cu_q, cu_k, causal=True, window=window, max_seqlen_k=bound, backend=backend
     )
     assert_close(actual, definition(q, k, v, cu_q, cu_k, window, causal=True))
@@ -165,13 +179,12 @@ def test_causal(backend, device, dtype, window, bound):
 
 @dtypes
 def test_causal_rotary_counts_from_the_end(backend, device, dtype):
-    require(backend, device, dtype, causal=True, unequal=True, positional=True, rotary=True)
     lengths_q, lengths_k = [3, 40], [70, 40]
     q = make(lengths_q, 2, 16, dtype, device)[0]
     _, k, v = make(lengths_k, 2, 16, dtype, device)
     cu_q, cu_k = starts(lengths_q, device), starts(lengths_k, device)
     rotary = angles(70, 16, device)
-    actual = attention(q, k, v, cu_q, cu_k, causal=True, rotary=rotary, backend=backend)
+    actual = attend(q, k, v, cu_q, cu_k, causal=True, rotary=rotary, backend=backend)
     expected = definition(q, k, v, cu_q, cu_k, rotary=rotary, causal=True)
     assert_close(actual, expected, tolerance=ROTATED[dtype])
 
@@ -179,11 +192,10 @@ def test_causal_rotary_counts_from_the_end(backend, device, dtype):
 @dtypes
 @pytest.mark.parametrize("key_heads", [1, 2])
 def test_grouped_queries(backend, device, dtype, key_heads):
-    require(backend, device, dtype, heads_per_key=6 // key_heads)
     lengths = [9, 2, 0]
     q, k, v = make(lengths, 6, 16, dtype, device, key_heads)
     cu = starts(lengths, device)
-    actual = attention(q, k, v, cu, cu, backend=backend)
+    actual = attend(q, k, v, cu, cu, backend=backend)
     shared = [x.repeat_interleave(6 // key_heads, dim=1) for x in (k, v)]
     assert_close(actual, definition(q, *shared, cu, cu))
 
@@ -194,7 +206,7 @@ def test_any_layout_is_read_in_place(backend, device, dtype):
     q, k, v = make(lengths, 3, 16, dtype, device)
     cu = starts(lengths, device)
     by_head = (x.transpose(0, 1).contiguous().transpose(0, 1) for x in (q, k, v))
-    actual = attention(*by_head, cu, cu, backend=backend)
+    actual = attend(*by_head, cu, cu, backend=backend)
     assert actual.is_contiguous()
     assert_close(actual, definition(q, k, v, cu, cu))
 
@@ -205,8 +217,8 @@ def test_padded_sequences_change_nothing(backend, device, dtype):
     q, k, v = make(lengths, 2, 16, dtype, device)
     bounds = {"max_seqlen_q": 64, "max_seqlen_k": 64}
     plain, padded = starts(lengths, device), starts(lengths + [0] * 9, device)
-    actual = attention(q, k, v, padded, padded, **bounds, backend=backend)
-    assert torch.equal(actual, attention(q, k, v, plain, plain, **bounds, backend=backend))
+    actual = attend(q, k, v, padded, padded, **bounds, backend=backend)
+    assert torch.equal(actual, attend(q, k, v, plain, plain, **bounds, backend=backend))
 
 
 def test_many_short_sequences(backend, device):
@@ -214,16 +226,15 @@ def test_many_short_sequences(backend, device):
     lengths[-30] = 40
     q, k, v = make(lengths, 1, 8, torch.float32, device)
     cu = starts(lengths, device)
-    assert_close(attention(q, k, v, cu, cu, backend=backend), definition(q, k, v, cu, cu))
+    assert_close(attend(q, k, v, cu, cu, backend=backend), definition(q, k, v, cu, cu))
 
 
 @dtypes
 def test_query_beyond_every_key_of_its_window(backend, device, dtype):
-    require(backend, device, dtype, unequal=True, positional=True)
     q = make([20], 1, 8, dtype, device)[0]
     _, k, v = make([6], 1, 8, dtype, device)
     cu_q, cu_k = starts([20], device), starts([6], device)
-    actual = attention(q, k, v, cu_q, cu_k, window=4, backend=backend)
+    actual = attend(q, k, v, cu_q, cu_k, window=4, backend=backend)
     assert_close(actual, definition(q, k, v, cu_q, cu_k, window=4))
     assert (actual[10:] == 0).all()
     assert (actual[9] != 0).any()
@@ -231,11 +242,10 @@ def test_query_beyond_every_key_of_its_window(backend, device, dtype):
 
 @dtypes
 def test_blocks_of_queries_beyond_every_key(backend, device, dtype):
-    require(backend, device, dtype, unequal=True, positional=True)
     q = make([150], 1, 8, dtype, device)[0]
     _, k, v = make([16], 1, 8, dtype, device)
     cu_q, cu_k = starts([150], device), starts([16], device)
-    actual = attention(q, k, v, cu_q, cu_k, window=4, backend=backend)
+    actual = attend(q, k, v, cu_q, cu_k, window=4, backend=backend)
     assert_close(actual, definition(q, k, v, cu_q, cu_k, window=4))
 
 
@@ -245,16 +255,16 @@ def test_scale(backend, device, dtype):
     q, k, v = make(lengths, 2, 24, dtype, device)
     cu = starts(lengths, device)
     expected = definition(q, k, v, cu, cu, scale=0.7)
-    assert_close(attention(q, k, v, cu, cu, scale=0.7, backend=backend), expected)
+    assert_close(attend(q, k, v, cu, cu, scale=0.7, backend=backend), expected)
 
 
 def test_widest_window_is_no_window(backend, device):
     lengths = some_lengths(backend, device)
     q, k, v = make(lengths, 1, 20, torch.float32, device)
     cu = starts(lengths, device)
-    everything = attention(q, k, v, cu, cu, backend=backend)
+    everything = attend(q, k, v, cu, cu, backend=backend)
     for window in (2**31 - 1, 2**63 - 1):
-        assert_close(attention(q, k, v, cu, cu, window=window, backend=backend), everything)
+        assert_close(attend(q, k, v, cu, cu, window=window, backend=backend), everything)
 
 
 def test_long_sequence(backend, device):
@@ -262,14 +272,14 @@ def test_long_sequence(backend, device):
         pytest.skip("slow at this length")
     q, k, v = make([4100], 1, 32, torch.float32, device)
     cu = starts([4100], device)
-    assert_close(attention(q, k, v, cu, cu, backend=backend), definition(q, k, v, cu, cu))
+    assert_close(attend(q, k, v, cu, cu, backend=backend), definition(q, k, v, cu, cu))
 
 
 def test_large_scores_do_not_overflow(backend, device):
     q, k, v = make([50], 2, 16, torch.float32, device)
     cu = starts([50], device)
-    assert attention(q * 1e8, k * 1e8, v, cu, cu, backend=backend).isfinite().all()
-    actual = attention(q * 300, k * 300, v, cu, cu, backend=backend)
+    assert attend(q * 1e8, k * 1e8, v, cu, cu, backend=backend).isfinite().all()
+    actual = attend(q * 300, k * 300, v, cu, cu, backend=backend)
     # Scores of about 4e5 are known to 4e5 * 2^-22 = 0.1 in float32.
     assert_close(actual, definition(q * 300, k * 300, v, cu, cu), tolerance=0.2)
     assert actual.isfinite().all()
@@ -277,7 +287,6 @@ def test_large_scores_do_not_overflow(backend, device):
 
 @dtypes
 def test_sequence_does_not_depend_on_company(backend, device, dtype):
-    require(backend, device, dtype, deterministic=True, positional=True, rotary=True)
     lengths = [33, 1, 140, 7]
     q, k, v = make(lengths, 1, 24, dtype, device)
     cu = starts(lengths, device)
@@ -288,12 +297,12 @@ def test_sequence_does_not_depend_on_company(backend, device, dtype):
         "deterministic": backend not in ("avx512", "avx2", "scalar"),
         "backend": backend,
     }
-    together = attention(q, k, v, cu, cu, max_seqlen_q=140, max_seqlen_k=140, **options)
+    together = attend(q, k, v, cu, cu, max_seqlen_q=140, max_seqlen_k=140, **options)
     for n, length in enumerate(lengths):
         rows = slice(int(cu[n]), int(cu[n + 1]))
         one = starts([length], device)
         bounds = {"max_seqlen_q": length, "max_seqlen_k": length}
-        alone = attention(q[rows], k[rows], v[rows], one, one, **bounds, **options)
+        alone = attend(q[rows], k[rows], v[rows], one, one, **bounds, **options)
         assert torch.equal(alone, together[rows])
 
 
@@ -313,7 +322,7 @@ def test_tiling_for_smaller_devices(backend, device, size, monkeypatch):
     monkeypatch.setattr(kernel, "_is_hopper", lambda device: False)
     q, k, v = make([70], 1, size, torch.float16, device)
     cu = starts([70], device)
-    assert_close(attention(q, k, v, cu, cu, backend=backend), definition(q, k, v, cu, cu))
+    assert_close(attend(q, k, v, cu, cu, backend=backend), definition(q, k, v, cu, cu))
 
 
 @dtypes
@@ -323,7 +332,7 @@ def test_nan_stays_in_its_sequence(backend, device, dtype, bound):
     q, k, v = (x.clone() for x in make(lengths, 2, 8, dtype, device))
     k[10, 0] = v[29, 0] = float("nan")
     cu = starts(lengths, device)
-    out = attention(q, k, v, cu, cu, max_seqlen_k=bound, backend=backend)
+    out = attend(q, k, v, cu, cu, max_seqlen_k=bound, backend=backend)
     assert out[10:30, 0].isnan().all()
     assert out[:, 1].isfinite().all()
     assert out[:10].isfinite().all()
@@ -336,7 +345,7 @@ def test_nan_key_reaches_every_query(backend, device, dtype, bound):
     q, k, v = (x.clone() for x in make([20], 2, 8, dtype, device))
     k[13, 0] = float("nan")
     cu = starts([20], device)
-    out = attention(q, k, v, cu, cu, max_seqlen_k=bound, backend=backend)
+    out = attend(q, k, v, cu, cu, max_seqlen_k=bound, backend=backend)
     assert out[:, 0].isnan().all()
     assert out[:, 1].isfinite().all()
 

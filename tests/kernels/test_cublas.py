@@ -35,7 +35,7 @@ def test_accepts_a_plain_layer(dtype):
     ("facts", "name"),
     [
         ({}, "cublas"),
-        ({"activation": "gelu_tanh"}, "cublas"),
+        ({"activation": "gelu_tanh"}, "triton"),
         ({"activation": "gelu"}, "triton"),
         ({"gated": True}, "triton"),
         ({"deterministic": True}, "triton"),
@@ -54,24 +54,19 @@ def test_named_refusal_gives_the_reason():
         choose("linear", "cublas", CUDA, HALF, activation="gelu")
 
 
-@pytest.mark.parametrize(
-    ("device", "activation"),
-    [
-        ("cpu", None),
-        ("cpu", "relu"),
-        *(
-            pytest.param("cuda", activation, marks=pytest.mark.gpu)
-            for activation in ((None, "relu", "gelu_tanh") if torch.cuda.is_available() else ())
-        ),
-    ],
-)
+DEVICES = ["cpu"]
+if torch.cuda.is_available():
+    DEVICES.append(pytest.param("cuda", marks=pytest.mark.gpu))
+
+
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, HALF], ids=str)
 @pytest.mark.parametrize("shape", [(0, 8, 8), (33, 64, 48), (7, 24, 1)], ids=str)
-def test_equals_definition(device, activation, dtype, shape):
+def test_equals_definition(device, dtype, shape):
     t, k, n = shape
     x, weight = (torch.randn(size).to(device, dtype) for size in ((t, k), (n, k)))
     bias = torch.randn(n, device=device)
-    out = cublas.linear(x, weight / k**0.5, bias.to(x.dtype), activation, False)
-    expected = reference.linear(x.double(), (weight / k**0.5).double(), bias, activation, False)
+    out = cublas.linear(x, weight / k**0.5, bias.to(x.dtype), None, False)
+    expected = reference.linear(x.double(), (weight / k**0.5).double(), bias, None, False)
     assert out.dtype == dtype
     assert_close(out, expected)

@@ -61,14 +61,15 @@ def test_machine_code(source, architecture, tmp_path):
     assert "warning" not in result.stderr
     kernels = re.findall(
         r"Compiling entry function '\w*?(attention_tiles|attention_row)\w*'.*?"
-        r"(\d+) bytes spill stores, (\d+) bytes spill loads\n.*?Used (\d+) registers([^\n]*)",
+        r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads\n"
+        r".*?Used (\d+) registers([^\n]*)",
         result.stderr,
         re.DOTALL,
     )
     assert len(kernels) == 8, result.stderr
-    for name, stores, loads, registers, rest in kernels:
+    for name, stack, stores, loads, registers, rest in kernels:
         print(f"sm_{architecture} {name}: {registers} registers")
-        assert (stores, loads) == ("0", "0"), name
+        assert (stack, stores, loads) == ("0", "0", "0"), name
         assert int(registers) <= REGISTERS[name]
         assert "smem" not in rest, "shared memory is asked for at the launch"
 
@@ -92,6 +93,8 @@ def test_refusals(monkeypatch):
     assert why_not(rotary=True) == "it does not rotate queries and keys"
     assert "max_seqlen_k is not given" in why_not(max_seqlen_k=None)
     assert why_not(max_seqlen_k=257) == "a sequence may have 257 keys, more than 256"
+    assert why_not(max_seqlen_q=1, max_seqlen_k=257) is None
+    assert "would depend on the longest sequence" in why_not(deterministic=True)
     assert why_not() is None
     assert why_not(dtype=torch.bfloat16, head_size=64, max_seqlen_k=256, unequal=True) is None
 

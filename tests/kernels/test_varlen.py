@@ -32,12 +32,6 @@ def bounds(window):
     return tuple(None if bound == -1 else bound for bound in window)
 
 
-def torch_2_10(q, k, v, cu_seq_q, cu_seq_k, max_q, max_k, is_causal=False, return_aux=None):
-    assert q.shape[1] == k.shape[1]
-    none = (None, None)
-    return compute(q, k, v, cu_seq_q, cu_seq_k, None, is_causal, none, max_q, max_k)
-
-
 def torch_2_11(
     q, k, v, cu_seq_q, cu_seq_k, max_q, max_k, *, return_aux=None, scale=None, window_size=(-1, -1)
 ):
@@ -190,7 +184,7 @@ def flash_4_with_bounds(
     )
 
 
-TORCH = [torch_2_10, torch_2_11, torch_2_13]
+TORCH = [torch_2_11, torch_2_13]
 FLASH = [flash_2, flash_3, flash_4, flash_4_with_bounds]
 
 
@@ -218,7 +212,7 @@ def call(request, monkeypatch):
             positional=options.get("window") is not None,
         )
         if reason:
-            assert fake in (torch_2_10, torch_2_11)
+            assert fake is torch_2_11
             pytest.skip(reason)
         defaults = {
             "scale": 0.3,

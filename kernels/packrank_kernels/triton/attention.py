@@ -26,7 +26,7 @@ token and head, queries and keys of one length L, no window:
     head size 64, L 128:  512 bytes 0.15 ns    products 0.036 ns   exponentials 0.036 ns
     head size 64, L 512:  512 bytes 0.15 ns    products 0.14 ns    exponentials 0.14 ns
     head size 128, L 512: 1024 bytes 0.31 ns   products 0.28 ns    exponentials 0.14 ns
-So memory bounds short sequences, exponentials long ones of small heads, products the rest. The last
+So memory bounds all of these but 512 tokens at size 32, which exponentials do. The last
 layer (one query a sequence) reads 4 * L * D bytes a head for two products of a single row: memory
 alone. Padding adds to products and exponentials what tiles stick out over queries and keys, and K
 and V are read from the second-level cache once a tile of queries.
@@ -150,7 +150,9 @@ def variants() -> Iterator[Variant]:
     for size in (32, 64, 96, 128, 256):
         yield from _variants(size, half, plain)
         yield from _variants(size, torch.float32, plain)
+    yield from _variants(32, torch.bfloat16, plain)
     yield from _variants(64, torch.bfloat16, plain)
+    yield from _variants(64, torch.bfloat16, "window rotary")
     for forms in (rotary, "window rotary", "rotary causal"):
         yield from _variants(64, half, forms)
     yield from _variants(128, half, "rotary causal")

@@ -9,7 +9,9 @@ import torch
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def why_not(device: torch.device, dtype: torch.dtype, **facts: object) -> str | None:
+def why_not(
+    device: torch.device, dtype: torch.dtype, *, head_size: int = 1, **facts: object
+) -> str | None:
     """None where the Triton kernels take tensors of this device and dtype."""
     if not _is_installed():
         return "the package triton is not installed"
@@ -21,6 +23,8 @@ def why_not(device: torch.device, dtype: torch.dtype, **facts: object) -> str | 
         return "the device's compute capability is below 8.0"
     if dtype not in _DTYPES:
         return f"the tensors are {dtype}, not torch.float32, torch.bfloat16 or torch.float16"
+    if head_size > 256:
+        return f"the head size is {head_size}, more than 256"
     if device.type == "cpu" and dtype == torch.bfloat16:
         return "Triton's interpreter computes bfloat16 wrongly"
     return None

@@ -3,7 +3,7 @@
 Products are float32 multiply-adds, not tensor cores. The lanes of one warp split the inner
 dimension and each holds partial sums of a whole tile: many short chains, as the rows are few.
 Operands come in by asynchronous copies, three steps ahead. The order of a sum depends on the inner
-size alone.
+size and on whether rows start at multiples of 16 bytes, never on the other rows.
 
 The floor, by arithmetic, on an H100 (67 TFLOP/s without tensor cores, 3.35 TB/s): 512 rows of 1024
 take 16 us of multiply-adds, 32 rows 1 us of them or 1.3 us for the dense weight.

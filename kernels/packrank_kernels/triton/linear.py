@@ -274,6 +274,7 @@ def variants() -> Iterator[Variant]:
             yield _descriptor_variant("fp16", tile, activation, is_gated)
     for tile in DESCRIPTOR_TILES[:2]:
         yield _descriptor_variant("bf16", tile, "gelu", False)
+        yield _descriptor_variant("bf16", tile, "gelu", True)
         for activation in ("gelu_tanh", "relu", "tanh"):
             yield _descriptor_variant("fp16", tile, activation, False)
     for tile in POINTER_TILES:

@@ -97,7 +97,12 @@ def examine(module, index):
         "shared_memory": compiled.metadata.shared,
         "hgmma": len(re.findall(r"\bHGMMA\b", code)),
     }
+    # Registers are handed out eight at a time, and a kilobyte of shared memory is the system's.
+    each = -(-int(registers) // 8) * 8 * 32 * variant.num_warps
+    room = min(65536 // each, (SHARED_MEMORY + 1024) // (compiled.metadata.shared + 1024))
     failures = []
+    if room < variant.programs:
+        failures.append(f"a multiprocessor has room for {room}, expected {variant.programs}")
     if found["spills"]:
         failures.append(f"{found['spills']} accesses to local memory, expected none")
     if found["shared_memory"] > SHARED_MEMORY:

@@ -305,6 +305,7 @@ def _descriptor_variant(dtype: str, tile: Tile, activation: str | None, gated: b
         constexprs=constexprs,
         num_warps=tile.warps,
         num_stages=tile.stages,
+        programs=tile.programs,
         aligned=frozenset({"bias", "N", "K"}),
         matrix=True,
     )
@@ -323,6 +324,7 @@ def _pointer_variant(
         constexprs=constexprs,
         num_warps=tile.warps,
         num_stages=tile.stages,
+        programs=tile.programs,
         aligned=frozenset(pointers) | ({"N", "K", "stride"} if aligned else set()),
         matrix=dtype != "fp32",
     )

@@ -17,6 +17,7 @@ class Variant:
         num_stages: depth of the software pipeline.
         aligned: arguments that are known to be divisible by 16.
         matrix: whether it multiplies on the tensor cores.
+        programs: how many of its programs a multiprocessor must have room for.
     """
 
     name: str
@@ -27,3 +28,4 @@ class Variant:
     num_stages: int
     aligned: frozenset[str] = frozenset()
     matrix: bool = False
+    programs: int = 1

@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 HERE = ROOT / "benchmarks" / "gpu"
 GRACE_S = 5.0  # between asking a process to stop and stopping it
 SANITIZED = {"memcheck": 60, "racecheck": 30}  # tool -> cases
+SANITIZER = "--report-api-errors no --kernel-name kns=attention"
 SANITIZER_FOUND = 86  # its exit status where it has something to report
 Outcome = tuple[int | None, str]
 NOTHING_FOUND = "ERROR SUMMARY: 0 errors|RACECHECK SUMMARY: 0 hazards"
@@ -123,12 +124,12 @@ def _ended(status: int | None, output: str) -> Done:
 def machine(session: Session, limit: float) -> Done:
     status, output = session.python("machine", [str(HERE / "machine.py")], limit)
     if status != 0:
-        return _ended(status, output)
+        absent = f"{sys.executable} has no torch; name one that has: make gpu PYTHON=python3"
+        return Done("failed", absent) if "named 'torch'" in output else _ended(status, output)
     session.found |= json.loads(output.splitlines()[-1])
     about = session.found["machine"]
     if "gpu" not in about and not session.dry:
-        absent = "torch sees no CUDA device; on a machine without one there is --dry-run"
-        return Done("failed", absent)
+        return Done("failed", "torch sees no CUDA device; ARGS=--dry-run tries it without one")
     return Done("ok", f"{about.get('gpu', 'no CUDA device')}, {about['cores']} cores")
 
 
@@ -191,9 +192,7 @@ def _test(session: Session, path: Path, until: float) -> Done:
     counts = re.findall(r"\d+ (?:passed|failed|errors?|skipped)\b", last)
     failed = re.findall(r"^(?:FAILED|ERROR) (\S+)", output, re.MULTILINE)
     done = _ended(status, output)
-    note = ", ".join(counts)
-    if failed:
-        note += f"; first {failed[0]}"
+    note = ", ".join(counts) + (f"; first {failed[0]}" if failed else "")
     return Done(done.status, note or done.note)
 
 
@@ -209,8 +208,7 @@ def _sanitize(session: Session, tool: str, cases: int, until: float) -> Done:
     if program is None:
         return Done("skipped", "compute-sanitizer is neither on the PATH nor beside nvcc")
     # Without a launch timeout of 0 it goes on, looking at nothing, if importing torch takes long.
-    options = f"--tool {tool} --error-exitcode {SANITIZER_FOUND} --launch-timeout 0"
-    options += " --report-api-errors no --kernel-name kns=attention"
+    options = f"--tool {tool} --error-exitcode {SANITIZER_FOUND} --launch-timeout 0 {SANITIZER}"
     limit = until - time.monotonic()
     status, output = session.command(
         tool,
@@ -358,7 +356,7 @@ def summary(session: Session, steps: dict[str, Done]) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results", metavar="FOLDER")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="default: benchmarks/results")
     parser.add_argument("--logs", type=Path, default=ROOT / "build/gpu", metavar="FOLDER")
     parser.add_argument("--only", metavar="STEP,...", help=f"some of {', '.join(STEPS)}")
     parser.add_argument("--dry-run", action="store_true", help="tiny sizes on the CPU, no device")
@@ -369,7 +367,8 @@ def main() -> int:
     if unknown:
         parser.error(f"there is no step {unknown[0]}; there are {', '.join(plan)}")
     options.logs.mkdir(parents=True, exist_ok=True)
-    session = Session(options.out.resolve(), options.logs.resolve(), options.dry_run)
+    out = options.out or (options.logs if options.dry_run else ROOT / "benchmarks/results")
+    session = Session(out.resolve(), options.logs.resolve(), options.dry_run)
     (session.logs / "rows.jsonl").unlink(missing_ok=True)
     if {"ceilings", "benchmarks"} & set(chosen):
         (session.logs / "ceilings.json").unlink(missing_ok=True)
@@ -384,9 +383,9 @@ def main() -> int:
         print(f"{name}: up to {limit:.0f} s ...", flush=True)
         steps[name] = _timed(lambda step=step, limit=limit: step(session, limit))
         print(f"{name}: {steps[name].status} in {steps[name].seconds:.1f} s", flush=True)
+        if step is machine and steps[name].status == "failed":
+            raise SystemExit(f"make gpu: {steps[name].note}")  # there is no device to ask
         target = write(session, steps, suffix)
-        if step is machine and steps[name].status == "failed" and session.found:
-            break  # there is no device to ask
     if target is not None:
         report = [sys.executable, str(ROOT / "benchmarks/report.py"), str(target)]
         tables = subprocess.run(report, capture_output=True, text=True, check=False)

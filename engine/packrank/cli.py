@@ -184,6 +184,11 @@ def _open_model(args: argparse.Namespace) -> Scorer:
                 f"--{option.replace('_', '-')} is for cross-encoders, and {args.model} scores by "
                 "late interaction; leave it out"
             )
+    if "," in args.device:
+        raise InputError(
+            f"--device names several devices, and {args.model} scores by late interaction, which "
+            "takes one"
+        )
     return LateInteraction(folder, device=args.device, dtype=args.dtype)
 
 

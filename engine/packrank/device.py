@@ -52,10 +52,7 @@ def choose_device(device: str, dtype: str) -> tuple[torch.device, torch.dtype | 
     if chosen.type not in ("cpu", "cuda"):
         raise InputError(f"device {device!r} is not supported; there are 'cpu' and 'cuda'")
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
-        raise InputError(
-            f"device {device!r} is not here: torch sees {torch.cuda.device_count()} CUDA devices; "
-            "use 'cpu' or 'auto'"
-        )
+        raise InputError(f"device {device!r} is not here: {cuda_devices()}; use 'cpu' or 'auto'")
     if dtype == "auto":
         return chosen, torch.float32 if chosen.type == "cpu" else None
     if dtype not in _DTYPES:
@@ -64,3 +61,10 @@ def choose_device(device: str, dtype: str) -> tuple[torch.device, torch.dtype | 
     if chosen.type == "cpu" and dtype == "float16":
         raise InputError("dtype 'float16' is for CUDA devices; on the CPU use 'bfloat16'")
     return chosen, _DTYPES[dtype]
+
+
+def cuda_devices() -> str:
+    """What torch knows of CUDA devices, in words."""
+    if torch.version.cuda is None:
+        return f"this torch ({torch.__version__}) is built without CUDA"
+    return f"torch sees {torch.cuda.device_count()} CUDA devices"

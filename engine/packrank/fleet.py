@@ -7,7 +7,8 @@ import weakref
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+import packrank_kernels
 from packrank.errors import PackrankError
 from packrank.models import load_model
 from packrank.request import Pack
@@ -25,6 +27,7 @@ from packrank.scheduler import plan
 
 # Packs that a process has started and not yet answered: one runs while the next is copied.
 _IN_FLIGHT = 3
+_PATIENCE_S = 2.0  # between asking a process to end and ending it
 
 
 @dataclass(frozen=True)
@@ -36,12 +39,14 @@ class Recipe:
         dtype: as `load_model` takes it; likewise deterministic.
         deterministic: see `load_model`.
         budget_tokens: most tokens of a pack, None for each device's default.
+        num_threads: of the CPU's kernels, in each process.
     """
 
     folder: Path
     dtype: torch.dtype | None
     deterministic: bool
     budget_tokens: int | None
+    num_threads: int = field(default_factory=packrank_kernels.get_num_threads)
 
 
 class Fleet:
@@ -180,11 +185,11 @@ class _Worker:
     def _ended(self) -> PackrankError:
         self.process.join(1)
         code = self.process.exitcode
-        if not self._loaded.done():
+        if code == 1 and not self._loaded.done():
             return PackrankError(
-                f"the process of {self._device} ended with exit code {code} before it had loaded "
-                "the model; its own message is above. Does the program's work stand under "
-                'if __name__ == "__main__":?'
+                f"the process of {self._device} ended before it had loaded the model; its own "
+                "message is above. A program that uses several devices is a file, not standard "
+                'input, and its own work stands under if __name__ == "__main__":'
             )
         return PackrankError(
             f"the process of {self._device} ended with exit code {code}; load the model again"
@@ -194,10 +199,20 @@ class _Worker:
 def _stop(workers: list[_Worker]) -> None:
     for worker in workers:
         worker.stop()
+    for worker in workers:
+        worker.process.join(_PATIENCE_S)
+        if worker.process.is_alive():
+            worker.process.kill()
 
 
 def _serve(connection: Connection, recipe: Recipe, device: torch.device) -> None:
-    """The process of one device: packs in, logits out, a few packs ahead of the answers."""
+    """The process of one device; it ends when nobody listens any more."""
+    with suppress(BrokenPipeError):
+        _answer_all(connection, recipe, device)
+
+
+def _answer_all(connection: Connection, recipe: Recipe, device: torch.device) -> None:
+    """Packs in, logits out, a few packs ahead of the answers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to every process
     try:
         if device.type == "cuda":
@@ -227,6 +242,7 @@ def _serve(connection: Connection, recipe: Recipe, device: torch.device) -> None
 
 
 def _load(recipe: Recipe, device: torch.device) -> Runner:
+    packrank_kernels.set_num_threads(recipe.num_threads)
     model = load_model(
         recipe.folder, device=device, dtype=recipe.dtype, deterministic=recipe.deterministic
     )

@@ -11,6 +11,7 @@ import torch
 import packrank_kernels
 from packrank import __version__, cross_encoder
 from packrank.config import load_config
+from packrank.device import cuda_devices
 from packrank.late_folder import encoder_folder
 from packrank.late_formats import read_settings
 from packrank.tokenizer import Tokenizer
@@ -34,6 +35,8 @@ def describe_machine() -> Iterator[str]:
     if torch.cuda.is_available():
         yield f"cuda             {torch.cuda.get_device_name()}"
         devices.append(torch.device("cuda"))
+    else:
+        yield f"cuda             none: {cuda_devices()}"
     for device in devices:
         narrow = (torch.bfloat16,) if device.type == "cpu" else (torch.float16, torch.bfloat16)
         for dtype in (torch.float32, *narrow):

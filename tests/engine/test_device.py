@@ -39,12 +39,14 @@ def test_what_cannot_be_is_refused(
     monkeypatch: pytest.MonkeyPatch, device: str, dtype: str, message: str
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
     with pytest.raises(InputError, match=message):
         choose_device(device, dtype)
 
 
 def test_several_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
     several = choose_devices(["cuda:0", "cuda:1"], "auto")
     assert several == ([torch.device("cuda:0"), torch.device("cuda:1")], None)
     assert choose_devices(torch.device("cpu"), "auto")[0] == [torch.device("cpu")]  # type: ignore[arg-type]
@@ -58,3 +60,15 @@ def test_several_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         with pytest.raises(InputError, match=message):
             choose_devices(names, "auto")
+
+
+def test_a_torch_without_cuda_is_told_from_a_machine_without_a_device(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(torch.version, "cuda", None)
+    with pytest.raises(InputError, match=r"this torch \(\S+\) is built without CUDA; use 'cpu'"):
+        choose_device("cuda", "auto")
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    with pytest.raises(InputError, match="torch sees 0 CUDA devices; use 'cpu' or 'auto'"):
+        choose_device("cuda", "auto")

@@ -74,7 +74,10 @@ def test_a_dry_run(tmp_path: Path) -> None:
 def test_without_a_device_it_says_so_and_stops(tmp_path: Path) -> None:
     done = start("--out", tmp_path / "out", "--logs", tmp_path / "logs", CUDA_VISIBLE_DEVICES="-1")
     assert done.returncode == 1
-    assert "torch sees no CUDA device" in done.stdout.splitlines()[-1]
+    assert done.stderr == (
+        "make gpu: torch sees no CUDA device; ARGS=--dry-run tries it without one\n"
+    )
+    assert not list((tmp_path / "out").glob("*"))
     assert "build" not in done.stdout
 
 

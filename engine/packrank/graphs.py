@@ -43,7 +43,8 @@ def can_capture(model: Model) -> bool:
         return False
     rows = packrank_kernels.backends(model.device, model.dtype)
     ops = ("attention", "linear", "add_layer_norm", "embed_layer_norm", "score_head")
-    return all(rows[op][0][0] != "reference" for op in ops)
+    chosen = (next(name for name, reason in rows[op] if reason is None) for op in ops)
+    return "reference" not in chosen
 
 
 @dataclass(frozen=True)

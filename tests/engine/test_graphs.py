@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+import packrank_kernels
 from packrank import graphs
-from packrank.graphs import PATIENCE, Bucket, Graphs
+from packrank.graphs import PATIENCE, Bucket, Graphs, can_capture
 from packrank.models import Model, load_model
 from packrank.models.base import Inputs
 from packrank.request import Pack, Sequence
@@ -155,6 +157,23 @@ def test_a_runner_survives_want_of_memory_in_its_graphs(
     room = 100
     np.testing.assert_array_equal(runner.logits(packs[1]), expected)
     assert runner.budget_tokens <= 360 / 2
+
+
+@pytest.mark.parametrize("lacking", [None, "attention", "score_head"])
+def test_graphs_are_for_devices_on_which_no_op_waits(
+    monkeypatch: pytest.MonkeyPatch, lacking: str | None
+) -> None:
+    def backends(device: torch.device, dtype: torch.dtype) -> dict[str, list[Any]]:
+        ops = ("attention", "linear", "add_layer_norm", "embed_layer_norm", "score_head", "maxsim")
+        row = [("avx512", "not on the CPU"), ("triton", None), ("reference", None)]
+        waits = [("avx512", "not on the CPU"), ("triton", "too old"), ("reference", None)]
+        return {op: waits if op in (lacking, "maxsim") else row for op in ops}
+
+    monkeypatch.setattr(packrank_kernels, "backends", backends)
+    on_cuda = SimpleNamespace(device=torch.device("cuda"), dtype=torch.float16)
+    assert can_capture(on_cuda) == (lacking is None)  # type: ignore[arg-type]
+    on_cpu = SimpleNamespace(device=torch.device("cpu"), dtype=torch.float32)
+    assert not can_capture(on_cpu)  # type: ignore[arg-type]
 
 
 @given(lengths=st.lists(st.integers(1, 512), min_size=1, max_size=300))

@@ -29,7 +29,7 @@ BUILD := pyproject.toml setup.py constraints.txt $(shell find csrc -type f)
 run: $(VENV)/installed-demo
 	$(RUN) -m packrank.demo $(ARGS)
 
-test: $(VENV)/installed-demo,test
+test: $(VENV)/installed-demo,test $(VENV)/triton-3.6.0
 	$(RUN) -m pytest $(if $(DATA),--data="$(DATA)") $(ARGS)
 
 check: $(VENV)/installed-check
@@ -75,6 +75,11 @@ $(VENV)/installed-%: $(BUILD) | $(RUN)
 	  echo "The kernels are compiled against Python.h, which is missing; install Python's headers (Debian, Ubuntu: python3-dev) and run make again." >&2; exit 1; }
 	$(RUN) -m pip install -c constraints.txt -e ".[$*]"
 	@touch $@
+
+# The Triton that torch 2.11 brings, for what is compiled ahead of time; in a folder of its own.
+$(VENV)/triton-3.6.0: | $(RUN)
+	@$(RUN) -m pip install -q --no-deps --target $@ triton==3.6.0 || { \
+	  rm -rf $@; echo "Triton 3.6.0 cannot be fetched here; the test that compiles with it is skipped." >&2; }
 
 $(RUN):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \

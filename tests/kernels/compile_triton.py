@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import functools
 import importlib
+import importlib.metadata
 import io
 import json
 import multiprocessing
@@ -77,6 +78,7 @@ def examine(module, index):
     """What the machine code of one variant looks like, and what is wrong with it."""
     variant = variants(module)[index]
     found = {"name": variant.name, "module": module.rpartition(".")[2]}
+    found["triton"] = importlib.metadata.version("triton")
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # where Triton puts what ptxas refuses
             compiled = compile_for_hopper(variant)

@@ -118,15 +118,54 @@ void linear(const std::string& isa, int dtype, uintptr_t x, int64_t x_stride, ui
     kernels.linear(args);
 }
 
-void maxsim(const std::string& isa, int dtype, uintptr_t query, uintptr_t docs,
-            uintptr_t cu_seqlens, uintptr_t scores, int64_t query_tokens, int64_t num_docs,
-            int64_t size) {
-    const MaxSimArgs args = {
-        static_cast<Dtype>(dtype), at<void>(query), at<void>(docs), at<int64_t>(cu_seqlens),
-        at<float>(scores),         query_tokens,    num_docs,       size};
+// Documents (dtype, bits, values, scales, codes, rows, weights, number of rows, cu_seqlens, size);
+// queries (values, weights, starts, number); candidates (ids, owners, number).
+using Documents = std::tuple<int, int, uintptr_t, uintptr_t, uintptr_t, uintptr_t, uintptr_t,
+                             int64_t, uintptr_t, int64_t>;
+using Queries = std::tuple<uintptr_t, uintptr_t, uintptr_t, int64_t>;
+using Candidates = std::tuple<uintptr_t, uintptr_t, int64_t>;
+
+MaxSimArgs maxsim_args(const Documents& documents, const Queries& queries,
+                       const Candidates& candidates, uintptr_t scores, uintptr_t tokens) {
+    const auto& [dtype, bits, values, scales, codes, rows, weights, num_rows, cu_seqlens, size] =
+        documents;
+    const auto& [query_values, query_weights, query_starts, num_queries] = queries;
+    const auto& [ids, owners, num_candidates] = candidates;
+    return {static_cast<Dtype>(dtype),
+            bits,
+            at<void>(values),
+            at<float>(scales),
+            at<int32_t>(codes),
+            at<uint8_t>(rows),
+            at<uint8_t>(weights),
+            num_rows,
+            at<int64_t>(cu_seqlens),
+            size,
+            at<void>(query_values),
+            at<float>(query_weights),
+            at<int64_t>(query_starts),
+            num_queries,
+            at<int64_t>(ids),
+            at<int32_t>(owners),
+            num_candidates,
+            at<float>(scores),
+            at<int32_t>(tokens)};
+}
+
+void maxsim(const std::string& isa, const Documents& documents, const Queries& queries,
+            const Candidates& candidates, uintptr_t scores) {
+    const MaxSimArgs args = maxsim_args(documents, queries, candidates, scores, 0);
     const Kernels& kernels = find(isa);
     py::gil_scoped_release release;
     kernels.maxsim(args);
+}
+
+void matches(const std::string& isa, const Documents& documents, const Queries& queries,
+             const Candidates& candidates, uintptr_t scores, uintptr_t tokens) {
+    const MaxSimArgs args = maxsim_args(documents, queries, candidates, scores, tokens);
+    const Kernels& kernels = find(isa);
+    py::gil_scoped_release release;
+    kernels.matches(args);
 }
 
 }  // namespace
@@ -153,4 +192,5 @@ PYBIND11_MODULE(_cpu, m) {
     m.def("embed_layer_norm", &embed_layer_norm);
     m.def("linear", &linear);
     m.def("maxsim", &maxsim);
+    m.def("matches", &matches);
 }

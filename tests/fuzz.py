@@ -10,10 +10,13 @@ import sys
 import torch
 
 from packrank_kernels import (
+    Codec,
+    TokenEmbeddings,
     add_layer_norm,
     attention,
     embed_layer_norm,
     linear,
+    matches,
     maxsim,
     native,
     pack_head,
@@ -108,14 +111,40 @@ def fuzz_score_head(rng, dtype, backend):
     )
 
 
+def draw_documents(rng, dtype, size):
+    """Documents of a dtype, or of an integer format, and their vectors."""
+    kind = rng.choice([str(dtype)[6:], "float16", "int8", "4bit", "2bit"])
+    bits = {"4bit": 4, "2bit": 2}.get(kind)
+    size = size if bits is None else max(size // (8 // bits), 1) * (8 // bits)
+    # Signed terms may cancel: every similarity is shifted up, so that a score is as large as its
+    # terms.
+    documents = [torch.randn(length, size).abs() for length in [*lengths(rng, 300), 3]]
+    codec = None
+    if bits is not None:
+        weights = torch.randn(2**bits).sort().values
+        centroids = torch.randn(rng.randint(1, 20), size).abs()
+        codec = Codec.of(centroids, (weights[1:] + weights[:-1]) / 2, weights)
+    every = TokenEmbeddings.encode(documents, kind, codec)
+    start = rng.randint(0, len(every) - 1)
+    return every.slice(start, len(every)) if rng.random() < 0.3 else every
+
+
 def fuzz_maxsim(rng, dtype, backend):
-    docs, size = lengths(rng, 300), rng.randint(1, 150)
-    query = torch.randn(rng.randint(1, 110), size).to(dtype)
-    tokens = torch.randn(sum(docs), size).to(dtype)
-    cu = cu_seqlens(docs, torch.int64)
-    # Signed terms may cancel: shift every similarity up so that a score is as large as its terms.
-    query, tokens = query.abs(), tokens.abs()
-    return maxsim(query, tokens, cu, backend=backend), reference.maxsim(query, tokens, cu)
+    documents = draw_documents(rng, dtype, rng.randint(1, 150))
+    size, count = documents.size, rng.randint(1, 3)
+    queries = [torch.randn(rng.randint(1, 110), size).abs() for _ in range(count)]
+    some = torch.randint(0, len(documents), (rng.randint(0, 9),))
+    own = [torch.randint(0, len(documents), (rng.randint(0, 5),)) for _ in queries]
+    candidates = rng.choice([None, some, own])
+    found = [maxsim(queries, documents, candidates, backend=b) for b in (backend, "reference")]
+    return [torch.cat(scores) if candidates is own else scores for scores in found]
+
+
+def fuzz_matches(rng, dtype, backend):
+    documents = draw_documents(rng, dtype, rng.randint(1, 150))
+    query = torch.randn(rng.randint(1, 110), documents.size).abs()
+    some = torch.randint(0, len(documents), (rng.randint(0, 9),))
+    return [matches(query, documents, some, backend=b).scores for b in (backend, "reference")]
 
 
 def main(cases=500, seed=0):

@@ -19,7 +19,7 @@ def test_all_is_sorted_and_is_the_surface(package: ModuleType) -> None:
         for name, value in vars(package).items()
         if not name.startswith("_") and not isinstance(value, ModuleType)
     }
-    assert package.__all__ == sorted(set(package.__all__))
+    assert package.__all__ == sorted(set(package.__all__), key=lambda n: (not n.isupper(), n))
     assert public == {name for name in package.__all__ if name != "__version__"}
 
 

@@ -1,4 +1,4 @@
-"""MaxSim of one query against 1000 documents, on the CPU; checked, then timed."""
+"""MaxSim of one query against 1000 documents, in every format, on the CPU; checked, then timed."""
 
 from itertools import pairwise
 
@@ -6,21 +6,69 @@ import numpy as np
 import pytest
 import torch
 
-from packrank_kernels import maxsim
+from packrank_kernels import FORMATS, Codec, TokenEmbeddings, maxsim
 from packrank_kernels.testing import cu_seqlens
 
 maxsim_cpu = pytest.importorskip("maxsim_cpu")
 
 QUERY_TOKENS, DOCS, SIZE = 32, 1000, 128
+CENTROIDS = 4096  # by ColBERT's rule for 180,000 tokens
+COPIES = 4  # in turn, more than the caches hold, so that every call reads from memory
+
+
+def document_lengths(kind, rng):
+    if kind == "uniform":
+        return [180] * DOCS
+    # Log-normal, mean about 180.
+    return np.clip(rng.lognormal(5.0, 0.6, DOCS), 8, 512).astype(int).tolist()
+
+
+def encoded(format, docs, cu, rng):
+    """The documents in a format; residual codes by centroids picked among the tokens."""
+    if format in ("4bit", "2bit"):
+        bits = int(format[0])
+        centroids = torch.from_numpy(docs[rng.choice(len(docs), CENTROIDS, replace=False)])
+        sample = torch.from_numpy(docs[:20_000])
+        spread = (sample - centroids[(sample @ centroids.T).argmax(1)]).flatten()
+        steps = torch.arange(2 * 2**bits + 1)[1:-1] / (2 * 2**bits)
+        quantiles = torch.from_numpy(np.quantile(spread.numpy(), steps.numpy())).float()
+        codec = Codec.of(centroids, quantiles[1::2], quantiles[::2])
+        codes, residuals, scales = codec.encode(torch.from_numpy(docs))
+        return TokenEmbeddings.of(residuals, cu, scales, codes, codec)
+    parts = torch.split(torch.from_numpy(docs), (cu[1:] - cu[:-1]).tolist())
+    return TokenEmbeddings.encode(parts, format)
+
+
+def copy_of(documents):
+    tensors = ("values", "scales", "codes")
+    parts = {name: getattr(documents, name) for name in tensors}
+    parts = {name: None if x is None else x.clone() for name, x in parts.items()}
+    return TokenEmbeddings.of(cu_seqlens=documents.cu_seqlens, codec=documents.codec, **parts)
+
+
+def exact_scores(query, documents):
+    """MaxSim of the decoded vectors in float64."""
+    query = query.astype(np.float64)
+    return np.array(
+        [(query @ documents.decode(n).double().numpy().T).max(axis=1).sum() for n in range(DOCS)]
+    )
+
+
+def bound(format, documents):
+    """Largest error of a score of unit vectors: QUERY_TOKENS sums of SIZE products."""
+    inputs = {"float32": SIZE * 2**-24, "float16": 2**-10, "bfloat16": 2**-8}.get(format)
+    if inputs is None:
+        # Half a step of the query's bytes; of the codec's too, twice, for centroid and weight.
+        steps = 2 * documents.codec.step / 2 if documents.codec else 0.0
+        inputs = SIZE**0.5 * (0.5 / 127 + steps) * (1.0 if documents.codec is None else 1.5)
+    return QUERY_TOKENS * inputs
 
 
 @pytest.mark.parametrize("lengths", ["uniform", "ragged"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
-def bench_maxsim(race, lengths, dtype):
+@pytest.mark.parametrize("format", FORMATS)
+def bench_maxsim(race, lengths, format):
     rng = np.random.default_rng(0)
-    sizes = [180] * DOCS
-    if lengths == "ragged":  # log-normal, mean about 180
-        sizes = np.clip(rng.lognormal(5.0, 0.6, DOCS), 8, 512).astype(int).tolist()
+    sizes = document_lengths(lengths, rng)
     tokens = sum(sizes)
     query = rng.standard_normal((QUERY_TOKENS, SIZE), dtype=np.float32)
     docs = rng.standard_normal((tokens, SIZE), dtype=np.float32)
@@ -28,14 +76,13 @@ def bench_maxsim(race, lengths, dtype):
     docs /= np.linalg.norm(docs, axis=1, keepdims=True)
     starts = np.cumsum([0, *sizes])
     parts = [docs[a:b] for a, b in pairwise(starts)]
-    # Copies in turn, more than the caches hold, so that every call reads from memory.
-    q = torch.from_numpy(query).to(dtype)
-    copies = [torch.from_numpy(docs.copy()).to(dtype) for _ in range(4)]
-    cu = cu_seqlens(sizes, torch.int64)
+    documents = encoded(format, docs, cu_seqlens(sizes, torch.int64), rng)
+    copies = [documents, *(copy_of(documents) for _ in range(COPIES - 1))]
+    q = torch.from_numpy(query)
     turn = iter(range(10**9))
 
     def ours():
-        return maxsim(q, copies[next(turn) % len(copies)], cu)
+        return maxsim(q, copies[next(turn) % COPIES])
 
     padded = np.zeros((DOCS, max(sizes), SIZE), dtype=np.float32)
     for row, part in zip(padded, parts, strict=True):
@@ -51,10 +98,11 @@ def bench_maxsim(race, lengths, dtype):
         return np.maximum.reduceat(similarity, starts[:-1], axis=0).sum(axis=1)
 
     exact = np.array([(query.astype(np.float64) @ part.T).max(axis=1).sum() for part in parts])
-    # Unit vectors: 32 sums of 128 products, each rounded once; bfloat16 inputs to 2^-9 each.
-    bound = QUERY_TOKENS * (SIZE * 2**-24 if dtype == torch.float32 else 2**-8)
-    assert np.abs(ours().numpy() - exact).max() <= bound
     assert np.abs(np.asarray(peer()) - exact).max() <= 1e-3
-    case = f"1 x {QUERY_TOKENS} x {DOCS} x {lengths} 180 x {SIZE}, {str(dtype)[6:]}"
+    error = np.abs(ours().numpy() - exact_scores(query, documents)).max()
+    assert error <= bound(format, documents)
+    if format in ("int8", "4bit", "2bit"):
+        assert torch.equal(ours(), maxsim(q, documents, backend="reference"))
+    case = f"1 x {QUERY_TOKENS} x {DOCS} x {lengths} 180 x {SIZE}, {format}"
     contestants = {"packrank": ours, "maxsim-cpu (float32)": peer, "numpy (float32)": blas}
     race("maxsim", case, contestants, 2e-9 * QUERY_TOKENS * tokens * SIZE, "GFLOP", rounds=30)

@@ -1,11 +1,11 @@
-// Every op in AVX2 and FMA. The pragma comes after the standard headers: an inline function of
-// theirs compiled here for this instruction set could be the copy that the linker keeps for all.
+// Every op in AVX2, FMA and F16C. The pragma comes after the standard headers: an inline function
+// of theirs compiled here for this instruction set could be the copy that the linker keeps for all.
 #include <cmath>
 #include <cstdint>
 #include <cstdlib>
 #include <new>
 
-#include "../common/bfloat16.h"
+#include "../common/halves.h"
 #include "../common/thread_pool.h"
 #include "kernels.h"
 
@@ -13,7 +13,7 @@
 #include <immintrin.h>
 
 #pragma GCC push_options
-#pragma GCC target("avx2,fma")
+#pragma GCC target("avx2,fma,f16c")
 
 namespace packrank::avx2 {
 namespace {
@@ -30,12 +30,15 @@ namespace {
 namespace packrank::avx2 {
 namespace {
 
-bool supported() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+bool supported() {
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+           __builtin_cpu_supports("f16c");
+}
 
 }  // namespace
 
 const Kernels kernels = {"avx2",    supported,      packed_size,      pack_linear, linear,
-                         attention, add_layer_norm, embed_layer_norm, maxsim};
+                         attention, add_layer_norm, embed_layer_norm, maxsim,      matches};
 
 }  // namespace packrank::avx2
 
@@ -44,7 +47,8 @@ const Kernels kernels = {"avx2",    supported,      packed_size,      pack_linea
 namespace packrank::avx2 {
 
 const Kernels kernels = {
-    "avx2", [] { return false; }, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr};
+    "avx2", [] { return false; }, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr,
+    nullptr};
 
 }  // namespace packrank::avx2
 

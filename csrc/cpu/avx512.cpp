@@ -6,7 +6,7 @@
 #include <cstdlib>
 #include <new>
 
-#include "../common/bfloat16.h"
+#include "../common/halves.h"
 #include "../common/thread_pool.h"
 #include "kernels.h"
 
@@ -40,7 +40,7 @@ bool supported() {
 }  // namespace
 
 const Kernels kernels = {"avx512",  supported,      packed_size,      pack_linear, linear,
-                         attention, add_layer_norm, embed_layer_norm, maxsim};
+                         attention, add_layer_norm, embed_layer_norm, maxsim,      matches};
 
 }  // namespace packrank::avx512
 
@@ -49,7 +49,8 @@ const Kernels kernels = {"avx512",  supported,      packed_size,      pack_linea
 namespace packrank::avx512 {
 
 const Kernels kernels = {
-    "avx512", [] { return false; }, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr};
+    "avx512", [] { return false; }, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr,
+    nullptr};
 
 }  // namespace packrank::avx512
 

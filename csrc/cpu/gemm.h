@@ -2,9 +2,9 @@
 // Included once per instruction set, inside its namespace.
 //
 // B lies in panels of a few vectors of columns, kPanelVectors where nothing else is said. Within a
-// panel, the inner dimension runs slowest, in *units*: one float, or two neighbouring bfloat16 (the
-// pair that a bfloat16 dot product takes). A is read where it lies, row-major, one unit broadcast
-// at a time.
+// panel, the inner dimension runs slowest, in *units* of 32 bits: one float, two neighbouring
+// bfloat16 or four neighbouring bytes, as one step of a dot product takes them. A is read where it
+// lies, row-major, one unit broadcast at a time.
 //
 // Each element of the product is one chain of additions along the inner dimension, whatever tile it
 // falls into: this is why a score's bits do not depend on its company.
@@ -38,25 +38,23 @@ inline uint32_t read_unit(const char* p) {
     return unit;
 }
 
-// acc[r][j] = sum over k of A[r][k] * B[k][j], rows of A `a_stride` bytes apart.
-// kStreaming: A comes from memory and is used once, so the rows of the next tile, which follow
-// these, are fetched meanwhile.
-template <class T, int kRows, int kVectors, bool kStreaming = false>
-inline __attribute__((always_inline)) void accumulate(const char* a, int64_t a_stride,
-                                                      const uint32_t* b, int64_t units,
-                                                      V (&acc)[kRows][kVectors]) {
+// acc[r][j] += sum over k of A[r][k] * B[k][j], rows of A `a_stride` bytes apart.
+// ahead, if any: memory that is read soon, `ahead_step` bytes of it a step, is fetched meanwhile.
+template <class T, int kRows, int kVectors, bool kFetch = false>
+inline __attribute__((always_inline)) void accumulate(
+    const char* a, int64_t a_stride, const uint32_t* b, int64_t units,
+    typename Product<T>::Sum (&acc)[kRows][kVectors], const char* ahead = nullptr,
+    int64_t ahead_step = 0) {
     using P = Product<T>;
-#pragma GCC unroll 16
-    for (int r = 0; r < kRows; ++r)
-#pragma GCC unroll 4
-        for (int j = 0; j < kVectors; ++j) acc[r][j] = set1(0.0f);
     const char* rows[kRows];
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) rows[r] = a + r * a_stride;
-    const char* next = a + kRows * a_stride;
     for (int64_t k = 0; k < units; ++k) {
-        if constexpr (kStreaming) __builtin_prefetch(next + k * 4 * kRows);
-#pragma GCC unroll 2
+        if constexpr (kFetch) {
+            __builtin_prefetch(ahead);
+            ahead += ahead_step;
+        }
+#pragma GCC unroll 4
         for (int step = 0; step < P::kSteps; ++step) {
             typename P::Operand column[kVectors];
 #pragma GCC unroll 4
@@ -77,6 +75,10 @@ template <class T, int kRows, int kVectors>
 __attribute__((noinline)) void store_tile(const char* a, int64_t a_stride, const uint32_t* b,
                                           int64_t units, float* c, int64_t c_stride) {
     V acc[kRows][kVectors];
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 4
+        for (int j = 0; j < kVectors; ++j) acc[r][j] = set1(0.0f);
     accumulate<T, kRows, kVectors>(a, a_stride, b, units, acc);
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r)

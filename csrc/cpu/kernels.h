@@ -9,7 +9,7 @@
 
 namespace packrank {
 
-enum class Dtype : int { kFloat32 = 0, kBFloat16 = 1 };
+enum class Dtype : int { kFloat32 = 0, kBFloat16 = 1, kFloat16 = 2, kInt8 = 3 };
 
 enum class Activation : int {
     kNone = 0,
@@ -79,13 +79,27 @@ struct LinearArgs {
     bool gated;
 };
 
+// Documents in any format of packrank_kernels/token_embeddings.py, queries as maxsim.py hands them.
 struct MaxSimArgs {
-    Dtype dtype;
-    const void* query;  // [Q, D] contiguous
-    const void* docs;   // [T, D] contiguous
-    const int64_t* cu_seqlens;
-    float* scores;  // [N]
-    int64_t query_tokens, num_docs, size;
+    Dtype dtype;                  // of values; kInt8 also of residual codes
+    int bits;                     // of a residual, 2 or 4; else 0
+    const void* values;           // [T, D], or [T, D * bits / 8]
+    const float* scales;          // [T], integers only
+    const int32_t* codes;         // [T], residuals only
+    const uint8_t* rows;          // [C, D], residuals only
+    const uint8_t* weights;       // [2^bits], residuals only
+    int64_t num_rows;             // C
+    const int64_t* cu_seqlens;    // rows of values: need not start at 0
+    int64_t size;                 // D
+    const void* queries;          // [R, D]: float32 for float16 documents, else dtype
+    const float* query_weights;   // [R], integers only
+    const int64_t* query_starts;  // [M + 1]
+    int64_t num_queries;
+    const int64_t* candidates;  // [K], or null: all documents
+    const int32_t* owners;      // [K], the query of each candidate, or null: every query
+    int64_t num_candidates;     // K
+    float* scores;              // [M, K], or [K] with owners; [K, R] of matches
+    int32_t* tokens;            // [K, R] of matches
 };
 
 struct Kernels {
@@ -100,6 +114,8 @@ struct Kernels {
     void (*add_layer_norm)(const NormArgs&);
     void (*embed_layer_norm)(const EmbedArgs&);
     void (*maxsim)(const MaxSimArgs&);
+    // Of one query: where each of its tokens has its maximum, and what that adds to the score.
+    void (*matches)(const MaxSimArgs&);
 };
 
 namespace scalar {

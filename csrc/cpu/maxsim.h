@@ -2,128 +2,320 @@
 //
 // Document tokens are the rows of the product and query tokens its columns, so the maximum over a
 // document is one vector maximum per tile and column vector, in registers: no score matrix, no
-// reduction across lanes. Documents are read where they lie, once.
+// reduction across lanes. All queries that score a document share one read and one decode of it.
 //
-// Floor at 32 query tokens on Zen 4: the product rate (118 / 236 GFLOP/s a core for float32 /
-// bfloat16), not memory; see packrank_kernels/maxsim.py.
+// Floor at 32 query tokens on Zen 4: the product rate (118 GFLOP/s a core for float32, 236 for
+// bfloat16, 473 for bytes), not memory. Decoding a residual takes some 15 to 30 instructions a
+// token, its products 64.
 
 constexpr int64_t kDocTokensPerTask = 1024;
+constexpr int kLanes = 32;  // of the sum over query tokens
 
-// best[j] = max(best[j], column maxima of A B); nan[j] marks columns that met a NaN.
+// Query tokens as columns, those of each query in whole vectors.
+struct Columns {
+    int64_t count;           // with the padding
+    const uint32_t* panels;  // of all of them
+    const int32_t* bias;     // [count], integers only: -128 * sum of a column
+};
+
+// Maxima so far, by column.
+struct Maxima {
+    V* best;
+    Mask* nan;  // where a NaN was met; floats only
+};
+
+// Similarities of rows and columns, kRows x kVectors.
 template <class T, int kRows, int kVectors>
-__attribute__((noinline)) void max_tile(const char* a, int64_t a_stride, const uint32_t* b,
-                                        int64_t units, V* best, Mask* nan) {
-    V acc[kRows][kVectors];
-    accumulate<T, kRows, kVectors, true>(a, a_stride, b, units, acc);
+inline __attribute__((always_inline)) void similarities(Rows rows, const float* scales,
+                                                        const uint32_t* panel, const int32_t* bias,
+                                                        int64_t units, V (&out)[kRows][kVectors]) {
+    typename Product<T>::Sum acc[kRows][kVectors];
+#pragma GCC unroll 4
+    for (int j = 0; j < kVectors; ++j)
+#pragma GCC unroll 16
+        for (int r = 0; r < kRows; ++r) {
+            if constexpr (sizeof(T) == 1)
+                acc[r][j] = load(bias + j * kWidth);
+            else
+                acc[r][j] = set1(0.0f);
+        }
+    accumulate<T, kRows, kVectors, true>(rows.data, rows.stride, panel, units, acc, rows.ahead,
+                                         kRows * rows.ahead_unit);
+#pragma GCC unroll 4
+    for (int j = 0; j < kVectors; ++j)
+#pragma GCC unroll 16
+        for (int r = 0; r < kRows; ++r) {
+            if constexpr (sizeof(T) == 1)
+                out[r][j] = mul(to_float(acc[r][j]), set1(scales[r]));
+            else
+                out[r][j] = acc[r][j];
+        }
+}
+
+// best[j] = max(best[j], column maxima); nan[j] marks columns that met a NaN.
+template <class T, int kRows, int kVectors>
+__attribute__((noinline)) void max_tile(Rows rows, const float* scales, const uint32_t* panel,
+                                        const int32_t* bias, int64_t units, Maxima maxima) {
+    V s[kRows][kVectors];
+    similarities<T, kRows, kVectors>(rows, scales, panel, bias, units, s);
 #pragma GCC unroll 4
     for (int j = 0; j < kVectors; ++j) {
-        V highest = best[j];
-        Mask bad = nan[j];
+        V highest = maxima.best[j];
 #pragma GCC unroll 16
-        for (int r = 0; r < kRows; ++r) highest = max(acc[r][j], highest);
+        for (int r = 0; r < kRows; ++r) highest = max(s[r][j], highest);
+        maxima.best[j] = highest;
+        if constexpr (sizeof(T) > 1) {
+            Mask bad = maxima.nan[j];
 #pragma GCC unroll 16
-        for (int r = 0; r < kRows; r += 2)
-            bad = either(bad, unordered(acc[r][j], acc[r + 1 < kRows ? r + 1 : r][j]));
-        best[j] = highest;
-        nan[j] = bad;
+            for (int r = 0; r < kRows; r += 2)
+                bad = either(bad, unordered(s[r][j], s[r + 1 < kRows ? r + 1 : r][j]));
+            maxima.nan[j] = bad;
+        }
     }
 }
 
 template <class T, int kVectors, int kRows = tile_rows(kVectors)>
-void max_panel(const char* a, int64_t a_stride, const uint32_t* b, int64_t units, int64_t rows,
-               V* best, Mask* nan) {
-    for (; rows >= kRows; rows -= kRows, a += kRows * a_stride)
-        max_tile<T, kRows, kVectors>(a, a_stride, b, units, best, nan);
-    if constexpr (kRows > 1)
-        if (rows > 0)
-            max_panel<T, kVectors, (kRows + 1) / 2>(a, a_stride, b, units, rows, best, nan);
-}
-
-// Sum over the first `count` columns of their maxima, in order.
-inline float sum_columns(const V* best, const Mask* nan, int nv, int64_t count, float total) {
-    float lanes[kPanelVectors * kWidth];
-    for (int j = 0; j < nv; ++j)
-        store(lanes + j * kWidth, select(nan[j], set1(__builtin_nanf("")), best[j]));
-    for (int64_t i = 0; i < count; ++i) total += lanes[i];
-    return total;
-}
-
-template <class T>
-float score_document(const char* doc, int64_t tokens, int64_t stride, const uint32_t* query,
-                     int64_t query_tokens, int64_t units) {
-    const int64_t padded = padded_columns(query_tokens);
-    float total = 0.0f;
-    for (int64_t column = 0; column < padded; column += kPanelColumns) {
-        const int nv = panel_vectors(column, padded);
-        V best[kPanelVectors];
-        Mask nan[kPanelVectors];
-        for (int j = 0; j < kPanelVectors; ++j) {
-            best[j] = set1(-__builtin_inff());
-            nan[j] = none();
-        }
-        const uint32_t* b = query + column * units;
-        if (nv == 1)
-            max_panel<T, 1>(doc, stride, b, units, tokens, best, nan);
-        else if (nv == 2)
-            max_panel<T, 2>(doc, stride, b, units, tokens, best, nan);
-        else
-            max_panel<T, 3>(doc, stride, b, units, tokens, best, nan);
-        const int64_t left = query_tokens - column;
-        total = sum_columns(best, nan, nv, left < nv * kWidth ? left : nv * kWidth, total);
+void max_panel(Rows rows, const float* scales, const uint32_t* panel, const int32_t* bias,
+               int64_t units, int64_t count, Maxima maxima) {
+    for (; count >= kRows; count -= kRows) {
+        max_tile<T, kRows, kVectors>(rows, scales, panel, bias, units, maxima);
+        rows.data += kRows * rows.stride;
+        rows.ahead += kRows * rows.ahead_unit * units;
+        scales += kRows;
     }
-    return total;
+    if constexpr (kRows > 1)
+        if (count > 0)
+            max_panel<T, kVectors, (kRows + 1) / 2>(rows, scales, panel, bias, units, count,
+                                                    maxima);
 }
 
 template <class T>
-void maxsim_typed(const MaxSimArgs& args) {
-    const int64_t units = num_units<T>(args.size);
-    const int64_t words = padded_columns(args.query_tokens) * units;
-    const Buffer buffer(words * sizeof(uint32_t));
-    uint32_t* query = static_cast<uint32_t*>(buffer.data);
-    pack_transposed(static_cast<const T*>(args.query), args.size, args.query_tokens, args.size,
-                    query);
-    const int64_t* starts = args.cu_seqlens;
-    const int64_t tokens = starts[args.num_docs];
-    const bool odd = args.size % unit_elements<T>() != 0;
-    // A task owns the documents that start within its share of the tokens.
-    const int64_t num_tasks = tokens / kDocTokensPerTask + 1;
-    const auto first_from = [&](int64_t token) {
-        int64_t low = 0, high = args.num_docs;
+void max_block(Rows rows, const float* scales, const Columns& columns, int64_t units, int64_t count,
+               Maxima maxima) {
+    for (int64_t column = 0; column < columns.count; column += kPanelColumns) {
+        const uint32_t* panel = columns.panels + column * units;
+        const int32_t* bias = columns.bias + column;
+        switch (panel_vectors(column, columns.count)) {
+            case 1:
+                max_panel<T, 1>(rows, scales, panel, bias, units, count, maxima);
+                break;
+            case 2:
+                max_panel<T, 2>(rows, scales, panel, bias, units, count, maxima);
+                break;
+            default:
+                max_panel<T, 3>(rows, scales, panel, bias, units, count, maxima);
+        }
+        maxima.best += kPanelVectors;
+        maxima.nan += kPanelVectors;
+    }
+}
+
+// Sum of terms[0, count) in the order that packrank_kernels/maxsim.py gives; zeros follow them up
+// to a multiple of kLanes.
+inline float sum_in_order(const float* terms, int64_t count) {
+    float lanes[kLanes] = {};
+    for (int64_t i = 0; i < count; i += kLanes)
+        for (int lane = 0; lane < kLanes; ++lane) lanes[lane] += terms[i + lane];
+    for (int width = kLanes / 2; width > 0; width /= 2)
+        for (int lane = 0; lane < width; ++lane) lanes[lane] += lanes[lane + width];
+    return lanes[0];
+}
+
+// What every task of a call reads: queries as columns, and where candidates start if their tokens
+// lie end to end.
+template <class T>
+class Plan {
+  public:
+    explicit Plan(const MaxSimArgs& args)
+        : args_(args),
+          units_(num_units<T>(args.size)),
+          columns_before_((args.num_queries + 1) * sizeof(int64_t)),
+          num_columns_(place_columns()),
+          panels_(num_columns_ * units_ * sizeof(uint32_t)),
+          bias_(num_columns_ * sizeof(int32_t)),
+          starts_((args.num_candidates + 1) * sizeof(int64_t)) {
+        pack_queries();
+        int64_t* starts = static_cast<int64_t*>(starts_.data);
+        starts[0] = 0;
+        for (int64_t k = 0; k < args.num_candidates; ++k)
+            starts[k + 1] = starts[k] + length(document(k));
+    }
+
+    int64_t document(int64_t k) const { return args_.candidates ? args_.candidates[k] : k; }
+    int64_t length(int64_t n) const { return args_.cu_seqlens[n + 1] - args_.cu_seqlens[n]; }
+    int64_t units() const { return units_; }
+
+    // Columns of the queries that score candidate k, and which these are.
+    Columns columns(int64_t k, int64_t& first, int64_t& end) const {
+        first = args_.owners ? args_.owners[k] : 0;
+        end = args_.owners ? first + 1 : args_.num_queries;
+        const int64_t start = column(first);
+        return {column(end) - start, static_cast<const uint32_t*>(panels_.data) + start * units_,
+                static_cast<const int32_t*>(bias_.data) + start};
+    }
+    int64_t column(int64_t query) const {
+        return static_cast<const int64_t*>(columns_before_.data)[query];
+    }
+    int64_t num_columns() const { return num_columns_; }
+
+    // Tasks of about as many tokens; candidates that start within its share belong to a task.
+    int64_t num_tasks() const { return starts()[args_.num_candidates] / kDocTokensPerTask + 1; }
+    int64_t first_candidate(int64_t task) const {
+        if (task == num_tasks()) return args_.num_candidates;
+        int64_t low = 0, high = args_.num_candidates;
         while (low < high) {
             const int64_t middle = (low + high) / 2;
-            if (starts[middle] < token)
+            if (starts()[middle] < task * kDocTokensPerTask)
                 low = middle + 1;
             else
                 high = middle;
         }
         return low;
-    };
-    parallel(num_tasks, [&](int64_t task) {
-        const int64_t end =
-            task + 1 == num_tasks ? args.num_docs : first_from((task + 1) * kDocTokensPerTask);
-        for (int64_t n = first_from(task * kDocTokensPerTask); n < end; ++n) {
-            const int64_t length = starts[n + 1] - starts[n];
-            if (length == 0) {
-                args.scores[n] = -__builtin_inff();
-                continue;
-            }
-            int64_t stride = args.size * static_cast<int64_t>(sizeof(T));
-            const char* doc = static_cast<const char*>(args.docs) + starts[n] * stride;
-            if (odd) {  // the last unit of a row must not reach into the next
-                char* copy = static_cast<char*>(scratch(length * units * 4));
-                for (int64_t r = 0; r < length; ++r) {
-                    __builtin_memset(copy + (r + 1) * units * 4 - 4, 0, 4);
-                    __builtin_memcpy(copy + r * units * 4, doc + r * stride, stride);
-                }
-                doc = copy;
-                stride = units * 4;
-            }
-            args.scores[n] =
-                score_document<T>(doc, length, stride, query, args.query_tokens, units);
+    }
+
+  private:
+    const int64_t* starts() const { return static_cast<const int64_t*>(starts_.data); }
+
+    int64_t place_columns() {
+        int64_t* before = static_cast<int64_t*>(columns_before_.data);
+        before[0] = 0;
+        for (int64_t m = 0; m < args_.num_queries; ++m)
+            before[m + 1] =
+                before[m] + padded_columns(args_.query_starts[m + 1] - args_.query_starts[m]);
+        return before[args_.num_queries];
+    }
+
+    // With owners a query's panels are its own, else they run on from query to query.
+    void pack_queries() {
+        const int64_t row = args_.size * static_cast<int64_t>(sizeof(T));
+        const Buffer padded(num_columns_ * row);
+        char* rows = static_cast<char*>(padded.data);
+        __builtin_memset(rows, 0, num_columns_ * row);
+        for (int64_t m = 0; m < args_.num_queries; ++m) {
+            const int64_t start = args_.query_starts[m];
+            __builtin_memcpy(rows + column(m) * row,
+                             static_cast<const char*>(args_.queries) + start * row,
+                             (args_.query_starts[m + 1] - start) * row);
         }
+        const int64_t groups = args_.owners ? args_.num_queries : 1;
+        for (int64_t g = 0; g < groups; ++g) {
+            const int64_t start = column(g), end = args_.owners ? column(g + 1) : num_columns_;
+            pack_transposed(reinterpret_cast<const T*>(rows + start * row), args_.size, end - start,
+                            args_.size, static_cast<uint32_t*>(panels_.data) + start * units_);
+        }
+        int32_t* bias = static_cast<int32_t*>(bias_.data);
+        if constexpr (sizeof(T) == 1)
+            for (int64_t c = 0; c < num_columns_; ++c) {
+                int32_t sum = 0;
+                for (int64_t k = 0; k < args_.size; ++k)
+                    sum += reinterpret_cast<const int8_t*>(rows)[c * args_.size + k];
+                bias[c] = -128 * sum;
+            }
+    }
+
+    const MaxSimArgs& args_;
+    const int64_t units_;
+    const Buffer columns_before_;
+    const int64_t num_columns_;
+    const Buffer panels_, bias_, starts_;
+};
+
+// A thread's memory: maxima by column, then rows of a block.
+template <class T>
+struct Work {
+    explicit Work(const Plan<T>& plan, int64_t size) {
+        const int64_t vectors = plan.num_columns() / kWidth + kLanes / kWidth;
+        const int64_t rows = block_tokens<T>(size) * row_bytes<T>(size) + 64;
+        char* memory =
+            static_cast<char*>(scratch(vectors * (sizeof(V) + sizeof(Mask) + sizeof(V)) + rows));
+        maxima.best = reinterpret_cast<V*>(memory);
+        terms = reinterpret_cast<float*>(maxima.best + vectors);
+        decoded = reinterpret_cast<char*>(terms) + vectors * sizeof(V);
+        maxima.nan = reinterpret_cast<Mask*>(decoded + rows);
+    }
+    Maxima maxima;
+    float* terms;
+    char* decoded;
+};
+
+// Fills the maxima of a document's tokens [token, end), `next` being the one that is read after
+// them; false where one of them is unsound.
+template <class T>
+bool max_document(const MaxSimArgs& args, const Columns& columns, int64_t units, int64_t token,
+                  int64_t end, int64_t next, Work<T>& work) {
+    for (int64_t j = 0; j < columns.count / kWidth; ++j) {
+        work.maxima.best[j] = set1(-__builtin_inff());
+        work.maxima.nan[j] = none();
+    }
+    bool sound = true;
+    const int64_t block = block_tokens<T>(args.size);
+    for (; token < end; token += block) {
+        const int64_t count = end - token < block ? end - token : block;
+        const int64_t after = token + count < end ? token + count : next;
+        const Rows rows =
+            read_rows(args, token, count, after, work.decoded, static_cast<T*>(nullptr), sound);
+        const float* scales = args.scales + (sizeof(T) == 1 ? token : 0);
+        max_block<T>(rows, scales, columns, units, count, work.maxima);
+    }
+    return sound;
+}
+
+template <class T>
+void score_candidate(const MaxSimArgs& args, const Plan<T>& plan, int64_t k, Work<T>& work) {
+    int64_t first, end;
+    const Columns columns = plan.columns(k, first, end);
+    const int64_t* bounds = args.cu_seqlens + plan.document(k);
+    const int64_t next =
+        k + 1 < args.num_candidates ? args.cu_seqlens[plan.document(k + 1)] : bounds[0];
+    const bool sound =
+        max_document<T>(args, columns, plan.units(), bounds[0], bounds[1], next, work);
+    const int64_t base = plan.column(first);
+    for (int64_t m = first; m < end; ++m) {
+        float* out = args.owners ? args.scores + k : args.scores + m * args.num_candidates + k;
+        if (bounds[0] == bounds[1]) {
+            *out = -__builtin_inff();
+            continue;
+        }
+        if (!sound) {
+            *out = __builtin_nanf("");
+            continue;
+        }
+        const int64_t start = args.query_starts[m], count = args.query_starts[m + 1] - start;
+        const int64_t vector = (plan.column(m) - base) / kWidth;
+        int64_t i = 0;
+        for (; i < count; i += kWidth) {
+            const int64_t j = vector + i / kWidth;
+            V term = work.maxima.best[j];
+            if constexpr (sizeof(T) > 1)
+                term = select(work.maxima.nan[j], set1(__builtin_nanf("")), term);
+            store(work.terms + i, term);
+        }
+        if constexpr (sizeof(T) == 1)
+            for (int64_t n = 0; n < count; ++n) work.terms[n] *= args.query_weights[start + n];
+        const int64_t whole = (count + kLanes - 1) / kLanes * kLanes;
+        for (int64_t n = count; n < whole; ++n) work.terms[n] = 0.0f;
+        *out = sum_in_order(work.terms, count);
+    }
+}
+
+template <class T>
+void maxsim_typed(const MaxSimArgs& args) {
+    const Plan<T> plan(args);
+    parallel(plan.num_tasks(), [&](int64_t task) {
+        Work<T> work(plan, args.size);
+        const int64_t end = plan.first_candidate(task + 1);
+        for (int64_t k = plan.first_candidate(task); k < end; ++k)
+            score_candidate<T>(args, plan, k, work);
     });
 }
 
 inline void maxsim(const MaxSimArgs& args) {
-    return args.dtype == Dtype::kFloat32 ? maxsim_typed<float>(args) : maxsim_typed<BFloat16>(args);
+    switch (args.dtype) {
+        case Dtype::kBFloat16:
+            return maxsim_typed<BFloat16>(args);
+        case Dtype::kInt8:
+            return maxsim_typed<uint8_t>(args);
+        default:
+            return maxsim_typed<float>(args);
+    }
 }

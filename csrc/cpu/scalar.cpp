@@ -4,7 +4,7 @@
 #include <cstdlib>
 #include <new>
 
-#include "../common/bfloat16.h"
+#include "../common/halves.h"
 #include "../common/thread_pool.h"
 #include "kernels.h"
 
@@ -20,6 +20,6 @@ bool supported() { return true; }
 }  // namespace
 
 const Kernels kernels = {"scalar",  supported,      packed_size,      pack_linear, linear,
-                         attention, add_layer_norm, embed_layer_norm, maxsim};
+                         attention, add_layer_norm, embed_layer_norm, maxsim,      matches};
 
 }  // namespace packrank::scalar

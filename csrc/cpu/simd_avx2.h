@@ -60,6 +60,7 @@ inline __m128i to_bf16(V x) {
     return _mm_packus_epi32(_mm256_castsi256_si128(y), _mm256_extracti128_si256(y, 1));
 }
 inline V load(const BFloat16* p) { return from_bf16(_mm_loadu_si128((const __m128i*)p)); }
+inline V load(const Float16* p) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p)); }
 inline void store(BFloat16* p, V x) { _mm_storeu_si128((__m128i*)p, to_bf16(x)); }
 
 // The first n lanes, 0 < n < kWidth; the rest read as zero and are not written.
@@ -83,6 +84,7 @@ struct Product;
 
 template <>
 struct Product<float> {
+    using Sum = V;
     static constexpr int kSteps = 1;
     using Operand = V;
     static Operand load(const uint32_t* p, int) { return _mm256_loadu_ps((const float*)p); }
@@ -94,6 +96,7 @@ struct Product<float> {
 
 template <>
 struct Product<BFloat16> {
+    using Sum = V;
     static constexpr int kSteps = 2;
     using Operand = V;
     static Operand half(__m256i pair, int step) {
@@ -108,6 +111,52 @@ struct Product<BFloat16> {
         return half(_mm256_set1_epi32(static_cast<int>(x)), step);
     }
     static V accumulate(Operand a, Operand b, V c) { return fma(a, b, c); }
+};
+
+// Four neighbouring bytes, of A without a sign and of B with one, the even ones then the odd ones:
+// the instruction that takes all four at once may saturate. Sums are exact.
+using I = __m256i;
+inline I load(const int32_t* p) { return _mm256_loadu_si256((const __m256i*)p); }
+inline V to_float(I x) { return _mm256_cvtepi32_ps(x); }
+
+template <>
+struct Product<uint8_t> {
+    using Sum = I;
+    static constexpr int kSteps = 2;
+    using Operand = __m256i;
+    static Operand load(const uint32_t* p, int step) {
+        const __m256i x = _mm256_loadu_si256((const __m256i*)p);
+        return _mm256_srai_epi16(step == 0 ? _mm256_slli_epi16(x, 8) : x, 8);
+    }
+    static Operand broadcast(uint32_t x, int step) {
+        return _mm256_set1_epi32(static_cast<int>((step == 0 ? x : x >> 8) & 0x00ff00ff));
+    }
+    static I accumulate(Operand a, Operand b, I c) {
+        return _mm256_add_epi32(c, _mm256_madd_epi16(a, b));
+    }
+};
+
+// Bytes. A load of the first n reads no further, the rest is zero.
+struct Bytes {
+    static constexpr int kCount = 32;
+    __m256i x;
+    static Bytes load(const uint8_t* p, int64_t n) {
+        if (n >= kCount) return {_mm256_loadu_si256((const __m256i*)p)};
+        uint8_t bytes[kCount] = {};
+        __builtin_memcpy(bytes, p, n);
+        return {_mm256_loadu_si256((const __m256i*)bytes)};
+    }
+    static Bytes table(const uint8_t* p) {
+        return {_mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i*)p))};
+    }
+    static Bytes set1(int byte) { return {_mm256_set1_epi8(static_cast<char>(byte))}; }
+    void store(uint8_t* p) const { _mm256_storeu_si256((__m256i*)p, x); }
+    Bytes operator+(Bytes y) const { return {_mm256_add_epi8(x, y.x)}; }
+    // (byte >> shift) & mask
+    Bytes field(int shift, Bytes mask) const {
+        return {_mm256_and_si256(_mm256_srli_epi16(x, shift), mask.x)};
+    }
+    Bytes operator[](Bytes index) const { return {_mm256_shuffle_epi8(x, index.x)}; }
 };
 
 // out[c][r] = in[r][c] for 8 x 8 32-bit words.

@@ -59,6 +59,7 @@ struct Product;
 
 template <>
 struct Product<float> {
+    using Sum = V;
     static constexpr int kSteps = 1;
     using Operand = __m512;
     static Operand load(const uint32_t* p, int) { return _mm512_loadu_ps(p); }
@@ -70,6 +71,7 @@ struct Product<float> {
 
 template <>
 struct Product<BFloat16> {
+    using Sum = V;
     static constexpr int kSteps = 1;
     using Operand = __m512bh;
     static Operand load(const uint32_t* p, int) { return (Operand)_mm512_loadu_si512(p); }
@@ -78,6 +80,50 @@ struct Product<BFloat16> {
     }
     static V accumulate(Operand a, Operand b, V c) { return _mm512_dpbf16_ps(c, a, b); }
 };
+
+// Four neighbouring bytes, of A without a sign and of B with one; sums are exact.
+// (As int32 lanes: of __m512i, 64-bit lanes, GCC 12 keeps a copy of every sum in memory.)
+typedef int32_t I __attribute__((vector_size(64)));
+inline I load(const int32_t* p) { return (I)_mm512_loadu_si512(p); }
+inline V to_float(I x) { return _mm512_cvtepi32_ps((__m512i)x); }
+
+template <>
+struct Product<uint8_t> {
+    using Sum = I;
+    static constexpr int kSteps = 1;
+    using Operand = I;
+    static Operand load(const uint32_t* p, int) { return (I)_mm512_loadu_si512(p); }
+    static Operand broadcast(uint32_t x, int) { return I{} + static_cast<int32_t>(x); }
+    static I accumulate(Operand a, Operand b, I c) {
+        return (I)_mm512_dpbusd_epi32((__m512i)c, (__m512i)a, (__m512i)b);
+    }
+};
+
+// Bytes. A load of the first n reads no further, the rest is zero.
+struct Bytes {
+    static constexpr int kCount = 64;
+    __m512i x;
+    static Bytes load(const uint8_t* p, int64_t n) {
+        if (n >= kCount) return {_mm512_loadu_si512(p)};
+        return {_mm512_maskz_loadu_epi8((__mmask64{1} << n) - 1, p)};
+    }
+    static Bytes table(const uint8_t* p) {
+        return {_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i*)p))};
+    }
+    static Bytes set1(int byte) { return {_mm512_set1_epi8(static_cast<char>(byte))}; }
+    void store(uint8_t* p) const { _mm512_storeu_si512(p, x); }
+    Bytes operator+(Bytes y) const { return {_mm512_add_epi8(x, y.x)}; }
+    // (byte >> shift) & mask
+    Bytes field(int shift, Bytes mask) const {
+        return {_mm512_and_si512(_mm512_srli_epi16(x, shift), mask.x)};
+    }
+    Bytes operator[](Bytes index) const { return {_mm512_shuffle_epi8(x, index.x)}; }
+};
+
+inline V load(const Float16* p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p)); }
+inline V load(const Float16* p, int n) {
+    return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(first(n), p));
+}
 
 // out[c][r] = in[r][c] for 16 x 16 32-bit words.
 inline void transpose_block(const uint32_t* in, int64_t in_stride, uint32_t* out,

@@ -53,6 +53,14 @@ inline float largest(V x) {
 inline V load(const BFloat16* p) {
     return (V)(Words{p[0].bits, p[1].bits, p[2].bits, p[3].bits} << 16);
 }
+// Exact: the exponent is moved by a product, which also makes subnormal numbers normal.
+inline V load(const Float16* p) {
+    const Words h = {p[0].bits, p[1].bits, p[2].bits, p[3].bits};
+    const Words magnitude = (h & 0x7fffu) << 13;
+    const Words wide = (Words)((V)magnitude * set1(5.192296858534828e33f));  // 2^112
+    const Words special = (Words)((h & 0x7c00u) == 0x7c00u) & 0x7f800000u;
+    return (V)(wide | special | (h & 0x8000u) << 16);
+}
 inline void store(BFloat16* p, V x) {
     const Words bits = (Words)x;
     const Words rounded = bits + ((bits >> 16) & 1u) + 0x7fffu;
@@ -81,6 +89,7 @@ struct Product;
 
 template <>
 struct Product<float> {
+    using Sum = V;
     static constexpr int kSteps = 1;
     using Operand = V;
     static Operand load(const uint32_t* p, int) { return scalar::load((const float*)p); }
@@ -90,6 +99,7 @@ struct Product<float> {
 
 template <>
 struct Product<BFloat16> {
+    using Sum = V;
     static constexpr int kSteps = 2;
     using Operand = V;
     static Operand half(Words pair, int step) {
@@ -102,6 +112,53 @@ struct Product<BFloat16> {
     }
     static Operand broadcast(uint32_t x, int step) { return half(Words{x, x, x, x}, step); }
     static V accumulate(Operand a, Operand b, V c) { return fma(a, b, c); }
+};
+
+// Four neighbouring bytes, of A without a sign and of B with one. Sums are exact.
+typedef int32_t I __attribute__((vector_size(16)));
+inline I load(const int32_t* p) {
+    I x;
+    __builtin_memcpy(&x, p, sizeof(x));
+    return x;
+}
+inline V to_float(I x) { return __builtin_convertvector(x, V); }
+
+template <>
+struct Product<uint8_t> {
+    using Sum = I;
+    static constexpr int kSteps = 4;
+    using Operand = I;
+    static Operand load(const uint32_t* p, int step) {
+        Words x;
+        __builtin_memcpy(&x, p, sizeof(x));
+        return (I)(x << (24 - 8 * step)) >> 24;
+    }
+    static Operand broadcast(uint32_t x, int step) {
+        const int32_t byte = static_cast<int32_t>(x >> (8 * step) & 0xff);
+        return I{byte, byte, byte, byte};
+    }
+    static I accumulate(Operand a, Operand b, I c) { return c + a * b; }
+};
+
+// Bytes. A load of the first n reads no further, the rest is zero.
+struct Bytes {
+    static constexpr int kCount = 16;
+    typedef uint8_t Lanes __attribute__((vector_size(16)));
+    Lanes x;
+    static Bytes load(const uint8_t* p, int64_t n) {
+        Bytes y = {};
+        __builtin_memcpy(&y.x, p, n < kCount ? n : kCount);
+        return y;
+    }
+    static Bytes table(const uint8_t* p) { return load(p, kCount); }
+    static Bytes set1(int byte) { return {Lanes{} + static_cast<uint8_t>(byte)}; }
+    void store(uint8_t* p) const { __builtin_memcpy(p, &x, sizeof(x)); }
+    Bytes operator+(Bytes y) const { return {x + y.x}; }
+    // (byte >> shift) & mask
+    Bytes field(int shift, Bytes mask) const {
+        return {(x >> static_cast<uint8_t>(shift)) & mask.x};
+    }
+    Bytes operator[](Bytes index) const { return {__builtin_shuffle(x, index.x)}; }
 };
 
 // out[c][r] = in[r][c] for 4 x 4 32-bit words.

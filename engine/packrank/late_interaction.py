@@ -3,10 +3,8 @@
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from itertools import accumulate
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -23,7 +21,7 @@ from packrank.request import Ranked
 from packrank.runner import Runner
 from packrank.token_vectors import Projection, TokenVectors
 from packrank.tokenizer import Tokenizer
-from packrank_kernels import maxsim
+from packrank_kernels import TokenEmbeddings, maxsim
 
 # Pairs whose documents' vectors are held at once: 256 * 180 tokens * 128 floats are 24 MB.
 _PAIRS_AT_ONCE = 256
@@ -156,9 +154,10 @@ class LateInteraction:
         """
         if not documents:
             return np.empty(0, dtype=np.float32)
-        offsets = [0, *accumulate(len(document) for document in documents)]
-        cu_seqlens = torch.tensor(offsets, dtype=torch.int64, device=query.device)
-        scores = maxsim(query, torch.cat(list(documents)), cu_seqlens).cpu().numpy()
+        kind = str(query.dtype).removeprefix("torch.")
+        found = maxsim(query, TokenEmbeddings.encode(documents, kind))
+        assert isinstance(found, Tensor)
+        scores: NDArray[np.float32] = found.cpu().numpy()
         if self.settings.mean:
             scores /= len(query)
         return scores

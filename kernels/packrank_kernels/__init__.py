@@ -6,14 +6,22 @@ from packrank_kernels.head import PackedHead, pack_head, score_head
 from packrank_kernels.info import backends
 from packrank_kernels.layer_norm import add_layer_norm
 from packrank_kernels.linear import PackedLinear, linear, pack_linear
-from packrank_kernels.maxsim import maxsim
+from packrank_kernels.maxsim import Matches, matches, maxsim
+from packrank_kernels.residual import Codec
 from packrank_kernels.rms_norm import add_rms_norm
 from packrank_kernels.rows import take_sequences
 from packrank_kernels.threads import get_num_threads, set_num_threads
+from packrank_kernels.token_embeddings import FORMATS, TokenEmbeddings
+from packrank_kernels.top_k import TopK, merge
 
 __all__ = [
+    "FORMATS",
+    "Codec",
+    "Matches",
     "PackedHead",
     "PackedLinear",
+    "TokenEmbeddings",
+    "TopK",
     "add_layer_norm",
     "add_rms_norm",
     "attention",
@@ -21,7 +29,9 @@ __all__ = [
     "embed_layer_norm",
     "get_num_threads",
     "linear",
+    "matches",
     "maxsim",
+    "merge",
     "pack_head",
     "pack_linear",
     "score_head",

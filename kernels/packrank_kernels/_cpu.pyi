@@ -68,12 +68,16 @@ def linear(
 ) -> None: ...
 def maxsim(
     isa: str,
-    dtype: int,
-    query: int,
-    docs: int,
-    cu_seqlens: int,
+    documents: tuple[int, ...],
+    queries: tuple[int, ...],
+    candidates: tuple[int, int, int],
     scores: int,
-    query_tokens: int,
-    num_docs: int,
-    size: int,
+) -> None: ...
+def matches(
+    isa: str,
+    documents: tuple[int, ...],
+    queries: tuple[int, ...],
+    candidates: tuple[int, int, int],
+    scores: int,
+    tokens: int,
 ) -> None: ...

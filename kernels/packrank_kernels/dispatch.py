@@ -46,20 +46,20 @@ def _always(device: torch.device, dtype: torch.dtype, **facts: object) -> str | 
     return None
 
 
-def _native(op: str) -> tuple[Backend, ...]:
+def _native(op: str, **limits: Any) -> tuple[Backend, ...]:
     """The instruction sets of the C++ module, widest first."""
     return tuple(
         Backend(
             name=isa,
             run=functools.partial(native.OPS[op], isa),
-            why_not=functools.partial(native.why_not, isa),
+            why_not=functools.partial(native.why_not, isa, **limits),
             pack=functools.partial(native.pack_linear, isa),
         )
         for isa in native.ISAS
     )
 
 
-def _triton(op: str, module: str) -> Backend:
+def _triton(op: str, module: str, **limits: Any) -> Backend:
     """`op` of packrank_kernels.triton.`module`, imported at its first call: Triton is optional."""
 
     def call(name: str, *args: Any, **options: Any) -> Any:
@@ -71,7 +71,7 @@ def _triton(op: str, module: str) -> Backend:
     return Backend(
         name="triton",
         run=functools.partial(call, op),
-        why_not=availability.why_not,
+        why_not=functools.partial(availability.why_not, **limits),
         pack=functools.partial(call, "pack_linear") if op == "linear" else _as_it_is,
     )
 
@@ -114,7 +114,14 @@ TABLE: dict[str, tuple[Backend, ...]] = {
         _triton("score_head", "head"),
         _reference("score_head"),
     ),
-    "maxsim": (*_native("maxsim"), _reference("maxsim")),
+    "maxsim": (
+        *_native("maxsim", dtypes=native.MAXSIM_DTYPES),
+        _reference("maxsim"),
+    ),
+    "matches": (
+        *_native("matches", dtypes=native.MAXSIM_DTYPES),
+        _reference("matches"),
+    ),
 }
 
 

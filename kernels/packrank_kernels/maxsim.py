@@ -1,41 +1,212 @@
-"""Late-interaction scores: contract, checks, dispatch."""
+"""Late-interaction scores: contract, checks, dispatch, and the best of them.
+
+score(q, d) = sum over query tokens i of  u_i * m_i,    m_i = max over document tokens j of s_ij
+
+Documents in float32, float16 or bfloat16: queries are rounded to their dtype, s_ij = q_i . d_j in
+float32, u_i = 1. Documents in int8, 4bit or 2bit: queries are quantized as by `quantize_int8`,
+s_ij = float32(integer product) * scales[j], u_i = the query token's scale (times the codec's step).
+
+The sum runs in one order everywhere: 32 lanes, token i in lane i % 32, each lane in the order of
+its tokens, then the upper half of the lanes onto the lower, five times. Integer products are exact,
+so scores of int8, 4bit and 2bit have the same bits on every backend and device. Scores of the
+others have the same bits on one backend, whatever the company.
+
+An empty document scores -inf, NaN propagates.
+
+Source: Khattab and Zaharia 2020, eq. 3.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from packrank_kernels.checks import check_cu_seqlens, check_float, check_like, check_shape
+from packrank_kernels.checks import check_float, check_like, check_shape
 from packrank_kernels.dispatch import choose
+from packrank_kernels.residual import to_planes
+from packrank_kernels.token_embeddings import FLOATS, TokenEmbeddings, quantize_int8
+from packrank_kernels.top_k import TopK, best, from_keys, keys, padded
+
+# Scores alive at once where only the best are wanted: 16 MB.
+_SCORES_AT_ONCE = 1 << 22
+
+Candidates = Tensor | Sequence[Tensor] | None
 
 
-def maxsim(query: Tensor, docs: Tensor, cu_seqlens: Tensor, *, backend: str = "auto") -> Tensor:
-    """Late-interaction score of one query against many documents of any length.
+class Matches(NamedTuple):
+    """Which document token each query token matched.
 
-    score[n] = sum_i max_j query[i] . docs[j],  j in [cu_seqlens[n], cu_seqlens[n + 1])
+    Attributes:
+        tokens: [K, Q] int32, place in the document, the first of equals; -1 in an empty document.
+        scores: [K, Q] float32, u_i * m_i: what each query token adds to the score.
+    """
+
+    tokens: Tensor
+    scores: Tensor
+
+
+@dataclass(frozen=True)
+class Queries:
+    """Queries as backends read them.
+
+    Attributes:
+        values: [R, D] rows of all queries: of the documents' dtype, or int8, its columns in the
+            order of `Codec.rows` where the documents have a codec.
+        weights: [R] float32, u_i; None where they are 1.
+        starts: M + 1 numbers: rows of query m are [starts[m], starts[m + 1]).
+    """
+
+    values: Tensor
+    weights: Tensor | None
+    starts: tuple[int, ...]
+
+    def get_device(self) -> int:
+        """As of a tensor."""
+        return self.values.get_device()
+
+
+def maxsim(
+    queries: Tensor | Sequence[Tensor],
+    documents: TokenEmbeddings,
+    candidates: Candidates = None,
+    top_k: int | None = None,
+    *,
+    backend: str = "auto",
+) -> Tensor | TopK | list[Tensor]:
+    """Late-interaction scores of one or many queries against documents of any length.
 
     Args:
-        query: [Q, D] float32 or bfloat16, contiguous. Q query tokens.
-        docs: [T, D], dtype of query, contiguous. The documents' tokens, one after another.
-        cu_seqlens: [N + 1] int64. Where each document starts, then T.
+        queries: [Q, D] for one, or a sequence of M such tensors, of any lengths; float32, float16
+            or bfloat16, on the documents' device.
+        documents: N documents.
+        candidates: what to score: None for all documents; [K] int64 for the same ones for every
+            query; or, of several queries, a sequence of one such tensor each. Any order,
+            repetitions allowed.
+        top_k: how many of the best to return; equal scores in the order of the documents. All
+            scores if None.
         backend: "auto", or a name in `dispatch.TABLE["maxsim"]`.
 
     Returns:
-        [N] float32, products and sums in float32. In every backend but the reference the order of
-        sums is fixed: a document's bits depend neither on the other documents nor on the number of
-        threads. An empty document scores -inf, NaN
-        propagates.
+        Without top_k: [N] or [K] float32 for one query; [M, N] or [M, K] for several; a list of
+        [K_m] for lists of their own. With top_k: a `TopK`, k = min(top_k, most candidates of a
+        query); memory does not grow with N.
 
     Raises:
-        ValueError: shapes, dtypes or offsets disagree, or `backend` refuses (the message says why).
+        ValueError: shapes, dtypes or devices disagree, a candidate is no document, or `backend`
+            refuses (the message says why). On a CUDA device candidates are not looked at, that
+            would wait for it: one that is no document scores NaN.
 
-    Cost: 2 * Q * T * D operations over one read of docs; bound by operations for Q > 9 on Zen 4.
-    Source: Khattab and Zaharia 2020, eq. 3.
+    Cost: 2 * R * D operations a document token of R query rows, over one read of the documents.
+        Bound by operations for R > 9 on Zen 4.
     """
     op = "maxsim"
-    check_shape(op, "query", query, "Q", "D")
-    check_float(op, "query", query)
-    check_shape(op, "docs", docs, "T", query.shape[1])
-    check_like(op, "docs", docs, query.dtype, query.device)
-    check_cu_seqlens(op, "cu_seqlens", cu_seqlens, len(docs), torch.int64, query.device)
-    chosen = choose(op, backend, query.device, query.dtype)
-    out: Tensor = chosen.run(query.contiguous(), docs.contiguous(), cu_seqlens.contiguous())
-    return out
+    single = isinstance(queries, Tensor)
+    every = [queries] if isinstance(queries, Tensor) else list(queries)
+    prepared = _prepare(op, every, documents)
+    if top_k is not None and (isinstance(top_k, bool) or top_k < 1):
+        raise ValueError(f"{op}: top_k is {top_k!r}, expected at least 1")
+    own: Sequence[Tensor] | None = None
+    if candidates is not None and not isinstance(candidates, Tensor):
+        own = list(candidates)
+        if single or len(own) != len(every):
+            raise ValueError(
+                f"{op}: {len(own)} lists of candidates for "
+                f"{'a single query' if single else f'{len(every)} queries'}; expected one a query"
+            )
+    shared = candidates if isinstance(candidates, Tensor) else None
+    for ids in own if own is not None else [] if shared is None else [shared]:
+        _check_candidates(op, ids, documents)
+    dtype = prepared.values.dtype
+    chosen = choose(op, backend, documents.device, dtype, size=documents.size)
+
+    def scores_of(part: TokenEmbeddings, ids: Tensor | None, owners: Tensor | None) -> Tensor:
+        ids = None if ids is None else ids.contiguous()
+        found: Tensor = chosen.run(prepared, part, ids, owners)
+        return found
+
+    if own is not None:
+        lengths = [len(ids) for ids in own]
+        ids = torch.cat(list(own)) if own else documents.cu_seqlens[:0]
+        repeats = torch.tensor(lengths, dtype=torch.int64, device=ids.device)
+        places = torch.arange(len(own), dtype=torch.int32, device=ids.device)
+        owners = places.repeat_interleave(repeats, output_size=len(ids))
+        parts = list(torch.split(scores_of(documents, ids, owners), lengths))
+        if top_k is None:
+            return parts
+        found = [best(keys(s, i), top_k) for s, i in zip(parts, own, strict=True)]
+        return from_keys(padded(found))
+    if top_k is None:
+        scores = scores_of(documents, shared, None)
+        return scores[0] if single else scores
+    total = len(documents) if shared is None else len(shared)
+    step = max(_SCORES_AT_ONCE // max(len(every), 1), 1024)
+    so_far = documents.cu_seqlens.new_empty(len(every), 0)
+    for start in range(0, total, step):
+        stop = min(start + step, total)
+        if shared is None:
+            ids = torch.arange(start, stop, device=documents.device)
+            scores = scores_of(documents.slice(start, stop), None, None)
+        else:
+            ids = shared[start:stop]
+            scores = scores_of(documents, ids, None)
+        so_far = best(torch.cat([so_far, keys(scores, ids)], dim=1), top_k)
+    return from_keys(so_far[0] if single else so_far)
+
+
+def matches(
+    query: Tensor, documents: TokenEmbeddings, candidates: Tensor, *, backend: str = "auto"
+) -> Matches:
+    """Which token of each candidate every query token matched, and what it adds to the score.
+
+    The sum of a row of `Matches.scores`, in the order of the module, is the score of `maxsim` on
+    the same backend, bit for bit. A query token that meets NaN matches the first token that has it.
+
+    Args:
+        query: [Q, D], as for `maxsim`.
+        documents: N documents, in any format.
+        candidates: [K] int64.
+        backend: "auto", or a name in `dispatch.TABLE["matches"]`.
+
+    Raises:
+        ValueError: as `maxsim`.
+    """
+    op = "matches"
+    prepared = _prepare(op, [query], documents)
+    _check_candidates(op, candidates, documents)
+    dtype = prepared.values.dtype
+    chosen = choose(op, backend, documents.device, dtype, size=documents.size)
+    return Matches(*chosen.run(prepared, documents, candidates.contiguous()))
+
+
+def _prepare(op: str, queries: list[Tensor], documents: TokenEmbeddings) -> Queries:
+    for query in queries:
+        check_shape(op, "query", query, "Q", documents.size)
+        check_float(op, "query", query)
+        check_like(op, "query", query, query.dtype, documents.device)
+    starts = [0]
+    for query in queries:
+        starts.append(starts[-1] + len(query))
+    if queries:
+        alike = len({query.dtype for query in queries}) == 1
+        rows = torch.cat(queries if alike else [query.float() for query in queries])
+    else:
+        rows = documents.values.new_empty(0, documents.size, dtype=torch.float32)
+    if documents.format in FLOATS:
+        return Queries(rows.to(FLOATS[documents.format]).contiguous(), None, tuple(starts))
+    values, weights = quantize_int8(rows)
+    if documents.codec is not None:
+        values = to_planes(values, 8 // documents.codec.bits)
+        weights = weights * documents.codec.step
+    return Queries(values.contiguous(), weights, tuple(starts))
+
+
+def _check_candidates(op: str, ids: Tensor, documents: TokenEmbeddings) -> None:
+    check_shape(op, "candidates", ids, "K")
+    check_like(op, "candidates", ids, torch.int64, documents.device)
+    if ids.device.type == "cpu" and len(ids):
+        low, high = (int(x) for x in ids.aminmax())
+        if low < 0 or high >= len(documents):
+            wrong = low if low < 0 else high
+            raise ValueError(f"{op}: candidate {wrong} is not among {len(documents)} documents")

@@ -5,7 +5,8 @@ reference runs. Arguments have been checked by the op's own module.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,6 +14,8 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from packrank_kernels.head import PackedHead
+    from packrank_kernels.maxsim import Queries
+    from packrank_kernels.token_embeddings import TokenEmbeddings
 
 try:
     from packrank_kernels import _cpu
@@ -28,6 +31,9 @@ ISAS = {
     "scalar": "no special instructions",
 }
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1}
+# What a MaxSim multiplies: int8 stands for the residual formats too.
+_MAXSIM = {**_DTYPES, torch.float16: 2, torch.int8: 3}
+MAXSIM_DTYPES = tuple(_MAXSIM)
 _WIDEST = 2**31 - 1  # no sequence is longer: offsets are int32
 _ACTIVATIONS = {None: 0, "gelu": 1, "gelu_tanh": 2, "relu": 3, "silu": 4, "tanh": 5}
 
@@ -37,6 +43,7 @@ def why_not(
     device: torch.device,
     dtype: torch.dtype,
     *,
+    dtypes: Collection[torch.dtype] = tuple(_DTYPES),
     causal: bool = False,
     heads_per_key: int = 1,
     **facts: object,
@@ -48,8 +55,8 @@ def why_not(
         return f"this processor lacks {ISAS[isa]}"
     if device.type != "cpu":
         return f"the tensors are on {device}, not on the CPU"
-    if dtype not in _DTYPES:
-        return f"the tensors are {dtype}, not torch.float32 or torch.bfloat16"
+    if dtype not in dtypes:
+        return f"the tensors are {dtype}, not {' or '.join(map(str, dtypes))}"
     if causal or heads_per_key > 1:
         return "it has neither causal attention nor grouped queries"
     return None
@@ -213,20 +220,63 @@ def _score_head(isa: str, hidden: Tensor, rows: Tensor | None, head: "PackedHead
     return _linear(isa, y, head.out, head.out_bias, None, False)
 
 
-def _maxsim(isa: str, query: Tensor, docs: Tensor, cu_seqlens: Tensor) -> Tensor:
-    scores = query.new_empty(len(cu_seqlens) - 1, dtype=torch.float32)
-    _cpu.maxsim(
-        isa,
-        _DTYPES[query.dtype],
-        query.data_ptr(),
-        docs.data_ptr(),
-        cu_seqlens.data_ptr(),
-        scores.data_ptr(),
-        len(query),
-        len(scores),
-        query.shape[1],
-    )
+def _maxsim(
+    isa: str,
+    queries: "Queries",
+    documents: "TokenEmbeddings",
+    candidates: Tensor | None,
+    owners: Tensor | None,
+) -> Tensor:
+    count = len(documents) if candidates is None else len(candidates)
+    shape = (len(queries.starts) - 1, count) if owners is None else (count,)
+    scores = torch.empty(shape, dtype=torch.float32)
+    with _lent(queries, documents) as (theirs, asked):
+        chosen = (_address(candidates), _address(owners), count)
+        _cpu.maxsim(isa, theirs, asked, chosen, scores.data_ptr())
     return scores
+
+
+def _matches(
+    isa: str, queries: "Queries", documents: "TokenEmbeddings", candidates: Tensor
+) -> tuple[Tensor, Tensor]:
+    shape = len(candidates), len(queries.values)
+    tokens = torch.empty(shape, dtype=torch.int32)
+    scores = torch.empty(shape, dtype=torch.float32)
+    with _lent(queries, documents) as (theirs, asked):
+        chosen = (candidates.data_ptr(), 0, len(candidates))
+        _cpu.matches(isa, theirs, asked, chosen, scores.data_ptr(), tokens.data_ptr())
+    return tokens, scores
+
+
+@contextmanager
+def _lent(
+    queries: "Queries", documents: "TokenEmbeddings"
+) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Documents and queries as _cpu reads them, while the block lasts."""
+    # Products of float16 are float32's: the processors have none.
+    values = queries.values.float() if documents.format == "float16" else queries.values
+    starts = torch.tensor(queries.starts)
+    codec = documents.codec
+    yield (
+        (
+            _MAXSIM[values.dtype if documents.format != "float16" else torch.float16],
+            0 if codec is None else codec.bits,
+            documents.values.data_ptr(),
+            _address(documents.scales),
+            _address(documents.codes),
+            0 if codec is None else codec.rows.data_ptr(),
+            0 if codec is None else codec.weights.data_ptr(),
+            0 if codec is None else len(codec.rows),
+            documents.cu_seqlens.data_ptr(),
+            documents.size,
+        ),
+        (
+            values.data_ptr(),
+            _address(queries.weights),
+            starts.data_ptr(),
+            len(queries.starts) - 1,
+        ),
+    )
 
 
 # Ops of `dispatch.TABLE`; the first argument of each is the instruction set.
@@ -237,4 +287,5 @@ OPS: dict[str, Callable[..., Any]] = {
     "linear": _linear,
     "score_head": _score_head,
     "maxsim": _maxsim,
+    "matches": _matches,
 }

@@ -12,6 +12,8 @@ from torch.nn import functional as F
 
 if TYPE_CHECKING:
     from packrank_kernels.head import PackedHead
+    from packrank_kernels.maxsim import Queries
+    from packrank_kernels.token_embeddings import TokenEmbeddings
 
 ACTIVATIONS = {
     "gelu": F.gelu,
@@ -146,15 +148,84 @@ def score_head(hidden: Tensor, rows: Tensor | None, head: "PackedHead") -> Tenso
     return linear(y, head.out, head.out_bias, None, False)
 
 
-def maxsim(query: Tensor, docs: Tensor, cu_seqlens: Tensor) -> Tensor:
-    """Sum over query tokens of the largest dot product in each document; see `maxsim.maxsim`."""
-    starts = cu_seqlens.tolist()
-    scores = docs.new_full((len(starts) - 1,), float("-inf"), dtype=torch.float32)
-    for n in range(len(starts) - 1):
-        doc = _wide(docs[starts[n] : starts[n + 1]])
-        if len(doc):
-            scores[n] = (_wide(query) @ doc.T).amax(dim=1).sum()
-    return scores
+def maxsim(
+    queries: "Queries",
+    documents: "TokenEmbeddings",
+    candidates: Tensor | None,
+    owners: Tensor | None,
+) -> Tensor:
+    """[M, K] scores, or [P] where candidates have owners; see `maxsim.maxsim`."""
+    ids = list(range(len(documents))) if candidates is None else candidates.tolist()
+    num_queries = len(queries.starts) - 1
+    mine = [range(num_queries)] * len(ids) if owners is None else [[m] for m in owners.tolist()]
+    scores = documents.values.new_full((num_queries, len(ids)), -torch.inf, dtype=torch.float32)
+    for place, (document, wanted) in enumerate(zip(ids, mine, strict=True)):
+        for m in wanted:
+            terms = _terms(queries, m, documents, document)
+            if terms is not None:
+                scores[m, place] = sum_in_order(terms[0])
+    if owners is None:
+        return scores
+    return scores[owners.long(), torch.arange(len(ids), device=scores.device)]
+
+
+def matches(
+    queries: "Queries", documents: "TokenEmbeddings", candidates: Tensor
+) -> tuple[Tensor, Tensor]:
+    """([K, Q] int32, [K, Q] float32); see `maxsim.matches`."""
+    shape = len(candidates), len(queries.values)
+    tokens = candidates.new_full(shape, -1, dtype=torch.int32)
+    scores = candidates.new_full(shape, -torch.inf, dtype=torch.float32)
+    for place, document in enumerate(candidates.tolist()):
+        terms = _terms(queries, 0, documents, document)
+        if terms is not None:
+            scores[place], tokens[place] = terms[0], terms[1].to(torch.int32)
+    return tokens, scores
+
+
+def sum_in_order(terms: Tensor) -> Tensor:
+    """float32 sum of [..., Q] float32 over Q, in the order of `maxsim`'s module."""
+    lanes = terms.new_zeros(*terms.shape[:-1], 32)
+    for part in torch.split(terms, 32, dim=-1):
+        lanes = lanes + F.pad(part, (0, 32 - part.shape[-1]))
+    for width in (16, 8, 4, 2, 1):
+        lanes = lanes[..., :width] + lanes[..., width : 2 * width]
+    return lanes[..., 0]
+
+
+def _terms(
+    queries: "Queries", m: int, documents: "TokenEmbeddings", document: int
+) -> tuple[Tensor, Tensor] | None:
+    """([Q] u_i * m_i, [Q] which token) of query m and a document; None for an empty document."""
+    starts = documents.cu_seqlens
+    if not 0 <= document < len(starts) - 1:
+        query = queries.values[queries.starts[m] : queries.starts[m + 1]]
+        nowhere = torch.full((len(query),), -1, device=query.device)
+        return query.new_full((len(query),), torch.nan, dtype=torch.float32), nowhere
+    rows = slice(int(starts[document]), int(starts[document + 1]))
+    if rows.start == rows.stop:
+        return None
+    query = queries.values[queries.starts[m] : queries.starts[m + 1]]
+    values = documents.values[rows]
+    if documents.scales is None or queries.weights is None:
+        highest, tokens = (_wide(query) @ _wide(values).T).max(dim=1)
+        return highest.float(), tokens
+    scales = documents.scales[rows]
+    if documents.codec is not None and documents.codes is not None:
+        codec = documents.codec
+        per_byte = 8 // codec.bits
+        shifts = [codec.bits * (per_byte - 1 - plane) for plane in range(per_byte)]
+        fields = torch.cat([(values >> shift) & (2**codec.bits - 1) for shift in shifts], dim=1)
+        codes = documents.codes[rows].long()
+        known = (codes >= 0) & (codes < len(codec.rows))
+        values = codec.rows[torch.where(known, codes, 0)].int() - 128
+        values = values + codec.weights[fields.long()].int()
+        scales = torch.where(known, scales, torch.nan)
+    # float64 holds every integer here exactly.
+    similarities = (query.double() @ values.double().T).float()
+    similarities = similarities * torch.where(scales.isfinite(), scales, torch.nan)
+    highest, tokens = similarities.max(dim=1)
+    return highest * queries.weights[queries.starts[m] : queries.starts[m + 1]], tokens
 
 
 def _wide(x: Tensor) -> Tensor:

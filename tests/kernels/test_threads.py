@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from packrank_kernels import (
+    Codec,
+    TokenEmbeddings,
     attention,
     get_num_threads,
     linear,
@@ -35,7 +37,13 @@ def work():
     lengths = [100, 1, 299, 100]
     cu = cu_seqlens(lengths)
     z = attention(*y.view(500, 3, 3, 32).unbind(1), cu, cu)
-    return z, maxsim(x[:32], docs, 8 * cu.long())
+    weights = torch.randn(16, generator=generator).sort().values
+    codec = Codec.of(docs[:40], (weights[1:] + weights[:-1]) / 2, weights)
+    stored = [
+        TokenEmbeddings.encode(torch.split(docs, [8 * n for n in lengths]), format, codec)
+        for format in ("float32", "float16", "bfloat16", "int8", "4bit")
+    ]
+    return z, *(maxsim(x[:32], documents) for documents in stored)
 
 
 def test_bits_do_not_depend_on_threads():

@@ -9,4 +9,9 @@ struct BFloat16 {
     uint16_t bits;
 };
 
+// IEEE 754 binary16.
+struct Float16 {
+    uint16_t bits;
+};
+
 }  // namespace packrank

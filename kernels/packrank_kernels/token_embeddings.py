@@ -1,0 +1,202 @@
+"""Token embeddings of many documents, in every format that MaxSim reads.
+
+| format | values | besides |
+|---|---|---|
+| float32, float16, bfloat16 | [T, D], that dtype | |
+| int8 | [T, D] int8 | scales |
+| 4bit, 2bit | [T, D * bits / 8] uint8 | scales, codes, codec |
+
+int8: x ~ scale * values. 4bit and 2bit, the residual codes of ColBERTv2: x ~ scale * (centroid +
+residual), where a residual is one of 2**bits weights in each dimension.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from packrank_kernels.checks import check_cu_seqlens, check_like, check_shape
+from packrank_kernels.residual import Codec
+
+FLOATS = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+}
+BITS = {"4bit": 4, "2bit": 2}
+FORMATS = (*FLOATS, "int8", *BITS)
+
+
+@dataclass(frozen=True)
+class TokenEmbeddings:
+    """Token embeddings of N documents, T tokens of D dimensions; made by `of`, which checks.
+
+    Attributes:
+        format: one of `FORMATS`.
+        values: see the module.
+        cu_seqlens: [N + 1] int64. Rows of document n start at cu_seqlens[n] and end before
+            cu_seqlens[n + 1]. It need not start at 0: a slice of documents shares their values.
+        scales: [T] float32, or None.
+        codes: [T] int32, which centroid, or None.
+        codec: or None.
+    """
+
+    format: str
+    values: Tensor
+    cu_seqlens: Tensor
+    scales: Tensor | None = None
+    codes: Tensor | None = None
+    codec: Codec | None = None
+
+    @classmethod
+    def of(
+        cls,
+        values: Tensor,
+        cu_seqlens: Tensor,
+        scales: Tensor | None = None,
+        codes: Tensor | None = None,
+        codec: Codec | None = None,
+    ) -> "TokenEmbeddings":
+        """Check and combine; the format follows from what is given.
+
+        Raises:
+            ValueError: shapes, dtypes, devices or offsets disagree.
+        """
+        name, device = "token embeddings", values.device
+        check_shape(name, "values", values, "T", "D")
+        tokens = len(values)
+        check_cu_seqlens(name, "cu_seqlens", cu_seqlens, tokens, torch.int64, device, whole=False)
+        named = {dtype: kind for kind, dtype in FLOATS.items()}
+        wanted: tuple[str, ...] = ()
+        if values.dtype in named:
+            kind = named[values.dtype]
+        elif values.dtype == torch.int8:
+            kind, wanted = "int8", ("scales",)
+        elif values.dtype == torch.uint8 and codec is not None:
+            kind, wanted = f"{codec.bits}bit", ("scales", "codes", "codec")
+            check_shape(name, "values", values, "T", codec.size * codec.bits // 8)
+            check_like(name, "codec", codec.rows, torch.uint8, device)
+        else:
+            raise ValueError(
+                f"{name}: values are {values.dtype}"
+                f"{' without a codec' if values.dtype == torch.uint8 else ''}, expected float32, "
+                "float16, bfloat16, int8, or uint8 with a codec"
+            )
+        for part, x, dtype in (("scales", scales, torch.float32), ("codes", codes, torch.int32)):
+            if (x is None) != (part not in wanted):
+                verb = "misses" if x is None else "has"
+                raise ValueError(f"{name}: format {kind} {verb} {part}")
+            if x is not None:
+                check_shape(name, part, x, tokens)
+                check_like(name, part, x, dtype, device)
+        if codec is not None and "codec" not in wanted:
+            raise ValueError(f"{name}: format {kind} has codec")
+        parts = (values, cu_seqlens, scales, codes)
+        if not all(x is None or x.is_contiguous() for x in parts):
+            raise ValueError(f"{name}: every tensor must be contiguous")
+        return cls(kind, values, cu_seqlens, scales, codes, codec)
+
+    @classmethod
+    def encode(
+        cls, documents: Iterable[Tensor], format: str, codec: Codec | None = None
+    ) -> "TokenEmbeddings":
+        """Documents [L, D] of any floating-point dtype, in a format.
+
+        Args:
+            documents: N of them, on one device; at least one.
+            format: one of `FORMATS`.
+            codec: of 4bit and 2bit.
+
+        Raises:
+            ValueError: an unknown format, a codec that does not fit it, or a value that is not
+                finite where the format has no way to write it.
+        """
+        every = list(documents)
+        lengths = torch.tensor([0, *map(len, every)], dtype=torch.int64)
+        x = torch.cat(every)
+        cu_seqlens = lengths.cumsum(0).to(x.device)
+        if format in FLOATS:
+            return cls.of(x.to(FLOATS[format]), cu_seqlens)
+        if format not in FORMATS:
+            raise ValueError(f"token embeddings: no format {format!r}; there are {list(FORMATS)}")
+        if not x.isfinite().all():
+            raise ValueError(f"token embeddings: a value is not finite, {format} cannot write it")
+        if format == "int8":
+            values, scales = quantize_int8(x)
+            return cls.of(values, cu_seqlens, scales)
+        if codec is None or codec.bits != BITS[format]:
+            raise ValueError(f"token embeddings: format {format} needs a codec of its bits")
+        codes, residuals, scales = codec.encode(x)
+        return cls.of(residuals, cu_seqlens, scales, codes, codec)
+
+    def __len__(self) -> int:
+        """N."""
+        return len(self.cu_seqlens) - 1
+
+    @property
+    def size(self) -> int:
+        """D."""
+        return self.values.shape[1] if self.codec is None else self.codec.size
+
+    @property
+    def device(self) -> torch.device:
+        """Where all of it is."""
+        return self.values.device
+
+    @property
+    def bytes_per_token(self) -> float:
+        """What a token takes, codec and offsets not counted."""
+        parts = (self.values, self.scales, self.codes)
+        row = (
+            x[:0].element_size() * (x.shape[1] if x.ndim == 2 else 1)
+            for x in parts
+            if x is not None
+        )
+        return float(sum(row))
+
+    def slice(self, start: int, stop: int) -> "TokenEmbeddings":
+        """Documents [start, stop), sharing memory."""
+        return replace(self, cu_seqlens=self.cu_seqlens[start : stop + 1])
+
+    def to(self, device: torch.device) -> "TokenEmbeddings":
+        """A copy on another device; itself where it is there."""
+        if device == self.device:
+            return self
+        return TokenEmbeddings(
+            format=self.format,
+            values=self.values.to(device),
+            cu_seqlens=self.cu_seqlens.to(device),
+            scales=None if self.scales is None else self.scales.to(device),
+            codes=None if self.codes is None else self.codes.to(device),
+            codec=None if self.codec is None else self.codec.to(device),
+        )
+
+    def decode(self, document: int) -> Tensor:
+        """[L, D] float32: one document's vectors, as near as the format keeps them."""
+        rows = slice(int(self.cu_seqlens[document]), int(self.cu_seqlens[document + 1]))
+        values = self.values[rows]
+        if self.codec is not None:
+            assert self.codes is not None
+            values = self.codec.decode(self.codes[rows], values)
+        wide = values.float()
+        return wide if self.scales is None else wide * self.scales[rows, None]
+
+
+def quantize_int8(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows of x as bytes and one scale each: x ~ scale * values.
+
+    scale = max |row| / 127, 1 for a row of zeros; values = x / scale, rounded half to even. The
+    arithmetic is float32. A row that holds a NaN or an infinity has a scale that is not finite.
+
+    Args:
+        x: [T, D], any floating-point dtype.
+
+    Returns:
+        [T, D] int8 and [T] float32.
+    """
+    wide = x.float()
+    scales = wide.abs().amax(dim=1) / 127.0 if x.shape[1] else wide.new_zeros(len(x))
+    scales = torch.where(scales == 0, 1.0, scales)
+    values = torch.nan_to_num((wide / scales[:, None]).round(), nan=0.0)
+    return values.clamp(-127, 127).to(torch.int8), scales

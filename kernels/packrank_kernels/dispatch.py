@@ -116,10 +116,12 @@ TABLE: dict[str, tuple[Backend, ...]] = {
     ),
     "maxsim": (
         *_native("maxsim", dtypes=native.MAXSIM_DTYPES),
+        _triton("maxsim", "maxsim", dtypes=native.MAXSIM_DTYPES),
         _reference("maxsim"),
     ),
     "matches": (
         *_native("matches", dtypes=native.MAXSIM_DTYPES),
+        _triton("matches", "maxsim", dtypes=native.MAXSIM_DTYPES),
         _reference("matches"),
     ),
 }

@@ -72,8 +72,9 @@ class Codec:
         )
         if not all(x.isfinite().all() for x in (wide, cutoffs, buckets)):
             raise ValueError(f"{name}: a value is not finite")
-        # 126, not 127: two roundings may add half a step each.
-        step = (wide.abs().amax() + buckets.abs().amax()) / 126.0
+        # 126, not 127: two roundings may add half a step each. By a tensor: by a number, CUDA would
+        # multiply with its reciprocal.
+        step = (wide.abs().amax() + buckets.abs().amax()) / wide.new_full((), 126.0)
         step = torch.where(step == 0, 1.0, step)
         centers, weights = (wide / step).round(), (buckets / step).round()
         offset = weights.abs().amax()

@@ -196,7 +196,9 @@ def quantize_int8(x: Tensor) -> tuple[Tensor, Tensor]:
         [T, D] int8 and [T] float32.
     """
     wide = x.float()
-    scales = wide.abs().amax(dim=1) / 127.0 if x.shape[1] else wide.new_zeros(len(x))
+    scales = wide.new_zeros(len(x))
+    if x.shape[1]:  # by a tensor: by a number, CUDA would multiply with its reciprocal
+        scales = wide.abs().amax(dim=1) / wide.new_full((), 127.0)
     scales = torch.where(scales == 0, 1.0, scales)
     values = torch.nan_to_num((wide / scales[:, None]).round(), nan=0.0)
     return values.clamp(-127, 127).to(torch.int8), scales

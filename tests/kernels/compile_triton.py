@@ -3,9 +3,9 @@
     python tests/kernels/compile_triton.py [module ...]
 
 Needs no GPU. Takes the variants of the given modules, else of all in packrank_kernels.triton;
-prints a JSON object a line and variant (name, registers, spills, shared memory, HGMMA count). Exit
-status 1, and a sentence on stderr for each, where a variant spills registers, exceeds the shared
-memory, or ought to use the tensor cores and does not.
+prints a JSON object a line and variant (name, registers, spills, shared memory, how many WGMMA
+instructions). Exit status 1, and a sentence on stderr for each, where a variant spills registers,
+exceeds the shared memory, or ought to use the tensor cores and does not.
 """
 
 import argparse
@@ -97,7 +97,7 @@ def examine(module, index):
         "registers": int(registers),
         "spills": len(re.findall(r"\b(?:STL|LDL)\b", code)),
         "shared_memory": compiled.metadata.shared,
-        "hgmma": len(re.findall(r"\bHGMMA\b", code)),
+        "wgmma": len(re.findall(r"\b[HI]GMMA\b", code)),
     }
     # Registers are handed out eight at a time, and a kilobyte of shared memory is the system's.
     each = -(-int(registers) // 8) * 8 * 32 * variant.num_warps
@@ -109,8 +109,8 @@ def examine(module, index):
         failures.append(f"{found['spills']} accesses to local memory, expected none")
     if found["shared_memory"] > SHARED_MEMORY:
         failures.append(f"{found['shared_memory']} bytes of shared memory exceed {SHARED_MEMORY}")
-    if variant.matrix and not found["hgmma"]:
-        failures.append("no HGMMA, expected the tensor cores to be used")
+    if variant.matrix and not found["wgmma"]:
+        failures.append("no HGMMA or IGMMA, expected the tensor cores to be used")
     return found | {"failures": failures}
 
 

@@ -27,7 +27,7 @@ def best(scores, ids, k):
 @pytest.mark.parametrize("top_k", [1, 4, 100])
 def test_top_k(backend, device, top_k):
     lengths = [3, 2, 0, 3, 2, 1, 0, 5]
-    documents = make(lengths, 8, device)
+    documents = make(lengths, 32, device)
     starts = np.cumsum([0, *lengths])
     assert documents.scales is not None
     for copy, of in ((3, 0), (4, 1)):  # equal documents
@@ -35,7 +35,7 @@ def test_top_k(backend, device, top_k):
             length = lengths[of]
             x[starts[copy] : starts[copy] + length] = x[starts[of] : starts[of] + length].clone()
     documents.scales[starts[5]] = torch.nan
-    queries = [torch.randn(n, 8, device=device) for n in (3, 9)]
+    queries = [torch.randn(n, 32, device=device) for n in (3, 9)]
     dense = maxsim(queries, documents, backend=backend).cpu().numpy()
     shared = torch.tensor([7, 4, 3, 5, 1, 2, 0, 0], device=device)
     own = [torch.tensor([5, 3, 0], device=device), torch.tensor([6], device=device)]

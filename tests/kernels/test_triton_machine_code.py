@@ -79,12 +79,12 @@ def test_every_variant_fits_the_device(older):
         pytest.skip(f"needs {OLDER}, which make test installs")
     status, found, errors = compile_variants(path=[OLDER] if older else [])
     assert status == 0, errors
-    assert {"norm", "embedding", "rows", "head", "linear", "attention"} <= {
+    assert {"norm", "embedding", "rows", "head", "linear", "attention", "maxsim"} <= {
         variant["module"] for variant in found.values()
     }
     versions = {variant["triton"] for variant in found.values()}
     assert versions == {"3.6.0" if older else version("triton")}
-    assert sum(variant["hgmma"] > 0 for variant in found.values()) > 20
+    assert sum(variant["wgmma"] > 0 for variant in found.values()) > 20
 
 
 def test_faults_are_found(tmp_path):
@@ -93,7 +93,7 @@ def test_faults_are_found(tmp_path):
     assert status == 1
     failures = {name: " ".join(variant["failures"]) for name, variant in found.items()}
     assert failures["good"] == ""
-    assert found["good"]["hgmma"] > 0
+    assert found["good"]["wgmma"] > 0
     assert "no HGMMA" in failures["too few rows"]
     assert "accesses to local memory" in failures["too many registers"]
     assert "bytes of shared memory exceed 232448" in failures["too many stages"]

@@ -6,11 +6,16 @@ from importlib.util import find_spec
 
 import torch
 
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def why_not(
-    device: torch.device, dtype: torch.dtype, *, head_size: int = 1, **facts: object
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    dtypes: tuple[torch.dtype, ...] = DTYPES,
+    head_size: int = 1,
+    **facts: object,
 ) -> str | None:
     """None where the Triton kernels take tensors of this device and dtype."""
     if not _is_installed():
@@ -21,8 +26,8 @@ def why_not(
         return f"the tensors are on {device}, not on a CUDA device"
     if device.type == "cuda" and _capability(device) < (8, 0):
         return "the device's compute capability is below 8.0"
-    if dtype not in _DTYPES:
-        return f"the tensors are {dtype}, not torch.float32, torch.bfloat16 or torch.float16"
+    if dtype not in dtypes:
+        return f"the tensors are {dtype}, not {' or '.join(map(str, dtypes))}"
     if head_size > 256:
         return f"the head size is {head_size}, more than 256"
     if device.type == "cpu" and dtype == torch.bfloat16:

@@ -25,15 +25,20 @@ def test_all_is_sorted_and_is_the_surface(package: ModuleType) -> None:
 
 def test_the_surface_of_the_engine() -> None:
     assert set(packrank.__all__) == {
+        "Explanation",
         "InputError",
         "LateInteraction",
         "ModelError",
         "PackrankError",
         "PairError",
         "Ranked",
+        "RankedId",
         "Reranker",
+        "Store",
+        "StoreError",
         "__version__",
         "get_num_threads",
+        "maxsim",
         "set_num_threads",
     }
 
@@ -67,11 +72,13 @@ def test_errors_can_be_caught_by_kind() -> None:
     assert issubclass(packrank.ModelError, packrank.PackrankError)
     assert issubclass(packrank.PairError, packrank.InputError)
     assert issubclass(packrank.InputError, (packrank.PackrankError, ValueError))
+    assert issubclass(packrank.StoreError, packrank.PackrankError)
     assert not issubclass(packrank.ModelError, packrank.InputError)
 
 
 def test_a_ranked_document_unpacks() -> None:
     assert packrank.Ranked._fields == ("index", "score", "document")
+    assert packrank.RankedId._fields == ("index", "score", "id")
 
 
 # Parameters and defaults, without annotations.
@@ -84,12 +91,21 @@ SIGNATURES = {
     packrank.Reranker.rank: "self, query, documents, top_k=None",
     packrank.Reranker.score: "self, pairs, *, activation=None",
     packrank.Reranker.try_score: "self, pairs, *, activation=None",
-    packrank.LateInteraction.rank: "self, query, documents, top_k=None",
-    packrank.LateInteraction.try_rank: "self, query, documents, top_k=None",
+    packrank.LateInteraction: (
+        "model, *, store=None, device='auto', dtype='auto', budget_tokens=None, deterministic=False"
+    ),
+    packrank.LateInteraction.rank: "self, query, documents=None, top_k=None, *, candidates=None",
+    packrank.LateInteraction.try_rank: (
+        "self, query, documents=None, top_k=None, *, candidates=None"
+    ),
+    packrank.LateInteraction.explain: "self, query, document, *, candidate=None",
     packrank.LateInteraction.score: "self, pairs",
     packrank.LateInteraction.try_score: "self, pairs",
     packrank.LateInteraction.encode_queries: "self, texts",
-    packrank.LateInteraction.encode_documents: "self, texts",
+    packrank.LateInteraction.encode_documents: "self, texts, store=None, ids=None",
+    packrank.Store.open: "path, *, verify=True",
+    packrank.Store.indices: "self, ids",
+    packrank.maxsim: "queries, documents, candidates=None, top_k=None, *, device=None",
 }
 
 

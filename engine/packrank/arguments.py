@@ -24,6 +24,19 @@ def check_str(name: str, value: object) -> None:
         raise InputError(f"{name} is a {type(value).__name__}, expected a str")
 
 
+def check_text(text: str, name: str = "text") -> None:
+    """Raise InputError, with the name, unless a text is valid Unicode without lone surrogates."""
+    if text.isascii():
+        return
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"the {name} holds a lone surrogate at character {error.start}, which is not valid "
+            "Unicode; decode its source with errors='replace'"
+        ) from None
+
+
 def listed(name: str, values: Any, expected: str) -> list[Any]:
     """The values as a list; a lone string is a sequence too, but never what was meant."""
     if isinstance(values, str | bytes | dict | set) or not hasattr(values, "__iter__"):

@@ -1,4 +1,4 @@
-"""packrank rank | score | info.
+"""packrank rank | score | encode | explain | info.
 
 Exit status: 0 all was done; 1 some lines could not be used and the rest was scored; 2 nothing was
 done, and one sentence on stderr says why.
@@ -16,10 +16,23 @@ from typing import get_args
 from tqdm import tqdm
 
 import packrank_kernels
+from packrank.command_line import (
+    MODEL_HELP,
+    add_device_options,
+    check_stdout,
+    count_lines,
+    folder_of,
+    hides_bar,
+    positive,
+    printable,
+    report,
+    say,
+    valid_text,
+)
 from packrank.config import Activation, load_config
-from packrank.demo import default_model
+from packrank.encode_command import add_encode
 from packrank.errors import InputError, PackrankError
-from packrank.hub import resolve
+from packrank.explain_command import add_explain
 from packrank.info import describe_machine, describe_model
 from packrank.late_folder import encoder_folder
 from packrank.late_interaction import LateInteraction
@@ -27,12 +40,10 @@ from packrank.lines import Line, open_lines, read_jsonl, read_plain, replacing
 from packrank.request import Ranked
 from packrank.reranker import Reranker
 from packrank.score_file import Scorer, score_lines
-from packrank.tokenizer import Truncation, check_text
+from packrank.tokenizer import Truncation
 
 _HELP = "Rank documents for a query, or score pairs, with a reranker."
-_MODEL_HELP = 'a model folder, a hub name (organisation/name), or "default"'
 _SHOWN_CHARACTERS = 80  # of a document in the table
-_MOST_THREADS = 4096
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -64,14 +75,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _fail(sentence: str) -> int:
-    _say(f"packrank: {sentence}")
+    say(f"packrank: {sentence}")
     return 2
-
-
-def _say(line: str) -> None:
-    """Print to standard error, unless it is closed."""
-    if sys.stderr is not None:
-        print(line, file=sys.stderr)
 
 
 def _abandon_stdout() -> None:
@@ -83,13 +88,12 @@ def _abandon_stdout() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _check_stdout() -> None:
-    if sys.stdout is None:
-        raise InputError("standard output is closed; send it to a file")
-
-
 def _rank(args: argparse.Namespace) -> int:
-    _check_stdout()
+    check_stdout()
+    if args.store is not None:
+        return _rank_store(args)
+    if args.candidates is not None:
+        raise InputError("--candidates are ids of documents of a store; give --store as well")
     jsonl = args.format == "jsonl" or (args.format is None and args.documents.endswith(".jsonl"))
     with open_lines(args.documents) as source:
         lines = list(read_jsonl(source, "text") if jsonl else read_plain(source))
@@ -110,7 +114,32 @@ def _rank(args: argparse.Namespace) -> int:
         print("rank     score    line  text")
     for rank, ranked in enumerate(ranking, start=1):
         show(rank, ranked.score, documents[ranked.index])
-    _report(sorted(failures))
+    report(sorted(failures))
+    return 1 if failures else 0
+
+
+def _rank_store(args: argparse.Namespace) -> int:
+    candidates = None
+    if args.candidates is not None:
+        with open_lines(args.candidates) as source:
+            lines = list(read_plain(source))
+        for line in lines:
+            if line.error is not None:
+                raise InputError(f"{args.candidates}, line {line.number}: {line.error}")
+        candidates = [str(line.fields["text"]) for line in lines]
+    model = _open_model(args)
+    assert isinstance(model, LateInteraction) and model.store is not None
+    ranking, failures = model.try_rank(args.query, None, args.top_k, candidates=candidates)
+    if not ranking:
+        raise InputError(f"{args.store} has no document to rank that can be scored")
+    if not args.json:
+        print("rank     score  id")
+    for rank, (_, score, id) in enumerate(ranking, start=1):
+        shown = None if score == -math.inf else score
+        row = {"rank": rank, "score": shown, "id": id}
+        print(json.dumps(row) if args.json else f"{rank:4} {score:9.4f}  {printable(id)}")
+    for index, reason in failures.items():
+        say(f"packrank: document {model.store.ids[index]!r} was left out: {reason}")
     return 1 if failures else 0
 
 
@@ -123,30 +152,26 @@ def _show_json(rank: int, score: float, line: Line) -> None:
 
 def _show_row(rank: int, score: float, line: Line) -> None:
     words = " ".join(line.fields["text"].split())[:_SHOWN_CHARACTERS]
-    encoding = sys.stdout.encoding or "utf-8"
-    shown = "".join(c if c.isprintable() else "?" for c in words)
-    shown = shown.encode(encoding, "replace").decode(encoding)
-    print(f"{rank:4} {score:9.4f} {line.number:7}  {shown}")
+    print(f"{rank:4} {score:9.4f} {line.number:7}  {printable(words)}")
 
 
 def _score(args: argparse.Namespace) -> int:
     output = Path(args.output)
     if output.exists() and Path(args.pairs).exists() and output.samefile(args.pairs):
         raise InputError(f"{args.output} is the file of pairs; write the scores to another one")
-    quiet = args.quiet or sys.stderr is None or not sys.stderr.isatty()
     with open_lines(args.pairs) as source, replacing(output) as sink:
         model = _open_model(args)
-        total = None if args.pairs == "-" else _count_lines(args.pairs)
-        with tqdm(total=total, unit="pair", unit_scale=True, disable=quiet) as bar:
+        total = None if args.pairs == "-" else count_lines(args.pairs)
+        with tqdm(total=total, unit="pair", unit_scale=True, disable=hides_bar(args.quiet)) as bar:
             totals = score_lines(model, read_jsonl(source, "query", "document"), sink, bar)
         if not totals.pairs and not totals.num_failed:
             raise InputError(f"{args.pairs} holds no pair to score; expected one a line")
-    _report(totals.failures)
+    report(totals.failures)
     if totals.num_failed > len(totals.failures):
         hidden = totals.num_failed - len(totals.failures)
-        _say(f"packrank: and {hidden} more lines; see {args.output}")
+        say(f"packrank: and {hidden} more lines; see {args.output}")
     if not args.quiet:
-        _say(
+        say(
             f"pairs scored: {totals.pairs}, lines failed: {totals.num_failed}, "
             f"{totals.seconds:.1f} s, {totals.pairs / totals.seconds:,.0f} pairs/s, "
             f"{totals.tokens / totals.seconds:,.0f} tokens/s"
@@ -155,21 +180,22 @@ def _score(args: argparse.Namespace) -> int:
 
 
 def _info(args: argparse.Namespace) -> int:
-    _check_stdout()
-    lines = describe_machine() if args.model is None else describe_model(_folder(args.model))
+    check_stdout()
+    lines = describe_machine() if args.model is None else describe_model(folder_of(args.model))
     for line in lines:
         print(line)
     return 0
 
 
-def _folder(model: str) -> Path:
-    return default_model() if model == "default" else resolve(model)
-
-
 def _open_model(args: argparse.Namespace) -> Scorer:
     """A cross-encoder where the config names a scoring head, else late interaction."""
-    folder = _folder(args.model)
+    folder = folder_of(args.model)
+    store = getattr(args, "store", None)
     if load_config(encoder_folder(folder)).is_classifier:
+        if store is not None:
+            raise InputError(
+                f"--store is for late interaction, and {args.model} is a cross-encoder"
+            )
         return Reranker(
             folder,
             device=args.device.split(",") if "," in args.device else args.device,
@@ -189,20 +215,7 @@ def _open_model(args: argparse.Namespace) -> Scorer:
             f"--device names several devices, and {args.model} scores by late interaction, which "
             "takes one"
         )
-    return LateInteraction(folder, device=args.device, dtype=args.dtype)
-
-
-def _count_lines(path: str) -> int | None:
-    """Lines of a file that can be read twice, for the progress bar."""
-    if not os.path.isfile(path):
-        return None
-    with open(path, "rb") as source:
-        return sum(chunk.count(b"\n") for chunk in iter(lambda: source.read(1 << 20), b""))
-
-
-def _report(failures: Sequence[tuple[int, str]]) -> None:
-    for number, reason in failures:
-        _say(f"packrank: line {number} was left out: {reason}")
+    return LateInteraction(folder, store=store, device=args.device, dtype=args.dtype)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -210,24 +223,28 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     rank = commands.add_parser("rank", help="rank documents for a query")
-    rank.add_argument("model", metavar="MODEL", help=_MODEL_HELP)
-    rank.add_argument("--query", required=True, type=_text)
-    rank.add_argument(
+    rank.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+    rank.add_argument("--query", required=True, type=valid_text)
+    source = rank.add_mutually_exclusive_group(required=True)
+    source.add_argument(
         "--documents",
-        required=True,
         metavar="FILE",
         help='JSON Lines with "text" (and "id"), or one document a line; - for standard input',
+    )
+    source.add_argument("--store", help="rank what packrank encode has put there")
+    rank.add_argument(
+        "--candidates", metavar="FILE", help="ids, one a line, of what to rank of the store"
     )
     rank.add_argument(
         "--format", choices=("jsonl", "text"), help="of FILE; by default .jsonl is jsonl"
     )
-    rank.add_argument("--top-k", type=_positive, metavar="K", help="show the best K")
+    rank.add_argument("--top-k", type=positive, metavar="K", help="show the best K")
     rank.add_argument("--json", action="store_true", help="one JSON object a document")
     _add_model_options(rank)
     rank.set_defaults(run=_rank)
 
     score = commands.add_parser("score", help="score a file of pairs")
-    score.add_argument("model", metavar="MODEL", help=_MODEL_HELP)
+    score.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     score.add_argument(
         "pairs", metavar="PAIRS", help='JSON Lines with "query", "document" (and "id"); - for stdin'
     )
@@ -238,44 +255,17 @@ def _parser() -> argparse.ArgumentParser:
     _add_model_options(score)
     score.set_defaults(run=_score)
 
+    add_encode(commands)
+    add_explain(commands)
+
     info = commands.add_parser("info", help="show versions and backends, or what a model is")
-    info.add_argument("model", nargs="?", metavar="MODEL", help=_MODEL_HELP)
+    info.add_argument("model", nargs="?", metavar="MODEL", help=MODEL_HELP)
     info.set_defaults(run=_info)
     return parser
 
 
 def _add_model_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--device",
-        default="auto",
-        help="auto, cpu, cuda, cuda:N, or several: cuda:0,cuda:1 (default: auto)",
-    )
-    parser.add_argument(
-        "--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16")
-    )
-    parser.add_argument("--threads", type=_threads, metavar="N", help="of the processor")
-    parser.add_argument("--max-length", type=_positive, metavar="N", help="tokens of a pair")
+    add_device_options(parser, "auto, cpu, cuda, cuda:N, or several: cuda:0,cuda:1")
+    parser.add_argument("--max-length", type=positive, metavar="N", help="tokens of a pair")
     parser.add_argument("--truncation", choices=get_args(Truncation), help="of longer pairs")
     parser.add_argument("--activation", choices=get_args(Activation), help="of logits")
-
-
-def _positive(text: str) -> int:
-    value = int(text) if text.isdecimal() and len(text) < 20 else 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return value
-
-
-def _threads(text: str) -> int:
-    value = _positive(text)
-    if value > _MOST_THREADS:
-        raise argparse.ArgumentTypeError(f"{text} is more than {_MOST_THREADS}")
-    return value
-
-
-def _text(text: str) -> str:
-    try:
-        check_text(text)
-    except InputError:
-        raise argparse.ArgumentTypeError("not valid in the encoding of this terminal") from None
-    return text

@@ -3,6 +3,7 @@
 PackrankError
 ├── ModelError       a model folder or name cannot be used
 │   └── RangeError   its weights do not fit the range of a dtype
+├── StoreError       token embeddings on disk cannot be read or written
 └── InputError       a call's arguments cannot be scored
     └── PairError    one pair cannot be scored; `.index` says which
 """
@@ -18,6 +19,10 @@ class ModelError(PackrankError):
 
 class RangeError(ModelError):
     """A weight is out of the range of the dtype that it should be rounded to."""
+
+
+class StoreError(PackrankError):
+    """Token embeddings on disk cannot be read, or cannot be written."""
 
 
 class InputError(PackrankError, ValueError):

@@ -1,27 +1,23 @@
 """Late interaction: a vector for every token, and MaxSim between query and documents."""
 
-import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from typing import overload
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from packrank.arguments import check_count, check_str, listed, listed_texts
-from packrank.device import choose_device
+from packrank.attached import Attached, per_token
 from packrank.errors import InputError, PairError
-from packrank.hub import resolve
-from packrank.late_folder import encoder_folder
-from packrank.late_formats import read_settings
-from packrank.late_settings import Settings
-from packrank.models import load_model
+from packrank.explanation import Explanation
+from packrank.late_encoder import LateEncoder, Path
 from packrank.pairs import texts_of
-from packrank.request import Ranked
-from packrank.runner import Runner
-from packrank.token_vectors import Projection, TokenVectors
-from packrank.tokenizer import Tokenizer
-from packrank_kernels import TokenEmbeddings, maxsim
+from packrank.request import Ranked, RankedId
+from packrank.store import Store
+from packrank_kernels import TokenEmbeddings, matches, maxsim
 
 # Pairs whose documents' vectors are held at once: 256 * 180 tokens * 128 floats are 24 MB.
 _PAIRS_AT_ONCE = 256
@@ -29,7 +25,7 @@ _PAIRS_AT_ONCE = 256
 _Pair = tuple[int, str, str]  # its place, query, document
 
 
-class LateInteraction:
+class LateInteraction(LateEncoder):
     """A late-interaction reranker: ColBERT and its kin, or any encoder.
 
     score(q, d) = sum over query tokens i of  max over document tokens j of  q_i . d_j
@@ -44,14 +40,17 @@ class LateInteraction:
 
     Attributes:
         settings: what the folder asks for.
+        size: D of a token vector.
+        device: where it runs.
 
     Source: Khattab and Zaharia 2020.
     """
 
     def __init__(
         self,
-        model: str | os.PathLike[str],
+        model: Path,
         *,
+        store: Path | Store | None = None,
         device: str = "auto",
         dtype: str = "auto",
         budget_tokens: int | None = None,
@@ -61,6 +60,9 @@ class LateInteraction:
 
         Args:
             model: a folder, or a name on the Hugging Face hub.
+            store: documents that it encoded, for `rank` to rank by their ids: a folder, which is
+                checked whole, or an open one. On a CUDA device they are kept there if they fit in
+                half of its free memory, else they go there anew for each query.
             device: "auto", "cpu", "cuda" or "cuda:N".
             dtype: of the encoder and the vectors: "float32", "bfloat16" or, on a CUDA device,
                 "float16"; "auto" is float32 on a CPU, and on a CUDA device float16 where the model
@@ -71,76 +73,25 @@ class LateInteraction:
 
         Raises:
             ModelError: the folder or name cannot be used.
+            StoreError: the store cannot, or another model encoded it.
             InputError: an option cannot.
         """
-        chosen_device, chosen_dtype = choose_device(device, dtype)
-        check_count("budget_tokens", budget_tokens)
-        folder = resolve(model)
-        encoder = encoder_folder(folder)
-        tokenizer = Tokenizer.from_folder(encoder)
-        loaded = load_model(
-            encoder,
-            device=chosen_device,
-            dtype=chosen_dtype,
-            head=False,
+        super().__init__(
+            model,
+            device=device,
+            dtype=dtype,
+            budget_tokens=budget_tokens,
             deterministic=deterministic,
         )
-        self.settings: Settings = read_settings(
-            folder, tokenizer, loaded.hidden_size, loaded.config.max_length
-        )
-        settings = self.settings
-        runner = Runner(loaded, budget_tokens)
-        projection = [
-            Projection(dense, loaded.device, loaded.dtype, deterministic)
-            for dense in settings.projection
-        ]
-        self._queries = TokenVectors(
-            "query",
-            tokenizer,
-            runner,
-            settings.query,
-            settings.expansion,
-            projection,
-            settings.normalize,
-        )
-        self._documents = TokenVectors(
-            "document", tokenizer, runner, settings.document, None, projection, settings.normalize
-        )
+        self._attached: Attached | None = None
+        if store is not None:
+            opened = store if isinstance(store, Store) else Store.open(store)
+            self._attached = Attached(opened, self.size, lambda: self.identity, self.device)
 
     @property
-    def num_tokens(self) -> int:
-        """Tokens that have gone through the model so far, special ones included."""
-        return self._queries.num_tokens + self._documents.num_tokens
-
-    def encode_queries(self, texts: Sequence[str]) -> list[Tensor]:
-        """One [Q, D] tensor a query, on the model's device and in its dtype; equal texts share one.
-
-        Raises:
-            InputError: a text is not a string, or cannot be encoded; the message gives its place.
-        """
-        every = listed_texts("queries", texts)
-        vectors, failures = self._queries.encode(every)
-        for index, text in enumerate(every):
-            if text in failures:
-                raise InputError(f"queries[{index}]: {failures[text]}")
-        return [vectors[text] for text in every]
-
-    def encode_documents(self, texts: Sequence[str]) -> list[Tensor]:
-        """One [L, D] tensor a document, on the model's device and in its dtype.
-
-        L is 0 where every token is one that is not scored. Equal texts share a tensor; else each
-        has memory of its own, so that keeping a few keeps no others alive.
-
-        Raises:
-            InputError: a text is not a string.
-            PairError: a text cannot be encoded; `.index` says which.
-        """
-        every = listed_texts("documents", texts)
-        vectors, failures = self._documents.encode(every)
-        for index, text in enumerate(every):
-            if text in failures:
-                raise PairError(index, failures[text])
-        return [vectors[text] for text in every]
+    def store(self) -> Store | None:
+        """The documents that `rank` knows by their ids."""
+        return None if self._attached is None else self._attached.store
 
     def similarity(self, query: Tensor, documents: Sequence[Tensor]) -> NDArray[np.float32]:
         """Scores of documents whose vectors are at hand.
@@ -155,56 +106,113 @@ class LateInteraction:
         if not documents:
             return np.empty(0, dtype=np.float32)
         kind = str(query.dtype).removeprefix("torch.")
-        found = maxsim(query, TokenEmbeddings.encode(documents, kind))
-        assert isinstance(found, Tensor)
-        scores: NDArray[np.float32] = found.cpu().numpy()
-        if self.settings.mean:
-            scores /= len(query)
-        return scores
+        scores = self._similarity(query, TokenEmbeddings.encode(documents, kind))
+        found: NDArray[np.float32] = scores.cpu().numpy()
+        return found
 
-    def rank(self, query: str, documents: Sequence[str], top_k: int | None = None) -> list[Ranked]:
+    @overload
+    def rank(
+        self, query: str, documents: Sequence[str], top_k: int | None = None
+    ) -> list[Ranked]: ...
+
+    @overload
+    def rank(
+        self,
+        query: str,
+        documents: None = None,
+        top_k: int | None = None,
+        *,
+        candidates: Sequence[str] | None = None,
+    ) -> list[RankedId]: ...
+
+    def rank(
+        self,
+        query: str,
+        documents: Sequence[str] | None = None,
+        top_k: int | None = None,
+        *,
+        candidates: Sequence[str] | None = None,
+    ) -> list[Ranked] | list[RankedId]:
         """Documents by their score for a query.
 
         Args:
             query: any string.
-            documents: any strings.
+            documents: any strings; None for those of the store.
             top_k: how many to return; all if None.
+            candidates: ids of the documents of the store to rank; None for all.
 
         Returns:
-            Best first; equal scores in the order given. Empty for no documents. A document without
-            vectors scores -inf.
+            Best first; equal scores in the order given, or that of the store. Empty for no
+            documents. A document without vectors scores -inf.
 
         Raises:
-            InputError: an argument of the wrong kind, or a query that cannot be encoded.
+            InputError: an argument of the wrong kind, a query that cannot be encoded, an id that
+                the store does not have, or one of its documents that cannot be scored.
             PairError: a document cannot be scored; `.index` says which. `try_rank` goes on.
         """
-        ranking, failures = self.try_rank(query, documents, top_k)
-        _raise_first(failures)
-        return ranking
+        if documents is not None:
+            ranking, failures = self.try_rank(query, documents, top_k, candidates=candidates)
+            _raise_first(failures)
+            return ranking
+        stored, failures = self.try_rank(query, None, top_k, candidates=candidates)
+        for index, reason in failures.items():
+            raise InputError(f"document {self._stored.store.ids[index]!r} of the store: {reason}")
+        return stored
+
+    @overload
+    def try_rank(
+        self,
+        query: str,
+        documents: Sequence[str],
+        top_k: int | None = None,
+        *,
+        candidates: Sequence[str] | None = None,
+    ) -> tuple[list[Ranked], dict[int, str]]: ...
+
+    @overload
+    def try_rank(
+        self,
+        query: str,
+        documents: None = None,
+        top_k: int | None = None,
+        *,
+        candidates: Sequence[str] | None = None,
+    ) -> tuple[list[RankedId], dict[int, str]]: ...
 
     def try_rank(
-        self, query: str, documents: Sequence[str], top_k: int | None = None
-    ) -> tuple[list[Ranked], dict[int, str]]:
+        self,
+        query: str,
+        documents: Sequence[str] | None = None,
+        top_k: int | None = None,
+        *,
+        candidates: Sequence[str] | None = None,
+    ) -> tuple[list[Ranked] | list[RankedId], dict[int, str]]:
         """Documents by their score for a query, and why the others have none.
 
         Args:
             query: any string.
-            documents: any strings.
+            documents: as for `rank`.
             top_k: how many to return; all if None.
+            candidates: as for `rank`.
 
         Returns:
             The ranking, as from `rank`, of the documents that can be scored; and index -> reason
-            of the others.
+            of the others, an index being that of `Ranked` or `RankedId`.
 
         Raises:
-            InputError: an argument of the wrong kind, or a query that cannot be encoded.
+            InputError: an argument of the wrong kind, a query that cannot be encoded, or an id
+                that the store does not have.
         """
         check_count("top_k", top_k)
         check_str("query", query)
+        if documents is None:
+            stored = self._stored
+            mean = self.settings.mean
+            return stored.rank(self._query_vectors(query), mean, top_k, candidates)
+        if candidates is not None:
+            raise InputError("candidates are ids of documents of the store; leave documents out")
         texts = listed_texts("documents", documents)
-        queries, broken = self._queries.encode([query])
-        if broken:
-            raise InputError(broken[query])
+        queries = {query: self._query_vectors(query)}
         scores = np.full(len(texts), np.nan, dtype=np.float32)
         failures: dict[int, str] = {}
         for run in _runs([(index, query, text) for index, text in enumerate(texts)]):
@@ -262,6 +270,62 @@ class LateInteraction:
             known = [pair for pair in run if pair[1] in queries]
             self._score_run(known, queries, scores, failures)
         return scores, dict(sorted(failures.items()))
+
+    def explain(self, query: str, document: str, *, candidate: str | None = None) -> Explanation:
+        """Which token of a document each query token matched, and what it adds to the score.
+
+        Args:
+            query: any string.
+            document: any string.
+            candidate: the id that the document has in the store, whose vectors then count; None
+                to encode it.
+
+        Raises:
+            InputError: a text cannot be encoded, its score is not a finite number, or the store
+                has no such document, or another one by that id.
+        """
+        check_str("query", query)
+        check_str("document", document)
+        asked, words = self._queries.tokens(query), self._documents.tokens(document)
+        vectors = self._query_vectors(query)
+        if candidate is None:
+            [found] = self.encode_documents([document])
+            documents = TokenEmbeddings.encode([found], str(found.dtype).removeprefix("torch."))
+        else:
+            check_str("candidate", candidate)
+            documents = self._stored.document(candidate)
+            had, has = len(documents.values), sum(token.scored for token in words)
+            if had != has:
+                raise InputError(
+                    f"document {candidate!r} of the store has {had} vectors, and this text {has}; "
+                    "give the text that was encoded"
+                )
+        score = self._similarity(vectors, documents).item()
+        if not np.isfinite(score) and len(documents.values):
+            raise InputError("its score is not a finite number")
+        first = torch.zeros(1, dtype=torch.int64, device=documents.device)
+        tokens, scores = (x[0] for x in matches(vectors, documents, first))
+        mean = self.settings.mean
+        return Explanation.of(query, document, asked, words, tokens, scores, score, mean)
+
+    @property
+    def _stored(self) -> Attached:
+        if self._attached is None:
+            raise InputError("there is no store; give LateInteraction one, or give documents")
+        return self._attached
+
+    def _query_vectors(self, query: str) -> Tensor:
+        """[Q, D]."""
+        vectors, failures = self._queries.encode([query])
+        for reason in failures.values():
+            raise InputError(reason)
+        return vectors[query]
+
+    def _similarity(self, query: Tensor, documents: TokenEmbeddings) -> Tensor:
+        """[N] float32."""
+        scores = maxsim(query, documents)
+        assert isinstance(scores, Tensor)
+        return per_token(scores, query) if self.settings.mean else scores
 
     def _score_run(
         self,

@@ -111,3 +111,17 @@ class Ranked(NamedTuple):
     index: int  # type: ignore[assignment]  # hides tuple.index, which nobody calls here
     score: float
     document: str
+
+
+class RankedId(NamedTuple):
+    """A document of a store in its place.
+
+    Attributes:
+        index: place of the document in the store.
+        score: higher is better.
+        id: of the document.
+    """
+
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody calls here
+    score: float
+    id: str

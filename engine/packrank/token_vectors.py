@@ -10,6 +10,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from packrank.errors import InputError, ModelError
+from packrank.explanation import Token
 from packrank.late_settings import Dense, Expansion, Side
 from packrank.models.base import Parameters
 from packrank.request import Int32, Sequence
@@ -84,19 +85,19 @@ class TokenVectors:
         num_keys: list[int] = []
         encoded = self._tokenizer.encode([self._side.prompt + text for text in texts])
         for text, ids in zip(texts, encoded, strict=True):
-            tokens = self._lay_out(ids)
-            expanded = tokens if self._expansion is None else _expand(tokens, self._expansion)
-            reason = self._refusal(expanded)
+            tokens, keys = self._lay_out(ids)
+            reason = self._refusal(tokens)
             if reason is not None:
                 failures[text] = reason
                 continue
             kept.append(text)
-            sequences.append(Sequence(expanded, np.zeros_like(expanded)))
-            num_keys.append(len(tokens))
-        keys = None
+            sequences.append(Sequence(tokens, np.zeros_like(tokens)))
+            num_keys.append(keys)
+        attended = None
         if self._expansion is not None and not self._expansion.attend:
-            keys = np.array(num_keys, dtype=np.int32)
-        for indices, states, cu_seqlens in self._runner.packs_of_hidden_states(sequences, keys):
+            attended = np.array(num_keys, dtype=np.int32)
+        packs = self._runner.packs_of_hidden_states(sequences, attended)
+        for indices, states, cu_seqlens in packs:
             ids = np.concatenate([sequences[index].token_ids for index in indices])
             for index, piece in zip(indices, self._vectors(states, ids, cu_seqlens), strict=True):
                 # A copy each: a view would keep its whole pack alive while any of it is kept.
@@ -105,13 +106,62 @@ class TokenVectors:
             with self._counting:
                 self._num_tokens += len(ids)
 
-    def _lay_out(self, ids: Int32) -> Int32:
-        """[L] int32: special tokens, marker and as many of a text's tokens as fit."""
+    def tokens(self, text: str) -> tuple[Token, ...]:
+        """What each token of a text's sequence is; vectors are those of the scored ones.
+
+        Raises:
+            InputError: the text cannot be encoded.
+        """
+        check_text(text, self._name)
+        whole = self._side.prompt + text
+        ids, offsets = self._tokenizer.offsets(whole)
+        # Places in the text go the way of their ids, as numbers that no token has.
+        places, num_keys = self._lay_out(-1 - np.arange(len(ids), dtype=np.int32))
+        is_text = places < 0
+        laid_out = places.copy()
+        laid_out[is_text] = ids[-1 - places[is_text]]
+        reason = self._refusal(laid_out)
+        if reason is not None:
+            raise InputError(reason)
+        scored = self._is_scored(laid_out).tolist()
+        marker = -1 if self._side.marker is None else min(num_keys - 1, 1)
+        tokens = []
+        for i, place in enumerate(places.tolist()):
+            name = self._tokenizer.token(int(laid_out[i]))
+            if place < 0:
+                tokens.append(self._token(whole, offsets[-1 - place], name, scored[i]))
+            elif i >= num_keys:
+                tokens.append(Token(name, "expansion", scored[i]))
+            else:
+                tokens.append(Token(name, "marker" if i == marker else "special", scored[i]))
+        return tuple(tokens)
+
+    def _token(self, whole: str, span: tuple[int, int], name: str, scored: bool) -> Token:
+        """A token of the prompt or of the text, by its characters in both together."""
+        start, stop = span
+        text, prompt = whole[start:stop] or name, len(self._side.prompt)
+        if start < prompt and stop <= prompt:
+            return Token(text, "prompt", scored)
+        return Token(text, "text", scored, max(start - prompt, 0), stop - prompt)
+
+    def _lay_out(self, ids: Int32) -> tuple[Int32, int]:
+        """[L] int32, and how many of them come before the expansion.
+
+        Special tokens, marker, as many of a text's tokens as fit, then what fills a short query.
+        """
         marker, length = self._side.marker, self._side.max_length
         if marker is None:
-            return self._tokenizer.single(ids, length, "longest_first").token_ids
-        tokens = self._tokenizer.single(ids, length - 1, "longest_first").token_ids
-        return np.insert(tokens, min(len(tokens), 1), marker)
+            tokens = self._tokenizer.single(ids, length, "longest_first").token_ids
+        else:
+            tokens = self._tokenizer.single(ids, length - 1, "longest_first").token_ids
+            tokens = np.insert(tokens, min(len(tokens), 1), marker)
+        num_keys = len(tokens)
+        if self._expansion is not None:
+            tokens = _expand(tokens, self._expansion)
+        return tokens, num_keys
+
+    def _is_scored(self, ids: Int32) -> NDArray[np.bool_]:
+        return ~np.isin(ids, self._skipped)
 
     def _refusal(self, tokens: Int32) -> str | None:
         """Why the model cannot take these tokens, None if it can."""
@@ -129,7 +179,7 @@ class TokenVectors:
         """[T, hidden] of a pack to [L, D] of each of its texts."""
         ends: NDArray[np.int64] = cu_seqlens.astype(np.int64)
         if len(self._skipped):
-            scored = ~np.isin(ids, self._skipped)
+            scored = self._is_scored(ids)
             states = states[torch.from_numpy(scored).to(states.device)]
             ends = np.append(0, np.cumsum(scored))[ends]
         for layer in self._projection:

@@ -11,6 +11,7 @@ import tokenizers
 from numpy.typing import NDArray
 from tokenizers import models, normalizers, pre_tokenizers, processors
 
+from packrank.arguments import check_text
 from packrank.errors import InputError, ModelError
 from packrank.files import field, read_object
 from packrank.layout import Layout, Truncation
@@ -118,6 +119,10 @@ class Tokenizer:
         """The id of a token, None if the vocabulary has no such token."""
         return self._backend.token_to_id(token)
 
+    def token(self, token_id: int) -> str:
+        """What the vocabulary calls a token, "" if it has none of this id."""
+        return self._backend.id_to_token(token_id) or ""
+
     def num_special_tokens(self, *, pair: bool) -> int:
         """Tokens that the layout adds to a pair, or else to a single text."""
         return (self._pair if pair else self._single).num_special
@@ -143,6 +148,11 @@ class Tokenizer:
                 found = encoding.ids
                 ids[text] = np.fromiter(found, np.int32, len(found))
         return [ids[text] for text in texts]
+
+    def offsets(self, text: str) -> tuple[Int32, list[tuple[int, int]]]:
+        """Token ids of a text, as `encode` gives them, and the characters that each stands for."""
+        encoding = self._backend.encode(text, add_special_tokens=False)
+        return np.array(encoding.ids, dtype=np.int32), encoding.offsets
 
     def pair(
         self,
@@ -246,19 +256,6 @@ class Tokenizer:
         added = self._backend.get_added_tokens_decoder()
         known = {entry.content: token_id for token_id, entry in added.items() if entry.special}
         return next((known[name] for name in _USUAL_NAMES[role] if name in known), None)
-
-
-def check_text(text: str, name: str = "text") -> None:
-    """Raise InputError, with the name, unless a text is valid Unicode without lone surrogates."""
-    if text.isascii():
-        return
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise InputError(
-            f"the {name} holds a lone surrogate at character {error.start}, which is not valid "
-            "Unicode; decode its source with errors='replace'"
-        ) from None
 
 
 def batches(

@@ -79,7 +79,9 @@ class Codec:
         centers, weights = (wide / step).round(), (buckets / step).round()
         offset = weights.abs().amax()
         planes = to_planes(centers + (128.0 - offset), 8 // bits).to(torch.uint8)
-        fields = (weights + offset).to(torch.uint8)[_reversed(bits).to(wide.device)]
+        fields = (weights + offset).to(torch.uint8)[
+            _reverse(torch.arange(2**bits), bits).to(wide.device)
+        ]
         return cls(
             centroids=wide,
             bucket_cutoffs=cutoffs,
@@ -120,41 +122,41 @@ class Codec:
             [T] int32, [T, D * bits / 8] uint8, [T] float32.
         """
         wide = x.float().contiguous()
-        layer = pack_linear(self.centroids, None)
+        layer = pack_linear(self.centroids, deterministic=True)
         rows = max(_BLOCK // len(self.centroids), 1)
         blocks = [linear(part, layer).argmax(dim=1) for part in torch.split(wide, rows)]
         codes = torch.cat(blocks) if blocks else wide.new_zeros(0, dtype=torch.int64)
-        buckets = torch.bucketize(wide - self.centroids[codes], self.bucket_cutoffs)
+        centers = self.centroids[codes]
+        buckets = torch.bucketize(wide - centers, self.bucket_cutoffs, out_int32=True)
         residuals = pack_buckets(buckets.to(torch.uint8), self.bits)
-        codes = codes.to(torch.int32)
-        return codes, residuals, self.scales(codes, residuals, wide.norm(dim=1))
+        scales = _ratio(wide.norm(dim=1), centers + self.bucket_weights[buckets])
+        return codes.to(torch.int32), residuals, scales
 
     def decode(self, codes: Tensor, residuals: Tensor) -> Tensor:
         """[T, D] float32, centroid + residual, not yet scaled."""
         buckets = unpack_buckets(residuals, self.bits)
-        return self.centroids[codes.long()] + self.bucket_weights[buckets.long()]
+        return self.centroids[codes] + self.bucket_weights[buckets.int()]
 
-    def scales(self, codes: Tensor, residuals: Tensor, norms: Tensor | float = 1.0) -> Tensor:
-        """[T] float32, norms / |centroid + residual|; 0 where that is 0."""
-        lengths = self.decode(codes, residuals).norm(dim=1)
-        return torch.where(lengths > 0, norms / lengths, 0.0).float()
+    def scales(self, codes: Tensor, residuals: Tensor) -> Tensor:
+        """[T] float32, 1 / |centroid + residual|; 0 where that is 0."""
+        return _ratio(1.0, self.decode(codes, residuals))
 
 
 def pack_buckets(buckets: Tensor, bits: int) -> Tensor:
     """[T, D] uint8 below 2**bits -> [T, D * bits / 8] uint8."""
     per_byte = 8 // bits
-    fields = _reversed(bits).to(buckets.device)[buckets.long()]
-    fields = fields.view(len(buckets), buckets.shape[1] // per_byte, per_byte)
-    shifts = torch.arange(per_byte - 1, -1, -1, device=buckets.device) * bits
-    return (fields << shifts).sum(dim=2).to(torch.uint8)
+    fields = _reverse(buckets, bits).view(len(buckets), buckets.shape[1] // per_byte, per_byte)
+    packed = torch.zeros_like(fields[..., 0])
+    for place in range(per_byte):
+        packed |= fields[..., place] << (8 - bits * (place + 1))
+    return packed
 
 
 def unpack_buckets(packed: Tensor, bits: int) -> Tensor:
     """[T, D * bits / 8] uint8 -> [T, D] uint8 below 2**bits."""
-    per_byte = 8 // bits
-    shifts = torch.arange(per_byte - 1, -1, -1, device=packed.device) * bits
-    fields = (packed[..., None].long() >> shifts) & (2**bits - 1)
-    return _reversed(bits).to(packed.device)[fields].flatten(1).to(torch.uint8)
+    shifts = range(8 - bits, -1, -bits)
+    fields = torch.stack([(packed >> shift) & (2**bits - 1) for shift in shifts], dim=-1)
+    return _reverse(fields.flatten(1), bits)
 
 
 def to_planes(x: Tensor, per_byte: int) -> Tensor:
@@ -163,7 +165,14 @@ def to_planes(x: Tensor, per_byte: int) -> Tensor:
     return planes.transpose(1, 2).reshape(x.shape)
 
 
-def _reversed(bits: int) -> Tensor:
-    """[2**bits] int64: each number with its bits in the other order."""
-    words = [f"{value:0{bits}b}"[::-1] for value in range(2**bits)]
-    return torch.tensor([int(word, 2) for word in words])
+def _ratio(norms: Tensor | float, vectors: Tensor) -> Tensor:
+    lengths = vectors.norm(dim=1)
+    return torch.where(lengths > 0, norms / lengths, 0.0).float()
+
+
+def _reverse(fields: Tensor, bits: int) -> Tensor:
+    """uint8 below 2**bits, each with its bits in the other order."""
+    out = torch.zeros_like(fields)
+    for bit in range(bits):
+        out |= ((fields >> bit) & 1) << (bits - 1 - bit)
+    return out

@@ -118,6 +118,7 @@ def multi_vector(
     prompts: dict[str, str] | None = None,
     similarity: str = "maxsim",
     mask: MultiVectorMask | None = None,
+    normalize: bool = True,
     **transformer: object,
 ) -> None:
     backbone = folder.with_name("backbone")
@@ -127,7 +128,7 @@ def multi_vector(
         Transformer(str(backbone), **transformer),
         Dense(HIDDEN, 8, False, nn.Identity(), module_input_name="token_embeddings"),
         mask or MultiVectorMask(),
-        Normalize(module_input_name="token_embeddings"),
+        *([Normalize(module_input_name="token_embeddings")] if normalize else []),
     ]
     model = MultiVectorEncoder(
         modules=modules, prompts=prompts, similarity_fn_name=similarity, device="cpu"
@@ -174,6 +175,7 @@ CASES: dict[str, Callable[[Path], None]] = {
     "multi-vector-skiplist": lambda f: multi_vector(
         f, mask=MultiVectorMask(["the", ","], skiplist_tasks=["query", "document"])
     ),
+    "multi-vector-lengths-kept": lambda f: multi_vector(f, normalize=False),
     "multi-vector-mean": lambda f: multi_vector(f, similarity="meanmaxsim"),
 }
 

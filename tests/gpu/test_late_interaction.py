@@ -1,4 +1,4 @@
-"""Token vectors and MaxSim on the device against the same model on the CPU."""
+"""Token vectors and MaxSim on the device against the CPU, and streamed against resident there."""
 
 import shutil
 from collections.abc import Callable
@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from packrank import LateInteraction
+import packrank_kernels
+from packrank import LateInteraction, streaming
+from packrank_kernels import Codec, TokenEmbeddings
 
 pytestmark = pytest.mark.gpu
 
@@ -67,3 +69,72 @@ def test_company_moves_a_vector_by_a_rounding_at_most(
     for text, vectors in zip(texts, together, strict=True):
         (alone,) = model.encode_documents([text])
         assert (alone.float() - vectors.float()).norm(dim=1).max() <= 2**-6
+
+
+def encoded(format: str) -> TokenEmbeddings:
+    """700 documents, some empty, one of them larger than a run of the tests below."""
+    lengths = np.random.default_rng(0).lognormal(3.5, 1, 700).astype(int)
+    lengths[[0, 350, 699]] = 0
+    lengths[77] = 5000
+    x = torch.nn.functional.normalize(torch.randn(int(lengths.sum()), 128))
+    codec = None
+    if format in ("4bit", "2bit"):
+        weights = torch.linspace(-0.1, 0.1, 2 ** int(format[0]))
+        codec = Codec.of(x[:64].clone(), (weights[1:] + weights[:-1]) / 2, weights)
+    return TokenEmbeddings.encode(x.split(lengths.tolist()), format, codec)
+
+
+def assert_same(found: object, expected: object) -> None:
+    """Bit for bit, scores or the best with their indices."""
+    pairs = zip(found, expected, strict=True) if isinstance(found, tuple) else [(found, expected)]
+    for a, b in pairs:
+        assert torch.equal(a.cpu(), b.cpu())
+
+
+@pytest.mark.parametrize("format", ["float16", "bfloat16", "int8", "4bit", "2bit"])
+@pytest.mark.parametrize("top_k", [None, 10])
+def test_streamed_documents_have_the_bits_of_resident_ones(
+    cuda: torch.device, monkeypatch: pytest.MonkeyPatch, format: str, top_k: int | None
+) -> None:
+    documents = encoded(format)
+    queries = [torch.randn(rows, 128) for rows in (32, 7)]
+    there = [query.to(cuda) for query in queries]
+    resident = documents.to(cuda)
+    monkeypatch.setattr(streaming, "RUN_BYTES", 1 << 18)
+    for candidates in (None, torch.randint(0, 700, (200,))):
+        on_device = None if candidates is None else candidates.to(cuda)
+        expected = packrank_kernels.maxsim(there, resident, on_device, top_k)
+        for _ in range(3):
+            found = streaming.maxsim(queries, documents, candidates, top_k, device="cuda")
+            assert_same(found, expected)
+        if format in ("int8", "4bit", "2bit"):
+            assert_same(found, packrank_kernels.maxsim(queries, documents, candidates, top_k))
+
+
+def test_a_store_ranks_alike_on_the_device_and_streamed_to_it(
+    cuda: torch.device,
+    encoder: Path,
+    texts: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = tmp_path / "store"
+    model = LateInteraction(encoder, device="cuda")
+    ids = [f"id {i}" for i in range(len(texts))]
+    model.encode_documents(texts, path, ids)
+    resident = LateInteraction(encoder, device="cuda", store=path)
+    monkeypatch.setattr(streaming, "_free_memory", lambda device: 0)
+    monkeypatch.setattr(streaming, "RUN_BYTES", 1 << 12)
+    streamed = LateInteraction(encoder, device="cuda", store=path)
+    on_cpu = LateInteraction(encoder, device="cpu", store=path)
+    expected = resident.rank(QUERY)
+    assert streamed.rank(QUERY) == expected
+    some = ids[::3]
+    assert streamed.rank(QUERY, candidates=some, top_k=3) == resident.rank(
+        QUERY, candidates=some, top_k=3
+    )
+    near = {found.id: found.score for found in on_cpu.rank(QUERY)}
+    assert all(abs(near[found.id] - found.score) < 0.1 for found in expected)
+    for one in (resident, streamed):
+        found = one.explain(QUERY, texts[4], candidate=ids[4])
+        assert found.score == next(r.score for r in expected if r.id == ids[4])

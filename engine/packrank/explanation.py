@@ -1,0 +1,109 @@
+"""Why a document has its score: which of its tokens each query token matched."""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from torch import Tensor
+
+Kind = Literal["text", "prompt", "special", "marker", "expansion"]
+
+
+@dataclass(frozen=True)
+class Token:
+    """One token that the model read.
+
+    Attributes:
+        text: the characters that it stands for; its name in the vocabulary where there are none.
+        kind: "text" of the query or document; "prompt" and "marker", which the model wants before
+            it; "special", such as [CLS]; "expansion", which fills a short query.
+        scored: whether it has a vector; else it was only read.
+        start: of a token of kind "text", its first character in the text.
+        stop: and the one after its last.
+    """
+
+    text: str
+    kind: Kind
+    scored: bool
+    start: int | None = None
+    stop: int | None = None
+
+
+class Match(NamedTuple):
+    """What one query token found.
+
+    Attributes:
+        query_token: its place in `Explanation.query_tokens`.
+        document_token: place in `Explanation.document_tokens`, the first of equals; None in a
+            document without vectors.
+        score: what it adds to the sum, a float32.
+    """
+
+    query_token: int
+    document_token: int | None
+    score: float
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Which document token each query token matched.
+
+    Attributes:
+        query: the text.
+        document: the text.
+        query_tokens: all that the model read, those that are not scored included.
+        document_tokens: the same.
+        matches: one of every scored query token, in order.
+        score: as `LateInteraction.rank` has it. The sum of the matches' scores, bit for bit where
+            it is float32 in the order of `packrank_kernels.maxsim`.
+        mean: whether the score is that sum divided by the number of matches.
+    """
+
+    query: str
+    document: str
+    query_tokens: tuple[Token, ...]
+    document_tokens: tuple[Token, ...]
+    matches: tuple[Match, ...]
+    score: float
+    mean: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        query: str,
+        document: str,
+        query_tokens: tuple[Token, ...],
+        document_tokens: tuple[Token, ...],
+        tokens: Tensor,
+        scores: Tensor,
+        score: float,
+        mean: bool,
+    ) -> "Explanation":
+        """Put together; `tokens` and `scores` are a row [Q] each of `packrank_kernels.Matches`."""
+        asking = [i for i, token in enumerate(query_tokens) if token.scored]
+        found = [i for i, token in enumerate(document_tokens) if token.scored]
+        matches = zip(asking, tokens.tolist(), scores.tolist(), strict=True)
+        return cls(
+            query,
+            document,
+            query_tokens,
+            document_tokens,
+            tuple(Match(i, found[j] if j >= 0 else None, value) for i, j, value in matches),
+            score,
+            mean,
+        )
+
+    @property
+    def shares(self) -> dict[int, float]:
+        """What each matched document token adds to the sum, by its place."""
+        shares: dict[int, float] = {}
+        for match in self.matches:
+            if match.document_token is not None:
+                place = match.document_token
+                shares[place] = shares.get(place, 0.0) + match.score
+        return shares
+
+    @property
+    def summary(self) -> str:
+        """The score in a sentence."""
+        how = "mean" if self.mean else "sum"
+        return f"score {self.score:.4f}, the {how} of {len(self.matches)} matches"

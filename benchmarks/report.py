@@ -56,6 +56,10 @@ def device(report: dict[str, Any]) -> None:
             f"| {row['bench']} | {row['case']} | {name} | {row['median_s'] * 1e6:.4g} us | "
             f"{row['rate']:.4g} {row['unit']} | {_share(row)} | {ratio} |"
         )
+    for row in rows:
+        if "note" in row:
+            print(f"| {row['bench']} | {row['case']} | {row['contestant']} | {row['note']} | | | |")
+    token_scores(timed)
     ops = [row for row in rows if row["bench"] == "profile"]
     if ops:
         print("\n| one forward | op | calls | time | share | possible | of possible | bound by |")
@@ -74,6 +78,23 @@ def device(report: dict[str, Any]) -> None:
     print()
 
 
+def token_scores(timed: list[dict[str, Any]]) -> None:
+    """MaxSim moves bytes and multiplies: both rates, and how far its goal is."""
+    rows = [row for row in timed if "moved_bytes" in row and "operations" in row]
+    if rows:
+        print("\n| scores of tokens | case | contestant | time | GB/s | TFLOP/s | goal | of it |")
+        print("|---|---|---|--:|--:|--:|--:|--:|")
+    for row in rows:
+        seconds, goal = row["median_s"], row.get("goal_s")
+        met = " | " if goal is None else f"{goal * 1e6:.4g} us | {goal / seconds:.1%}"
+        name = row["contestant"] + (f" ({row['backend']})" if row.get("backend") else "")
+        print(
+            f"| {row['bench']} | {row['case']} | {name} | {seconds * 1e6:.4g} us | "
+            f"{row['moved_bytes'] / seconds / 1e9:.4g} | {row['operations'] / seconds / 1e12:.4g} "
+            f"| {met} |"
+        )
+
+
 def _share(row: dict[str, Any]) -> str:
     return f"{row['share_of_ceiling']:.1%}" if "share_of_ceiling" in row else ""
 
@@ -84,6 +105,9 @@ def quality(rows: list[dict[str, Any]]) -> None:
         f"{first['model']} by late interaction over the BM25 top 100, nDCG@10; "
         f"{first['processor']}, {first['threads']} threads; {first['date']}.\n"
     )
+    if len({row.get("format") for row in rows}) > 1:
+        formats(rows)
+        return
     print("| set | queries | candidates | BM25 | reranked | change |")
     print("|---|--:|--:|--:|--:|--:|")
     for row in rows:
@@ -91,6 +115,21 @@ def quality(rows: list[dict[str, Any]]) -> None:
         print(
             f"| {row['name']} | {row['queries']} | {row['candidates']} | {row['bm25']:.4f} | "
             f"{row['reranked']:.4f} | {change:+.4f} |"
+        )
+    print()
+
+
+def formats(rows: list[dict[str, Any]]) -> None:
+    """What storing vectors in fewer bytes does to the order."""
+    print("| set | queries | BM25 | format | bytes a token | reranked | against float32 |")
+    print("|---|--:|--:|---|--:|--:|--:|")
+    full = {row["name"]: row["reranked"] for row in rows if row["format"] == "float32"}
+    for row in rows:
+        name = row["name"]
+        change = f"{row['reranked'] - full[name]:+.4f}" if name in full else ""
+        print(
+            f"| {name} | {row['queries']} | {row['bm25']:.4f} | {row['format']} | "
+            f"{row['bytes_per_token']:g} | {row['reranked']:.4f} | {change} |"
         )
     print()
 

@@ -1,11 +1,14 @@
 """nDCG@10 of BM25, and of the default model over BM25's candidates, on public test collections.
 
-    python benchmarks/engine/quality.py --data FOLDER [--json FILE]
+    python benchmarks/engine/quality.py --data FOLDER [--formats] [--json FILE]
 
 FOLDER/beir/SET holds corpus.jsonl (_id, title, text), queries.jsonl (_id, text), qrels.tsv (query,
 document, grade) and bm25.top100.tsv (query, document, rank, score): the candidates. A document is
 its title and its text. Each is encoded once, however many queries it is a candidate of, so
 candidates/s is pairs of query and candidate over the time of all encoding and scoring.
+
+--formats keeps the documents as `packrank encode` does, in each format in turn, and scores what was
+kept: its codecs are trained as the command trains them.
 """
 
 import argparse
@@ -13,18 +16,33 @@ import datetime
 import json
 import platform
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
 
-from packrank import LateInteraction, PackrankError, __version__, get_num_threads, set_num_threads
+from packrank import (
+    LateInteraction,
+    PackrankError,
+    Store,
+    __version__,
+    get_num_threads,
+    set_num_threads,
+)
 from packrank.demo import default_model
+from packrank.encode_file import Documents, encode_file
+from packrank.identity import Identity
 from packrank.metrics import Qrels, ndcg, read_qrels
+from packrank_kernels import FORMATS, maxsim
 
 SETS = ("adi", "cranfield", "medline", "scifact", "cosqa")
 
@@ -66,9 +84,11 @@ class Collection:
 
 @dataclass(frozen=True)
 class Row:
-    """What one collection came to; means are over the judged queries."""
+    """What one collection came to, in one format; means are over the judged queries."""
 
     name: str
+    format: str
+    bytes_per_token: float
     queries: int
     documents: int
     candidates: int
@@ -78,31 +98,97 @@ class Row:
     reranked: float
 
 
-def measure(model: LateInteraction, name: str, collection: Collection) -> Row:
+@dataclass(frozen=True)
+class Encoded:
+    """Vectors of texts; stands for the model that made them where they are stored.
+
+    Attributes:
+        size: D.
+        vectors: text -> [L, D].
+    """
+
+    size: int
+    vectors: dict[str, Tensor]
+
+    def try_encode_documents(self, texts: list[str]) -> tuple[list[Tensor], dict[int, str]]:
+        return [self.vectors[text] for text in texts], {}
+
+
+Score = Callable[[Tensor, list[str]], NDArray[np.float32]]
+
+
+def measure(
+    model: LateInteraction, name: str, collection: Collection, formats: list[str]
+) -> Iterator[Row]:
+    """A row for each format; without, one for the model's own vectors."""
     start, first_token = time.perf_counter(), model.num_tokens
-    vectors = dict(
-        zip(
-            collection.documents,
-            model.encode_documents(list(collection.documents.values())),
-            strict=True,
+    texts, asked = list(collection.documents.values()), list(collection.candidates)
+    encoded = Encoded(model.size, dict(zip(texts, model.encode_documents(texts), strict=True)))
+    queries = model.encode_queries([collection.queries[query_id] for query_id in asked])
+    encoding = time.perf_counter() - start
+    for format in formats or [""]:
+        start = time.perf_counter()
+        with tempfile.TemporaryDirectory() as folder:
+            if format:
+                store = stored(encoded, model.identity, collection.documents, format, Path(folder))
+                kept, bytes_per_token = format, store.embeddings.bytes_per_token
+                score = partial(by_store, store)
+            else:
+                kept = str(queries[0].dtype).removeprefix("torch.")
+                bytes_per_token = float(model.size * queries[0].itemsize)
+                score = partial(by_model, model, encoded, collection.documents)
+            reranked = rank(collection, dict(zip(asked, queries, strict=True)), score)
+            del score
+        yield Row(
+            name=name,
+            format=kept,
+            bytes_per_token=bytes_per_token,
+            queries=len(collection.qrels),
+            documents=len(collection.documents),
+            candidates=sum(map(len, collection.candidates.values())),
+            tokens=model.num_tokens - first_token,
+            seconds=encoding + time.perf_counter() - start,
+            bm25=_mean_ndcg(collection.candidates, collection.qrels),
+            reranked=_mean_ndcg(reranked, collection.qrels),
         )
-    )
-    reranked: dict[str, list[str]] = {}
+
+
+def rank(collection: Collection, queries: dict[str, Tensor], score: Score) -> dict[str, list[str]]:
+    """Each query's candidates, best first; equal scores in the order of BM25."""
+    reranked = {}
     for query_id, ids in collection.candidates.items():
-        query = model.encode_queries([collection.queries[query_id]])[0]
-        scores = model.similarity(query, [vectors[document_id] for document_id in ids])
+        scores = score(queries[query_id], ids)
         reranked[query_id] = [ids[i] for i in np.argsort(-scores, kind="stable")]
-    seconds = time.perf_counter() - start
-    return Row(
-        name=name,
-        queries=len(collection.qrels),
-        documents=len(collection.documents),
-        candidates=sum(map(len, collection.candidates.values())),
-        tokens=model.num_tokens - first_token,
-        seconds=seconds,
-        bm25=_mean_ndcg(collection.candidates, collection.qrels),
-        reranked=_mean_ndcg(reranked, collection.qrels),
-    )
+    return reranked
+
+
+def by_model(
+    model: LateInteraction, encoded: Encoded, documents: dict[str, str], query: Tensor,
+    ids: list[str],
+) -> NDArray[np.float32]:  # fmt: skip
+    return model.similarity(query, [encoded.vectors[documents[id]] for id in ids])
+
+
+def by_store(store: Store, query: Tensor, ids: list[str]) -> NDArray[np.float32]:
+    scores = maxsim(query.cpu(), store.embeddings, store.indices(ids))
+    assert isinstance(scores, Tensor)
+    return scores.numpy()
+
+
+def stored(
+    encoded: Encoded, identity: Identity, documents: dict[str, str], format: str, folder: Path
+) -> Store:
+    """What `packrank encode --format` makes of the documents, without encoding them again."""
+    source, target = folder / "documents.jsonl", folder / "store"
+    with source.open("w", encoding="utf-8") as lines:
+        for id, text in documents.items():
+            lines.write(json.dumps({"id": id, "text": text}) + "\n")
+    with tqdm(disable=True) as bar:
+        done = encode_file(
+            encoded, identity, Documents(str(source), jsonl=True), target, bar, format=format
+        )
+    assert not done.failures, done.failures[0]
+    return Store.open(target, verify=False)
 
 
 def main() -> int:
@@ -110,6 +196,13 @@ def main() -> int:
     parser.add_argument("--data", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS, metavar="SET")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows here")
+    parser.add_argument(
+        "--formats",
+        nargs="*",
+        choices=FORMATS,
+        metavar="FORMAT",
+        help=f"measure stored vectors; all formats if none is named: {', '.join(FORMATS)}",
+    )
     parser.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16"))
     parser.add_argument("--threads", type=int, metavar="N")
     args = parser.parse_args()
@@ -124,19 +217,21 @@ def main() -> int:
         parser.error(str(error))
     model.rank("warm", ["up"])
     print(
-        f"{'set':<10} {'queries':>7} {'documents':>9} {'candidates':>10}  {'BM25':>6} "
-        f"{'reranked':>8} {'change':>7}  {'cand./s':>8} {'tokens/s':>8}"
+        f"{'set':<10} {'queries':>7} {'documents':>9} {'candidates':>10}  {'format':<8} "
+        f"{'B/token':>7}  {'BM25':>6} {'reranked':>8} {'change':>7}  {'cand./s':>8} {'tokens/s':>8}"
     )
+    formats = [] if args.formats is None else args.formats or list(FORMATS)
     rows = []
     for name in args.sets:
-        row = measure(model, name, Collection.load(args.data / "beir" / name))
-        rows.append(row)
-        print(
-            f"{row.name:<10} {row.queries:>7} {row.documents:>9} {row.candidates:>10}  "
-            f"{row.bm25:>6.4f} {row.reranked:>8.4f} {row.reranked - row.bm25:>+7.4f}  "
-            f"{row.candidates / row.seconds:>8,.0f} {row.tokens / row.seconds:>8,.0f}",
-            flush=True,
-        )
+        for row in measure(model, name, Collection.load(args.data / "beir" / name), formats):
+            rows.append(row)
+            print(
+                f"{row.name:<10} {row.queries:>7} {row.documents:>9} {row.candidates:>10}  "
+                f"{row.format:<8} {row.bytes_per_token:>7g}  "
+                f"{row.bm25:>6.4f} {row.reranked:>8.4f} {row.reranked - row.bm25:>+7.4f}  "
+                f"{row.candidates / row.seconds:>8,.0f} {row.tokens / row.seconds:>8,.0f}",
+                flush=True,
+            )
     if args.json:
         machine = {
             "packrank": __version__,

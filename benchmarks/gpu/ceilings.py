@@ -1,4 +1,4 @@
-"""What the device can do, measured: a large copy, a large product, and products of an encoder."""
+"""What the device can do, measured: large copies, large products, and products of an encoder."""
 
 import torch
 from measure import DTYPES, Contestant, Session, num_sets
@@ -19,6 +19,21 @@ def copy(session: Session) -> None:
         session.headline(f"ceiling: copy {session.ceilings['copy'] / 1e12:.2f} TB/s read and write")
 
 
+def host_copy(session: Session) -> None:
+    size = 2**16 if session.dry else 2**30
+    source = torch.randint(255, (size,), dtype=torch.uint8, pin_memory=not session.dry)
+    target = torch.empty_like(source, device=session.device)
+    seconds = session.race(
+        "copy", f"{size} bytes of pinned memory to the device",
+        {"torch": Contestant([lambda: target.copy_(source, non_blocking=True)], graph=False)},
+        amount=size / 1e9, unit="GB", rounds=10,
+    )  # fmt: skip
+    if seconds:
+        session.ceilings["host copy"] = size / seconds["torch"]
+        rate = session.ceilings["host copy"] / 1e9
+        session.headline(f"ceiling: copy to the device {rate:.1f} GB/s")
+
+
 def dense(session: Session) -> None:
     size = 64 if session.dry else 8192
     for name, dtype in DTYPES.items():
@@ -32,6 +47,19 @@ def dense(session: Session) -> None:
         if seconds:
             session.ceilings[name] = 2 * size**3 / seconds["torch"]
             session.headline(f"ceiling: {name} {session.ceilings[name] / 1e12:.0f} TFLOP/s dense")
+
+
+def integers(session: Session) -> None:
+    size = 64 if session.dry else 8192
+    a, b = torch.randint(-127, 128, (2, size, size), dtype=torch.int8, device=session.device)
+    seconds = session.race(
+        "product", f"{size} x {size} x {size}, int8",
+        {"torch": Contestant([lambda: torch._int_mm(a, b.t())])},
+        amount=2 * size**3 / 1e12, unit="TOP", dtype=torch.int8, operations=2 * size**3,
+    )  # fmt: skip
+    if seconds:
+        session.ceilings["int8"] = 2 * size**3 / seconds["torch"]
+        session.headline(f"ceiling: int8 {session.ceilings['int8'] / 1e12:.0f} TOP/s dense")
 
 
 def encoder_products(session: Session) -> None:
@@ -70,7 +98,7 @@ def encoder_products(session: Session) -> None:
 
 
 def main(session: Session) -> None:
-    for bench in (copy, dense, encoder_products):
+    for bench in (copy, host_copy, dense, integers, encoder_products):
         with session.guard(bench.__name__):
             bench(session)
             session.keep_ceilings()

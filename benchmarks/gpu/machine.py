@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 PACKAGES = ("torch", "triton", "transformers", "sentence-transformers", "tokenizers", "flash-attn",
-            "numpy", "pybind11", "setuptools")  # fmt: skip
+            "late-interaction-kernels", "flash-maxsim", "numpy", "pybind11",
+            "setuptools")  # fmt: skip
 # As they are found: nothing here changes a setting of the device.
 ASKED = ("driver_version", "clocks.sm", "clocks.mem", "clocks.max.sm", "power.limit",
          "temperature.gpu", "utilization.gpu")  # fmt: skip

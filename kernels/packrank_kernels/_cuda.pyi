@@ -1,6 +1,8 @@
 _Strided = tuple[int, int, int]
+_Addresses = tuple[int, int, int]
 
 MOST_KEYS: int
+MAXSIM_MOST_ROW_BYTES: int
 
 def device_count() -> int: ...
 def attention(
@@ -21,4 +23,22 @@ def attention(
     window: int,
     max_keys: int,
     one_query: bool,
+) -> None: ...
+def maxsim_plan(
+    device: int, format: int, size: int, columns: int, owners: bool
+) -> tuple[int, int]: ...
+def maxsim(
+    device: int,
+    stream: int,
+    format: int,
+    size: int,
+    queries: _Addresses,
+    starts: tuple[int, ...],
+    values: _Addresses,
+    codec: _Addresses,
+    documents: tuple[int, int],
+    candidates: _Addresses,
+    num_candidates: int,
+    out: _Addresses,
+    scores_stride: int,
 ) -> None: ...

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from packrank_kernels import cublas, cuda, native, reference, varlen
+from packrank_kernels import cublas, cuda, cuda_maxsim, native, reference, varlen
 from packrank_kernels.triton import availability
 
 
@@ -116,6 +116,7 @@ TABLE: dict[str, tuple[Backend, ...]] = {
     ),
     "maxsim": (
         *_native("maxsim", dtypes=native.MAXSIM_DTYPES),
+        Backend("cuda", cuda_maxsim.maxsim, cuda_maxsim.why_not),
         _triton("maxsim", "maxsim", dtypes=native.MAXSIM_DTYPES),
         _reference("maxsim"),
     ),

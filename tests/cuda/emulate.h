@@ -38,7 +38,8 @@ namespace emulate {
 
 enum class Op {
     kNone,
-    kBlock,  // sync_block
+    kBlock,     // sync_block
+    kProducts,  // products_wait, of a warpgroup
     kShuffle,
     kBallot,
     kLoad,
@@ -52,6 +53,20 @@ struct Copy {
     int target;
     const void* source;
     bool whole;
+    int bytes;
+    int commits = 0;  // after it
+};
+
+// A product of a warpgroup that is under way; see emulate_warpgroup.h.
+struct Product {
+    int type, count;
+    void* sums;  // `count` words, which hold nothing until the product is waited for
+    std::vector<uint32_t> before;
+    const uint32_t* a;
+    uint32_t fragment[4];  // of a, where it was read at once
+    bool is_read;
+    uint64_t b;
+    bool more;
 };
 
 struct Thread {
@@ -61,6 +76,9 @@ struct Thread {
     uint32_t out[4];
     int partner = 0;  // lane to read from
     std::vector<Copy> copies;
+    std::vector<Product> products;
+    bool may_multiply = false;
+    std::vector<int> unfenced;  // words written that products must not read
     std::unique_ptr<char[]> stack;
     void* top = nullptr;
 };
@@ -72,6 +90,7 @@ struct Machine {
     std::mt19937 random;
     std::unique_ptr<char[]> shared;
     int shared_size = 0;
+    std::vector<bool> unfenced;  // words of shared memory
     std::vector<Thread> threads;
     Thread* current = nullptr;
     std::function<void()> body;
@@ -113,21 +132,26 @@ inline void wait_for(Op op) {
 inline void thread_main() {
     machine.body();
     if (!machine.current->copies.empty()) fail("a thread ends before its copies have landed");
+    if (!machine.current->products.empty()) fail("a thread ends before its products");
     wait_for(Op::kDone);
 }
 
-inline char* shared_at(int offset) {
-    if (offset < 0 || offset % 16 != 0 || offset + 16 > machine.shared_size)
+inline char* shared_at(int offset, int bytes = 16) {
+    if (offset < 0 || offset % bytes != 0 || offset + bytes > machine.shared_size)
         fail("an offset is outside shared memory");
     return machine.shared.get() + offset;
 }
 
 inline void land(const Copy& copy) {
+    char* const target = shared_at(copy.target, copy.bytes);
     if (copy.whole)
-        std::memcpy(shared_at(copy.target), copy.source, 16);
+        std::memcpy(target, copy.source, copy.bytes);
     else
-        std::memset(shared_at(copy.target), 0, 16);
+        std::memset(target, 0, copy.bytes);
 }
+
+// Computes the products of a warpgroup; see emulate_warpgroup.h.
+inline void (*multiply_warpgroup)(Thread*) = nullptr;
 
 inline float to_float(Half, uint32_t bits) {
     const uint32_t sign = (bits & 0x8000) << 16, exponent = bits >> 10 & 31, rest = bits & 1023;
@@ -267,18 +291,34 @@ inline bool advance(Thread* lanes) {
     }
     for (int i = 1; i < 32; ++i)
         if (lanes[i].op != lanes[0].op) fail("the lanes of a warp part ways");
-    if (lanes[0].op == Op::kBlock || lanes[0].op == Op::kDone) return false;
+    const Op op = lanes[0].op;
+    if (op == Op::kBlock || op == Op::kProducts || op == Op::kDone) return false;
     perform(lanes);
     return true;
 }
 
+// Where all four warps have come to wait for their products: these, and the number of warps that go
+// on.
+inline int release_warpgroup(int first, std::vector<bool>& waits) {
+    for (int warp = first; warp < first + 4; ++warp)
+        if (static_cast<size_t>(warp) >= waits.size() || !waits[warp] ||
+            machine.threads[32 * warp].op != Op::kProducts)
+            return 0;
+    multiply_warpgroup(&machine.threads[32 * first]);
+    for (int warp = first; warp < first + 4; ++warp) waits[warp] = false;
+    return 4;
+}
+
 inline void run_block(int num_threads) {
     std::memset(machine.shared.get(), 0xff, machine.shared_size);
+    machine.unfenced.assign(machine.shared_size / 4, false);
     machine.threads.resize(num_threads);
     for (int i = 0; i < num_threads; ++i) {
         Thread& thread = machine.threads[i];
         thread.index = i;
         thread.op = Op::kNone;
+        thread.may_multiply = false;
+        thread.unfenced.clear();
         if (!thread.stack) thread.stack.reset(new char[kStack]);
         // The one before never left its last function, whose frame is still forbidden ground.
         ASAN_UNPOISON_MEMORY_REGION(thread.stack.get(), kStack);
@@ -298,6 +338,7 @@ inline void run_block(int num_threads) {
             if (!advance(&machine.threads[32 * warp])) {
                 waits[warp] = true;
                 --left;
+                left += release_warpgroup(warp / 4 * 4, waits);
                 break;
             }
         if (left > 0) continue;
@@ -323,6 +364,14 @@ inline void launch(int blocks, int threads, int shared_bytes, uint32_t seed,
         machine.block = (first + i) % blocks;
         run_block(threads);
     }
+}
+
+inline void start_copy(const Copy& copy) {
+    if (reinterpret_cast<uintptr_t>(copy.source) % copy.bytes != 0) fail("a copy is not aligned");
+    if (machine.random() % 2)
+        land(copy);
+    else
+        machine.current->copies.push_back(copy);
 }
 
 inline uint32_t shuffle_word(uint32_t x, int partner) {
@@ -398,12 +447,7 @@ inline Vector load_global(const void* p) { return *static_cast<const Vector*>(p)
 inline void store_global(void* p, Vector v) { *static_cast<Vector*>(p) = v; }
 
 inline void copy_async(int target, const void* global, bool whole) {
-    const emulate::Copy copy = {target, global, whole};
-    if (reinterpret_cast<uintptr_t>(global) % 16 != 0) emulate::fail("a copy is not aligned");
-    if (emulate::machine.random() % 2)
-        emulate::land(copy);
-    else
-        emulate::machine.current->copies.push_back(copy);
+    emulate::start_copy({target, global, whole, 16});
 }
 
 inline void copies_wait() {

@@ -1,0 +1,422 @@
+// Maxima of MaxSim on wgmma: for each candidate and query token, the highest similarity.
+//
+// Document tokens lie on M, query tokens on N. The rows of all candidates, laid end to end, are cut
+// into equal ranges, one a warp, across document edges; where a range cuts a document its part's
+// maxima go to `partial`. A warp takes 16 rows at a time, and the four of a warpgroup multiply
+// theirs together, from registers, with the queries in shared memory: with all columns, or with as
+// many as fit, so that one read and one decode of a token serve many queries. A thread copies what
+// its own fragment needs, stages ahead, so that a row may begin anywhere and nothing is waited for
+// but one's own copies and products.
+//
+// What limits it, by arithmetic and not measured (H100, D = 128; G: 10^9 tokens a second):
+// - One query of 32 tokens, float16 or bfloat16: memory, 256 bytes a token, 13 G; 96 KiB or more
+//   are under way in each multiprocessor. int8: memory, 132 bytes, 25 G.
+// - 4bit and 2bit: the L2 cache, 200 and 168 bytes a token, 128 of them the centroid's: 28 and 33 G
+//   at 5.5 TB/s, where memory alone would give 46 and 84. Instructions are next: nvcc 13.0 makes
+//   about 460 and 410 of them for a warp's 16 tokens (300 for the other formats), 32 and 36 G.
+// - Many queries: products. 64 tokens and 128 columns take 512 clocks of the tensor cores in
+//   float16, 256 in int8, and their maxima 240 and 300 of the other units, which work meanwhile for
+//   another warpgroup. Columns that do not fit shared memory cost another read of the documents.
+#pragma once
+
+#include "maxsim_documents.h"
+
+namespace packrank {
+namespace cuda {
+
+constexpr float kBelowAll = -__builtin_inff();
+
+// Document tokens of a warp: rows [first, first + count) of those of all candidates.
+struct Range {
+    int64_t first;
+    int count;
+};
+
+DEVICE int clamped(int64_t x, int most) {
+    return x < -1 ? -1 : x > most ? most : static_cast<int>(x);
+}
+
+DEVICE Range range_of(const MaxSimArgs& args, int64_t index) {
+    const int64_t base = args.starts[0], end = args.starts[args.num_candidates];
+    const int64_t each = rows_of_range(end - base, args.plan.ranges());
+    const int64_t first = base + index * each;
+    const int64_t left = end - first < each ? end - first : each;
+    return {first, left < 0 ? 0 : static_cast<int>(left)};
+}
+
+template <class Documents, int N>
+class MaximaBlock {
+  public:
+    DEVICE explicit MaximaBlock(const MaxSimArgs& args)
+        : args_(args), plan_(args.plan), documents_(args) {
+        const int group = thread_index() / kGroupThreads;
+        const int slots = plan_.query_bytes() + group * plan_.stages * kStageBytes;
+        const int highest = plan_.query_bytes() + plan_.warpgroups * plan_.stages * kStageBytes;
+        slots_ = slots + thread_index() % kGroupThreads * 16;
+        highest_ = highest + thread_index() / 32 * plan_.group_columns * 4 + lane() * 4;
+        index_ = block_index() * plan_.warpgroups * 4 + thread_index() / 32;
+    }
+
+    DEVICE void run() {
+        range_ = range_of(args_, index_);
+        // Where documents lie end to end, copies need not know them, and begin before this.
+        const bool is_dense = args_.candidates == nullptr && args_.owners == nullptr;
+        if (!is_dense && range_.count > 0) find(0);
+        Turn turn = {0, 0, 0, args_.num_columns, -1};
+        while (next(turn)) {
+            const Walk start = walk_;
+            for (int column = 0; column < turn.num_columns; column += plan_.group_columns) {
+                walk_ = start;
+                pass(turn, column);
+            }
+            if (turn.num_columns == 0 && turn.end < range_.count) find(turn.end);
+        }
+    }
+
+  private:
+    using Sum = typename Documents::Sum;
+    static constexpr int kSlabs = Documents::kSlabs;
+    static constexpr int kStageBytes = num_slots(Documents::kFormat, kSlabs) * kSlotBytes;
+    static constexpr int kBlocks = N / 32;  // of 32 columns, of which a lane keeps one's maximum
+    static constexpr int kFar = 1 << 30;
+    static constexpr int kNoOwner = -1;
+    static constexpr uint32_t kInfinity = 0x7f800000, kNaN = 0x7fffffff;
+
+    // A candidate, and where it starts and ends: from the range's first row on, -1 before it.
+    struct Walk {
+        int document, start, end;
+    };
+
+    // What the block does next: this warp its rows [row, end), in as many steps as its warpgroup,
+    // with some columns.
+    struct Turn {
+        int row, end, first_column, num_columns, steps;
+    };
+
+    DEVICE static int lane() { return thread_index() % 32; }
+    DEVICE static int num_steps(int rows) { return (rows + kTileRows - 1) / kTileRows; }
+
+    DEVICE int row_of(int document) const {
+        return clamped(load_constant(args_.starts + document) - range_.first, kFar);
+    }
+
+    // The last candidate that starts at a row or before: the one that has it.
+    DEVICE void find(int row) {
+        int low = 0, high = static_cast<int>(args_.num_candidates);
+        while (high - low > 1) {
+            const int step = (high - low + 31) / 32;
+            const int mine = lane() < (high - low + step - 1) / step ? low + lane() * step : high;
+            const uint32_t before = ballot(mine < high && row_of(mine) <= row);
+            low += (count_bits(before) - 1) * step;
+            high = low + step < high ? low + step : high;
+        }
+        walk_ = {low, row_of(low), row_of(low + 1)};
+    }
+
+    // One turn with all columns; or, where candidates have owners, one a query. Then the block is a
+    // warpgroup: its warps name a query in turn, and those that have come to candidates of the same
+    // do them.
+    DEVICE bool next(Turn& turn) const {
+        if (args_.owners == nullptr) {
+            if (turn.steps >= 0) return false;
+            turn.end = range_.count;
+            turn.steps = num_steps(range_of(args_, index_ / 4 * 4).count);
+            return true;
+        }
+        turn.row = turn.end;
+        const int mine = turn.row < range_.count
+                             ? static_cast<int>(load_constant(args_.owners + walk_.document))
+                             : kNoOwner;
+        int others[4], owner = kNoOwner;
+        exchange(mine, others);
+        for (int w = 3; w >= 0; --w)
+            if (others[w] != kNoOwner) owner = others[w];
+        if (owner == kNoOwner) return false;
+        if (mine == owner) turn.end = end_of_run(owner);
+        exchange(num_steps(turn.end - turn.row), others);
+        turn.steps = 0;
+        for (int w = 0; w < 4; ++w) turn.steps = others[w] > turn.steps ? others[w] : turn.steps;
+        if (args_.query_starts != nullptr) {
+            turn.first_column = load_constant(args_.query_starts + owner);
+            turn.num_columns = load_constant(args_.query_starts + owner + 1) - turn.first_column;
+        }
+        return true;
+    }
+
+    // What each warp of the warpgroup says.
+    DEVICE void exchange(int mine, int (&all)[4]) const {
+        const int words = shared_bytes(Documents::kFormat, plan_) - kWords;
+        sync_block();
+        if (lane() == 0) store_word(words + thread_index() / 32 * 4, static_cast<uint32_t>(mine));
+        sync_block();
+        for (int w = 0; w < 4; ++w) all[w] = static_cast<int>(load_word(words + 4 * w));
+    }
+
+    // Where the candidates of a query, from this on, end.
+    DEVICE int end_of_run(int owner) const {
+        for (int document = walk_.document;; document += 32) {
+            const int mine = document + lane();
+            const bool same = mine < args_.num_candidates && row_of(mine) < range_.count &&
+                              load_constant(args_.owners + mine) == owner;
+            const uint32_t others = ~ballot(same);
+            if (others == 0) continue;
+            const int end = row_of(document + lowest_bit(others));
+            return end < range_.count ? end : range_.count;
+        }
+    }
+
+    // Rows [first + column, first + column + group_columns) of the queries; those that are not of
+    // this turn, and the bytes after a row's last, are 0.
+    DEVICE void load_queries(const Turn& turn, int column) const {
+        const int bytes = args_.size * element_bytes(Documents::kFormat);
+        const int pieces = plan_.slabs * 4;  // 16 bytes of a row: its part of a core matrix
+        sync_block();
+        for (int i = thread_index(); i < plan_.group_columns * pieces * 4; i += num_threads()) {
+            // A warp writes a core matrix: four words of each of eight rows.
+            const int piece = i / 32 % pieces, row = i / 32 / pieces * 8 + i / 4 % 8;
+            const int at = Documents::column(bytes, piece / 4, i % 4, piece % 4);
+            uint32_t x = 0;
+            if (at >= 0 && column + row < turn.num_columns) {
+                const int64_t query = turn.first_column + column + row;
+                const auto* const queries = static_cast<const uint8_t*>(args_.queries);
+                x = load_constant(reinterpret_cast<const uint32_t*>(queries + query * bytes + at));
+            }
+            store_word((row / 8 * pieces + piece) * 128 + row % 8 * 16 + i % 4 * 4, x);
+        }
+        fence_for_products();
+        sync_block();
+    }
+
+    DEVICE int num_threads() const { return plan_.warpgroups * kGroupThreads; }
+
+    // One pass over the rows of a turn, with the columns that shared memory holds.
+    DEVICE void pass(const Turn& turn, int column) {
+        const int left = (turn.num_columns - column + N - 1) / N, most = plan_.group_columns / N;
+        const int panels = left < most ? left : most;
+        for (int i = 0; i < most * kBlocks; ++i)
+            store_word(highest_ + i * 128, float_to_bits(kBelowAll));
+        column_ = column;
+        end_ = turn.end;
+        const int groups = Documents::kIsWhole ? 1 : plan_.slabs / kSlabs;
+        start_copies(turn, panels, groups);
+        load_queries(turn, column);
+        if (walk_.document < 0 && turn.row < turn.end) find(turn.row);
+        uint32_t a[kSlabs][2][4];
+        float scales[2] = {1.0f, 1.0f};
+        const int stop = turn.row + turn.steps * kTileRows;
+        for (int row = turn.row; row < stop; row += kTileRows) {
+            if (Documents::kIsWhole) take(a, scales);
+            for (int panel = 0; panel < panels; ++panel) {
+                Sum c[N / 2];
+                for (int group = 0; group < groups; ++group) {
+                    if (!Documents::kIsWhole) take(a, scales);
+                    multiply(a, panel, group, c);
+                }
+                settle(c, scales, row, panel, panel == panels - 1);
+            }
+        }
+    }
+
+    // Copies run `stages - 1` slab groups ahead; the rows' codes are read one step before.
+    DEVICE void start_copies(const Turn& turn, int panels, int groups) {
+        each_ = Documents::kIsWhole ? 1 : panels * groups;
+        left_ = turn.steps * each_;
+        done_ = 0;
+        next_row_ = turn.row + lane() / 4;
+        stage_ = 0;
+        origin_ = range_.first;
+        source_ = walk_.document - 1;
+        source_end_ = args_.candidates == nullptr ? kFar : -1;
+        if (Documents::kHasCodes) coming_ = next_rows();
+        for (int i = 0; i < plan_.stages - 1; ++i) copy(i);
+    }
+
+    DEVICE TileRows next_rows() {
+        TileRows rows;
+#pragma unroll
+        for (int r = 0; r < 2; ++r) {
+            const int at = next_row_ + 8 * r;
+            rows.row[r] = rows.code[r] = -1;
+            if (at < end_) {
+                while (source_end_ <= at) follow(at);
+                rows.row[r] = origin_ + at;
+                // Not looked at before the next step, when it has come.
+                if (Documents::kHasCodes) rows.code[r] = load_constant(args_.codes + rows.row[r]);
+            }
+        }
+        next_row_ += kTileRows;
+        return rows;
+    }
+
+    // To the next candidate; one without rows may be no document.
+    DEVICE void follow(int at) {
+        source_end_ = row_of(++source_ + 1);
+        if (source_end_ <= at) return;
+        const int64_t start = load_constant(args_.starts + source_);
+        origin_ = range_.first - start +
+                  load_constant(args_.cu_seqlens + load_constant(args_.candidates + source_));
+    }
+
+    // The next slab group of this thread's rows, to a stage; nothing after the last.
+    DEVICE void copy(int stage) {
+        if (left_ > 0) {
+            --left_;
+            if (Documents::kIsWhole || done_ == 0) {
+                if (Documents::kHasCodes) tile_ = coming_;
+                (Documents::kHasCodes ? coming_ : tile_) = next_rows();
+            }
+            const int slot = slots_ + stage * kStageBytes;
+            const int group = Documents::kIsWhole ? 0 : done_ % (plan_.slabs / kSlabs);
+            Documents::copy(args_, tile_, group * kSlabs, slot);
+            if (Documents::kIsScaled) {
+#pragma unroll
+                for (int r = 0; r < 2; ++r) {
+                    const int scale = slot + Documents::kScales * kSlotBytes + 4 * r;
+                    if (Documents::kHasCodes && !is_centroid(args_, tile_.code[r]))
+                        store_word(scale, kNaN);
+                    else
+                        copy_stage<4>(scale, args_.scales + tile_.row[r], tile_.row[r] >= 0);
+                }
+            }
+            if (!Documents::kIsWhole && ++done_ == each_) done_ = 0;
+        }
+        copies_commit();
+    }
+
+    // The fragment that comes next.
+    DEVICE void take(uint32_t (&a)[kSlabs][2][4], float (&scales)[2]) {
+        copies_wait_but(plan_.stages - 2);
+        const int slot = slots_ + stage_ * kStageBytes;
+        documents_.read(slot, a);
+        if (Documents::kIsScaled) {
+            const Vector v = load_shared(slot + Documents::kScales * kSlotBytes);
+#pragma unroll
+            for (int r = 0; r < 2; ++r) {
+                const bool is_finite = (v.x[r] & kInfinity) != kInfinity;
+                scales[r] = bits_to_float(is_finite ? v.x[r] : kNaN);
+            }
+        }
+        copy((stage_ == 0 ? plan_.stages : stage_) - 1);  // the one before
+        if (++stage_ == plan_.stages) stage_ = 0;
+    }
+
+    // c = a times a panel of queries, or c += from the second group of slabs on.
+    DEVICE void multiply(uint32_t (&a)[kSlabs][2][4], int panel, int group, Sum (&c)[N / 2]) {
+        const int row_stride = plan_.slabs * 4 * 128;  // of eight query tokens
+        const int at = panel * (N / 8) * row_stride + group * kSlabs * 4 * 128;
+        const uint64_t b = matrix_descriptor(shared_address(at), 128, row_stride);
+        products_begin(a);
+#pragma unroll
+        for (int slab = 0; slab < kSlabs; ++slab)
+#pragma unroll
+            for (int i = 0; i < 2; ++i)
+                multiply_group(typename Documents::Element(), c, a[slab][i],
+                               b + (slab * 2 + i) * (256 >> 4), group + slab + i > 0);
+        products_wait(c);
+    }
+
+    // Takes a panel's sums of rows [row, row + 16) into the maxima, document by document.
+    DEVICE void settle(const Sum (&c)[N / 2], const float (&scales)[2], int row, int panel,
+                       bool is_last) {
+        if (row >= end_) return;
+        const int stop = row + kTileRows < end_ ? row + kTileRows : end_;
+        Walk walk = walk_;
+        for (int from = row;;) {
+            const int end = walk.end < stop ? walk.end : stop;
+            if (from < end) {
+#pragma unroll
+                for (int block = 0; block < kBlocks; ++block)
+                    merge(c, block, scales, from - row, end - row,
+                          highest_ + (panel * kBlocks + block) * 128);
+                from = end;
+            }
+            if (walk.end > stop) break;
+            if (walk.start < walk.end) flush(walk, panel);
+            if (++walk.document == args_.num_candidates) break;
+            walk.start = walk.end;
+            walk.end = row_of(walk.document + 1);
+        }
+        if (stop == end_ && walk.end > stop && walk.start < stop) flush(walk, panel);
+        if (is_last) walk_ = walk;
+    }
+
+    // Rows [from, end) of the warp's 16, a block of columns, whose maxima lie `at`.
+    DEVICE void merge(const Sum (&c)[N / 2], int block, const float (&scales)[2], int from, int end,
+                      int at) const {
+        // c[4 j + 2 r + e] is of row lane / 4 + 8 r and column 8 j + lane % 4 * 2 + e.
+        float high[8], shift[2], factor[2];
+        bool has[2];
+#pragma unroll
+        for (int r = 0; r < 2; ++r) {
+            const int mine = lane() / 4 + 8 * r;
+            has[r] = from <= mine && mine < end;
+            factor[r] = has[r] ? scales[r] : 0.0f;
+            shift[r] = has[r] ? 0.0f : kBelowAll;
+        }
+#pragma unroll
+        for (int i = 0; i < 8; ++i) {
+            float x[2];
+#pragma unroll
+            for (int r = 0; r < 2; ++r) {
+                x[r] = to_float(c[block * 16 + i / 2 * 4 + 2 * r + i % 2]);
+                if (Documents::kIsScaled)
+                    x[r] = fused(x[r], factor[r], shift[r]);  // a product, or below all
+                else
+                    x[r] = has[r] ? x[r] : kBelowAll;
+            }
+            high[i] = maximum(x[0], x[1]);
+        }
+        halve<8>(high, 16);
+        halve<4>(high, 8);
+        halve<2>(high, 4);
+        store_word(at, float_to_bits(maximum(bits_to_float(load_word(at)), high[0])));
+    }
+
+    // Of two lanes one keeps the first half of COUNT maxima, the other the second.
+    template <int COUNT>
+    DEVICE static void halve(float (&high)[8], int mask) {
+        const bool is_upper = (lane() & mask) != 0;
+#pragma unroll
+        for (int i = 0; i < COUNT / 2; ++i) {
+            const float mine = is_upper ? high[i + COUNT / 2] : high[i];
+            const float other = is_upper ? high[i] : high[i + COUNT / 2];
+            high[i] = maximum(mine, shuffle_xor(other, mask));
+        }
+    }
+
+    // A document, or what the range has of it, is over: its maxima go where they belong.
+    DEVICE void flush(const Walk& walk, int panel) const {
+        const bool cut_before = walk.start < 0;
+        const bool is_cut = cut_before || walk.end > range_.count;
+        const int64_t row = is_cut ? index_ * 2 + (cut_before ? 0 : 1) : walk.document;
+        // `halve` leaves lane / 4 with that one of 8.
+        const int column = lane() / 8 * 8 + lane() % 4 * 2 + lane() / 4 % 2;
+        float* const target = (is_cut ? args_.partial : args_.maxima) + row * plan_.columns +
+                              column_ + panel * N + column;
+#pragma unroll
+        for (int block = 0; block < kBlocks; ++block) {
+            const int at = highest_ + (panel * kBlocks + block) * 128;
+            target[block * 32] = bits_to_float(load_word(at));
+            store_word(at, float_to_bits(kBelowAll));
+        }
+    }
+
+    const MaxSimArgs& args_;
+    const MaxSimPlan& plan_;
+    const Documents documents_;
+    int slots_, highest_;  // this thread's, offsets in shared memory
+    int index_;            // of the warp's range
+    Range range_;
+    Walk walk_ = {-1, 0, 0};  // the candidate that the next row belongs to; -1 before `find`
+
+    // Of the pass: its first column, and the warp's last row.
+    int column_, end_;
+    // Of its copies: slab groups left, of a step, begun in this step; the stage that comes next.
+    int left_, each_, done_, stage_;
+    int next_row_, source_, source_end_;
+    int64_t origin_;  // document token of the range's first row, if all were of this candidate
+    TileRows tile_, coming_;
+};
+
+}  // namespace cuda
+}  // namespace packrank

@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 HERE = ROOT / "benchmarks" / "gpu"
 GRACE_S = 5.0  # between asking a process to stop and stopping it
 SANITIZED = {"memcheck": 60, "racecheck": 30}  # tool -> cases
-SANITIZER = "--report-api-errors no --kernel-name kns=attention"
+SANITIZER = "--report-api-errors no --kernel-name kns=packrank"
 SANITIZER_FOUND = 86  # its exit status where it has something to report
 Outcome = tuple[int | None, str]
 NOTHING_FOUND = "ERROR SUMMARY: 0 errors|RACECHECK SUMMARY: 0 hazards"

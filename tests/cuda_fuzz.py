@@ -1,4 +1,4 @@
-"""Random packs through the CUDA attention kernels, against the definition in float64.
+"""Random packs and documents through the CUDA kernels, against the definitions.
 
 `cuda_fuzz.py [CASES] [--seed N] [--seconds S]`; `make gpu` runs it under compute-sanitizer. Exits
 with 3 and a sentence where the kernels cannot run.
@@ -11,7 +11,7 @@ import time
 
 import torch
 
-from packrank_kernels import attention, reference
+from packrank_kernels import Codec, TokenEmbeddings, attention, maxsim, reference
 from packrank_kernels.dispatch import TABLE
 from packrank_kernels.testing import TOLERANCE, assert_close, cu_seqlens
 
@@ -25,6 +25,44 @@ def draw_lengths(rng, longest):
 
 def one_case(rng, device, backend):
     """Draw a case, run it and compare; False where the backend refuses such a call."""
+    try:
+        return rng.choice([attention_case, maxsim_case])(rng, device, backend)
+    except ValueError as refusal:
+        if "cannot run this call" in str(refusal):
+            return False
+        raise
+
+
+def maxsim_case(rng, device, backend):
+    kind, size = rng.choice(["float16", "bfloat16", "int8", "4bit", "2bit"]), 32 * rng.randint(1, 6)
+    bits = {"4bit": 4, "2bit": 2}.get(kind)
+    codec = None
+    if bits is not None:
+        weights = torch.randn(2**bits).sort().values
+        codec = Codec.of(torch.randn(9, size), (weights[1:] + weights[:-1]) / 2, weights)
+    drawn = [torch.randn(length, size) for length in draw_lengths(rng, 300)]
+    documents = TokenEmbeddings.encode(drawn, kind, codec)
+    queries = [torch.randn(rng.randint(1, 90), size) for _ in range(rng.randint(1, 4))]
+    some = torch.randint(0, len(documents), (rng.randint(1, 9),))
+    own = [torch.randint(0, len(documents), (rng.randint(0, 5),)) for _ in queries]
+    candidates = rng.choice([None, some, own])
+    there = [ids.to(device) for ids in own] if candidates is own else candidates
+    if candidates is some:
+        there = some.to(device)
+    actual = maxsim(
+        [query.to(device) for query in queries], documents.to(device), there, backend=backend
+    )
+    expected = maxsim(queries, documents, candidates, backend="reference")
+    if candidates is own:
+        actual, expected = torch.cat(actual), torch.cat(expected)
+    if bits is not None or kind == "int8":
+        assert torch.equal(actual.cpu(), expected), kind
+    else:  # sums of a few hundred products in another order
+        assert_close(actual.cpu(), expected, 1e-4)
+    return True
+
+
+def attention_case(rng, device, backend):
     dtype = rng.choice([torch.float16, torch.bfloat16])
     heads, size, longest = rng.randint(1, 4), rng.choice([32, 64]), rng.choice([32, 64, 128, 256])
     keys = draw_lengths(rng, longest)
@@ -43,24 +81,19 @@ def one_case(rng, device, backend):
     cu_q, cu_k = cu_seqlens(queries + [0] * spare), cu_seqlens(keys + [0] * spare)
     scale = rng.uniform(0.3, 1.5) * size**-0.5
     window = rng.choice([None, None, 0, rng.randint(0, 80)])
-    try:
-        on_device = packed.to(device)
-        actual = attention(
-            on_device[:, 0] if form == "self" else q.to(device),
-            on_device[:, 1],
-            on_device[:, 2],
-            *([cu_k.to(device)] * 2 if form == "self" else (cu_q.to(device), cu_k.to(device))),
-            scale=scale,
-            window=window,
-            max_seqlen_q=1 if form == "first tokens" else max(*queries, longest),
-            max_seqlen_k=longest,
-            deterministic=rng.random() < 0.3,
-            backend=backend,
-        ).cpu()
-    except ValueError as refusal:
-        if "cannot run this call" in str(refusal):
-            return False
-        raise
+    on_device = packed.to(device)
+    actual = attention(
+        on_device[:, 0] if form == "self" else q.to(device),
+        on_device[:, 1],
+        on_device[:, 2],
+        *([cu_k.to(device)] * 2 if form == "self" else (cu_q.to(device), cu_k.to(device))),
+        scale=scale,
+        window=window,
+        max_seqlen_q=1 if form == "first tokens" else max(*queries, longest),
+        max_seqlen_k=longest,
+        deterministic=rng.random() < 0.3,
+        backend=backend,
+    ).cpu()
     wide = (x.double() for x in (q, k, v))
     expected = reference.attention(*wide, cu_q, cu_k, scale, window, None).to(dtype)
     rows = sum(queries)
@@ -86,7 +119,7 @@ def main():
     else:
         reason = backend.why_not(device, torch.float16)
     if reason is not None:
-        print(f"attention by {name!r} cannot run here: {reason}")
+        print(f"the kernels of {name!r} cannot run here: {reason}")
         return NOT_HERE
     rng = random.Random(options.seed)
     torch.manual_seed(options.seed)

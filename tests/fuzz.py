@@ -132,7 +132,7 @@ def draw_documents(rng, dtype, size):
 def fuzz_maxsim(rng, dtype, backend):
     documents = draw_documents(rng, dtype, rng.randint(1, 150))
     size, count = documents.size, rng.randint(1, 3)
-    queries = [torch.randn(rng.randint(1, 110), size).abs() for _ in range(count)]
+    queries = [torch.randn(rng.randint(0, 110), size).abs() for _ in range(count)]
     some = torch.randint(0, len(documents), (rng.randint(0, 9),))
     own = [torch.randint(0, len(documents), (rng.randint(0, 5),)) for _ in queries]
     candidates = rng.choice([None, some, own])
@@ -142,7 +142,7 @@ def fuzz_maxsim(rng, dtype, backend):
 
 def fuzz_matches(rng, dtype, backend):
     documents = draw_documents(rng, dtype, rng.randint(1, 150))
-    query = torch.randn(rng.randint(1, 110), documents.size).abs()
+    query = torch.randn(rng.randint(0, 110), documents.size).abs()
     some = torch.randint(0, len(documents), (rng.randint(0, 9),))
     return [matches(query, documents, some, backend=b).scores for b in (backend, "reference")]
 

@@ -15,37 +15,6 @@ inline void follow(const float* row, int64_t count, int32_t token, float* best, 
     }
 }
 
-template <int kCount>
-struct Width {
-    static constexpr int value = kCount;
-};
-
-// out[c] = similarity of one row and column c.
-template <class T>
-void similarities_of_row(Rows row, const float* scale, const Columns& columns, int64_t units,
-                         float* out) {
-    for (int64_t column = 0; column < columns.count; column += kPanelColumns) {
-        const uint32_t* panel = columns.panels + column * units;
-        const int32_t* bias = columns.bias + column;
-        const auto one = [&](auto width) {
-            constexpr int kVectors = decltype(width)::value;
-            V s[1][kVectors];
-            similarities<T, 1, kVectors>(row, scale, panel, bias, units, s);
-            for (int j = 0; j < kVectors; ++j) store(out + column + j * kWidth, s[0][j]);
-        };
-        switch (panel_vectors(column, columns.count)) {
-            case 1:
-                one(Width<1>());
-                break;
-            case 2:
-                one(Width<2>());
-                break;
-            default:
-                one(Width<3>());
-        }
-    }
-}
-
 template <class T>
 void matches_typed(const MaxSimArgs& args) {
     const Plan<T> plan(args);
@@ -64,10 +33,8 @@ void matches_typed(const MaxSimArgs& args) {
         const int64_t end = args.cu_seqlens[plan.document(k) + 1];
         bool sound = true;
         for (int64_t token = start; token < end; ++token) {
-            const Rows row =
-                read_rows(args, token, 1, token + 1, work.decoded, static_cast<T*>(nullptr), sound);
-            const float* scale = args.scales + (sizeof(T) == 1 ? token : 0);
-            similarities_of_row<T>(row, scale, columns, plan.units(), work.terms);
+            sound = max_document<T>(args, columns, plan.units(), token, token + 1, token + 1, work);
+            read_maxima<T>(work.maxima, 0, query_tokens, work.terms);
             if (!sound)
                 for (int64_t i = 0; i < query_tokens; ++i) work.terms[i] = __builtin_nanf("");
             follow(work.terms, query_tokens, static_cast<int32_t>(token - start), best, tokens);

@@ -2,7 +2,8 @@
 //
 // Document tokens are the rows of the product and query tokens its columns, so the maximum over a
 // document is one vector maximum per tile and column vector, in registers: no score matrix, no
-// reduction across lanes. All queries that score a document share one read and one decode of it.
+// reduction across lanes. In a call without owners all queries share one read and one
+// decode of a document.
 //
 // Floor at 32 query tokens on Zen 4: the product rate (118 GFLOP/s a core for float32, 236 for
 // bfloat16, 473 for bytes), not memory. Decoding a residual takes some 15 to 30 instructions a
@@ -24,11 +25,10 @@ struct Maxima {
     Mask* nan;  // where a NaN was met; floats only
 };
 
-// Similarities of rows and columns, kRows x kVectors.
+// best[j] = max(best[j], column maxima); nan[j] marks columns that met a NaN.
 template <class T, int kRows, int kVectors>
-inline __attribute__((always_inline)) void similarities(Rows rows, const float* scales,
-                                                        const uint32_t* panel, const int32_t* bias,
-                                                        int64_t units, V (&out)[kRows][kVectors]) {
+__attribute__((noinline)) void max_tile(Rows rows, const float* scales, const uint32_t* panel,
+                                        const int32_t* bias, int64_t units, Maxima maxima) {
     typename Product<T>::Sum acc[kRows][kVectors];
 #pragma GCC unroll 4
     for (int j = 0; j < kVectors; ++j)
@@ -41,23 +41,16 @@ inline __attribute__((always_inline)) void similarities(Rows rows, const float* 
         }
     accumulate<T, kRows, kVectors, true>(rows.data, rows.stride, panel, units, acc, rows.ahead,
                                          kRows * rows.ahead_unit);
+    V s[kRows][kVectors];
 #pragma GCC unroll 4
     for (int j = 0; j < kVectors; ++j)
 #pragma GCC unroll 16
         for (int r = 0; r < kRows; ++r) {
             if constexpr (sizeof(T) == 1)
-                out[r][j] = mul(to_float(acc[r][j]), set1(scales[r]));
+                s[r][j] = mul(to_float(acc[r][j]), set1(scales[r]));
             else
-                out[r][j] = acc[r][j];
+                s[r][j] = acc[r][j];
         }
-}
-
-// best[j] = max(best[j], column maxima); nan[j] marks columns that met a NaN.
-template <class T, int kRows, int kVectors>
-__attribute__((noinline)) void max_tile(Rows rows, const float* scales, const uint32_t* panel,
-                                        const int32_t* bias, int64_t units, Maxima maxima) {
-    V s[kRows][kVectors];
-    similarities<T, kRows, kVectors>(rows, scales, panel, bias, units, s);
 #pragma GCC unroll 4
     for (int j = 0; j < kVectors; ++j) {
         V highest = maxima.best[j];
@@ -193,9 +186,10 @@ class Plan {
         __builtin_memset(rows, 0, num_columns_ * row);
         for (int64_t m = 0; m < args_.num_queries; ++m) {
             const int64_t start = args_.query_starts[m];
-            __builtin_memcpy(rows + column(m) * row,
-                             static_cast<const char*>(args_.queries) + start * row,
-                             (args_.query_starts[m + 1] - start) * row);
+            const int64_t bytes = (args_.query_starts[m + 1] - start) * row;
+            if (bytes > 0)  // no rows at all have no address
+                __builtin_memcpy(rows + column(m) * row,
+                                 static_cast<const char*>(args_.queries) + start * row, bytes);
         }
         const int64_t groups = args_.owners ? args_.num_queries : 1;
         for (int64_t g = 0; g < groups; ++g) {
@@ -220,7 +214,7 @@ class Plan {
     const Buffer panels_, bias_, starts_;
 };
 
-// A thread's memory: maxima by column, then rows of a block.
+// A thread's memory: maxima by column, terms of a sum, rows of a block, marks of NaN.
 template <class T>
 struct Work {
     explicit Work(const Plan<T>& plan, int64_t size) {
@@ -260,6 +254,16 @@ bool max_document(const MaxSimArgs& args, const Columns& columns, int64_t units,
     return sound;
 }
 
+// terms[0, count) = maxima from vector `first` on, NaN where one was met; writes whole vectors.
+template <class T>
+void read_maxima(Maxima maxima, int64_t first, int64_t count, float* terms) {
+    for (int64_t i = 0, j = first; i < count; i += kWidth, ++j) {
+        V term = maxima.best[j];
+        if constexpr (sizeof(T) > 1) term = select(maxima.nan[j], set1(__builtin_nanf("")), term);
+        store(terms + i, term);
+    }
+}
+
 template <class T>
 void score_candidate(const MaxSimArgs& args, const Plan<T>& plan, int64_t k, Work<T>& work) {
     int64_t first, end;
@@ -272,24 +276,16 @@ void score_candidate(const MaxSimArgs& args, const Plan<T>& plan, int64_t k, Wor
     const int64_t base = plan.column(first);
     for (int64_t m = first; m < end; ++m) {
         float* out = args.owners ? args.scores + k : args.scores + m * args.num_candidates + k;
+        const int64_t start = args.query_starts[m], count = args.query_starts[m + 1] - start;
         if (bounds[0] == bounds[1]) {
             *out = -__builtin_inff();
             continue;
         }
-        if (!sound) {
+        if (!sound && count > 0) {
             *out = __builtin_nanf("");
             continue;
         }
-        const int64_t start = args.query_starts[m], count = args.query_starts[m + 1] - start;
-        const int64_t vector = (plan.column(m) - base) / kWidth;
-        int64_t i = 0;
-        for (; i < count; i += kWidth) {
-            const int64_t j = vector + i / kWidth;
-            V term = work.maxima.best[j];
-            if constexpr (sizeof(T) > 1)
-                term = select(work.maxima.nan[j], set1(__builtin_nanf("")), term);
-            store(work.terms + i, term);
-        }
+        read_maxima<T>(work.maxima, (plan.column(m) - base) / kWidth, count, work.terms);
         if constexpr (sizeof(T) == 1)
             for (int64_t n = 0; n < count; ++n) work.terms[n] *= args.query_weights[start + n];
         const int64_t whole = (count + kLanes - 1) / kLanes * kLanes;

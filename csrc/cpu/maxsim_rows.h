@@ -4,7 +4,7 @@
 //
 // Integers lie in scratch without a sign, 128 added: the product of bytes wants one operand so.
 
-// Bytes of decoded rows that are alive at once.
+// Bytes of decoded rows that are alive at once, or those of 24 rows if they are more.
 constexpr int64_t kBlockBytes = 4096;
 
 struct Rows {
@@ -30,7 +30,7 @@ int64_t row_bytes(int64_t size) {
     return num_units<T>(size) * 4;
 }
 
-// Tokens of a block: whole tiles of any height up to 12.
+// Tokens of a block: whole tiles of 4, 8 or 12 rows.
 template <class T>
 int64_t block_tokens(int64_t size) {
     const int64_t fitting = kBlockBytes / row_bytes<T>(size) / 24 * 24;
@@ -65,18 +65,18 @@ inline void decode_residual(const uint8_t* packed, const uint8_t* centroid, Byte
 template <int kBits>
 inline bool residual_rows(const MaxSimArgs& args, int64_t token, int64_t count, uint8_t* out) {
     uint8_t weights[16] = {};
-    __builtin_memcpy(weights, args.weights, 1 << kBits);
+    __builtin_memcpy(weights, args.bucket_weights, 1 << kBits);
     const Bytes table = Bytes::table(weights);
     const int64_t bytes = args.size * kBits / 8, stride = row_bytes<uint8_t>(args.size);
     const uint8_t* packed = static_cast<const uint8_t*>(args.values) + token * bytes;
     bool sound = true;
     for (int64_t r = 0; r < count; ++r) {
         int64_t code = args.codes[token + r];
-        if (code < 0 || code >= args.num_rows) {
+        if (code < 0 || code >= args.num_centroids) {
             code = 0;
             sound = false;
         }
-        decode_residual<kBits>(packed + r * bytes, args.rows + code * args.size, table, bytes,
+        decode_residual<kBits>(packed + r * bytes, args.centroids + code * args.size, table, bytes,
                                out + r * stride);
     }
     return sound;

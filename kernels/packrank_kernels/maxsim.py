@@ -105,19 +105,25 @@ def maxsim(
     single = isinstance(queries, Tensor)
     every = [queries] if isinstance(queries, Tensor) else list(queries)
     prepared = _prepare(op, every, documents)
-    if top_k is not None and (isinstance(top_k, bool) or top_k < 1):
+    if top_k is not None and (not isinstance(top_k, int) or isinstance(top_k, bool) or top_k < 1):
         raise ValueError(f"{op}: top_k is {top_k!r}, expected at least 1")
-    own: Sequence[Tensor] | None = None
-    if candidates is not None and not isinstance(candidates, Tensor):
+    shared: Tensor | None = None
+    own: list[Tensor] | None = None
+    if isinstance(candidates, Tensor):
+        shared = candidates
+        _check_candidates(op, shared, documents)
+    elif candidates is not None:
         own = list(candidates)
+        if not all(isinstance(ids, Tensor) for ids in own):
+            kind = type(own[0]).__name__
+            raise ValueError(f"{op}: candidates is a list of {kind}, expected an int64 tensor")
         if single or len(own) != len(every):
             raise ValueError(
                 f"{op}: {len(own)} lists of candidates for "
                 f"{'a single query' if single else f'{len(every)} queries'}; expected one a query"
             )
-    shared = candidates if isinstance(candidates, Tensor) else None
-    for ids in own if own is not None else [] if shared is None else [shared]:
-        _check_candidates(op, ids, documents)
+        for ids in own:
+            _check_candidates(op, ids, documents)
     dtype = prepared.values.dtype
     chosen = choose(op, backend, documents.device, dtype, size=documents.size)
 
@@ -136,7 +142,7 @@ def maxsim(
         if top_k is None:
             return parts
         found = [best(keys(s, i), top_k) for s, i in zip(parts, own, strict=True)]
-        return from_keys(padded(found))
+        return from_keys(padded(found) if found else documents.cu_seqlens.new_empty(0, 0))
     if top_k is None:
         scores = scores_of(documents, shared, None)
         return scores[0] if single else scores

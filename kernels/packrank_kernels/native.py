@@ -229,10 +229,10 @@ def _maxsim(
 ) -> Tensor:
     count = len(documents) if candidates is None else len(candidates)
     shape = (len(queries.starts) - 1, count) if owners is None else (count,)
-    scores = torch.empty(shape, dtype=torch.float32)
-    with _lent(queries, documents) as (theirs, asked):
+    scores = documents.values.new_empty(shape, dtype=torch.float32)
+    with _arguments(queries, documents) as (stored, asked):
         chosen = (_address(candidates), _address(owners), count)
-        _cpu.maxsim(isa, theirs, asked, chosen, scores.data_ptr())
+        _cpu.maxsim(isa, stored, asked, chosen, scores.data_ptr())
     return scores
 
 
@@ -240,26 +240,27 @@ def _matches(
     isa: str, queries: "Queries", documents: "TokenEmbeddings", candidates: Tensor
 ) -> tuple[Tensor, Tensor]:
     shape = len(candidates), len(queries.values)
-    tokens = torch.empty(shape, dtype=torch.int32)
-    scores = torch.empty(shape, dtype=torch.float32)
-    with _lent(queries, documents) as (theirs, asked):
+    tokens = candidates.new_empty(shape, dtype=torch.int32)
+    scores = candidates.new_empty(shape, dtype=torch.float32)
+    with _arguments(queries, documents) as (stored, asked):
         chosen = (candidates.data_ptr(), 0, len(candidates))
-        _cpu.matches(isa, theirs, asked, chosen, scores.data_ptr(), tokens.data_ptr())
+        _cpu.matches(isa, stored, asked, chosen, scores.data_ptr(), tokens.data_ptr())
     return tokens, scores
 
 
 @contextmanager
-def _lent(
+def _arguments(
     queries: "Queries", documents: "TokenEmbeddings"
 ) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
     """Documents and queries as _cpu reads them, while the block lasts."""
-    # Products of float16 are float32's: the processors have none.
-    values = queries.values.float() if documents.format == "float16" else queries.values
-    starts = torch.tensor(queries.starts)
+    values, dtype = queries.values, _MAXSIM[queries.values.dtype]
+    if values.dtype == torch.float16:  # its products are float32's: the processors have none
+        values = values.float()
+    starts = torch.tensor(queries.starts, dtype=torch.int64, device=values.device)
     codec = documents.codec
     yield (
         (
-            _MAXSIM[values.dtype if documents.format != "float16" else torch.float16],
+            dtype,
             0 if codec is None else codec.bits,
             documents.values.data_ptr(),
             _address(documents.scales),

@@ -57,6 +57,7 @@ class Codec:
         """
         name = "codec"
         check_shape(name, "centroids", centroids, "C", "D")
+        check_shape(name, "bucket_weights", bucket_weights, "2**bits")
         bits = {4: 2, 16: 4}.get(len(bucket_weights))
         if bits is None:
             raise ValueError(f"{name}: {len(bucket_weights)} bucket weights, expected 4 or 16")
@@ -72,10 +73,14 @@ class Codec:
         )
         if not all(x.isfinite().all() for x in (wide, cutoffs, buckets)):
             raise ValueError(f"{name}: a value is not finite")
+        if (cutoffs.diff() < 0).any():
+            raise ValueError(f"{name}: bucket_cutoffs fall")
         # 126, not 127: two roundings may add half a step each. By a tensor: by a number, CUDA would
         # multiply with its reciprocal.
         step = (wide.abs().amax() + buckets.abs().amax()) / wide.new_full((), 126.0)
         step = torch.where(step == 0, 1.0, step)
+        if not torch.finfo(torch.float32).tiny <= step < torch.inf:
+            raise ValueError(f"{name}: the largest value is {126 * float(step):g}, out of range")
         centers, weights = (wide / step).round(), (buckets / step).round()
         offset = weights.abs().amax()
         planes = to_planes(centers + (128.0 - offset), 8 // bits).to(torch.uint8)

@@ -26,6 +26,11 @@ FLOATS = {
 }
 BITS = {"4bit": 4, "2bit": 2}
 FORMATS = (*FLOATS, "int8", *BITS)
+# Dimensions whose products of bytes int32 holds, 127 * 127 each, and the offset of one operand.
+_MOST_INTEGERS = 1 << 16
+# Added and taken away: to the nearest integer, half to even. (torch.round waits for ever in a
+# forked child, from 2048 elements on.)
+_ROUND = 1.5 * 2**23
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,8 @@ class TokenEmbeddings:
         """
         name, device = "token embeddings", values.device
         check_shape(name, "values", values, "T", "D")
+        if not values.shape[1]:
+            raise ValueError(f"{name}: values have no dimensions")
         tokens = len(values)
         check_cu_seqlens(name, "cu_seqlens", cu_seqlens, tokens, torch.int64, device, whole=False)
         named = {dtype: kind for kind, dtype in FLOATS.items()}
@@ -92,10 +99,15 @@ class TokenEmbeddings:
                 check_like(name, part, x, dtype, device)
         if codec is not None and "codec" not in wanted:
             raise ValueError(f"{name}: format {kind} has codec")
+        made = cls(kind, values, cu_seqlens, scales, codes, codec)
+        if kind not in FLOATS and made.size > _MOST_INTEGERS:
+            raise ValueError(
+                f"{name}: {made.size} dimensions, and sums of {kind} are exact to {_MOST_INTEGERS}"
+            )
         parts = (values, cu_seqlens, scales, codes)
         if not all(x is None or x.is_contiguous() for x in parts):
             raise ValueError(f"{name}: every tensor must be contiguous")
-        return cls(kind, values, cu_seqlens, scales, codes, codec)
+        return made
 
     @classmethod
     def encode(
@@ -109,24 +121,29 @@ class TokenEmbeddings:
             codec: of 4bit and 2bit.
 
         Raises:
-            ValueError: an unknown format, a codec that does not fit it, or a value that is not
-                finite where the format has no way to write it.
+            ValueError: no document, an unknown format, a codec that does not fit it, or a value
+                that is not finite in int8, 4bit or 2bit, which cannot write it. (Beyond its range
+                float16 writes infinity.)
         """
-        every = list(documents)
-        lengths = torch.tensor([0, *map(len, every)], dtype=torch.int64)
+        name, every = "token embeddings", list(documents)
+        if format not in FORMATS:
+            raise ValueError(f"{name}: no format {format!r}; there are {list(FORMATS)}")
+        if (None if codec is None else codec.bits) != BITS.get(format):
+            wanted = "a codec of its bits" if format in BITS else "no codec"
+            raise ValueError(f"{name}: format {format} takes {wanted}")
+        if not every:
+            raise ValueError(f"{name}: there is no document, and so no number of dimensions")
         x = torch.cat(every)
-        cu_seqlens = lengths.cumsum(0).to(x.device)
+        lengths = torch.tensor([0, *map(len, every)], dtype=torch.int64, device=x.device)
+        cu_seqlens = lengths.cumsum(0)
         if format in FLOATS:
             return cls.of(x.to(FLOATS[format]), cu_seqlens)
-        if format not in FORMATS:
-            raise ValueError(f"token embeddings: no format {format!r}; there are {list(FORMATS)}")
         if not x.isfinite().all():
-            raise ValueError(f"token embeddings: a value is not finite, {format} cannot write it")
+            raise ValueError(f"{name}: a value is not finite, {format} cannot write it")
         if format == "int8":
             values, scales = quantize_int8(x)
             return cls.of(values, cu_seqlens, scales)
-        if codec is None or codec.bits != BITS[format]:
-            raise ValueError(f"token embeddings: format {format} needs a codec of its bits")
+        assert codec is not None
         codes, residuals, scales = codec.encode(x)
         return cls.of(residuals, cu_seqlens, scales, codes, codec)
 
@@ -156,7 +173,9 @@ class TokenEmbeddings:
         return float(sum(row))
 
     def slice(self, start: int, stop: int) -> "TokenEmbeddings":
-        """Documents [start, stop), sharing memory."""
+        """Documents [start, stop), 0 <= start <= stop <= N, sharing memory."""
+        if not 0 <= start <= stop <= len(self):
+            raise ValueError(f"documents [{start}, {stop}) are not among {len(self)}")
         return replace(self, cu_seqlens=self.cu_seqlens[start : stop + 1])
 
     def to(self, device: torch.device) -> "TokenEmbeddings":
@@ -174,6 +193,8 @@ class TokenEmbeddings:
 
     def decode(self, document: int) -> Tensor:
         """[L, D] float32: one document's vectors, as near as the format keeps them."""
+        if not 0 <= document < len(self):
+            raise IndexError(f"document {document} is not among {len(self)}")
         rows = slice(int(self.cu_seqlens[document]), int(self.cu_seqlens[document + 1]))
         values = self.values[rows]
         if self.codec is not None:
@@ -200,5 +221,5 @@ def quantize_int8(x: Tensor) -> tuple[Tensor, Tensor]:
     if x.shape[1]:  # by a tensor: by a number, CUDA would multiply with its reciprocal
         scales = wide.abs().amax(dim=1) / wide.new_full((), 127.0)
     scales = torch.where(scales == 0, 1.0, scales)
-    values = torch.nan_to_num((wide / scales[:, None]).round(), nan=0.0)
+    values = torch.nan_to_num((wide / scales[:, None] + _ROUND) - _ROUND, nan=0.0)
     return values.clamp(-127, 127).to(torch.int8), scales

@@ -63,11 +63,11 @@ def from_keys(chosen: Tensor) -> TopK:
 
 
 def padded(lists: Sequence[Tensor]) -> Tensor:
-    """Rows of keys [k_m] as one [M, largest k], no document where a row is shorter."""
-    width = max(map(len, lists), default=0)
+    """Rows of keys [k_m], at least one, as [M, largest k], no document where a row is shorter."""
+    width = max(map(len, lists))
     fills = [row.new_full((width - len(row),), _NOTHING) for row in lists]
     rows = [torch.cat(pair) for pair in zip(lists, fills, strict=True)]
-    return torch.stack(rows) if rows else torch.empty(0, 0, dtype=torch.int64)
+    return torch.stack(rows)
 
 
 def _flip(bits: Tensor) -> Tensor:

@@ -177,3 +177,17 @@ def test_refusals():
         matches(query[0], documents, torch.tensor([0]))
     with pytest.raises(ValueError, match=r"matches: candidates has shape \[1, 1\], expected \[K\]"):
         matches(query, documents, torch.tensor([[0]]))
+
+
+@pytest.mark.parametrize("format", ["int8", "4bit", "2bit"])
+def test_a_token_that_is_unsound_is_matched(backend, device, format):
+    documents = make(format, 32, [6, 6], device)
+    assert documents.scales is not None
+    if documents.codes is None:
+        documents.scales[4] = torch.nan
+    else:
+        documents.codes[4] = 5
+    query, ids = torch.rand(20, 32, device=device), torch.tensor([0, 1], device=device)
+    found = matches(query, documents, ids, backend=backend)
+    assert (found.tokens[0] == 4).all() and found.scores[0].isnan().all()
+    assert found.scores[1].isfinite().all()

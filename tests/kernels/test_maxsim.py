@@ -287,7 +287,8 @@ def test_a_scale_that_is_not_finite(backend, device, format):
     assert documents.scales is not None
     documents.scales[[66, 71, 73]] = torch.tensor([NAN, INF, -INF], device=device)
     query = torch.rand(20, 32, device=device)
-    scores = maxsim(query, documents, backend=backend)
+    scores, nothing = maxsim([query, query[:0]], documents, backend=backend)
+    assert nothing.tolist() == [0.0, 0.0, 0.0, 0.0, -INF]
     assert scores[:3].isnan().all()
     assert scores[3] == exact(query.cpu(), vectors, scales, slice(76, 79))
     assert scores[4] == -INF

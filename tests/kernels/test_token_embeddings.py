@@ -129,8 +129,12 @@ def test_refusals_of_encode():
     with pytest.raises(ValueError, match="no format 'int4'; there are"):
         TokenEmbeddings.encode(documents, "int4")
     for format, codec in (("4bit", None), ("2bit", make_codec(4)), ("4bit", make_codec(2))):
-        with pytest.raises(ValueError, match=f"format {format} needs a codec of its bits"):
+        with pytest.raises(ValueError, match=f"format {format} takes a codec of its bits"):
             TokenEmbeddings.encode(documents, format, codec)
+    with pytest.raises(ValueError, match="format int8 takes no codec"):
+        TokenEmbeddings.encode(documents, "int8", make_codec(4))
+    with pytest.raises(ValueError, match="there is no document"):
+        TokenEmbeddings.encode([], "int8")
     for value in (torch.nan, torch.inf):
         for format in ("int8", "4bit", "2bit"):
             with pytest.raises(ValueError, match=f"not finite, {format} cannot write it"):
@@ -188,3 +192,24 @@ def test_documents_of_one_length_after_another():
         [],
         [4.0, 5.0, 6.0],
     ]
+
+
+def test_refusals_of_places():
+    embeddings = TokenEmbeddings.of(torch.zeros(9, 8), STARTS)
+    with pytest.raises(IndexError, match="document 3 is not among 3"):
+        embeddings.decode(3)
+    for start, stop in ((-1, 1), (2, 1), (0, 4)):
+        with pytest.raises(ValueError, match="are not among 3"):
+            embeddings.slice(start, stop)
+
+
+def test_sizes_that_are_refused():
+    with pytest.raises(ValueError, match="values have no dimensions"):
+        TokenEmbeddings.of(torch.zeros(5, 0), STARTS)
+    wide = torch.zeros(5, 2**16 + 1, dtype=torch.int8)
+    with pytest.raises(ValueError, match="65537 dimensions, and sums of int8 are exact to 65536"):
+        TokenEmbeddings.of(wide, STARTS, torch.ones(5))
+    with pytest.raises(ValueError, match="bucket_cutoffs fall"):
+        Codec.of(torch.ones(3, 8), torch.tensor([0.0, -1.0, 1.0]), torch.arange(4.0))
+    with pytest.raises(ValueError, match="out of range"):
+        Codec.of(torch.full((3, 8), 3e38), torch.arange(3.0), torch.full((4,), 3e38))

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import count, islice
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from packrank.arguments import check_text, listed_texts
 from packrank.errors import InputError, PairError, StoreError
-from packrank.identity import Identity, check_same
+from packrank.identity import Identity, check_same, check_size
 from packrank.request import RankedId
 from packrank.store import Store
 from packrank.store_writer import StoreWriter
@@ -18,6 +19,8 @@ from packrank_kernels import TokenEmbeddings, TopK, merge
 
 # Encoded at once, and appended: their vectors, at 200 tokens of 128 floats, take 50 MB.
 _DOCUMENTS_AT_ONCE = 512
+# Of which the best are taken at once: their order takes 16 MB.
+_SCORES_AT_ONCE = 1 << 20
 
 
 class Attached:
@@ -35,10 +38,7 @@ class Attached:
         Raises:
             StoreError: it did not.
         """
-        if store.size != size:
-            raise StoreError(
-                f"{store.path} holds vectors of {store.size} dimensions, and the model makes {size}"
-            )
+        check_size(store.size, size, store.path)
         if store.model is not None:
             check_same(store.model, identity(), store.path)
         self.store = store
@@ -50,7 +50,7 @@ class Attached:
     ) -> tuple[list[RankedId], dict[int, str]]:
         """The best, and place in the store -> reason of those without a score.
 
-        Takes some 20 bytes a candidate beside the ranking.
+        Takes some 10 bytes a candidate beside the ranking.
         """
         indices = None
         if candidates is not None:
@@ -62,24 +62,38 @@ class Attached:
         failures: dict[int, str] = {}
         if not bool(scores.isfinite().all()):
             starts = self.store.embeddings.cu_seqlens
-            for spot in (~scores.isfinite()).nonzero().flatten().tolist():
-                index = spot if indices is None else int(indices[spot])
-                if starts[index] < starts[index + 1]:
-                    failures[index] = "its score is not a finite number"
-                    scores[spot] = torch.nan
-        order = torch.arange(len(scores), device=scores.device)
-        best = merge([TopK(scores, order)], top_k or max(len(scores), 1))
-        ranking = []
-        for spot, score in zip(best.indices.tolist(), best.scores.tolist(), strict=True):
-            index = spot if indices is None else int(indices[spot])
-            if index not in failures:
-                ranking.append(RankedId(index, score, self.store.ids[index]))
-        return ranking, dict(sorted(failures.items()))
+            spots = (~scores.isfinite()).nonzero().flatten().cpu()
+            places = spots if indices is None else indices[spots]
+            filled = starts[places] < starts[places + 1]
+            reason = "its score is not a finite number"
+            failures = dict.fromkeys(sorted(set(places[filled].tolist())), reason)
+            scores[spots[filled].to(scores.device)] = torch.nan
+        best = _best(scores, top_k)
+        spots = best.indices.cpu()
+        places = spots if indices is None else indices[spots]
+        ranking = [
+            RankedId(index, score, self.store.ids[index])
+            for index, score in zip(places.tolist(), best.scores.tolist(), strict=True)
+            if index not in failures
+        ]
+        return ranking, failures
 
     def document(self, id: str) -> TokenEmbeddings:
         """One document, on the device."""
         index = self.store.indices([id]).to(self._embeddings.device)
         return gather(self._embeddings, index).to(self._device)
+
+
+def _best(scores: Tensor, top_k: int | None) -> TopK:
+    """The best of [N] scores, in order; all of them if `top_k` is None."""
+    count = top_k or max(len(scores), 1)
+    step = max(count, _SCORES_AT_ONCE)
+    best = TopK(scores[:0], torch.empty(0, dtype=torch.int64, device=scores.device))
+    for start in range(0, len(scores), step):
+        part = scores[start : start + step]
+        order = torch.arange(start, start + len(part), device=scores.device)
+        best = merge([best, TopK(part, order)], count)
+    return best
 
 
 def per_token(scores: Tensor, query: Tensor) -> Tensor:
@@ -101,7 +115,7 @@ def append(
     Args:
         encode: one [L, size] tensor a text.
         texts: the documents.
-        ids: of theirs; None for the lowest numbers, from that of documents on, that none has.
+        ids: of theirs; None for numbers that none has, counted on from those of the store.
         store: the folder.
         size: D.
         identity: of the model.
@@ -109,7 +123,8 @@ def append(
     Raises:
         InputError: ids that are no strings, or not as many as texts.
         PairError: a text cannot be encoded; `.index` says which.
-        StoreError: the store cannot be written, is another model's, or has one of the ids.
+        StoreError: the store cannot be written, is another model's or unfinished, or has one of
+            the ids.
     """
     names = None if ids is None else listed_texts("ids", ids)
     if names is not None and len(names) != len(texts):
@@ -120,16 +135,20 @@ def append(
     with StoreWriter(path) as writer:
         if writer.manifest is None:
             writer.create("int8", size, identity)
-        elif writer.manifest.size != size:
-            raise StoreError(
-                f"{os.fspath(path)} holds vectors of {writer.manifest.size} dimensions, and the "
-                f"model makes {size}"
-            )
         else:
+            check_size(writer.manifest.size, size, path)
             check_same(writer.manifest.model, identity, path)
+        assert writer.manifest is not None
+        source = writer.manifest.source
+        if source is not None and not source.complete:
+            raise StoreError(f"{os.fspath(path)} is unfinished; run packrank encode again first")
         if names is None:
-            numbers = map(str, count(writer.num_documents))
+            first = writer.num_documents if source is None else source.before + source.lines + 1
+            numbers = map(str, count(first))
             names = list(islice((name for name in numbers if not writer.holds(name)), len(texts)))
+            if source is not None and names:
+                # Lines that the file will gain get numbers beyond these.
+                source = replace(source, before=int(names[-1]) - source.lines)
         for start in range(0, len(texts), _DOCUMENTS_AT_ONCE):
             stop = start + _DOCUMENTS_AT_ONCE
             try:
@@ -141,4 +160,4 @@ def append(
                     reason = "a value of its vectors is beyond 65504, or no number"
                     raise PairError(index, reason)
             writer.append(names[start:stop], vectors)
-        writer.commit()
+        writer.commit(source)

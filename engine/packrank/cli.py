@@ -36,7 +36,7 @@ from packrank.explain_command import add_explain
 from packrank.info import describe_machine, describe_model
 from packrank.late_folder import encoder_folder
 from packrank.late_interaction import LateInteraction
-from packrank.lines import Line, open_lines, read_jsonl, read_plain, replacing
+from packrank.lines import Line, is_jsonl, open_lines, read_jsonl, read_plain, replacing
 from packrank.request import Ranked
 from packrank.reranker import Reranker
 from packrank.score_file import Scorer, score_lines
@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except MemoryError:
         return _fail("there is not enough memory; give it less at a time")
-    except RuntimeError as error:  # from torch or the kernels
+    except (RuntimeError, ValueError) as error:  # from torch or the kernels
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         return _fail(f"the computation failed: {reason}")
     except KeyboardInterrupt:
@@ -94,7 +94,7 @@ def _rank(args: argparse.Namespace) -> int:
         return _rank_store(args)
     if args.candidates is not None:
         raise InputError("--candidates are ids of documents of a store; give --store as well")
-    jsonl = args.format == "jsonl" or (args.format is None and args.documents.endswith(".jsonl"))
+    jsonl = args.format == "jsonl" or (args.format is None and is_jsonl(args.documents))
     with open_lines(args.documents) as source:
         lines = list(read_jsonl(source, "text") if jsonl else read_plain(source))
     failures = [(line.number, line.error) for line in lines if line.error is not None]
@@ -129,6 +129,8 @@ def _rank_store(args: argparse.Namespace) -> int:
         candidates = [str(line.fields["text"]) for line in lines]
     model = _open_model(args)
     assert isinstance(model, LateInteraction) and model.store is not None
+    if not model.store.complete:
+        say(f"packrank: {args.store} is unfinished; packrank encode goes on with it")
     ranking, failures = model.try_rank(args.query, None, args.top_k, candidates=candidates)
     if not ranking:
         raise InputError(f"{args.store} has no document to rank that can be scored")
@@ -236,7 +238,9 @@ def _parser() -> argparse.ArgumentParser:
         "--candidates", metavar="FILE", help="ids, one a line, of what to rank of the store"
     )
     rank.add_argument(
-        "--format", choices=("jsonl", "text"), help="of FILE; by default .jsonl is jsonl"
+        "--format",
+        choices=("jsonl", "text"),
+        help="of FILE; by default .jsonl and .ndjson are jsonl",
     )
     rank.add_argument("--top-k", type=positive, metavar="K", help="show the best K")
     rank.add_argument("--json", action="store_true", help="one JSON object a document")

@@ -21,15 +21,17 @@ from packrank.errors import InputError
 from packrank.identity import identify
 from packrank.late_folder import encoder_folder
 from packrank.late_interaction import LateInteraction
+from packrank.lines import is_jsonl
 from packrank_kernels import FORMATS
 
 _DESCRIPTION = """\
 Encode the tokens of documents, and keep their vectors in a folder, the store.
 
 Run it again after it was stopped, with the same arguments, and it goes on from its last segment;
-the store will have the same bytes. Run it on a store that is there, and documents are appended: if
-DOCUMENTS begins with the lines that were encoded last, those that follow them; else all of them,
-once the last file is complete. Model and format must be those of the store.
+the store will have the same bytes. Run it on a store that is there, and documents are appended:
+those that follow the lines encoded last, if DOCUMENTS begins with them; with --append all of
+another file. A file that was encoded whole is not encoded again. Model and format must be those of
+the store.
 """
 
 
@@ -45,8 +47,8 @@ def add_encode(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument(
         "documents",
         metavar="DOCUMENTS",
-        help='JSON Lines with "text" (and "id"), or one document a line; - for standard input. A '
-        "document without id has the number of its line, counted on from file to file",
+        help='JSON Lines with "text" (and "id" or "_id"), or one document a line; - for standard '
+        "input. A document without id has the number of its line, counted on from file to file",
     )
     parser.add_argument("store", metavar="STORE", help="a folder; made if it is not there")
     parser.add_argument(
@@ -61,13 +63,13 @@ def add_encode(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument(
         "--input-format",
         choices=("jsonl", "text"),
-        help="of DOCUMENTS; by default .jsonl is jsonl",
+        help="of DOCUMENTS; by default .jsonl and .ndjson are jsonl",
     )
     parser.add_argument(
         "--append",
         action="store_true",
-        help="append all of DOCUMENTS, whatever was encoded before; the rest of an unfinished file "
-        "is given up",
+        help="append all of DOCUMENTS if it does not begin with the lines encoded last; the rest "
+        "of an unfinished file is given up",
     )
     parser.add_argument("--quiet", action="store_true", help="no progress bar, no summary")
     add_device_options(parser, "auto, cpu, cuda or cuda:N")
@@ -75,8 +77,8 @@ def add_encode(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 
 def _encode(args: argparse.Namespace) -> int:
-    kind = args.input_format or ("jsonl" if args.documents.endswith(".jsonl") else "text")
-    documents = Documents(args.documents, kind == "jsonl")
+    jsonl = args.input_format == "jsonl" or (args.input_format is None and is_jsonl(args.documents))
+    documents = Documents(args.documents, jsonl)
     total = count_lines(args.documents)
     folder = folder_of(args.model)
     if load_config(encoder_folder(folder)).is_classifier:
@@ -86,17 +88,21 @@ def _encode(args: argparse.Namespace) -> int:
         )
     model = LateInteraction(folder, device=args.device, dtype=args.dtype)
     name = os.path.abspath(args.model) if os.path.isdir(args.model) else args.model
-    with tqdm(total=total, unit=" documents", disable=hides_bar(args.quiet)) as bar:
-        encoded = encode_file(
-            model,
-            identify(model.settings, folder, name),
-            documents,
-            args.store,
-            bar,
-            format=args.format,
-            centroids=args.centroids,
-            append=args.append,
-        )
+    try:
+        with tqdm(total=total, unit=" documents", disable=hides_bar(args.quiet)) as bar:
+            encoded = encode_file(
+                model,
+                identify(model.settings, folder, name),
+                documents,
+                args.store,
+                bar,
+                format=args.format,
+                centroids=args.centroids,
+                append=args.append,
+            )
+    except KeyboardInterrupt:
+        say("packrank: stopped; the same command goes on")
+        raise
     report(encoded.failures)
     if encoded.num_failed > len(encoded.failures):
         say(f"packrank: lines left out in all: {encoded.num_failed}")

@@ -8,7 +8,7 @@ import hashlib
 import os
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice, repeat
 from typing import BinaryIO
 
@@ -21,7 +21,7 @@ from packrank.arguments import check_text
 from packrank.codec_training import check_faiss, num_centroids, train_codec
 from packrank.errors import InputError, StoreError
 from packrank.files import shown
-from packrank.identity import Identity, check_same
+from packrank.identity import Identity, check_same, check_size
 from packrank.late_interaction import LateInteraction
 from packrank.lines import Line, open_lines, read_jsonl, read_plain
 from packrank.store_manifest import Manifest, Source
@@ -30,6 +30,7 @@ from packrank.tokenizer import batches
 from packrank_kernels import Codec
 
 _BITS = {"4bit": 4, "2bit": 2}
+_FIELDS = ("text", "id", "_id")
 # A window is encoded at once: some 16 packs, and 100 MB of vectors at 384 dimensions.
 _WINDOW_DOCUMENTS = 512
 _WINDOW_CHARACTERS = 1 << 18
@@ -49,7 +50,7 @@ class Documents:
 
     Attributes:
         path: of the file; "-" is standard input.
-        jsonl: whether a line is an object with "text" (and "id"), else it is a text.
+        jsonl: whether a line is an object with "text" (and "id" or "_id"), else it is a text.
     """
 
     path: str
@@ -98,8 +99,8 @@ def encode_file(
     """Encode documents into a store, which is made if it is not there.
 
     The id of a document without one is the number of its line, counted on from file to file. If
-    the file begins with the lines that were encoded last, what follows them is encoded; another
-    file is appended whole, once the last one is complete.
+    the file begins with the lines that were encoded last, what follows them is encoded; of a file
+    that was encoded whole before the last one, nothing.
 
     Args:
         model: what encodes.
@@ -109,20 +110,22 @@ def encode_file(
         bar: moves by one a line.
         format: of a new store, int8 if None; must be that of the store if it is there.
         centroids: of a new codec; if None as many as ColBERT would take.
-        append: the whole file, whatever was encoded before.
+        append: any other file, whole; it is refused otherwise.
         keep: most failures to return.
 
     Raises:
         StoreError: the store cannot be written, or is of another model, format or file.
-        InputError: the file holds no document.
+        InputError: the file holds no document, or the format does not fit the model.
+        OSError: the file cannot be read.
     """
     start = time.perf_counter()
-    with StoreWriter(store) as writer, open_lines(documents.path) as stream:
+    with open_lines(documents.path) as stream, StoreWriter(store) as writer:
         old = writer.manifest
         if old is not None:
+            check_size(old.size, model.size, store)
             check_same(old.model, identity, store)
         chosen = (format or "int8") if old is None else old.format
-        _check_options(chosen, store, format, centroids)
+        _check_options(chosen, model.size, store, format, centroids)
         taken = _go_on(old, documents, stream, store, append)
         begun = taken.lines
         bar.update(begun)
@@ -137,7 +140,9 @@ def encode_file(
                 bar.set_description_str("training the codec")
                 codec = _train(model, documents, _BITS[chosen], centroids)
                 bar.set_description_str()
-            old = writer.create(chosen, model.size, identity, codec)
+            writer.create(chosen, model.size, identity, codec)
+            # Unfinished from the start, should it be stopped before the first segment.
+            old = writer.commit(_Taken(stream, 0, []).source(complete=False))
         failures: list[tuple[int, str]] = []
         while window:
             failed = _encode_window(writer, model, window, taken.before, chosen)
@@ -147,7 +152,7 @@ def encode_file(
                 writer.commit(taken.source(complete=False))
             bar.update(taken.lines - bar.n)
             window = _take(lines)
-        new = writer.commit(taken.source(complete=True))
+        new = old if taken.is_earlier else writer.commit(taken.source(complete=True))
     return Encoded(
         new.documents - old.documents,
         new.tokens - old.tokens,
@@ -162,11 +167,13 @@ def encode_file(
 class _Taken:
     """Lines of a file, and which have been taken."""
 
-    def __init__(self, stream: BinaryIO, before: int) -> None:
+    def __init__(self, stream: BinaryIO, before: int, earlier: list[str]) -> None:
         self._stream = stream
         self._digest = hashlib.sha256()
+        self._earlier = earlier
         self.lines = self.failed = 0
         self.before = before
+        self.is_earlier = False
 
     def __iter__(self) -> Iterator[bytes]:
         return self
@@ -177,8 +184,12 @@ class _Taken:
         self.lines += 1
         return raw
 
+    @property
+    def sha256(self) -> str:
+        return self._digest.hexdigest()
+
     def source(self, complete: bool) -> Source:
-        return Source(self.lines, self._digest.hexdigest(), self.failed, complete, self.before)
+        return Source(self.lines, self.sha256, self.failed, complete, self.before, self._earlier)
 
 
 def _go_on(
@@ -191,32 +202,43 @@ def _go_on(
     """The lines of a file, those taken that the store has."""
     source = None if manifest is None else manifest.source
     if source is None:
-        return _Taken(stream, 0 if manifest is None else manifest.documents)
-    before = source.before + source.lines
-    if append:
-        return _Taken(stream, before)
-    taken = _Taken(stream, source.before)
+        return _Taken(stream, 0 if manifest is None else manifest.documents, [])
+    earlier = [*source.earlier, source.sha256] if source.complete else source.earlier
+    another = _Taken(stream, source.before + source.lines, earlier)
+    if append and source.complete and not stream.seekable():
+        return another
+    taken = _Taken(stream, source.before, source.earlier)
     for _ in islice(taken, source.lines):
         pass
-    if taken.source(True).sha256 == source.sha256:
+    if taken.sha256 == source.sha256:
         taken.failed = source.failed
         return taken
-    if not source.complete:
+    for _ in taken:
+        pass
+    if taken.sha256 in source.earlier:
+        taken.is_earlier = True
+        return taken
+    if not append:
+        unfinished = "" if source.complete else f"{os.fspath(store)} is unfinished, and "
         raise StoreError(
-            f"{os.fspath(store)} is unfinished, and {documents.path} does not begin with the "
-            f"{source.lines} lines that it has; give it the same documents, or --append"
+            f"{unfinished}{documents.path} does not begin with the {source.lines} lines encoded "
+            "last; give the same file, or --append to add all of it"
         )
     if not stream.seekable():
         raise StoreError(
-            f"{documents.path} cannot be read twice, and does not begin with what "
-            f"{os.fspath(store)} has; give it a file, or --append"
+            f"{os.fspath(store)} is unfinished, and {documents.path}, which cannot be read twice, "
+            f"does not begin with the {source.lines} lines encoded last; give a file"
         )
     stream.seek(0)
-    return _Taken(stream, before)
+    return another
 
 
 def _check_options(
-    chosen: str, store: str | os.PathLike[str], format: str | None, centroids: int | None
+    chosen: str,
+    size: int,
+    store: str | os.PathLike[str],
+    format: str | None,
+    centroids: int | None,
 ) -> None:
     if format not in (None, chosen):
         raise StoreError(
@@ -225,17 +247,23 @@ def _check_options(
         )
     if centroids is not None and chosen not in _BITS:
         raise InputError(f"--centroids is for formats 4bit and 2bit, not {chosen}")
+    if chosen in _BITS and size % (8 // _BITS[chosen]):
+        raise InputError(
+            f"format {chosen} takes vectors of a multiple of {8 // _BITS[chosen]} dimensions, and "
+            f"the model makes {size}; take --format int8"
+        )
 
 
 def _take(lines: Iterator[Line]) -> list[Line]:
-    """The next lines, a window of them; none at the end."""
+    """The next lines, a window of them, with what is needed of each; none at the end."""
     window: list[Line] = []
     characters = 0
     while len(window) < _WINDOW_DOCUMENTS and characters < _WINDOW_CHARACTERS:
         line = next(lines, None)
         if line is None:
             break
-        window.append(line)
+        fields = {name: line.fields[name] for name in _FIELDS if name in line.fields}
+        window.append(replace(line, fields=fields))
         characters += len(line.fields.get("text", "")) if line.error is None else 0
     return window
 
@@ -245,33 +273,33 @@ def _encode_window(
 ) -> list[tuple[int, str]]:
     """Append the documents of lines; returns (line number, reason) of those that cannot be."""
     failures: list[tuple[int, str]] = []
-    good: dict[str, Line] = {}
+    good: list[tuple[int, str, str]] = []  # number, id, text
     for line in window:
         try:
             if line.error is not None:
                 raise InputError(line.error)
-            id = _id(line, before)
-            if id in good or writer.holds(id):
-                raise InputError(f"the store has a document with the id {shown(id)} already")
-            good[id] = line
+            good.append((line.number, _id(line, before), str(line.fields["text"])))
         except InputError as error:
             failures.append((line.number, str(error)))
-    texts = [str(line.fields["text"]) for line in good.values()]
-    vectors, reasons = _vectors(model, texts, format)
-    ids, documents = [], []
-    for index, (id, line) in enumerate(good.items()):
+    vectors, reasons = _vectors(model, [text for _, _, text in good], format)
+    added: dict[str, Tensor] = {}
+    for index, (number, id, _) in enumerate(good):
         vector = vectors[index]
         if vector is None:
-            failures.append((line.number, reasons[index]))
+            failures.append((number, reasons[index]))
+        elif id in added or writer.holds(id):
+            known = f"the store has a document with the id {shown(id)} already"
+            failures.append((number, known))
         else:
-            ids.append(id)
-            documents.append(vector)
-    writer.append(ids, documents)
+            added[id] = vector
+    writer.append(list(added), list(added.values()))
     return sorted(failures)
 
 
 def _id(line: Line, before: int) -> str:
     id = line.fields.get("id")
+    if id is None:
+        id = line.fields.get("_id")  # as in BEIR
     if id is None:
         return str(before + line.number)
     if isinstance(id, bool) or not isinstance(id, str | int):
@@ -327,9 +355,12 @@ def _sample(documents: Documents) -> tuple[list[str], int]:
     """Texts of some lines, in an order of chance that is always the same; and lines in all."""
     with open_lines(documents.path) as stream:
         total = sum(1 for _ in stream)
+    # No more than there is room for, or the room would go to the first lines.
+    room = _SAMPLE_CHARACTERS * total // max(os.path.getsize(documents.path), 1)
+    count = min(total, _SAMPLE_DOCUMENTS, max(room, 1))
     random = np.random.default_rng(_SEED)
     wanted = np.zeros(total, dtype=bool)
-    wanted[random.choice(total, min(total, _SAMPLE_DOCUMENTS), replace=False)] = True
+    wanted[random.choice(total, count, replace=False)] = True
     texts: list[str] = []
     characters = 0
     with open_lines(documents.path) as stream:

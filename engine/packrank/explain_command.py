@@ -21,10 +21,11 @@ from packrank.command_line import (
 from packrank.config import load_config
 from packrank.errors import InputError
 from packrank.explain_page import page
-from packrank.explanation import Explanation, Token
+from packrank.explanation import Explanation
 from packrank.late_folder import encoder_folder
 from packrank.late_interaction import LateInteraction
 from packrank.lines import replacing
+from packrank.request import Token
 
 # Of the terminal's 256 colours, backgrounds from dim to bright and what can be read on them.
 _COLORS = ((235, 250), (22, 255), (28, 255), (34, 16), (40, 16), (46, 16))
@@ -39,7 +40,11 @@ def add_explain(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     parser.add_argument("--document", required=True, type=valid_text, metavar="TEXT")
     parser.add_argument("--store", help="where the document is stored; its vectors there count")
     parser.add_argument(
-        "--candidate", type=valid_text, metavar="ID", help="the document's id there"
+        "--candidate",
+        type=valid_text,
+        metavar="ID",
+        help="the document's id there; TEXT must be its text, of which only the number of tokens "
+        "is checked",
     )
     parser.add_argument("--html", metavar="FILE", help="a page; written whole or not at all")
     parser.add_argument("--json", action="store_true", help="one JSON object, and no table")

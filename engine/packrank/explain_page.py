@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from html import escape
 
-from packrank.explanation import Explanation, Token
+from packrank.explanation import Explanation
+from packrank.request import Token
 
 _HEAD = """\
 <!DOCTYPE html>

@@ -1,31 +1,11 @@
 """Why a document has its score: which of its tokens each query token matched."""
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor
 
-Kind = Literal["text", "prompt", "special", "marker", "expansion"]
-
-
-@dataclass(frozen=True)
-class Token:
-    """One token that the model read.
-
-    Attributes:
-        text: the characters that it stands for; its name in the vocabulary where there are none.
-        kind: "text" of the query or document; "prompt" and "marker", which the model wants before
-            it; "special", such as [CLS]; "expansion", which fills a short query.
-        scored: whether it has a vector; else it was only read.
-        start: of a token of kind "text", its first character in the text.
-        stop: and the one after its last.
-    """
-
-    text: str
-    kind: Kind
-    scored: bool
-    start: int | None = None
-    stop: int | None = None
+from packrank.request import Token
 
 
 class Match(NamedTuple):

@@ -5,18 +5,33 @@ import os
 from pathlib import Path
 
 from packrank.errors import StoreError
+from packrank.late_folder import read_modules
 from packrank.late_settings import Settings
 
 Identity = dict[str, str | int | bool]
 
-_MODEL_FILES = (".json", ".safetensors", ".txt", ".model", ".metadata")
+# What is read of a model: weights, settings and vocabulary.
+_MODEL_FILES = {
+    "added_tokens.json",
+    "artifact.metadata",
+    "config.json",
+    "config_sentence_transformers.json",
+    "model.safetensors.index.json",
+    "modules.json",
+    "sentence_bert_config.json",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.txt",
+}
 _BLOCK = 1 << 20
 
 
 def identify(settings: Settings, folder: Path, name: str) -> Identity:
     """What a store says of the model that encodes it.
 
-    The fingerprint is of the files that make the model: weights, settings and vocabulary.
+    The fingerprint is of the files that make the model: weights, settings and vocabulary, in its
+    folder and in those that modules.json names.
 
     Args:
         settings: of the model.
@@ -24,13 +39,14 @@ def identify(settings: Settings, folder: Path, name: str) -> Identity:
         name: as the user gave it.
     """
     digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        parts = path.relative_to(folder).parts
-        if path.suffix in _MODEL_FILES and not any(part.startswith(".") for part in parts):
-            digest.update(f"{'/'.join(parts)} {path.stat().st_size}\n".encode())
-            with open(path, "rb") as file:
-                while block := file.read(_BLOCK):
-                    digest.update(block)
+    folders = dict.fromkeys((folder, *(module.folder for module in read_modules(folder))))
+    for place, part in enumerate(folders):
+        for path in sorted(part.glob("*")):  # a folder may be missing
+            if path.is_file() and (path.name in _MODEL_FILES or path.suffix == ".safetensors"):
+                digest.update(f"{place}/{path.name} {path.stat().st_size}\n".encode())
+                with open(path, "rb") as file:
+                    while block := file.read(_BLOCK):
+                        digest.update(block)
     return {
         "name": name,
         "fingerprint": digest.hexdigest(),
@@ -45,7 +61,17 @@ def check_same(
 ) -> None:
     """Raise StoreError if a store says that another model encoded it."""
     if known is not None and known.get("fingerprint") != mine["fingerprint"]:
+        name = known.get("name")
+        if name == mine["name"]:
+            why = "and its files have changed"
+        else:
+            why = f"and {mine['name']} is another model"
+        raise StoreError(f"{os.fspath(store)} was encoded by {name}, {why}; name another store")
+
+
+def check_size(known: int, mine: int, store: str | os.PathLike[str]) -> None:
+    """Raise StoreError if a store's vectors are of another size than a model's."""
+    if known != mine:
         raise StoreError(
-            f"{os.fspath(store)} was encoded by {known.get('name')}, and {mine['name']} is another "
-            "model; name another store"
+            f"{os.fspath(store)} holds vectors of {known} dimensions, and the model makes {mine}"
         )

@@ -10,6 +10,7 @@ fast-plaid's rust/index.
 
 import json
 from collections.abc import Callable
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any
 
@@ -45,27 +46,30 @@ def open_index(folder: Path) -> TokenEmbeddings:
     chunks = _read_json(folder / "metadata.json", dict).get("num_chunks")
     if not isinstance(chunks, int) or chunks < 1:
         raise StoreError(f"{folder / 'metadata.json'}: num_chunks is {chunks!r}, expected a number")
-    doclens: list[int] = []
-    codes, residuals = [], []
-    for chunk in range(chunks):
-        lengths = _read_doclens(folder / f"doclens.{chunk}.json")
-        doclens += lengths
-        tokens, path = sum(lengths), folder / f"{chunk}.codes.{suffix}"
-        every = _tensor(load(path), path, tokens, None)
-        if tokens and not (int(every.min()) >= 0 and int(every.max()) < len(codec.centroids)):
+    doclens = [_read_doclens(folder / f"doclens.{chunk}.json") for chunk in range(chunks)]
+    cu_seqlens = torch.tensor([0, *chain(*doclens)], dtype=torch.int64).cumsum(0)
+    tokens, width = int(cu_seqlens[-1]), codec.size * codec.bits // 8
+    codes = torch.empty(tokens, dtype=torch.int32)
+    residuals = torch.empty(tokens if chunks > 1 else 0, width, dtype=torch.uint8)
+    start = 0
+    for chunk, stop in enumerate(accumulate(map(sum, doclens))):
+        path = folder / f"{chunk}.codes.{suffix}"
+        found = _tensor(load(path), path, stop - start, None)
+        if len(found) and not (int(found.min()) >= 0 and int(found.max()) < len(codec.centroids)):
             raise StoreError(f"{path} names a centroid beyond the {len(codec.centroids)} there are")
-        codes.append(every.to(torch.int32))
+        codes[start:stop] = found
         path = folder / f"{chunk}.residuals.{suffix}"
-        width = codec.size * codec.bits // 8
-        residuals.append(_tensor(load(path), path, tokens, width))
-    joined = residuals[0] if chunks == 1 else torch.cat(residuals)
-    every = codes[0] if chunks == 1 else torch.cat(codes)
-    scales = torch.empty(len(every))
-    for start in range(0, len(every), _TOKENS_AT_ONCE):
+        found = _tensor(load(path), path, stop - start, width)
+        if chunks == 1:
+            residuals = found
+        else:
+            residuals[start:stop] = found
+        start = stop
+    scales = torch.empty(tokens)
+    for start in range(0, tokens, _TOKENS_AT_ONCE):
         part = slice(start, start + _TOKENS_AT_ONCE)
-        scales[part] = codec.scales(every[part], joined[part])
-    cu_seqlens = torch.tensor([0, *doclens], dtype=torch.int64).cumsum(0)
-    return TokenEmbeddings.of(joined, cu_seqlens, scales, every, codec)
+        scales[part] = codec.scales(codes[part], residuals[part])
+    return TokenEmbeddings.of(residuals, cu_seqlens, scales, codes, codec)
 
 
 def _read_codec(folder: Path, load: Callable[[Path], Any], suffix: str) -> Codec:
@@ -88,8 +92,7 @@ def _read_codec(folder: Path, load: Callable[[Path], Any], suffix: str) -> Codec
 
 def _load_tensors(path: Path) -> Any:
     """What torch.save wrote, as long as it is tensors only."""
-    if not path.is_file():
-        raise StoreError(f"{path.parent} has no {path.name}; it is no whole index")
+    _check_there(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file makes it raise anything
@@ -98,8 +101,7 @@ def _load_tensors(path: Path) -> Any:
 
 def _load_array(path: Path) -> Tensor:
     """A .npy file, mapped."""
-    if not path.is_file():
-        raise StoreError(f"{path.parent} has no {path.name}; it is no whole index")
+    _check_there(path)
     try:
         mapped = np.load(path, mmap_mode="r", allow_pickle=False)
         if not isinstance(mapped, np.memmap) or not mapped.flags.c_contiguous:
@@ -130,6 +132,7 @@ def _read_doclens(path: Path) -> list[int]:
 
 
 def _read_json(path: Path, kind: type) -> Any:
+    _check_there(path)
     try:
         content = json.loads(read_file(path))
     except (ValueError, RecursionError) as error:
@@ -137,6 +140,11 @@ def _read_json(path: Path, kind: type) -> Any:
     if not isinstance(content, kind):
         raise StoreError(f"{path} holds a {type(content).__name__}, expected a {kind.__name__}")
     return content
+
+
+def _check_there(path: Path) -> None:
+    if not path.is_file():
+        raise StoreError(f"{path.parent} has no {path.name}; it is no whole index")
 
 
 def _first_line(error: Exception) -> str:

@@ -120,13 +120,14 @@ class LateEncoder:
             texts: any strings.
             store: where the documents are appended, all or none, instead of being returned; made,
                 in format int8, if it is not there. One that is open stays as it was opened.
-            ids: of the documents in the store; None for the lowest numbers, from that of its
-                documents on, that none has.
+            ids: of the documents in the store; None for numbers that none has, counted on from
+                those of the store.
 
         Raises:
             InputError: a text or an id is not a string.
             PairError: a text cannot be encoded; `.index` says which.
-            StoreError: the store cannot be written, is another model's, or has one of the ids.
+            StoreError: the store cannot be written, is another model's or unfinished, or has one
+                of the ids.
         """
         every = listed_texts("documents", texts)
         if store is not None:

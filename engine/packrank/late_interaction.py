@@ -278,7 +278,8 @@ class LateInteraction(LateEncoder):
             query: any string.
             document: any string.
             candidate: the id that the document has in the store, whose vectors then count; None
-                to encode it.
+                to encode it. Only their number is compared with the text's: another text of as
+                many tokens is not noticed.
 
         Raises:
             InputError: a text cannot be encoded, its score is not a finite number, or the store

@@ -29,6 +29,11 @@ class Line:
     error: str | None = None
 
 
+def is_jsonl(path: str) -> bool:
+    """Whether the name of a file is one of JSON Lines."""
+    return Path(path).suffix.lower() in (".jsonl", ".ndjson")
+
+
 def open_lines(path: str) -> AbstractContextManager[BinaryIO]:
     """A file opened for reading, or standard input for "-".
 

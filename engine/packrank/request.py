@@ -2,12 +2,13 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 Int32 = NDArray[np.int32]
+Kind = Literal["text", "prompt", "special", "marker", "expansion"]
 
 
 @dataclass(frozen=True)
@@ -125,3 +126,23 @@ class RankedId(NamedTuple):
     index: int  # type: ignore[assignment]  # hides tuple.index, which nobody calls here
     score: float
     id: str
+
+
+@dataclass(frozen=True)
+class Token:
+    """One token that the model read.
+
+    Attributes:
+        text: the characters that it stands for; its name in the vocabulary where there are none.
+        kind: "text" of the query or document; "prompt" and "marker", which the model wants before
+            it; "special", such as [CLS]; "expansion", which fills a short query.
+        scored: whether it has a vector; else it was only read.
+        start: of a token of kind "text", its first character in the text.
+        stop: and the one after its last.
+    """
+
+    text: str
+    kind: Kind
+    scored: bool
+    start: int | None = None
+    stop: int | None = None

@@ -1,6 +1,7 @@
 """Token embeddings of a corpus on disk, mapped into memory."""
 
 import os
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import pairwise
@@ -77,8 +78,8 @@ class Store:
 
         Args:
             path: the folder.
-            verify: check the checksums, which reads the whole store; else only the sizes of its
-                files and where documents begin and end. An index has no checksums.
+            verify: check the checksums, which reads the whole store; else only its codec's, the
+                sizes of its files and where documents begin and end. An index has no checksums.
 
         Raises:
             StoreError: there is none, or it is cut off, damaged, or of a newer version; the message
@@ -104,7 +105,7 @@ class Store:
         if verify:
             check_sums(folder, manifest)
         documents, tokens = manifest.documents, manifest.tokens
-        codec = None if manifest.codec_crc32 is None else read_codec(folder)
+        codec = None if manifest.codec_crc32 is None else read_codec(folder, manifest.codec_crc32)
         values = _map(folder, "values", "u1", tokens * manifest.row_bytes)
         has_scales = codec is not None or manifest.format == "int8"
         try:
@@ -144,11 +145,14 @@ class Store:
         return self.ids if isinstance(self.ids, _Numbers) else _Places(self.ids)
 
 
-def read_codec(folder: Path) -> Codec:
-    """The codec of a store."""
+def read_codec(folder: Path, crc32: int) -> Codec:
+    """The codec of a store, if it has this checksum."""
     path = folder / CODEC
+    raw = read_file(path)
+    if zlib.crc32(raw) != crc32:
+        raise StoreError(f"{path} is damaged: its checksum is wrong")
     try:
-        parts = load(read_file(path))
+        parts = load(raw)
         return Codec.of(parts["centroids"], parts["bucket_cutoffs"], parts["bucket_weights"])
     except (SafetensorError, KeyError, ValueError) as error:
         raise StoreError(f"{path} is damaged: {error}") from None

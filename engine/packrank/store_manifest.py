@@ -18,7 +18,7 @@ import json
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,8 @@ class Source:
         sha256: of those lines, the ends of lines aside.
         failed: how many of them were left out.
         complete: whether they are all that it held.
-        before: lines of the files before it.
+        before: lines of the files before it, and documents that a program added.
+        earlier: SHA-256 of each whole file before it.
     """
 
     lines: int = 0
@@ -57,6 +58,7 @@ class Source:
     failed: int = 0
     complete: bool = False
     before: int = 0
+    earlier: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -182,14 +184,10 @@ def check_sizes(folder: Path, manifest: Manifest) -> None:
 
 
 def check_sums(folder: Path, manifest: Manifest) -> None:
-    """Raise StoreError unless every checksum is right; reads the whole store.
+    """Raise StoreError unless every checksum but the codec's is right; reads the whole store.
 
     The sizes must have been checked.
     """
-    if manifest.codec_crc32 is not None and zlib.crc32(read(folder / CODEC)) != (
-        manifest.codec_crc32
-    ):
-        raise StoreError(f"{folder / CODEC} is damaged: its checksum is wrong")
     segments = map_file(folder / SEGMENTS, "<i8", manifest.segments * _COLUMNS)
     if zlib.crc32(segments.data) != manifest.segments_crc32:
         raise StoreError(f"{folder / SEGMENTS} is damaged: its checksum is wrong")

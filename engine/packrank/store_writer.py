@@ -37,6 +37,9 @@ from packrank.store_manifest import (
 )
 from packrank_kernels import FORMATS, Codec, TokenEmbeddings
 
+# What a writer makes before the first manifest is there.
+_MADE = (*FILES, SEGMENTS, CODEC, UNFINISHED)
+
 
 class StoreWriter:
     """The one writer of a store; use as a context manager.
@@ -66,27 +69,36 @@ class StoreWriter:
         self._sums = dict.fromkeys(FILES, 0)
         with self._writing():
             self.path.mkdir(exist_ok=True)
-            known = {*FILES, SEGMENTS, CODEC, MANIFEST, UNFINISHED, LOCK}
-            has_manifest = (self.path / MANIFEST).exists()
-            strange = sorted(name for name in os.listdir(self.path) if name not in known)
-            if strange and not has_manifest:
-                raise StoreError(
-                    f"{self.path} is no store, and holds {strange[0]!r}; name a folder that is new "
-                    "or empty"
-                )
-            self._lock = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+            if not (self.path / MANIFEST).exists():
+                self._check_new()
+            self._lock: int | None = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            self._take_lock()
+            self._take_lock(self._lock)
             if (self.path / MANIFEST).exists():
                 self._open()
         except BaseException:
             self.close()
             raise
 
-    def _take_lock(self) -> None:
+    def _check_new(self) -> None:
+        """Raise StoreError if the folder holds anything that is not known to be worthless."""
+        for name in sorted(os.listdir(self.path)):
+            if name not in (*_MADE, LOCK):
+                raise StoreError(
+                    f"{self.path} is no store, and holds {name!r}; name a folder that is new or "
+                    "empty"
+                )
+        values = self.path / FILES[0]
+        if values.exists() and values.stat().st_size:
+            raise StoreError(
+                f"{self.path} holds vectors and no {MANIFEST}; bring that back, or name another "
+                "folder"
+            )
+
+    def _take_lock(self, lock: int) -> None:
         with self._writing():
             try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise StoreError(
                     f"{self.path} is being written by another process; wait until it has ended"
@@ -96,7 +108,7 @@ class StoreWriter:
         self.manifest = Manifest.load(self.path)
         check_sizes(self.path, self.manifest)
         if self.manifest.codec_crc32 is not None:
-            self._codec = read_codec(self.path)
+            self._codec = read_codec(self.path, self.manifest.codec_crc32)
         with self._writing():
             (self.path / UNFINISHED).unlink(missing_ok=True)
             for name in self.manifest.sizes():
@@ -113,6 +125,10 @@ class StoreWriter:
             size: D.
             model: what encodes; anything JSON can hold, "fingerprint" tells models apart.
             codec: of 4bit and 2bit.
+
+        Raises:
+            StoreError: codec and format do not fit, or the folder cannot be written or holds
+                something else by now.
         """
         assert self.manifest is None
         if format not in FORMATS:
@@ -125,9 +141,9 @@ class StoreWriter:
         known: dict[str, Any] | None = json.loads(json.dumps(model))  # as it will be read
         manifest = Manifest(format, size, known, None if encoded is None else zlib.crc32(encoded))
         with self._writing():
-            for name in os.listdir(self.path):
-                if name != LOCK:
-                    (self.path / name).unlink()
+            self._check_new()
+            for name in _MADE:
+                (self.path / name).unlink(missing_ok=True)
             for name in manifest.sizes():
                 flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC
                 self._files[name] = os.open(self.path / name, flags, 0o666)
@@ -137,6 +153,8 @@ class StoreWriter:
                 _write_file(self.path / CODEC, encoded)
             for file in self._files.values():
                 os.fsync(file)
+            with suppress(PermissionError):  # of a folder that may not be listed
+                _sync(self.path.absolute().parent)
             self._replace(manifest)
         self._codec = codec
         self._reset()
@@ -245,9 +263,12 @@ class StoreWriter:
 
     def close(self) -> None:
         """Let go of the folder; what was not committed will be cut off."""
-        for file in (*self._files.values(), self._lock):
+        for file in self._files.values():
             os.close(file)
         self._files = {}
+        if self._lock is not None:
+            os.close(self._lock)
+        self._lock = None
 
     def __enter__(self) -> "StoreWriter":
         return self
@@ -286,11 +307,7 @@ class StoreWriter:
         _write_file(self.path / UNFINISHED, manifest.dump())
         os.replace(self.path / UNFINISHED, self.path / MANIFEST)
         self.manifest = manifest
-        folder = os.open(self.path, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        _sync(self.path)
 
     def _reset(self) -> None:
         """Nothing has been appended since the last commit."""
@@ -340,6 +357,15 @@ def _write_file(path: Path, content: bytes) -> None:
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
     try:
         _write(file, content, 0)
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def _sync(folder: Path) -> None:
+    """Bring what a folder holds to the disk, by name."""
+    file = os.open(folder, os.O_RDONLY)
+    try:
         os.fsync(file)
     finally:
         os.close(file)

@@ -10,10 +10,9 @@ from safetensors import safe_open
 from torch import Tensor
 
 from packrank.errors import InputError, ModelError
-from packrank.explanation import Token
 from packrank.late_settings import Dense, Expansion, Side
 from packrank.models.base import Parameters
-from packrank.request import Int32, Sequence
+from packrank.request import Int32, Sequence, Token
 from packrank.runner import Runner
 from packrank.tokenizer import Tokenizer, batches, check_text
 from packrank.weights import Weights

@@ -256,8 +256,8 @@ def test_a_store_grows(encoder: Path, tmp_path: Path) -> None:
     codec = (tmp_path / "store/codec.safetensors").read_bytes()
     documents.write_text("\n".join(one))
     others.write_text("\n".join(two))
-    for path in (documents, documents, others, others):
-        assert encode(encoder, path, tmp_path / "store") == 0
+    for path, *options in ((documents,), (documents,), (others, "--append"), (others,)):
+        assert encode(encoder, path, tmp_path / "store", *options) == 0
     assert (tmp_path / "store/codec.safetensors").read_bytes() == codec
     store = Store.open(tmp_path / "store")
     assert list(store.ids) == [str(number) for number in range(1, 30)]
@@ -349,7 +349,7 @@ def test_standard_input_goes_on_too(
     assert bytes_of(store) == bytes_of(tmp_path / "undisturbed")
     pipe(["another"])
     assert encode(encoder, "-", store) == 2
-    one_sentence("- cannot be read twice", "--append")
+    one_sentence("- does not begin with the 30 lines encoded last", "--append")
     pipe(["another"])
     assert encode(encoder, "-", store, "--append", "--quiet") == 0
     assert Store.open(store).ids[-1] == "31"

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from packrank import InputError, LateInteraction, PairError, Store, StoreError
 from packrank.store_writer import StoreWriter
@@ -67,6 +68,16 @@ def test_a_store_ranks_as_its_texts_do(stored: LateInteraction) -> None:
     assert stored.store is not None and len(stored.store) == len(DOCUMENTS)
 
 
+def test_the_best_are_those_of_all(
+    stored: LateInteraction, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However few scores are looked at at once."""
+    expected = stored.rank("the sea")
+    monkeypatch.setattr("packrank.attached._SCORES_AT_ONCE", 2)
+    for top_k in range(1, 8):
+        assert stored.rank("the sea", top_k=top_k) == expected[:top_k]
+
+
 def test_equal_scores_keep_the_order_given_or_that_of_the_store(stored: LateInteraction) -> None:
     twins = [IDS[5], IDS[2]]  # the same text
     assert [r.id for r in stored.rank("sea", candidates=twins)] == twins
@@ -85,7 +96,7 @@ def test_the_mean_of_a_store_is_that_of_texts(folder: Path, store: Store) -> Non
 
 
 def test_documents_without_vectors_are_last_and_broken_ones_left_out(
-    folder: Path, tmp_path: Path
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     vectors = list(torch.nn.functional.normalize(torch.randn(9, 60)).split([3, 1, 0, 2, 3]))
     vectors[0] = vectors[0] * float("nan")
@@ -99,7 +110,12 @@ def test_documents_without_vectors_are_last_and_broken_ones_left_out(
     assert {r.id for r in ranking} == {"b", "c", "e"}
     assert failures == {0: reason, 3: reason}
     assert model.try_rank("sea", top_k=1) == (ranking[:1], failures)
-    assert model.try_rank("sea", candidates=["d", "c", "e"])[1] == {3: reason}
+    assert model.try_rank("sea", candidates=["d", "c", "e", "d"])[1] == {3: reason}
+    monkeypatch.setattr("packrank.attached._SCORES_AT_ONCE", 2)
+    assert [model.try_rank("sea", top_k=k) for k in (2, 4)] == [
+        (ranking[:2], failures),
+        (ranking, failures),
+    ]
     with pytest.raises(InputError, match=f"document 'a' of the store: {reason}"):
         model.rank("sea")
     with pytest.raises(InputError, match=f"document 'd' of the store: {reason}"):
@@ -134,6 +150,30 @@ def test_refuses_a_store_of_another_model(tmp_path: Path, folder: Path, store: S
         LateInteraction(folder, device="cpu", store=tmp_path / "nowhere")
     foreign = Store(tmp_path, store.embeddings, IDS)  # of an index, which names no model
     assert LateInteraction(other, device="cpu", store=foreign).rank("sea")
+
+
+def test_a_model_is_the_files_that_it_is_loaded_from(folder: Path, tmp_path: Path) -> None:
+    path = shutil.copytree(folder, tmp_path / "model")
+    dense = {"in_features": 60, "out_features": 4, "bias": False}
+    modules = [
+        {"path": "", "type": "sentence_transformers.models.Transformer"},
+        {"path": "1_Dense", "type": "pylate.models.Dense"},
+        {"path": "2_Normalize", "type": "sentence_transformers.models.Normalize"},  # has no folder
+    ]
+    (path / "1_Dense").mkdir()
+    (path / "1_Dense/config.json").write_text(json.dumps(dense))
+    (path / "modules.json").write_text(json.dumps(modules))
+    weights = path / "1_Dense/model.safetensors"
+    save_file({"linear.weight": torch.ones(4, 60)}, weights)
+    LateInteraction(path, device="cpu").encode_documents(["sea"], path / "passages.store")
+    (path / "results.json").write_text("{}")
+    (path / "onnx").mkdir()
+    (path / "onnx/config.json").write_text("{}")
+    LateInteraction(path, device="cpu").encode_documents(["boat"], path / "passages.store")
+    assert len(Store.open(path / "passages.store")) == 2
+    save_file({"linear.weight": torch.zeros(4, 60)}, weights)
+    with pytest.raises(StoreError, match=f"encoded by {path}, and its files have changed; name"):
+        LateInteraction(path, device="cpu", store=path / "passages.store")
 
 
 def test_documents_are_encoded_into_a_store(

@@ -15,7 +15,8 @@ import torch
 
 from packrank import InputError, LateInteraction, Store
 from packrank.explain_page import page
-from packrank.explanation import Explanation, Match, Token
+from packrank.explanation import Explanation, Match
+from packrank.request import Token
 from packrank.tokenizer import Tokenizer
 from packrank_kernels import TokenEmbeddings
 

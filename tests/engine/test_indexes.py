@@ -170,8 +170,9 @@ def test_every_damaged_file_is_named(
     files = {path.name: path.read_bytes() for path in folder.iterdir()}
     for name, content in files.items():
         damage(folder / name)
-        with pytest.raises(StoreError, match=rf"{re.escape(name)}|is no store"):
+        with pytest.raises(StoreError, match=rf"{re.escape(name)}|is no store") as caught:
             Store.open(folder)
+        assert "whole store" not in str(caught.value)
         (folder / name).write_bytes(content)
     assert len(Store.open(folder)) == 6
 

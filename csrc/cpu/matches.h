@@ -33,7 +33,8 @@ void matches_typed(const MaxSimArgs& args) {
         const int64_t end = args.cu_seqlens[plan.document(k) + 1];
         bool sound = true;
         for (int64_t token = start; token < end; ++token) {
-            sound = max_document<T>(args, columns, plan.units(), token, token + 1, token + 1, work);
+            sound = max_document<T>(args, columns, plan.units(), token, token + 1, {token + 1, end},
+                                    work);
             read_maxima<T>(work.maxima, 0, query_tokens, work.terms);
             if (!sound)
                 for (int64_t i = 0; i < query_tokens; ++i) work.terms[i] = __builtin_nanf("");

@@ -232,11 +232,11 @@ struct Work {
     char* decoded;
 };
 
-// Fills the maxima of a document's tokens [token, end), `next` being the one that is read after
-// them; false where one of them is unsound.
+// Fills the maxima of a document's tokens [token, end), those of `next` being read after them;
+// false where one of them is unsound.
 template <class T>
 bool max_document(const MaxSimArgs& args, const Columns& columns, int64_t units, int64_t token,
-                  int64_t end, int64_t next, Work<T>& work) {
+                  int64_t end, Span next, Work<T>& work) {
     for (int64_t j = 0; j < columns.count / kWidth; ++j) {
         work.maxima.best[j] = set1(-__builtin_inff());
         work.maxima.nan[j] = none();
@@ -245,7 +245,7 @@ bool max_document(const MaxSimArgs& args, const Columns& columns, int64_t units,
     const int64_t block = block_tokens<T>(args.size);
     for (; token < end; token += block) {
         const int64_t count = end - token < block ? end - token : block;
-        const int64_t after = token + count < end ? token + count : next;
+        const Span after = token + count < end ? Span{token + count, end} : next;
         const Rows rows =
             read_rows(args, token, count, after, work.decoded, static_cast<T*>(nullptr), sound);
         const float* scales = args.scales + (sizeof(T) == 1 ? token : 0);
@@ -269,8 +269,11 @@ void score_candidate(const MaxSimArgs& args, const Plan<T>& plan, int64_t k, Wor
     int64_t first, end;
     const Columns columns = plan.columns(k, first, end);
     const int64_t* bounds = args.cu_seqlens + plan.document(k);
-    const int64_t next =
-        k + 1 < args.num_candidates ? args.cu_seqlens[plan.document(k + 1)] : bounds[0];
+    Span next = {bounds[0], bounds[0]};
+    if (k + 1 < args.num_candidates) {
+        const int64_t* following = args.cu_seqlens + plan.document(k + 1);
+        next = {following[0], following[1]};
+    }
     const bool sound =
         max_document<T>(args, columns, plan.units(), bounds[0], bounds[1], next, work);
     const int64_t base = plan.column(first);

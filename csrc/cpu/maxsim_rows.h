@@ -7,6 +7,11 @@
 // Bytes of decoded rows that are alive at once, or those of 24 rows if they are more.
 constexpr int64_t kBlockBytes = 4096;
 
+// Tokens [first, end).
+struct Span {
+    int64_t first, end;
+};
+
 struct Rows {
     const char* data;
     int64_t stride;      // bytes
@@ -62,8 +67,11 @@ inline void decode_residual(const uint8_t* packed, const uint8_t* centroid, Byte
         }
 }
 
+// A centroid's row is anywhere in a table larger than the first-level cache: those of `next` are
+// fetched meanwhile.
 template <int kBits>
-inline bool residual_rows(const MaxSimArgs& args, int64_t token, int64_t count, uint8_t* out) {
+inline bool residual_rows(const MaxSimArgs& args, int64_t token, int64_t count, Span next,
+                          uint8_t* out) {
     uint8_t weights[16] = {};
     __builtin_memcpy(weights, args.bucket_weights, 1 << kBits);
     const Bytes table = Bytes::table(weights);
@@ -71,6 +79,10 @@ inline bool residual_rows(const MaxSimArgs& args, int64_t token, int64_t count, 
     const uint8_t* packed = static_cast<const uint8_t*>(args.values) + token * bytes;
     bool sound = true;
     for (int64_t r = 0; r < count; ++r) {
+        if (next.first + r < next.end) {
+            const uint8_t* row = args.centroids + args.codes[next.first + r] * args.size;
+            for (int64_t n = 0; n < args.size; n += 64) __builtin_prefetch(row + n);
+        }
         int64_t code = args.codes[token + r];
         if (code < 0 || code >= args.num_centroids) {
             code = 0;
@@ -91,17 +103,17 @@ inline void signed_rows(const MaxSimArgs& args, int64_t token, int64_t count, ui
             (Bytes::load(in + n, args.size - n) + offset).store(out + n);
 }
 
-// Tokens [token, token + count), those from `next` on being read after them. `sound` turns false
+// Tokens [token, token + count), those of `next` being read after them. `sound` turns false
 // where a code is no centroid's or a scale is not finite. Scratch holds count rows and kCount
 // bytes, or a vector of floats, more.
-inline Rows read_rows(const MaxSimArgs& args, int64_t token, int64_t count, int64_t next,
+inline Rows read_rows(const MaxSimArgs& args, int64_t token, int64_t count, Span next,
                       char* scratch, const uint8_t*, bool& sound) {
     uint8_t* out = reinterpret_cast<uint8_t*>(scratch);
     bool known = true;
     if (args.bits == 2)
-        known = residual_rows<2>(args, token, count, out);
+        known = residual_rows<2>(args, token, count, next, out);
     else if (args.bits == 4)
-        known = residual_rows<4>(args, token, count, out);
+        known = residual_rows<4>(args, token, count, next, out);
     else
         signed_rows(args, token, count, out);
     uint32_t largest = 0;
@@ -112,11 +124,11 @@ inline Rows read_rows(const MaxSimArgs& args, int64_t token, int64_t count, int6
         largest = bits > largest ? bits : largest;
     }
     sound = sound && known && largest < 0x7f800000;
-    return {scratch, row_bytes<uint8_t>(args.size), stored(args, next),
+    return {scratch, row_bytes<uint8_t>(args.size), stored(args, next.first),
             args.bits ? args.bits / 2 : 4};
 }
 
-inline Rows read_rows(const MaxSimArgs& args, int64_t token, int64_t count, int64_t next,
+inline Rows read_rows(const MaxSimArgs& args, int64_t token, int64_t count, Span next,
                       char* scratch, const float*, bool&) {
     const int64_t size = args.size;
     if (args.dtype == Dtype::kFloat32) {
@@ -130,10 +142,10 @@ inline Rows read_rows(const MaxSimArgs& args, int64_t token, int64_t count, int6
         for (; k + kWidth <= size; k += kWidth) store(out + k, load(in + k));
         if (k < size) store(out + k, load(in + k, static_cast<int>(size - k)));
     }
-    return {scratch, size * 4, stored(args, next), 2};
+    return {scratch, size * 4, stored(args, next.first), 2};
 }
 
-inline Rows read_rows(const MaxSimArgs& args, int64_t token, int64_t count, int64_t next,
+inline Rows read_rows(const MaxSimArgs& args, int64_t token, int64_t count, Span next,
                       char* scratch, const BFloat16*, bool&) {
     const int64_t bytes = args.size * 2, stride = row_bytes<BFloat16>(args.size);
     const char* in = stored(args, token);
@@ -142,5 +154,5 @@ inline Rows read_rows(const MaxSimArgs& args, int64_t token, int64_t count, int6
         __builtin_memset(scratch + (r + 1) * stride - 4, 0, 4);
         __builtin_memcpy(scratch + r * stride, in + r * bytes, bytes);
     }
-    return {scratch, stride, stored(args, next), 4};
+    return {scratch, stride, stored(args, next.first), 4};
 }

@@ -33,13 +33,14 @@ from packrank.config import Activation, load_config
 from packrank.encode_command import add_encode
 from packrank.errors import InputError, PackrankError
 from packrank.explain_command import add_explain
-from packrank.info import describe_machine, describe_model
+from packrank.info import describe_machine, describe_model, describe_store
 from packrank.late_folder import encoder_folder
 from packrank.late_interaction import LateInteraction
 from packrank.lines import Line, is_jsonl, open_lines, read_jsonl, read_plain, replacing
 from packrank.request import Ranked
 from packrank.reranker import Reranker
 from packrank.score_file import Scorer, score_lines
+from packrank.store import Store
 from packrank.tokenizer import Truncation
 
 _HELP = "Rank documents for a query, or score pairs, with a reranker."
@@ -183,7 +184,12 @@ def _score(args: argparse.Namespace) -> int:
 
 def _info(args: argparse.Namespace) -> int:
     check_stdout()
-    lines = describe_machine() if args.model is None else describe_model(folder_of(args.model))
+    if args.model is None:
+        lines = describe_machine()
+    elif Store.is_one(Path(args.model)):
+        lines = describe_store(Store.open(args.model))
+    else:
+        lines = describe_model(folder_of(args.model))
     for line in lines:
         print(line)
     return 0
@@ -262,7 +268,9 @@ def _parser() -> argparse.ArgumentParser:
     add_encode(commands)
     add_explain(commands)
 
-    info = commands.add_parser("info", help="show versions and backends, or what a model is")
+    info = commands.add_parser(
+        "info", help="show versions and backends, or what a model or a store is"
+    )
     info.add_argument("model", nargs="?", metavar="MODEL", help=MODEL_HELP)
     info.set_defaults(run=_info)
     return parser

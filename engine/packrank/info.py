@@ -1,4 +1,4 @@
-"""What this installation, this machine and a model are: `packrank info` as lines of text."""
+"""What a machine, a model and a store are: `packrank info` as lines of text."""
 
 import platform
 import sys
@@ -14,6 +14,7 @@ from packrank.config import load_config
 from packrank.device import cuda_devices
 from packrank.late_folder import encoder_folder
 from packrank.late_formats import read_settings
+from packrank.store import Store
 from packrank.tokenizer import Tokenizer
 
 _PACKAGES = ("torch", "numpy", "tokenizers", "safetensors", "huggingface_hub")
@@ -73,6 +74,20 @@ def describe_model(folder: Path) -> Iterator[str]:
         yield f"scores by        late interaction ({settings.kind})"
         yield f"max length       {settings.query.max_length} tokens of a query"
         yield f"                 {settings.document.max_length} tokens of a document"
+
+
+def describe_store(store: Store) -> Iterator[str]:
+    """What a store holds, and what encoded it."""
+    model = store.model or {}
+    per_token = store.embeddings.bytes_per_token
+    yield f"store            {store.path}"
+    yield f"encoded by       {model.get('name', 'not written down')}"
+    yield f"format           {store.format}, {per_token:g} bytes a token"
+    yield f"dimensions       {store.size}"
+    yield f"documents        {len(store):,}"
+    yield f"tokens           {store.num_tokens:,}"
+    yield f"size             {store.num_tokens * per_token / 1e6:,.1f} MB"
+    yield f"complete         {'yes' if store.complete else 'no; packrank encode goes on with it'}"
 
 
 def _describe_backends(device: torch.device, dtype: torch.dtype) -> Iterator[str]:

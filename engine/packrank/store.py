@@ -87,7 +87,8 @@ class Store:
         """
         folder = Path(path)
         if not folder.is_dir():
-            raise StoreError(f"there is no folder {folder}; pass one made by packrank encode")
+            kind = "is no folder" if folder.exists() else "is not there"
+            raise StoreError(f"{folder} {kind}; pass a folder made by packrank encode")
         if (folder / MANIFEST).is_file():
             return cls._open(folder, verify)
         if is_index(folder):
@@ -123,6 +124,14 @@ class Store:
     def __len__(self) -> int:
         """N."""
         return len(self.embeddings)
+
+    def __repr__(self) -> str:
+        return f"Store({str(self.path)!r}: {len(self)} documents in {self.format})"
+
+    @classmethod
+    def is_one(cls, path: Path) -> bool:
+        """Whether a folder looks like a store, or an index that opens as one."""
+        return (path / MANIFEST).is_file() or is_index(path)
 
     def indices(self, ids: Sequence[str]) -> Tensor:
         """Where documents are, by their ids; the first call reads all ids.

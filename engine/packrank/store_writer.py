@@ -34,6 +34,7 @@ from packrank.store_manifest import (
     Manifest,
     Source,
     check_sizes,
+    check_sums,
 )
 from packrank_kernels import FORMATS, Codec, TokenEmbeddings
 
@@ -107,6 +108,7 @@ class StoreWriter:
     def _open(self) -> None:
         self.manifest = Manifest.load(self.path)
         check_sizes(self.path, self.manifest)
+        check_sums(self.path, self.manifest)
         if self.manifest.codec_crc32 is not None:
             self._codec = read_codec(self.path, self.manifest.codec_crc32)
         with self._writing():

@@ -41,7 +41,7 @@ Run = tuple[int, int, TokenEmbeddings]
 def maxsim(
     queries: Tensor | Sequence[Tensor],
     documents: Documents,
-    candidates: Candidates = None,
+    candidates: Candidates | Sequence[int] = None,
     top_k: int | None = None,
     *,
     device: str | torch.device | None = None,
@@ -53,9 +53,9 @@ def maxsim(
             or bfloat16, on any device.
         documents: a `Store`; `packrank_kernels.TokenEmbeddings`; or N tensors [L, D] of one dtype.
             What is in the CPU's memory and not on `device` goes there in runs of bounded bytes.
-        candidates: what to score: None for all documents; [K] int64 for the same ones for every
-            query; or, of several queries, a sequence of one such tensor each. Any order,
-            repetitions allowed.
+        candidates: places of documents (of ids: `Store.indices`). None for all documents; [K]
+            int64, or K numbers, for the same ones for every query; or, of several queries, a
+            sequence of one such tensor each. Any order, repetitions allowed.
         top_k: how many of the best to return; equal scores in the order of the documents. All
             scores if None.
         device: what scores: "cpu", "cuda" or "cuda:N"; where the documents are if None.
@@ -63,13 +63,15 @@ def maxsim(
     Returns:
         On `device`. Without top_k: [N] or [K] float32 for one query; [M, N] or [M, K] for several;
         a list of [K_m] for lists of their own. With top_k: a `packrank_kernels.TopK`, k =
-        min(top_k, most candidates of a query); memory does not grow with N.
+        min(top_k, most candidates of a query), whose rows end in index -1 and score -inf for a
+        query that has fewer; memory does not grow with N.
 
     Raises:
         InputError: shapes or dtypes disagree, a candidate is no document, or there is no such
             device.
     """
     every = [queries] if isinstance(queries, Tensor) else _tensors("queries", queries)
+    candidates = _numbers(candidates)
     embeddings = _embeddings(documents, every)
     target = embeddings.device if device is None else _device(device)
     every = [query.to(target) for query in every]
@@ -256,8 +258,18 @@ def _tensors(name: str, values: Any) -> list[Tensor]:
     every = listed(name, values, "tensors")
     for index, value in enumerate(every):
         if not isinstance(value, Tensor):
-            raise InputError(f"{name}[{index}] is a {type(value).__name__}, expected a tensor")
+            raise InputError(f"{name}[{index}] is of type {type(value).__name__}, not a tensor")
     return every
+
+
+def _numbers(candidates: Candidates | Sequence[int]) -> Candidates:
+    """Candidates given as numbers, as a tensor."""
+    if isinstance(candidates, np.ndarray):
+        return torch.from_numpy(candidates).to(torch.int64)
+    is_list = isinstance(candidates, list | tuple) and candidates
+    if is_list and all(isinstance(place, int) for place in candidates or ()):
+        return torch.tensor(candidates, dtype=torch.int64)
+    return candidates  # type: ignore[return-value]
 
 
 def _moved(candidates: Candidates, device: torch.device) -> Tensor | list[Tensor] | None:

@@ -250,3 +250,29 @@ def test_what_the_kernels_refuse_is_a_sentence(
     monkeypatch.setattr(StoreWriter, "append", refuse)
     assert encode(encoder, write(tmp_path / "d.txt", TEXTS), tmp_path / "store") == 2
     one_sentence("the computation failed: store: documents must be [L, 7]")
+
+
+def test_nothing_is_added_to_a_damaged_store(
+    encoder: Path, tmp_path: Path, one_sentence: Callable[..., None]
+) -> None:
+    store, documents = tmp_path / "store", write(tmp_path / "d.txt", TEXTS[:3])
+    assert encode(encoder, documents, store) == 0
+    values = bytearray((store / "values.bin").read_bytes())
+    values[7] ^= 4
+    (store / "values.bin").write_bytes(values)
+    write(documents, TEXTS)
+    assert encode(encoder, documents, store) == 2
+    one_sentence("values.bin is damaged")
+    assert (store / "values.bin").read_bytes() == values
+
+
+def test_info_describes_a_store(
+    encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = tmp_path / "store"
+    assert encode(encoder, write(tmp_path / "d.txt", TEXTS), store, "--format", "float16") == 0
+    assert main(["info", str(store)]) == 0
+    shown = capsys.readouterr().out
+    for line in (f"encoded by {encoder}", "format float16, 120 bytes a token", "documents 6"):
+        assert line in " ".join(shown.split())
+    assert "complete         yes" in shown

@@ -146,7 +146,7 @@ def test_refuses_a_store_of_another_model(tmp_path: Path, folder: Path, store: S
     config.write_text(json.dumps(CONFIG | {"query_length": 9}))
     with pytest.raises(StoreError, match=f"was encoded by {folder}, and {other} is another model"):
         LateInteraction(other, device="cpu", store=store)
-    with pytest.raises(StoreError, match="there is no folder"):
+    with pytest.raises(StoreError, match="is not there; pass a folder"):
         LateInteraction(folder, device="cpu", store=tmp_path / "nowhere")
     foreign = Store(tmp_path, store.embeddings, IDS)  # of an index, which names no model
     assert LateInteraction(other, device="cpu", store=foreign).rank("sea")

@@ -317,7 +317,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
         StoreWriter(tmp_path / "thesis.tex")
     with pytest.raises(StoreError, match="cannot be written: No such"):
         StoreWriter(tmp_path / "no" / "such")
-    with pytest.raises(StoreError, match="no folder"):
+    with pytest.raises(StoreError, match="is not there"):
         Store.open(tmp_path / "nowhere")
 
 

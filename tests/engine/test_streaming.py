@@ -228,9 +228,10 @@ def test_documents_stay_on_a_device_that_has_twice_the_room(
         ({"candidates": [torch.tensor([1])]}, "1 lists of candidates for a single query"),
         ({"top_k": 0}, "top_k is 0"),
         ({"device": "cuda:77"}, "device 'cuda:77' is not here"),
-        ({"candidates": [1, 2]}, r"candidates\[0\] is a int, expected a tensor"),
+        ({"candidates": [1, 99]}, "candidate 99 is not among 16 documents"),
+        ({"candidates": ["a", "b"]}, r"candidates\[0\] is of type str, not a tensor"),
         ({"queries": 3}, "queries is a int, expected a sequence of tensors"),
-        ({"queries": [[0.5]]}, r"queries\[0\] is a list, expected a tensor"),
+        ({"queries": [[0.5]]}, r"queries\[0\] is of type list, not a tensor"),
         ({"documents": "store"}, "documents is a str, expected a sequence of"),
         ({"documents": [torch.zeros(3)]}, "documents holds something else than"),
         ({"documents": [torch.zeros(3, 2), torch.zeros(3, 4)]}, "documents differ"),
@@ -250,3 +251,13 @@ def test_an_upload_refuses_before_it_copies(candidates: Tensor) -> None:
     with pytest.raises(InputError, match="candidate"):
         upload(torch.randn(3, SIZE), documents_in("int8"), candidates, None, copies, 100)
     assert copies.runs == 0
+
+
+def test_candidates_may_be_numbers() -> None:
+    documents, query = documents_in("int8"), torch.randn(5, SIZE)
+    expected = maxsim(query, documents, torch.tensor([8, 3]))
+    assert isinstance(expected, Tensor)
+    for candidates in ([8, 3], (8, 3), np.array([8, 3])):
+        scores = maxsim(query, documents, candidates)  # type: ignore[arg-type]
+        assert isinstance(scores, Tensor)
+        assert torch.equal(scores, expected)

@@ -13,7 +13,7 @@ from packrank.errors import InputError, PairError, StoreError
 from packrank.identity import Identity, check_same, check_size
 from packrank.request import RankedId
 from packrank.store import Store
-from packrank.store_writer import StoreWriter
+from packrank.store_writer import StoreWriter, not_finite
 from packrank.streaming import gather, maxsim, place
 from packrank_kernels import TokenEmbeddings, TopK, merge
 
@@ -139,7 +139,7 @@ def append(
             check_size(writer.manifest.size, size, path)
             check_same(writer.manifest.model, identity, path)
         assert writer.manifest is not None
-        source = writer.manifest.source
+        kind, source = writer.manifest.format, writer.manifest.source
         if source is not None and not source.complete:
             raise StoreError(f"{os.fspath(path)} is unfinished; run packrank encode again first")
         if names is None:
@@ -155,9 +155,7 @@ def append(
                 vectors = encode(texts[start:stop])
             except PairError as error:
                 raise PairError(start + error.index, error.reason) from None
-            for index, x in enumerate(vectors, start):
-                if not bool(x.to(torch.float16).isfinite().all()):
-                    reason = "a value of its vectors is beyond 65504, or no number"
-                    raise PairError(index, reason)
+            for index in not_finite(vectors, kind):
+                raise PairError(start + index, f"a value of its vectors is not finite in {kind}")
             writer.append(names[start:stop], vectors)
         writer.commit(source)

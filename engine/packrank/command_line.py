@@ -6,10 +6,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from packrank.arguments import check_text
 from packrank.demo import default_model
 from packrank.errors import InputError
 from packrank.hub import resolve
-from packrank.tokenizer import check_text
 
 MODEL_HELP = 'a model folder, a hub name (organisation/name), or "default"'
 _MOST_THREADS = 4096

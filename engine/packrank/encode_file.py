@@ -25,7 +25,7 @@ from packrank.identity import Identity, check_same, check_size
 from packrank.late_interaction import LateInteraction
 from packrank.lines import Line, open_lines, read_jsonl, read_plain
 from packrank.store_manifest import Manifest, Source
-from packrank.store_writer import StoreWriter
+from packrank.store_writer import StoreWriter, not_finite
 from packrank.tokenizer import batches
 from packrank_kernels import Codec
 
@@ -312,15 +312,11 @@ def _vectors(
     model: LateInteraction, texts: list[str], format: str
 ) -> tuple[list[Tensor | None], dict[int, str]]:
     """As `try_encode_documents`, and vectors are finite in the format."""
-    dtype = torch.float16 if format == "float16" else torch.float32
     vectors, reasons = model.try_encode_documents(texts)
     known = [index for index, vector in enumerate(vectors) if vector is not None]
-    finite = [x.to(dtype).isfinite().all() for x in vectors if x is not None]
-    if finite:
-        for index, sound in zip(known, torch.stack(finite).tolist(), strict=True):
-            if not sound:
-                vectors[index] = None
-                reasons[index] = f"a value of its vectors is not finite in {format}"
+    for place in not_finite([x for x in vectors if x is not None], format):
+        vectors[known[place]] = None
+        reasons[known[place]] = f"a value of its vectors is not finite in {format}"
     return vectors, reasons
 
 

@@ -9,7 +9,14 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from packrank.arguments import check_choice, check_count, check_str, listed, listed_texts
+from packrank.arguments import (
+    check_choice,
+    check_count,
+    check_str,
+    check_text,
+    listed,
+    listed_texts,
+)
 from packrank.config import Activation, load_config
 from packrank.cross_encoder import read_settings
 from packrank.device import choose_devices
@@ -21,7 +28,7 @@ from packrank.models import load_model
 from packrank.pairs import PairReader, Window
 from packrank.request import Ranked
 from packrank.runner import Pending, Runner
-from packrank.tokenizer import Tokenizer, Truncation, check_text
+from packrank.tokenizer import Tokenizer, Truncation
 
 
 class Reranker:

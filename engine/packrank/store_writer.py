@@ -340,6 +340,13 @@ class StoreWriter:
             raise StoreError(f"{self.path} cannot be written: {error.strerror}; {kept}") from None
 
 
+def not_finite(documents: Sequence[Tensor], format: str) -> list[int]:
+    """Which of documents [L, D] have a value that is not finite in a format, rising."""
+    dtype = torch.float16 if format == "float16" else torch.float32
+    sound = [x.to(dtype).isfinite().all() for x in documents]
+    return [] if not sound else (~torch.stack(sound)).nonzero().flatten().tolist()
+
+
 def _digest(id: str) -> bytes:
     return blake2b(id.encode(), digest_size=16).digest()
 

@@ -9,12 +9,13 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from torch import Tensor
 
+from packrank.arguments import check_text
 from packrank.errors import InputError, ModelError
 from packrank.late_settings import Dense, Expansion, Side
 from packrank.models.base import Parameters
 from packrank.request import Int32, Sequence, Token
 from packrank.runner import Runner
-from packrank.tokenizer import Tokenizer, batches, check_text
+from packrank.tokenizer import Tokenizer, batches
 from packrank.weights import Weights
 
 # A window is tokenized at once. Its ids take a few MB, and some 50 MB while they are made; and it

@@ -17,7 +17,7 @@ from packrank.files import field, read_object
 from packrank.layout import Layout, Truncation
 from packrank.request import Int32, Pack, Sequence
 
-__all__ = ["Tokenizer", "Truncation", "batches", "check_text"]
+__all__ = ["Tokenizer", "Truncation", "batches"]
 
 # Texts, and characters of them, handed to the library at once. Its encodings hold some 150 bytes
 # a token until they are read: of 1024 texts of 200 tokens 30 MB, and of a million characters, the

@@ -221,14 +221,32 @@ def test_all_documents_get_into_a_store_or_none(
         LateInteraction(tmp_path / "other", device="cpu").encode_documents(["x"], path)
 
 
-def test_vectors_that_no_store_can_hold_are_named(
-    model: LateInteraction, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("format", "factor", "fits"),
+    [("int8", 1e6, True), ("float16", 1e6, False), ("int8", torch.inf, False)],
+)
+def test_vectors_that_a_format_cannot_hold_are_named(
+    model: LateInteraction,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    format: str,
+    factor: float,
+    fits: bool,
 ) -> None:
     encode = model.try_encode_documents
+    (vectors,) = model.encode_documents(["sea"])
     monkeypatch.setattr(
         model,
         "try_encode_documents",
-        lambda t: ([x * 1e6 for x in encode(t)[0] if x is not None], {}),
+        lambda t: ([x * factor for x in encode(t)[0] if x is not None], {}),
     )
-    with pytest.raises(PairError, match="pair 0: a value of its vectors is beyond 65504, or no"):
+    with StoreWriter(tmp_path / "store") as writer:
+        writer.create(format, model.size, model.identity)
+    if fits:
+        model.encode_documents(["sea"], tmp_path / "store")
+        kept = Store.open(tmp_path / "store").embeddings.decode(0)
+        assert (kept / factor - vectors).abs().max() < 1 / 127
+        return
+    reason = f"pair 0: a value of its vectors is not finite in {format}"
+    with pytest.raises(PairError, match=reason):
         model.encode_documents(["sea"], tmp_path / "store")

@@ -8,8 +8,9 @@ import pytest
 import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers, processors
 
+from packrank.arguments import check_text
 from packrank.errors import InputError, ModelError
-from packrank.tokenizer import Tokenizer, batches, check_text
+from packrank.tokenizer import Tokenizer, batches
 
 Awkward = Callable[[str], list[str]]
 

@@ -38,8 +38,9 @@ using Tensor3 = std::tuple<uintptr_t, int64_t, int64_t>;
 
 void attention(const std::string& isa, int dtype, const Tensor3& q, const Tensor3& k,
                const Tensor3& v, uintptr_t out, uintptr_t cu_seqlens_q, uintptr_t cu_seqlens_k,
-               int64_t num_sequences, int64_t num_heads, int64_t head_size, float scale,
-               int64_t window, uintptr_t cos, uintptr_t sin) {
+               uintptr_t prefix_of, int64_t num_sequences, int64_t num_heads, int64_t num_key_heads,
+               int64_t head_size, float scale, float softcap, bool causal, int64_t window,
+               uintptr_t cos, uintptr_t sin) {
     const AttentionArgs args = {static_cast<Dtype>(dtype),
                                 strided(q),
                                 strided(k),
@@ -47,10 +48,14 @@ void attention(const std::string& isa, int dtype, const Tensor3& q, const Tensor
                                 at<void>(out),
                                 at<int32_t>(cu_seqlens_q),
                                 at<int32_t>(cu_seqlens_k),
+                                at<int32_t>(prefix_of),
                                 num_sequences,
                                 num_heads,
+                                num_key_heads,
                                 head_size,
                                 scale,
+                                softcap,
+                                causal,
                                 window,
                                 at<float>(cos),
                                 at<float>(sin)};
@@ -75,6 +80,24 @@ void add_layer_norm(const std::string& isa, int dtype, uintptr_t x, uintptr_t re
     const Kernels& kernels = find(isa);
     py::gil_scoped_release release;
     kernels.add_layer_norm(args);
+}
+
+void add_rms_norm(const std::string& isa, int dtype, uintptr_t x, uintptr_t residual,
+                  uintptr_t weight, uintptr_t normed, uintptr_t total, int64_t rows, int64_t size,
+                  float eps, float scale) {
+    const RmsNormArgs args = {static_cast<Dtype>(dtype),
+                              at<void>(x),
+                              at<void>(residual),
+                              at<float>(weight),
+                              at<void>(normed),
+                              at<void>(total),
+                              rows,
+                              size,
+                              eps,
+                              scale};
+    const Kernels& kernels = find(isa);
+    py::gil_scoped_release release;
+    kernels.add_rms_norm(args);
 }
 
 void embed_layer_norm(const std::string& isa, int dtype, uintptr_t token_ids, uintptr_t positions,
@@ -190,6 +213,7 @@ PYBIND11_MODULE(_cpu, m) {
     });
     m.def("attention", &attention);
     m.def("add_layer_norm", &add_layer_norm);
+    m.def("add_rms_norm", &add_rms_norm);
     m.def("embed_layer_norm", &embed_layer_norm);
     m.def("linear", &linear);
     m.def("maxsim", &maxsim);

@@ -13,6 +13,7 @@ from packrank_kernels import (
     Codec,
     TokenEmbeddings,
     add_layer_norm,
+    add_rms_norm,
     attention,
     embed_layer_norm,
     linear,
@@ -51,20 +52,35 @@ def fuzz_linear(rng, dtype, backend):
 def fuzz_attention(rng, dtype, backend):
     keys = lengths(rng, 400)
     queries = keys if rng.random() < 0.5 else [rng.randint(0, 40) for _ in keys]
-    heads, size = rng.randint(1, 3), rng.randint(1, 70)
+    causal = rng.random() < 0.6
+    prefix_of = [-1] * len(keys)
+    if causal and rng.random() < 0.7:
+        owners = [n for n in range(len(keys)) if rng.random() < 0.4]
+        for n in set(range(len(keys))) - set(owners) if owners else ():
+            prefix_of[n] = rng.choice([-1, *owners])
+    key_heads, size = rng.randint(1, 3), rng.randint(1, 70)
+    heads = key_heads * rng.choice([1, 1, 2, 7])
     q = torch.randn(sum(queries), heads, size).to(dtype)
-    k, v = torch.randn(sum(keys), 2, heads, size).to(dtype).unbind(1)
+    k, v = torch.randn(sum(keys), 2, key_heads, size).to(dtype).unbind(1)
     window = rng.choice([None, 0, rng.randint(0, 100)])
+    softcap = rng.choice([None, rng.uniform(0.5, 60.0)])
     scale = rng.uniform(0.1, 1.0) * size**-0.5
+    whole = [n if p < 0 else n + keys[p] for n, p in zip(keys, prefix_of, strict=True)]
+    fits = all(q <= k for q, k in zip(queries, whole, strict=True)) or not causal
     rotary = None
-    if size % 2 == 0 and rng.random() < 0.5:
-        theta = torch.rand(max([1, *keys, *queries]), size // 2) * 6.3
+    if size % 2 == 0 and fits and rng.random() < 0.5:
+        theta = torch.rand(max([1, *whole, *queries]), size // 2) * 6.3
         rotary = theta.cos(), theta.sin()
-    cu_q, cu_k = cu_seqlens(queries), cu_seqlens(keys)
-    actual = attention(
-        q, k, v, cu_q, cu_k, scale=scale, window=window, rotary=rotary, backend=backend
-    )
-    return actual, reference.attention(q, k, v, cu_q, cu_k, scale, window, rotary)
+    args = (q, k, v, cu_seqlens(queries), cu_seqlens(keys))
+    options = {
+        "scale": scale,
+        "window": window,
+        "rotary": rotary,
+        "causal": causal,
+        "prefix_of": torch.tensor(prefix_of, dtype=torch.int32) if causal else None,
+        "softcap": softcap,
+    }
+    return attention(*args, backend=backend, **options), reference.attention(*args, **options)
 
 
 def fuzz_add_layer_norm(rng, dtype, backend):
@@ -75,6 +91,17 @@ def fuzz_add_layer_norm(rng, dtype, backend):
     normed, total = add_layer_norm(x, residual, weight, bias, 1e-3, backend=backend)
     expected = reference.add_layer_norm(x, residual, weight, bias, 1e-3)
     return torch.cat([normed, total]), torch.cat(expected)
+
+
+def fuzz_add_rms_norm(rng, dtype, backend):
+    rows, size = rng.randint(0, 130), rng.choice([rng.randint(1, 150), rng.randint(1, 5000)])
+    x = torch.randn(rows, size).to(dtype)
+    residual = rng.choice([None, torch.randn(rows, size).to(dtype)])
+    scale = 1.0 if residual is None else rng.uniform(0.1, 2.0)
+    weight = torch.randn(size)
+    found = add_rms_norm(x, residual, weight, 1e-3, scale=scale, backend=backend)
+    expected = reference.add_rms_norm(x, residual, weight, 1e-3, scale)
+    return torch.cat(found), torch.cat(expected)
 
 
 def fuzz_embed_layer_norm(rng, dtype, backend):

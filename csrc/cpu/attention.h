@@ -1,15 +1,20 @@
 // Attention over packed sequences. Included once per instruction set, inside its namespace.
 //
-// A task owns one head of up to kQueriesPerTask queries of one sequence. It packs the keys and
-// values that those queries can see (keys transposed), then takes the queries kQueryRows at a time:
+// A task owns one head of keys and some rows of queries that read it: a row is one query under one
+// of the heads that share those keys, all heads of a query in a run. It packs the keys and values
+// that these rows can see (keys transposed), then takes the rows kQueryRows at a time:
 // S = Q Kᵀ for all keys, softmax over whole rows, O = P V. Whole rows need no running maximum and
 // stay in the second-level cache up to 8192 keys (24 x 8192 x 4 bytes = 786 KB).
+//
+// A prefix is packed before the sequence's own keys, as if it lay there, and the first key that a
+// task packs is at a multiple of kWidth: so a key adds to the same lane of its row's sum and to the
+// same unit of P V whatever the task, and a shared prefix gives the bits of an own one.
 //
 // The products use the tiles of gemm.h. What is left is one exponential per query, key and head:
 // about 15 instructions per vector, against D products per vector of keys in each of S and O.
 
-constexpr int64_t kQueriesPerTask = 240;  // a multiple of kQueryRows
-constexpr int64_t kQueryRows = 24;        // whole tiles of most heights
+constexpr int64_t kQueryRowsPerTask = 240;  // a multiple of kQueryRows
+constexpr int64_t kQueryRows = 24;          // whole tiles of most heights
 constexpr int kValueVectors = kRegisters == 32 ? 4 : 3;
 
 // Row i of a head, at its position, as `size` elements of T.
@@ -65,6 +70,13 @@ void pack_values(const T* source, int64_t stride, int64_t rows, int64_t size, ui
     }
 }
 
+// row = softcap * tanh(scale * row)
+inline void cap_row(float* row, int64_t columns, float scale, float softcap) {
+    const V s = set1(scale), c = set1(softcap);
+    for (int64_t i = 0; i < columns; i += kWidth)
+        store(row + i, mul(c, tanh(mul(load(row + i), s))));
+}
+
 // weights[begin .. end) = 2^(scale * (row - largest)), 0 elsewhere in [0, columns); returns the sum
 // before rounding to T. columns is a multiple of kWidth; weights may be row itself.
 template <class T>
@@ -87,59 +99,94 @@ float softmax_row(float* row, int64_t begin, int64_t end, int64_t columns, float
 template <class T>
 class HeadTask {
   public:
-    HeadTask(const AttentionArgs& args, int64_t sequence, int64_t head, int64_t first_query)
-        : args_(args), head_(head), size_(args.head_size), units_(num_units<T>(args.head_size)) {
+    HeadTask(const AttentionArgs& args, int64_t sequence, int64_t key_head, int64_t first_row)
+        : args_(args),
+          group_(args.num_heads / args.num_key_heads),
+          key_head_(key_head),
+          size_(args.head_size),
+          units_(num_units<T>(args.head_size)) {
         query_start_ = args.cu_seqlens_q[sequence];
-        key_start_ = args.cu_seqlens_k[sequence];
+        own_start_ = args.cu_seqlens_k[sequence];
         const int64_t num_queries = args.cu_seqlens_q[sequence + 1] - query_start_;
-        sequence_keys_ = args.cu_seqlens_k[sequence + 1] - key_start_;
-        first_query_ = first_query;
-        last_query_ = min_of(first_query + kQueriesPerTask, num_queries);
-        // Keys that any of the task's queries sees; the others are not even packed.
-        first_key_ = begin_of(first_query_);
-        num_keys_ = end_of(last_query_ - 1) - first_key_;
-        if (num_keys_ < 0) num_keys_ = 0;
+        const int64_t prefix = args.prefix_of == nullptr ? -1 : args.prefix_of[sequence];
+        if (prefix >= 0) {
+            prefix_start_ = args.cu_seqlens_k[prefix];
+            prefix_keys_ = args.cu_seqlens_k[prefix + 1] - prefix_start_;
+        }
+        sequence_keys_ = prefix_keys_ + args.cu_seqlens_k[sequence + 1] - own_start_;
+        first_position_ = args.causal ? sequence_keys_ - num_queries : 0;
+        first_row_ = first_row;
+        last_row_ = min_of(first_row + kQueryRowsPerTask, num_queries * group_);
+        // Keys that any of the task's rows sees; the others are not even packed.
+        first_key_ = begin_of(first_row_) / kWidth * kWidth;
+        num_keys_ = max_of(0, end_of(last_row_ - 1) - first_key_);
     }
 
     void run() {
         if (num_keys_ == 0) {
-            for (int64_t i = first_query_; i < last_query_; ++i)
-                __builtin_memset(output_row(i), 0, size_ * sizeof(T));
+            for (int64_t row = first_row_; row < last_row_; ++row)
+                __builtin_memset(output_row(row), 0, size_ * sizeof(T));
             return;
         }
         allocate();
         pack();
-        for (int64_t i = first_query_; i < last_query_; i += kQueryRows)
-            block(i, min_of(i + kQueryRows, last_query_));
+        for (int64_t row = first_row_; row < last_row_; row += kQueryRows)
+            block(row, min_of(row + kQueryRows, last_row_));
     }
 
   private:
+    struct Rows {
+        const T* data;
+        int64_t stride;
+    };
+
     static int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
     static int64_t max_of(int64_t a, int64_t b) { return a > b ? a : b; }
 
-    // Query i sees the keys [begin_of(i), end_of(i)) of the sequence.
-    int64_t begin_of(int64_t i) const { return args_.window < 0 ? 0 : max_of(0, i - args_.window); }
-    int64_t end_of(int64_t i) const {
-        return args_.window < 0 ? sequence_keys_ : min_of(sequence_keys_, i + args_.window + 1);
+    // Negative where causal queries outnumber the keys: such a row sees nothing.
+    int64_t position_of(int64_t row) const { return first_position_ + row / group_; }
+
+    // A row sees the keys at positions [begin_of(row), end_of(row)).
+    int64_t begin_of(int64_t row) const {
+        return args_.window < 0 ? 0 : max_of(0, position_of(row) - args_.window);
+    }
+    int64_t end_of(int64_t row) const {
+        const int64_t position = position_of(row);
+        if (args_.causal) return position + 1;
+        return args_.window < 0 ? sequence_keys_
+                                : min_of(sequence_keys_, position + args_.window + 1);
     }
 
-    const T* row_of(const Strided& x, int64_t token) const {
-        return static_cast<const T*>(x.data) + token * x.token_stride + head_ * x.head_stride;
+    static const T* row_of(const Strided& x, int64_t token, int64_t head) {
+        return static_cast<const T*>(x.data) + token * x.token_stride + head * x.head_stride;
     }
-    T* output_row(int64_t i) const {
-        return static_cast<T*>(args_.out) + ((query_start_ + i) * args_.num_heads + head_) * size_;
+    const T* key_row(const Strided& x, int64_t position) const {
+        const int64_t token = position < prefix_keys_ ? prefix_start_ + position
+                                                      : own_start_ + position - prefix_keys_;
+        return row_of(x, token, key_head_);
+    }
+    int64_t token_of(int64_t row) const { return query_start_ + row / group_; }
+    int64_t head_of(int64_t row) const { return key_head_ * group_ + row % group_; }
+    T* output_row(int64_t row) const {
+        const int64_t index = token_of(row) * args_.num_heads + head_of(row);
+        return static_cast<T*>(args_.out) + index * size_;
+    }
+    void rotate(const T* x, int64_t position, T* out) const {
+        const int64_t angle = position * (size_ / 2);
+        rotate_row(x, args_.cos + angle, args_.sin + angle, size_, out);
     }
 
     void allocate() {
         const int64_t keys = padded_columns(num_keys_), values = padded_columns(size_);
+        const bool collects = args_.cos != nullptr || prefix_keys_ > 0;
         const int64_t words[] = {
-            keys * units_,                                               // keys_
-            num_units<T>(num_keys_) * values,                            // values_
-            kQueryRows * units_,                                         // queries_
-            kQueryRows * keys,                                           // scores_
-            sizeof(T) == 2 ? kQueryRows * (keys / 2) : 0,                // weights_
-            kQueryRows * values,                                         // sums_
-            args_.cos == nullptr ? 0 : num_units<T>(size_) * num_keys_,  // rotated_
+            keys * units_,                                   // keys_
+            num_units<T>(num_keys_) * values,                // values_
+            kQueryRows * units_,                             // queries_
+            kQueryRows * keys,                               // scores_
+            sizeof(T) == 2 ? kQueryRows * (keys / 2) : 0,    // weights_
+            kQueryRows * values,                             // sums_
+            collects ? num_units<T>(size_ * num_keys_) : 0,  // collected_
         };
         int64_t total = 0;
         for (int64_t w : words) total += (w + 15) / 16 * 16;
@@ -155,61 +202,65 @@ class HeadTask {
         scores_ = reinterpret_cast<float*>(parts[3]);
         weights_ = reinterpret_cast<T*>(parts[sizeof(T) == 2 ? 4 : 3]);
         sums_ = reinterpret_cast<float*>(parts[5]);
-        rotated_ = reinterpret_cast<T*>(parts[6]);
+        collected_ = reinterpret_cast<T*>(parts[6]);
         score_stride_ = keys;
     }
 
-    void pack() {
-        const int64_t token = key_start_ + first_key_;
-        const T* keys = row_of(args_.k, token);
-        int64_t stride = args_.k.token_stride;
-        if (args_.cos != nullptr) {
-            const int64_t half = size_ / 2;
-            for (int64_t j = 0; j < num_keys_; ++j) {
-                const int64_t angle = (first_key_ + j) * half;
-                rotate_row(keys + j * stride, args_.cos + angle, args_.sin + angle, size_,
-                           rotated_ + j * size_);
-            }
-            keys = rotated_;
-            stride = size_;
+    // The rows of x that the task reads: in place where they lie in one run as they are.
+    Rows collect(const Strided& x, bool rotates) {
+        if (!rotates && (first_key_ >= prefix_keys_ || first_key_ + num_keys_ <= prefix_keys_))
+            return {key_row(x, first_key_), x.token_stride};
+        for (int64_t j = 0; j < num_keys_; ++j) {
+            const T* row = key_row(x, first_key_ + j);
+            if (rotates)
+                rotate(row, first_key_ + j, collected_ + j * size_);
+            else
+                __builtin_memcpy(collected_ + j * size_, row, size_ * sizeof(T));
         }
-        pack_transposed(keys, stride, num_keys_, size_, keys_);
-        pack_values(row_of(args_.v, token), args_.v.token_stride, num_keys_, size_, values_);
+        return {collected_, size_};
     }
 
-    // Queries [begin, end), at most kQueryRows.
+    void pack() {
+        const Rows keys = collect(args_.k, args_.cos != nullptr);
+        pack_transposed(keys.data, keys.stride, num_keys_, size_, keys_);
+        const Rows values = collect(args_.v, false);
+        pack_values(values.data, values.stride, num_keys_, size_, values_);
+    }
+
+    // Rows [begin, end), at most kQueryRows.
     void block(int64_t begin, int64_t end) {
-        const int64_t rows = end - begin, query_bytes = units_ * 4, half = size_ / 2;
+        const int64_t rows = end - begin, query_bytes = units_ * 4;
         char* queries = reinterpret_cast<char*>(queries_);
         for (int64_t r = 0; r < rows; ++r) {
-            const T* q = row_of(args_.q, query_start_ + begin + r);
+            const T* q = row_of(args_.q, token_of(begin + r), head_of(begin + r));
             T* copy = reinterpret_cast<T*>(queries + r * query_bytes);
             __builtin_memset(queries + (r + 1) * query_bytes - 4, 0, 4);
             if (args_.cos == nullptr)
                 __builtin_memcpy(copy, q, size_ * sizeof(T));
             else
-                rotate_row(q, args_.cos + (begin + r) * half, args_.sin + (begin + r) * half, size_,
-                           copy);
+                rotate(q, max_of(0, position_of(begin + r)), copy);
         }
-        // Whole panels of keys that cover what these queries see.
+        // Whole panels of keys that cover what these rows see, then whole vectors.
         const int64_t padded = padded_columns(num_keys_);
         const int64_t seen = max_of(0, end_of(end - 1) - first_key_);
-        const int64_t to =
-            min_of(padded, (seen + kPanelColumns - 1) / kPanelColumns * kPanelColumns);
+        const int64_t to = padded_columns(seen);
         const int64_t unseen = max_of(0, begin_of(begin) - first_key_);
         const int64_t from = min_of(to, unseen / kPanelColumns * kPanelColumns);
         for (int64_t column = from; column < to; column += kPanelColumns)
             product<T>(panel_vectors(column, padded), queries, query_bytes, keys_ + column * units_,
                        units_, scores_ + column, score_stride_, rows);
-        const float scale = args_.scale * 1.44269504f;  // e^x = 2^(x / ln 2)
+        const float log2_e = 1.44269504f;  // e^x = 2^(x / ln 2)
+        const bool is_capped = args_.softcap > 0.0f;
         float inverse[kQueryRows];
         for (int64_t r = 0; r < rows; ++r) {
             const int64_t low = min_of(to, max_of(from, begin_of(begin + r) - first_key_));
             const int64_t high = max_of(low, end_of(begin + r) - first_key_);
-            float* row = scores_ + r * score_stride_;
+            float* row = scores_ + r * score_stride_ + from;
             T* weights = weights_ + r * score_stride_ + from;
-            const float total =
-                softmax_row(row + from, low - from, high - from, to - from, scale, weights);
+            if (is_capped)
+                cap_row(row, to - from, args_.scale / args_.softcap, args_.softcap * log2_e);
+            const float total = softmax_row(row, low - from, high - from, to - from,
+                                            is_capped ? 1.0f : args_.scale * log2_e, weights);
             inverse[r] = high > low ? 1.0f / total : 0.0f;
             if (high <= low) __builtin_memset(weights, 0, (to - from) * sizeof(T));
         }
@@ -234,34 +285,35 @@ class HeadTask {
     }
 
     const AttentionArgs& args_;
-    const int64_t head_, size_, units_;
-    int64_t query_start_, key_start_, sequence_keys_;
-    int64_t first_query_, last_query_, first_key_, num_keys_;
+    const int64_t group_, key_head_, size_, units_;
+    int64_t query_start_, own_start_, prefix_start_ = 0, prefix_keys_ = 0, sequence_keys_;
+    int64_t first_position_, first_row_, last_row_, first_key_, num_keys_;
     uint32_t *keys_ = nullptr, *values_ = nullptr, *queries_ = nullptr;
     float *scores_ = nullptr, *sums_ = nullptr;
-    T *weights_ = nullptr, *rotated_ = nullptr;
+    T *weights_ = nullptr, *collected_ = nullptr;
     int64_t score_stride_ = 0;
 };
 
 template <class T>
 void attention_typed(const AttentionArgs& args) {
     struct Task {
-        int32_t sequence, first_query;
+        int64_t sequence, first_row;
+    };
+    const int64_t group = args.num_heads / args.num_key_heads;
+    const auto rows_of = [&](int64_t n) {
+        return (args.cu_seqlens_q[n + 1] - args.cu_seqlens_q[n]) * group;
     };
     int64_t count = 0;
     for (int64_t n = 0; n < args.num_sequences; ++n)
-        count += (args.cu_seqlens_q[n + 1] - args.cu_seqlens_q[n] + kQueriesPerTask - 1) /
-                 kQueriesPerTask;
+        count += (rows_of(n) + kQueryRowsPerTask - 1) / kQueryRowsPerTask;
     const Buffer buffer(count * sizeof(Task));
     Task* tasks = static_cast<Task*>(buffer.data);
     count = 0;
     for (int64_t n = 0; n < args.num_sequences; ++n)
-        for (int32_t i = 0; i < args.cu_seqlens_q[n + 1] - args.cu_seqlens_q[n];
-             i += kQueriesPerTask)
-            tasks[count++] = {static_cast<int32_t>(n), i};
-    parallel(count * args.num_heads, [&](int64_t index) {
-        const Task& task = tasks[index / args.num_heads];
-        HeadTask<T>(args, task.sequence, index % args.num_heads, task.first_query).run();
+        for (int64_t row = 0; row < rows_of(n); row += kQueryRowsPerTask) tasks[count++] = {n, row};
+    parallel(count * args.num_key_heads, [&](int64_t index) {
+        const Task& task = tasks[index / args.num_key_heads];
+        HeadTask<T>(args, task.sequence, index % args.num_key_heads, task.first_row).run();
     });
 }
 

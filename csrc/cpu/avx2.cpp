@@ -37,8 +37,9 @@ bool supported() {
 
 }  // namespace
 
-const Kernels kernels = {"avx2",    supported,      packed_size,      pack_linear, linear,
-                         attention, add_layer_norm, embed_layer_norm, maxsim,      matches};
+const Kernels kernels = {"avx2",           supported, packed_size,    pack_linear,
+                         linear,           attention, add_layer_norm, add_rms_norm,
+                         embed_layer_norm, maxsim,    matches};
 
 }  // namespace packrank::avx2
 
@@ -46,9 +47,12 @@ const Kernels kernels = {"avx2",    supported,      packed_size,      pack_linea
 
 namespace packrank::avx2 {
 
-const Kernels kernels = {
-    "avx2", [] { return false; }, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr,
-    nullptr};
+const Kernels kernels = {"avx2",  [] { return false; },
+                         nullptr, nullptr,
+                         nullptr, nullptr,
+                         nullptr, nullptr,
+                         nullptr, nullptr,
+                         nullptr};
 
 }  // namespace packrank::avx2
 

@@ -39,8 +39,9 @@ bool supported() {
 
 }  // namespace
 
-const Kernels kernels = {"avx512",  supported,      packed_size,      pack_linear, linear,
-                         attention, add_layer_norm, embed_layer_norm, maxsim,      matches};
+const Kernels kernels = {"avx512",         supported, packed_size,    pack_linear,
+                         linear,           attention, add_layer_norm, add_rms_norm,
+                         embed_layer_norm, maxsim,    matches};
 
 }  // namespace packrank::avx512
 
@@ -48,9 +49,7 @@ const Kernels kernels = {"avx512",  supported,      packed_size,      pack_linea
 
 namespace packrank::avx512 {
 
-const Kernels kernels = {
-    "avx512", [] { return false; }, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr,
-    nullptr};
+const Kernels kernels = {"avx512", [] { return false; }};
 
 }  // namespace packrank::avx512
 

@@ -33,8 +33,11 @@ struct AttentionArgs {
     void* out;  // [Tq, H, D] contiguous
     const int32_t* cu_seqlens_q;
     const int32_t* cu_seqlens_k;
-    int64_t num_sequences, num_heads, head_size;
+    const int32_t* prefix_of;  // [num_sequences], negative: none; or null
+    int64_t num_sequences, num_heads, num_key_heads, head_size;
     float scale;
+    float softcap;     // 0: products are not capped
+    bool causal;       // with the ends of queries and keys aligned
     int64_t window;    // negative: every key is visible
     const float* cos;  // [P, D / 2], or null
     const float* sin;
@@ -50,6 +53,18 @@ struct NormArgs {
     void* total;  // or null: the sum is not wanted
     int64_t rows, size;
     float eps;
+};
+
+struct RmsNormArgs {
+    Dtype dtype;
+    const void* x;
+    const void* residual;  // or null
+    const float* weight;
+    void* normed;
+    void* total;  // or null: the sum is not wanted
+    int64_t rows, size;
+    float eps;
+    float scale;  // on x
 };
 
 struct EmbedArgs {
@@ -112,6 +127,7 @@ struct Kernels {
     void (*linear)(const LinearArgs&);
     void (*attention)(const AttentionArgs&);
     void (*add_layer_norm)(const NormArgs&);
+    void (*add_rms_norm)(const RmsNormArgs&);
     void (*embed_layer_norm)(const EmbedArgs&);
     void (*maxsim)(const MaxSimArgs&);
     // Of one query: where each of its tokens has its maximum, and what that adds to the score.

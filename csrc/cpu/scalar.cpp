@@ -19,7 +19,8 @@ bool supported() { return true; }
 
 }  // namespace
 
-const Kernels kernels = {"scalar",  supported,      packed_size,      pack_linear, linear,
-                         attention, add_layer_norm, embed_layer_norm, maxsim,      matches};
+const Kernels kernels = {"scalar",         supported, packed_size,    pack_linear,
+                         linear,           attention, add_layer_norm, add_rms_norm,
+                         embed_layer_norm, maxsim,    matches};
 
 }  // namespace packrank::scalar

@@ -1,5 +1,6 @@
 """Packed attention: contract, checks, dispatch."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,6 +19,8 @@ def attention(
     window: int | None = None,
     rotary: tuple[Tensor, Tensor] | None = None,
     causal: bool = False,
+    prefix_of: Tensor | None = None,
+    softcap: float | None = None,
     max_seqlen_q: int | None = None,
     max_seqlen_k: int | None = None,
     deterministic: bool = False,
@@ -30,6 +33,10 @@ def attention(
     Query i and key j of a sequence stand at positions i and j counted from the sequence's start,
     also where it has fewer queries than keys. Causal attention aligns the ends instead, as
     FlashAttention always does: query i of Lq stands at position Lk - Lq + i.
+
+    Sequences may share a prefix: where prefix_of[n] is p, the keys of sequence n are those of
+    sequence p, then its own, and its positions go on where p's end. So a prompt and a query that
+    many candidates begin with are in the pack once.
 
     Args:
         q: [Tq, H, D] float32, bfloat16 or float16. Rows and heads may be strided, so a slice of a
@@ -45,9 +52,13 @@ def attention(
         rotary: (cos, sin), each [P, D / 2] float32 with P at least the longest sequence. q and k
             are rotated by their positions (halves form) before the product.
         causal: a key is visible only to queries at its own position or after it.
+        prefix_of: [N] int32. The sequence whose keys come before those of sequence n, -1: none. A
+            prefix has none itself. Only for causal attention: elsewhere a prefix would have to see
+            what follows. None: no sequence has one.
+        softcap: a scaled product s becomes softcap * tanh(s / softcap); None leaves it as it is.
         max_seqlen_q: at least as many as the queries of any sequence; None where it is not known.
             On a CUDA device it lets a backend choose its form without waiting for cu_seqlens.
-        max_seqlen_k: likewise, of keys.
+        max_seqlen_k: likewise, of keys; those of its prefix included.
         deterministic: the bits of a sequence's rows do not depend on the other sequences. Kernels
             for the CPU always promise it.
         backend: "auto", or a name in `dispatch.TABLE["attention"]`.
@@ -60,7 +71,8 @@ def attention(
         ValueError: shapes, dtypes or offsets disagree, or `backend` refuses (the message says why).
 
     Cost: 4 * sum(Lq * Lk) * H * D operations and Lq * Lk * H exponentials.
-    Source: Vaswani et al. 2017, eq. 1; rotary: Su et al. 2021, eq. 34.
+    Source: Vaswani et al. 2017, eq. 1; rotary: Su et al. 2021, eq. 34; softcap: Gemma 2, 2024,
+    section 2.
     """
     op = "attention"
     check_shape(op, "q", q, "Tq", "H", "D")
@@ -85,7 +97,13 @@ def attention(
         raise ValueError(f"{op}: the last dimension of q, k and v must be contiguous")
     if window is not None and window < 0:
         raise ValueError(f"{op}: window is {window}, expected at least 0")
-    longest_q, longest_k = _longest(cu_seqlens_q), _longest(cu_seqlens_k)
+    if softcap is not None and not softcap > 0:
+        raise ValueError(f"{op}: softcap is {softcap}, expected more than 0")
+    if prefix_of is not None:
+        _check_prefixes(op, prefix_of, len(cu_seqlens_q) - 1, q.device)
+        if not causal:
+            raise ValueError(f"{op}: only causal attention can share prefixes")
+    longest_q, longest_k = _longest(cu_seqlens_q), _longest(cu_seqlens_k, prefix_of)
     for name, bound, longest in (
         ("max_seqlen_q", max_seqlen_q, longest_q),
         ("max_seqlen_k", max_seqlen_k, longest_k),
@@ -109,6 +127,8 @@ def attention(
         positional=window is not None or rotary is not None,
         rotary=rotary is not None,
         causal=causal,
+        prefixed=prefix_of is not None,
+        softcapped=softcap is not None,
         max_seqlen_q=max_seqlen_q,
         max_seqlen_k=max_seqlen_k,
         deterministic=deterministic,
@@ -123,6 +143,8 @@ def attention(
         window=window,
         rotary=rotary,
         causal=causal,
+        prefix_of=None if prefix_of is None else prefix_of.contiguous(),
+        softcap=softcap,
         max_seqlen_q=max_seqlen_q,
         max_seqlen_k=max_seqlen_k,
         deterministic=deterministic,
@@ -130,11 +152,28 @@ def attention(
     return out
 
 
-def _longest(cu_seqlens: Tensor) -> int:
+def _longest(cu_seqlens: Tensor, prefix_of: Tensor | None = None) -> int:
     if cu_seqlens.device.type != "cpu" or len(cu_seqlens) < 2:
         return 0
     values = cu_seqlens.numpy()
-    return int((values[1:] - values[:-1]).max())
+    lengths = values[1:] - values[:-1]
+    if prefix_of is not None:
+        owners = prefix_of.numpy()
+        lengths = lengths + np.where(owners < 0, 0, lengths[owners])
+    return int(lengths.max())
+
+
+def _check_prefixes(op: str, prefix_of: Tensor, count: int, device: torch.device) -> None:
+    check_shape(op, "prefix_of", prefix_of, count)
+    check_like(op, "prefix_of", prefix_of, torch.int32, device)
+    if device.type != "cpu" or not count:
+        return
+    owners = prefix_of.numpy()
+    low, high = int(owners.min()), int(owners.max())
+    if low < -1 or high >= count:
+        raise ValueError(f"{op}: prefix_of spans {low}..{high}, there are {count} sequences")
+    if (owners[owners[owners >= 0]] >= 0).any():
+        raise ValueError(f"{op}: a prefix has a prefix itself")
 
 
 def _check_rotary(

@@ -27,6 +27,7 @@ def why_not(
     head_size: int | None = None,
     heads_per_key: int = 1,
     causal: bool = False,
+    softcapped: bool = False,
     rotary: bool = False,
     max_seqlen_q: int | None = None,
     max_seqlen_k: int | None = 1,
@@ -50,6 +51,8 @@ def why_not(
         return f"the head size is {head_size}, not 32 or 64"
     if causal or heads_per_key > 1:
         return "it has neither causal attention nor grouped queries"
+    if softcapped:
+        return "it does not cap products"
     if rotary:
         return "it does not rotate queries and keys"
     if deterministic:

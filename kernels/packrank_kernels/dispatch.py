@@ -102,7 +102,11 @@ TABLE: dict[str, tuple[Backend, ...]] = {
         _triton("add_layer_norm", "norm"),
         _reference("add_layer_norm"),
     ),
-    "add_rms_norm": (_triton("add_rms_norm", "norm"), _reference("add_rms_norm")),
+    "add_rms_norm": (
+        *_native("add_rms_norm"),
+        _triton("add_rms_norm", "norm"),
+        _reference("add_rms_norm"),
+    ),
     "embed_layer_norm": (
         *_native("embed_layer_norm"),
         _triton("embed_layer_norm", "embedding"),

@@ -44,8 +44,6 @@ def why_not(
     dtype: torch.dtype,
     *,
     dtypes: Collection[torch.dtype] = tuple(_DTYPES),
-    causal: bool = False,
-    heads_per_key: int = 1,
     **facts: object,
 ) -> str | None:
     """None where this instruction set's kernels take tensors of this device and dtype."""
@@ -57,8 +55,6 @@ def why_not(
         return f"the tensors are on {device}, not on the CPU"
     if dtype not in dtypes:
         return f"the tensors are {dtype}, not {' or '.join(map(str, dtypes))}"
-    if causal or heads_per_key > 1:
-        return "it has neither causal attention nor grouped queries"
     return None
 
 
@@ -106,6 +102,9 @@ def _attention(
     scale: float,
     window: int | None,
     rotary: tuple[Tensor, Tensor] | None,
+    causal: bool,
+    prefix_of: Tensor | None,
+    softcap: float | None,
     **facts: object,
 ) -> Tensor:
     cos, sin = (None, None) if rotary is None else rotary
@@ -119,10 +118,14 @@ def _attention(
         out.data_ptr(),
         cu_seqlens_q.data_ptr(),
         cu_seqlens_k.data_ptr(),
+        _address(prefix_of),
         len(cu_seqlens_q) - 1,
         q.shape[1],
+        k.shape[1],
         q.shape[2],
         scale,
+        softcap or 0.0,
+        causal,
         -1 if window is None else min(window, _WIDEST),
         _address(cos),
         _address(sin),
@@ -152,6 +155,32 @@ def _add_layer_norm(
         x.shape[0],
         x.shape[1],
         eps,
+    )
+    return normed, total
+
+
+def _add_rms_norm(
+    isa: str,
+    x: Tensor,
+    residual: Tensor | None,
+    weight: Tensor,
+    eps: float,
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    normed = torch.empty_like(x)
+    total = x if residual is None else torch.empty_like(x)
+    _cpu.add_rms_norm(
+        isa,
+        _DTYPES[x.dtype],
+        x.data_ptr(),
+        _address(residual),
+        weight.data_ptr(),
+        normed.data_ptr(),
+        0 if residual is None else total.data_ptr(),
+        x.shape[0],
+        x.shape[1],
+        eps,
+        scale,
     )
     return normed, total
 
@@ -284,6 +313,7 @@ def _arguments(
 OPS: dict[str, Callable[..., Any]] = {
     "attention": _attention,
     "add_layer_norm": _add_layer_norm,
+    "add_rms_norm": _add_rms_norm,
     "embed_layer_norm": _embed_layer_norm,
     "linear": _linear,
     "score_head": _score_head,

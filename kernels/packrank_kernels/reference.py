@@ -4,6 +4,7 @@ Arithmetic runs in float32 (float64 for float64 inputs) and is rounded once, to 
 output. Nothing here is fast, and nothing here is shared with the kernels it judges.
 """
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
@@ -34,6 +35,8 @@ def attention(
     window: int | None,
     rotary: tuple[Tensor, Tensor] | None,
     causal: bool = False,
+    prefix_of: Tensor | None = None,
+    softcap: float | None = None,
     max_seqlen_q: int | None = None,
     max_seqlen_k: int | None = None,
     deterministic: bool = True,
@@ -41,10 +44,13 @@ def attention(
     """softmax(scale * q kᵀ) v within each sequence; see `attention.attention`."""
     out = q.new_zeros(q.shape)
     starts_q, starts_k = cu_seqlens_q.tolist(), cu_seqlens_k.tolist()
-    for n in range(len(starts_q) - 1):
+    rows = [slice(start, stop) for start, stop in pairwise(starts_k)]
+    prefixes = [-1] * len(rows) if prefix_of is None else prefix_of.tolist()
+    for n, prefix in enumerate(prefixes):
         rows_q = slice(starts_q[n], starts_q[n + 1])
-        rows_k = slice(starts_k[n], starts_k[n + 1])
-        qn, kn, vn = (_wide(x) for x in (q[rows_q], k[rows_k], v[rows_k]))
+        own = [rows[n]] if prefix < 0 else [rows[prefix], rows[n]]
+        qn = _wide(q[rows_q])
+        kn, vn = (_wide(torch.cat([x[part] for part in own])) for x in (k, v))
         if not len(qn) or not len(kn):
             continue
         first = len(kn) - len(qn) if causal else 0
@@ -54,6 +60,8 @@ def attention(
             qn, kn = _rotate(qn, *rotary, first), _rotate(kn, *rotary)
         kn, vn = (x.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for x in (kn, vn))
         scores = torch.einsum("qhd,khd->hqk", qn, kn) * scale
+        if softcap is not None:
+            scores = softcap * torch.tanh(scores / softcap)
         i = torch.arange(first, first + len(qn), device=q.device)[:, None]
         j = torch.arange(len(kn), device=q.device)[None, :]
         hidden = torch.zeros_like(i - j, dtype=torch.bool)
@@ -78,10 +86,12 @@ def add_layer_norm(
 
 
 def add_rms_norm(
-    x: Tensor, residual: Tensor | None, weight: Tensor, eps: float
+    x: Tensor, residual: Tensor | None, weight: Tensor, eps: float, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """(RMSNorm(x + residual), x + residual); see `rms_norm.add_rms_norm`."""
-    total = _wide(x) if residual is None else _wide(x) + _wide(residual)
+    """(RMSNorm(scale * x + residual), scale * x + residual); see `rms_norm.add_rms_norm`."""
+    total = scale * _wide(x)
+    if residual is not None:
+        total = total + _wide(residual)
     normed = total * torch.rsqrt(total.square().mean(-1, keepdim=True) + eps) * weight
     return normed.to(x.dtype), total.to(x.dtype)
 

@@ -57,6 +57,8 @@ def _why_not(
     positional: bool = False,
     rotary: bool = False,
     causal: bool = False,
+    prefixed: bool = False,
+    softcapped: bool = False,
     deterministic: bool = False,
     **facts: object,
 ) -> str | None:
@@ -71,6 +73,10 @@ def _why_not(
         return f"the head size is {head_size}, not a multiple of 8 up to 256"
     if rotary:
         return "it does not rotate queries and keys"
+    if prefixed:
+        return "it does not share prefixes"
+    if softcapped:
+        return "it does not cap products in every release"
     if unequal and positional and not causal:
         return "it aligns the ends of queries and keys, not their starts"
     if deterministic:
@@ -91,7 +97,7 @@ def torch_attention(
     causal: bool,
     max_seqlen_q: int | None,
     max_seqlen_k: int | None,
-    deterministic: bool,
+    **facts: object,
 ) -> Tensor:
     """torch.nn.attention.varlen.varlen_attn; see `attention.attention`."""
     if not len(q) or not len(k):
@@ -131,7 +137,7 @@ def flash_attention(
     causal: bool,
     max_seqlen_q: int | None,
     max_seqlen_k: int | None,
-    deterministic: bool,
+    **facts: object,
 ) -> Tensor:
     """flash_attn_varlen_func of whichever flash-attn is installed; see `attention.attention`."""
     if not len(q) or not len(k):

@@ -386,5 +386,3 @@ def test_refusals():
         attention(q, k, v, cu, cu, max_seqlen_q=4, max_seqlen_k=3)
     with pytest.raises(ValueError, match=r"cannot run this call: the tensors are torch.float64"):
         attention(q.double(), k.double(), v.double(), cu, cu, backend="scalar")
-    with pytest.raises(ValueError, match="neither causal attention nor grouped queries"):
-        attention(q, k, v, cu, cu, causal=True, backend="scalar")

@@ -267,14 +267,15 @@ def _processors(device: torch.device) -> int:
 
 def variants() -> Iterator[Variant]:
     """What the launchers compile for models' sizes: see `variants.Variant`."""
-    plain, gated = (None, "gelu"), ("gelu", "silu")
+    plain, gated = (None, "gelu"), ("gelu", "gelu_tanh", "silu")
     epilogues = [*((name, False) for name in plain), *((name, True) for name in gated)]
     for tile in DESCRIPTOR_TILES:
         for activation, is_gated in epilogues:
             yield _descriptor_variant("fp16", tile, activation, is_gated)
     for tile in DESCRIPTOR_TILES[:2]:
         yield _descriptor_variant("bf16", tile, "gelu", False)
-        yield _descriptor_variant("bf16", tile, "gelu", True)
+        yield _descriptor_variant("bf16", tile, "gelu_tanh", True)
+        yield _descriptor_variant("bf16", tile, "silu", True)
         for activation in ("gelu_tanh", "relu", "tanh"):
             yield _descriptor_variant("fp16", tile, activation, False)
     for tile in POINTER_TILES:

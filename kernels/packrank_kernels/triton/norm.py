@@ -24,10 +24,10 @@ def add_layer_norm(
 
 
 def add_rms_norm(
-    x: Tensor, residual: Tensor | None, weight: Tensor, eps: float
+    x: Tensor, residual: Tensor | None, weight: Tensor, eps: float, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """(RMSNorm(x + residual), x + residual); see `rms_norm.add_rms_norm`."""
-    return _add_norm(x, residual, weight, None, eps, centered=False)
+    """(RMSNorm(scale * x + residual), scale * x + residual); see `rms_norm.add_rms_norm`."""
+    return _add_norm(x, residual, weight, None, eps, scale, centered=False)
 
 
 def row_config(size: int) -> tuple[int, int, int]:
@@ -45,7 +45,8 @@ def variants() -> Iterator[Variant]:
     """What the launchers compile for models' sizes: see `variants.Variant`."""
     for dtype, size, residual, centered in (
         *(("fp16", size, True, True) for size in (100, 384, 768, 2048, 4096, 8192)),
-        ("fp16", 1024, True, False),
+        ("fp16", 128, False, False),
+        ("fp16", 2304, True, False),
         ("fp16", 768, False, True),
         ("bf16", 1024, True, True),
         ("fp32", 8192, True, True),
@@ -61,7 +62,7 @@ def variants() -> Iterator[Variant]:
             f"{'-residual' if residual else ''}{'' if centered else '-rms'}",
             kernel=_add_norm_kernel,
             signature={name: f"*{of}" for name, of in pointers.items()}
-            | {"num_rows": "i32", "eps": "fp32"},
+            | {"num_rows": "i32", "eps": "fp32", "scale": "fp32"},
             constexprs={"SIZE": size, "BLOCK": block, "ROWS": rows, "CENTERED": centered},
             num_warps=warps,
             num_stages=1,
@@ -93,6 +94,8 @@ def _add_norm(
     weight: Tensor,
     bias: Tensor | None,
     eps: float,
+    scale: float = 1.0,
+    *,
     centered: bool,
 ) -> tuple[Tensor, Tensor]:
     num_rows, size = x.shape
@@ -108,6 +111,7 @@ def _add_norm(
         None if residual is None else total,
         num_rows,
         eps,
+        scale,
         SIZE=size,
         BLOCK=block,
         ROWS=rows,
@@ -128,6 +132,7 @@ def _add_norm_kernel(
     total,
     num_rows,
     eps,
+    scale,
     SIZE: tl.constexpr,
     BLOCK: tl.constexpr,
     ROWS: tl.constexpr,
@@ -141,7 +146,7 @@ def _add_norm_kernel(
     at = first * SIZE + (rows * SIZE + columns)
     value = tl.load(x + at, mask=mask, other=0.0).to(tl.float32)
     if residual is not None:
-        value += tl.load(residual + at, mask=mask, other=0.0).to(tl.float32)
+        value = value * scale + tl.load(residual + at, mask=mask, other=0.0).to(tl.float32)
     gain = load_values(weight, mask)
     if bias is not None:
         shift = load_values(bias, mask)

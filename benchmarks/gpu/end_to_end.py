@@ -147,7 +147,7 @@ def race(
 
 def trace(session: Session, one: Raced) -> None:
     """How busy the device is, with texts in and with tokens in."""
-    windows = [window.sequences for window in one.ours._reader.windows(one.pairs)]
+    windows = [window.sequences for window in one.ours._scorer._reader.windows(one.pairs)]
     runner = one.ours._runner
 
     def from_tokens() -> None:

@@ -68,7 +68,7 @@ def norms(session: Session, rows: int, size: int) -> None:
         session, "add_rms_norm", case, moved, draw,
         lambda x, y: add_rms_norm(x, y, weight, EPS)[0],
         lambda x, y: F.rms_norm(x + y, (size,), narrow[0], EPS),
-        lambda x, y: reference.add_rms_norm(x, y, weight, EPS)[0],
+        lambda x, y: reference.add_rms_norm(x, y, weight, EPS, 1.0)[0],
     )  # fmt: skip
 
 

@@ -13,8 +13,8 @@ from measure import Session
 
 from packrank_kernels.dispatch import TABLE
 
-NAMES = ("ceilings", "attention", "linear", "norms", "forward", "end_to_end", "maxsim",
-         "maxsim_peers")  # fmt: skip
+NAMES = ("ceilings", "attention", "linear", "norms", "forward", "decoders", "end_to_end",
+         "maxsim", "maxsim_peers")  # fmt: skip
 
 
 def main() -> None:

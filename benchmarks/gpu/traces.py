@@ -167,26 +167,35 @@ def _linear(x: Any, layer: Any) -> Counted:
 
 
 def _attention(q: Any, k: Any, v: Any, cu_q: Any, cu_k: Any, **options: Any) -> Counted:
-    window = options.get("window")
+    window, prefix_of = options.get("window"), options.get("prefix_of")
     lengths_q, lengths_k = cu_q.diff().tolist(), cu_k.diff().tolist()
+    owners = [-1] * len(lengths_k) if prefix_of is None else prefix_of.tolist()
     pairs = 0
-    for queries, keys in zip(lengths_q, lengths_k, strict=True):
-        if window is None:
-            pairs += queries * keys
-        else:
-            pairs += sum(
-                max(min(i + window, keys - 1) - max(i - window, 0) + 1, 0) for i in range(queries)
-            )
+    for queries, own, owner in zip(lengths_q, lengths_k, owners, strict=True):
+        keys = own if owner < 0 else lengths_k[owner] + own
+        behind = keys + queries if window is None else window
+        causal = options.get("causal", False)
+        first, ahead = (keys - queries, 0) if causal else (0, behind)
+        pairs += sum(
+            max(min(i + ahead, keys - 1) - max(i - behind, 0) + 1, 0)
+            for i in range(first, first + queries)
+        )
     heads, size = q.shape[1:]
     name = f"attention {heads} x {size}"
     name += "" if window is None else f", window {window}"
-    name += "" if sum(lengths_q) == sum(lengths_k) else ", first tokens"
+    name += "" if prefix_of is None else ", shared prefix"
+    name += "" if sum(lengths_q) == sum(lengths_k) else ", a token a sequence"
     return name, 4.0 * pairs * heads * size, _bytes(q, k, v, q)
 
 
 def _add_layer_norm(x: Any, residual: Any, *rest: Any, **options: Any) -> Counted:
     passes = 2 if residual is None else 4
     return f"add_layer_norm {x.shape[1]}, {len(x)} rows", 0.0, passes * _bytes(x)
+
+
+def _add_rms_norm(x: Any, residual: Any, *rest: Any, **options: Any) -> Counted:
+    passes = 2 if residual is None else 4
+    return f"add_rms_norm {x.shape[1]}, {len(x)} rows", 0.0, passes * _bytes(x)
 
 
 def _embed_layer_norm(ids: Any, positions: Any, types: Any, table: Any, *rest: Any) -> Counted:
@@ -203,6 +212,7 @@ _WORK_OF = {
     "linear": _linear,
     "attention": _attention,
     "add_layer_norm": _add_layer_norm,
+    "add_rms_norm": _add_rms_norm,
     "embed_layer_norm": _embed_layer_norm,
     "score_head": _score_head,
 }

@@ -50,3 +50,18 @@ def listed_texts(name: str, values: Any) -> list[str]:
     for index, text in enumerate(texts):
         check_str(f"{name}[{index}]", text)
     return texts
+
+
+def listed_requests(requests: Any) -> list[tuple[str, list[str]]]:
+    """Queries, each with its documents; InputError that says which is none."""
+    checked = []
+    for place, request in enumerate(listed("requests", requests, "(query, documents) each")):
+        if not isinstance(request, tuple | list) or len(request) != 2:
+            raise InputError(
+                f"requests[{place}] is a {type(request).__name__}, expected (query, documents)"
+            )
+        query, documents = request
+        check_str(f"the query of requests[{place}]", query)
+        check_text(query, f"the query of requests[{place}]")
+        checked.append((query, listed_texts(f"the documents of requests[{place}]", documents)))
+    return checked

@@ -1,4 +1,4 @@
-"""packrank rank | score | encode | explain | info.
+"""packrank rank | score | encode | explain | calibrate | info.
 
 Exit status: 0 all was done; 1 some lines could not be used and the rest was scored; 2 nothing was
 done, and one sentence on stderr says why.
@@ -16,9 +16,9 @@ from typing import get_args
 from tqdm import tqdm
 
 import packrank_kernels
+from packrank.calibrate_command import add_calibrate
 from packrank.command_line import (
     MODEL_HELP,
-    add_device_options,
     check_stdout,
     count_lines,
     folder_of,
@@ -29,22 +29,35 @@ from packrank.command_line import (
     say,
     valid_text,
 )
-from packrank.config import Activation, load_config
+from packrank.config import Activation
 from packrank.encode_command import add_encode
 from packrank.errors import InputError, PackrankError
 from packrank.explain_command import add_explain
 from packrank.info import describe_machine, describe_model, describe_store
-from packrank.late_folder import encoder_folder
 from packrank.late_interaction import LateInteraction
 from packrank.lines import Line, is_jsonl, open_lines, read_jsonl, read_plain, replacing
-from packrank.request import Ranked
+from packrank.recognition import is_reranker
+from packrank.request import Ranked, Ranking
 from packrank.reranker import Reranker
+from packrank.reranker_options import add_reranker_options, reranker_options
 from packrank.score_file import Scorer, score_lines
 from packrank.store import Store
-from packrank.tokenizer import Truncation
 
 _HELP = "Rank documents for a query, or score pairs, with a reranker."
 _SHOWN_CHARACTERS = 80  # of a document in the table
+# Options that late interaction has no use for.
+_RERANKER_ONLY = (
+    "max_length",
+    "truncation",
+    "activation",
+    "template",
+    "instruction",
+    "compress_ratio",
+    "compress_layers",
+    "head_index",
+    "cutoff_layer",
+    "exit",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -102,19 +115,15 @@ def _rank(args: argparse.Namespace) -> int:
     documents = [line for line in lines if line.error is None]
     if not lines:
         raise InputError(f"{args.documents} holds no document to rank; expected one a line")
-    ranking: list[Ranked] = []
+    ranking: Ranking | list[Ranked] = []
     if documents:
         texts = [str(line.fields["text"]) for line in documents]
-        ranking, reasons = _open_model(args).try_rank(args.query, texts, args.top_k)
+        ranking, reasons = _try_rank(_open_model(args), args, texts)
         failures += [(documents[index].number, reason) for index, reason in reasons.items()]
     if not ranking:
         number, reason = min(failures)
         raise InputError(f"{args.documents} holds no usable document; line {number}: {reason}")
-    show = _show_json if args.json else _show_row
-    if not args.json:
-        print("rank     score    line  text")
-    for rank, ranked in enumerate(ranking, start=1):
-        show(rank, ranked.score, documents[ranked.index])
+    _show(ranking, documents, as_json=args.json)
     report(sorted(failures))
     return 1 if failures else 0
 
@@ -146,16 +155,40 @@ def _rank_store(args: argparse.Namespace) -> int:
     return 1 if failures else 0
 
 
-def _show_json(rank: int, score: float, line: Line) -> None:
-    fields = {name: line.fields[name] for name in ("id", "text") if name in line.fields}
-    # -inf, of a document without token vectors, has no spelling in JSON.
-    shown = None if score == -math.inf else score
-    print(json.dumps({"rank": rank, "score": shown, "line": line.number, **fields}))
+def _try_rank(
+    model: Scorer, args: argparse.Namespace, texts: list[str]
+) -> tuple[Ranking | list[Ranked], dict[int, str]]:
+    if isinstance(model, Reranker):
+        return model.try_rank(
+            args.query, texts, args.top_k, cutoff_layer=args.cutoff_layer, exit=args.exit
+        )
+    return model.try_rank(args.query, texts, args.top_k)
 
 
-def _show_row(rank: int, score: float, line: Line) -> None:
-    words = " ".join(line.fields["text"].split())[:_SHOWN_CHARACTERS]
-    print(f"{rank:4} {score:9.4f} {line.number:7}  {printable(words)}")
+def _show(ranking: Ranking | list[Ranked], documents: list[Line], *, as_json: bool) -> None:
+    if not as_json:
+        print("rank     score    line  text")
+    for rank, (index, score, _) in enumerate(ranking, start=1):
+        line = documents[index]
+        if not as_json:
+            words = " ".join(line.fields["text"].split())[:_SHOWN_CHARACTERS]
+            print(f"{rank:4} {score:9.4f} {line.number:7}  {printable(words)}")
+            continue
+        # -inf, of a document without token vectors, has no spelling in JSON.
+        row = {"rank": rank, "score": None if score == -math.inf else score, "line": line.number}
+        if isinstance(ranking, Ranking):
+            row["layers"] = int(ranking.num_layers[index])
+        row |= {name: line.fields[name] for name in ("id", "text") if name in line.fields}
+        print(json.dumps(row))
+    if as_json and isinstance(ranking, Ranking):
+        run = zip(documents, ranking.num_layers.tolist(), strict=True)
+        summary: dict[str, object] = {"layers": {line.number: layers for line, layers in run}}
+        if (work := ranking.work) is not None:
+            saved = ("prefix", "exits", "last_layer", "compression")
+            summary["token_layers"] = {"total": work.total, "computed": work.computed} | {
+                f"saved_by_{what}": getattr(work, f"saved_by_{what}") for what in saved
+            }
+        print(json.dumps({"summary": summary}))
 
 
 def _score(args: argparse.Namespace) -> int:
@@ -196,26 +229,17 @@ def _info(args: argparse.Namespace) -> int:
 
 
 def _open_model(args: argparse.Namespace) -> Scorer:
-    """A cross-encoder where the config names a scoring head, else late interaction."""
+    """A reranker where the files name a head or a decoder, else late interaction."""
     folder = folder_of(args.model)
     store = getattr(args, "store", None)
-    if load_config(encoder_folder(folder)).is_classifier:
+    if is_reranker(folder):
         if store is not None:
+            raise InputError(f"--store is for late interaction, and {args.model} is a reranker")
+        return Reranker(folder, **reranker_options(args))
+    for option in _RERANKER_ONLY:
+        if getattr(args, option, None) is not None:
             raise InputError(
-                f"--store is for late interaction, and {args.model} is a cross-encoder"
-            )
-        return Reranker(
-            folder,
-            device=args.device.split(",") if "," in args.device else args.device,
-            dtype=args.dtype,
-            max_length=args.max_length,
-            truncation=args.truncation or "longest_first",
-            activation=args.activation,
-        )
-    for option in ("max_length", "truncation", "activation"):
-        if getattr(args, option) is not None:
-            raise InputError(
-                f"--{option.replace('_', '-')} is for cross-encoders, and {args.model} scores by "
+                f"--{option.replace('_', '-')} is for rerankers, and {args.model} scores by "
                 "late interaction; leave it out"
             )
     if "," in args.device:
@@ -249,7 +273,18 @@ def _parser() -> argparse.ArgumentParser:
         help="of FILE; by default .jsonl and .ndjson are jsonl",
     )
     rank.add_argument("--top-k", type=positive, metavar="K", help="show the best K")
-    rank.add_argument("--json", action="store_true", help="one JSON object a document")
+    rank.add_argument(
+        "--json", action="store_true", help="one JSON object a document, then one of layers run"
+    )
+    rank.add_argument("--cutoff-layer", type=positive, metavar="L", help="layers to run")
+    rank.add_argument(
+        "--exit",
+        nargs="?",
+        const="calibrated",
+        metavar="FILE",
+        help="let candidates stop early, by what packrank calibrate wrote: to FILE, or beside the "
+        "model",
+    )
     _add_model_options(rank)
     rank.set_defaults(run=_rank)
 
@@ -267,6 +302,7 @@ def _parser() -> argparse.ArgumentParser:
 
     add_encode(commands)
     add_explain(commands)
+    add_calibrate(commands)
 
     info = commands.add_parser(
         "info", help="show versions and backends, or what a model or a store is"
@@ -277,7 +313,5 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_model_options(parser: argparse.ArgumentParser) -> None:
-    add_device_options(parser, "auto, cpu, cuda, cuda:N, or several: cuda:0,cuda:1")
-    parser.add_argument("--max-length", type=positive, metavar="N", help="tokens of a pair")
-    parser.add_argument("--truncation", choices=get_args(Truncation), help="of longer pairs")
+    add_reranker_options(parser)
     parser.add_argument("--activation", choices=get_args(Activation), help="of logits")

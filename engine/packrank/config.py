@@ -5,11 +5,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from packrank.causal_config import (
+    CAUSAL_ARCHITECTURES,
+    CAUSAL_FAMILIES,
+    LAYERWISE,
+    DecoderOptions,
+    decoder_activation,
+    read_decoder,
+)
 from packrank.errors import ModelError
 from packrank.files import field, read_object, shown
 
-Activation = Literal["identity", "sigmoid"]
-Pooling = Literal["cls", "mean"]
+Activation = Literal["identity", "sigmoid", "normalized"]
+Pooling = Literal["cls", "mean", "last"]
 
 _FAMILIES = {
     "Bert": "bert",
@@ -29,6 +37,7 @@ ARCHITECTURES: dict[str, str] = {
     for name, family in _FAMILIES.items()
     for suffix in (_CLASSIFIER, *_BODIES)
 } | {"HF_ColBERT": "bert"}
+ARCHITECTURES |= dict.fromkeys(CAUSAL_ARCHITECTURES, "causal")
 
 # transformers' names of activations -> the kernels'. All of gelu_tanh's are one formula.
 _ACTIVATIONS = {
@@ -102,10 +111,11 @@ class ModelConfig:
         activation: of the MLP; a key of the kernels' activations.
         max_position_embeddings: positions the model knows, unusable ones included.
         type_vocab_size: rows of the token type table; 0 where there is none.
-        pooling: what the classifier reads: the first token, or the mean of all.
+        pooling: what the head reads: the first token, the mean of all, or a decoder's last.
         default_activation: what turns logits into scores, unless sentence-transformers' own file
             or the caller says otherwise.
         modernbert: options of ModernBERT; None for every other family.
+        decoder: options of decoders; None for encoders.
     """
 
     architecture: str
@@ -125,6 +135,7 @@ class ModelConfig:
     pooling: Pooling
     default_activation: Activation
     modernbert: ModernBertOptions | None = None
+    decoder: DecoderOptions | None = None
 
     @property
     def is_classifier(self) -> bool:
@@ -148,6 +159,8 @@ def load_config(folder: Path) -> ModelConfig:
     config = _Reader(read_object(folder / "config.json"))
     architecture = config.architecture()
     family = ARCHITECTURES[architecture]
+    if family == "causal":
+        return config.causal(architecture)
     config.spelling = _SPELLINGS.get(family, {})
     hidden_size = config.size("hidden_size")
     num_heads = config.size("num_attention_heads")
@@ -195,11 +208,12 @@ class _Reader:
         names = self._field("architectures", list, None)
         name = names[0] if names else None
         if not isinstance(name, str) or name not in ARCHITECTURES:
-            families = ", ".join(_FAMILIES)
+            families = ", ".join([*_FAMILIES, *CAUSAL_FAMILIES])
             named = name if isinstance(name, str) else "(none named in config.json)"
             raise ModelError(
                 f"architecture {named} is not supported; there are "
-                f"{{{families}}}{_CLASSIFIER} and their plain encoders ({', '.join(_BODIES)})"
+                f"{{{families}}}{_CLASSIFIER}, plain encoders ({', '.join(_BODIES)}), decoders "
+                f"(ForCausalLM) and {', '.join(LAYERWISE)}"
             )
         if self._raw.get("use_flash_attn") is not None or "xlm-roberta-flash" in str(
             self._raw.get("auto_map")
@@ -214,6 +228,31 @@ class _Reader:
         if self._field("is_decoder", bool, False):
             raise ModelError(f"this {name} is a decoder (is_decoder), which is not supported")
         return name
+
+    def causal(self, architecture: str) -> ModelConfig:
+        num_labels = self.num_labels() if architecture.endswith(_CLASSIFIER) else 1
+        hidden_size = self.size("hidden_size")
+        return ModelConfig(
+            architecture=architecture,
+            family="causal",
+            vocab_size=self.size("vocab_size"),
+            hidden_size=hidden_size,
+            embedding_size=hidden_size,
+            num_layers=self.size("num_hidden_layers"),
+            num_heads=self.size("num_attention_heads"),
+            intermediate_size=self.size("intermediate_size"),
+            norm_eps=self.real("rms_norm_eps", 1e-6),
+            activation=_activation(
+                "the MLP's activation", decoder_activation(self._raw, architecture)
+            ),
+            max_position_embeddings=self.size("max_position_embeddings"),
+            type_vocab_size=0,
+            pad_token_id=self.number("pad_token_id", 0),
+            num_labels=num_labels,
+            pooling="last",
+            default_activation=self.default_activation(num_labels),
+            decoder=read_decoder(self._raw, architecture),
+        )
 
     def _field(self, key: str, kind: type | tuple[type, ...], default: Any) -> Any:
         return field(self._raw, key, kind, default, "config.json")
@@ -242,12 +281,7 @@ class _Reader:
 
     def activation(self, field: str) -> str:
         key = self.spelling.get(field, field)
-        name = self._field(key, str, "gelu")
-        if name not in _ACTIVATIONS:
-            raise ModelError(
-                f"config.json: {key} {name!r} is not supported; there are {', '.join(_ACTIVATIONS)}"
-            )
-        return _ACTIVATIONS[name]
+        return _activation(key, self._field(key, str, "gelu"))
 
     def num_labels(self) -> int:
         labels = self._field("id2label", dict, None)
@@ -325,6 +359,14 @@ def activation_named(path: str | None) -> Activation | None:
     if name == "Identity":
         return "identity"
     raise ModelError(f"activation_fn {shown(path)} is not supported; there are Sigmoid, Identity")
+
+
+def _activation(key: str, name: str) -> str:
+    if name not in _ACTIVATIONS:
+        raise ModelError(
+            f"config.json: {key} {name!r} is not supported; there are {', '.join(_ACTIVATIONS)}"
+        )
+    return _ACTIVATIONS[name]
 
 
 def _positive(key: str, value: float) -> float:

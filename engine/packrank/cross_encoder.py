@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from packrank.chat_template import ChatTemplate
 from packrank.config import Activation, ModelConfig, activation_named
 from packrank.errors import ModelError
-from packrank.files import field, read_list, read_object, shown
-from packrank.late_folder import encoder_folder
+from packrank.files import field, read_object, shown
+from packrank.late_folder import encoder_folder, read_modules
 from packrank.tokenizer import Tokenizer
 
 _SETTINGS = "config_sentence_transformers.json"
@@ -24,6 +25,36 @@ _REFUSED = (
 )
 
 
+# Arguments that say how texts are cut and padded, wherever they stand.
+_SIZES = ("max_length", "padding", "return_tensors", "truncation")
+
+# What is no variable of a chat template among the arguments of transformers' apply_chat_template.
+_CHAT_ARGUMENTS = (
+    "chat_template",
+    "continue_final_message",
+    "documents",
+    "return_assistant_tokens_mask",
+    "return_dict",
+    "sanitize_control_tokens",
+    "tokenize",
+    "tokenizer_kwargs",
+    "tools",
+)
+
+
+@dataclass(frozen=True)
+class LogitScore:
+    """A score is the logit of a token, less that of another.
+
+    Attributes:
+        true_token_id: of the one.
+        false_token_id: of the other; None: nothing is subtracted.
+    """
+
+    true_token_id: int
+    false_token_id: int | None = None
+
+
 @dataclass(frozen=True)
 class Settings:
     """How a cross-encoder is used, unless the caller says otherwise.
@@ -31,12 +62,16 @@ class Settings:
     Attributes:
         activation: what turns logits into scores.
         max_length: most tokens of a pair, special ones included.
-        prompt: put before every query.
+        prompt: put before every query; of a chat template, the system's message.
+        chat: pairs are laid out by it; None: by the tokenizer.
+        logit_score: None where the model has a head for scores.
     """
 
     activation: Activation
     max_length: int
     prompt: str = ""
+    chat: ChatTemplate | None = None
+    logit_score: LogitScore | None = None
 
 
 def read_settings(folder: Path, config: ModelConfig, tokenizer: Tokenizer) -> Settings:
@@ -53,14 +88,22 @@ def read_settings(folder: Path, config: ModelConfig, tokenizer: Tokenizer) -> Se
     Raises:
         ModelError: the files ask for what is not supported.
     """
-    activation, prompt, limit = config.default_activation, "", tokenizer.model_max_length
+    activation, limit = config.default_activation, tokenizer.model_max_length
     saved = _saved(folder)
-    if saved is not None:
-        path = field(saved, "activation_fn", str, None, _SETTINGS)
-        activation = activation_named(path) or activation
-        prompt = _prompt(saved)
-        limit = _limit(encoder_folder(folder) / _TRANSFORMER) or limit
-    return Settings(activation, min(config.max_length, limit or config.max_length), prompt)
+    if saved is None:
+        return Settings(activation, min(config.max_length, limit or config.max_length))
+    inner = encoder_folder(folder)
+    path = field(saved, "activation_fn", str, None, _SETTINGS)
+    transformer = read_object(inner / _TRANSFORMER) if (inner / _TRANSFORMER).is_file() else {}
+    chat = _chat(inner, transformer)
+    limit = _limit(transformer, chat is not None) or limit
+    return Settings(
+        activation_named(path) or activation,
+        min(config.max_length, limit or config.max_length),
+        _prompt(saved),
+        chat,
+        _logit_score(folder, config.vocab_size),
+    )
 
 
 def _saved(folder: Path) -> dict[str, Any] | None:
@@ -70,13 +113,31 @@ def _saved(folder: Path) -> dict[str, Any] | None:
     saved = read_object(folder / _SETTINGS)
     if field(saved, "model_type", str, None, _SETTINGS) != "CrossEncoder":
         return None
-    count = len(read_list(folder / "modules.json"))
-    if count != 1:
+    names = [module.name for module in read_modules(folder)]
+    if len(names) != 1 and names[1:] != ["LogitScore"]:
         raise ModelError(
-            f"{folder}/modules.json lists {count} modules; of a cross-encoder only one, the "
-            "Transformer, is supported"
+            f"{folder}/modules.json lists {len(names)} modules; of a cross-encoder only the "
+            "Transformer is supported, and a LogitScore after it"
         )
     return saved
+
+
+def _logit_score(folder: Path, vocab_size: int) -> LogitScore | None:
+    modules = read_modules(folder)[1:]
+    if not modules:
+        return None
+    path = modules[0].folder / "config.json"
+    config = read_object(path)
+    source = field(config, "module_input_name", str, "causal_logits", path)
+    if source != "causal_logits":
+        raise ModelError(f"{path}: module_input_name {shown(source)} is not supported")
+    ids = [field(config, name, int, None, path) for name in ("true_token_id", "false_token_id")]
+    for token_id in ids:
+        if token_id is not None and not 0 <= token_id < vocab_size:
+            raise ModelError(f"{path}: it scores by token {token_id} of a model of {vocab_size}")
+    if ids[0] is None:
+        raise ModelError(f"{path} has no true_token_id; is it a LogitScore?")
+    return LogitScore(*ids)
 
 
 def _prompt(saved: dict[str, Any]) -> str:
@@ -89,19 +150,53 @@ def _prompt(saved: dict[str, Any]) -> str:
     return str(field(prompts, name, str, "", f"{_SETTINGS}: prompts"))
 
 
-def _limit(path: Path) -> int | None:
-    """Most tokens of a pair by sentence_bert_config.json, None if it sets none."""
-    if not path.is_file():
+def _chat(folder: Path, config: dict[str, Any]) -> ChatTemplate | None:
+    """The chat template, where pairs are made into messages."""
+    modalities = field(config, "modality_config", dict, {}, _TRANSFORMER)
+    where = f"{_TRANSFORMER}: modality_config"
+    message = field(modalities, "message", dict, None, where)
+    if message is None:
         return None
-    config = read_object(path)
+    name = field(message, "format", str, "auto", where)
+    if name not in ("auto", "flat", "structured"):
+        raise ModelError(f"{where}: format {shown(name)} is not supported")
+    given = _processing(config, "chat_template")
+    refused = next((key for key in _CHAT_ARGUMENTS if given.get(key)), None)
+    if refused is not None:
+        raise ModelError(
+            f"{_TRANSFORMER}: processing_kwargs.chat_template.{refused} is not supported"
+        )
+    named = {*_CHAT_ARGUMENTS, *_SIZES, "restore_suffix"}
+    return ChatTemplate.from_folder(
+        folder,
+        variables={key: value for key, value in given.items() if key not in named},
+        structured=None if name == "auto" else name == "structured",
+        restores_suffix=bool(given.get("restore_suffix", True)),
+    )
+
+
+def _processing(config: dict[str, Any], name: str) -> dict[str, Any]:
+    where = f"{_TRANSFORMER}: processing_kwargs"
+    given = field(config, "processing_kwargs", dict, {}, _TRANSFORMER)
+    return dict(field(given, name, dict, {}, where))
+
+
+def _limit(config: dict[str, Any], chat: bool) -> int | None:
+    """Most tokens of a pair by sentence_bert_config.json, None if it sets none."""
     refused = next((key for key in _REFUSED if config.get(key)), None)
     if refused is not None:
         raise ModelError(f"{_TRANSFORMER}: {refused} {shown(config[refused])} is not supported")
-    processing = field(config, "processing_kwargs", dict, {}, _TRANSFORMER)
-    text = field(processing, "text", dict, {}, f"{_TRANSFORMER}: processing_kwargs")
-    # Padding changes no score; any other key would.
-    others = {f"text.{key}": text[key] for key in text.keys() - {"max_length", "padding"}}
-    others |= {key: processing[key] for key in ("common", "chat_template") if processing.get(key)}
+    text = _processing(config, "text")
+    if chat:
+        text |= {
+            key: value
+            for key, value in _processing(config, "chat_template").items()
+            if key in _SIZES
+        }
+    # Padding changes no score, nor do logits that are not asked for; any other key would.
+    unread = ("max_length", "padding", "return_tensors", "logits_to_keep")
+    others = {f"text.{key}": text[key] for key in text if key not in unread}
+    others |= {key: value for key in ("common",) if (value := _processing(config, key))}
     if others.get("text.truncation") in (True, "longest_first"):
         del others["text.truncation"]
     for key, value in others.items():

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 import packrank_kernels
 from packrank.errors import PackrankError
-from packrank.models import load_model
+from packrank.models import CausalSettings, load_model
 from packrank.request import Pack
 from packrank.runner import Pending, Runner
 from packrank.scheduler import plan
@@ -28,6 +28,10 @@ from packrank.scheduler import plan
 # Packs that a process has started and not yet answered: one runs while the next is copied.
 _IN_FLIGHT = 3
 _PATIENCE_S = 2.0  # between asking a process to end and ending it
+
+
+# A pack and, of a decoder, the layers to score after.
+_Packed = tuple[Pack, tuple[int, ...] | None]
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,7 @@ class Recipe:
         dtype: as `load_model` takes it; likewise deterministic.
         deterministic: see `load_model`.
         budget_tokens: most tokens of a pack, None for each device's default.
+        causal: see `load_model`.
         num_threads: of the CPU's kernels, in each process.
     """
 
@@ -46,6 +51,7 @@ class Recipe:
     dtype: torch.dtype | None
     deterministic: bool
     budget_tokens: int | None
+    causal: CausalSettings | None = None
     num_threads: int = field(default_factory=packrank_kernels.get_num_threads)
 
 
@@ -76,15 +82,19 @@ class Fleet:
         self.num_labels = loaded[0][0]
         self.budget_tokens = min(budget for _, budget in loaded)
 
-    def submit(self, whole: Pack) -> Pending:
+    def submit(self, whole: Pack, cutoff_layers: tuple[int, ...] | None = None) -> Pending:
         """Share out the sequences; the result, when asked for, waits for every device.
+
+        Args:
+            whole: the sequences.
+            cutoff_layers: see `Runner.submit`.
 
         Raises:
             PackrankError: a process has ended.
         """
-        pending = Pending(whole.num_sequences, self.num_labels)
-        for indices in plan(whole.lengths, self.budget_tokens):
-            pack = whole.take(indices)
+        pending = Pending(whole.num_sequences, self.num_labels * len(cutoff_layers or (0,)))
+        for indices in plan(whole.lengths, self.budget_tokens, whole.queries, whole.shared):
+            pack = whole.take(indices), cutoff_layers
             # A send may wait for a busy process; which one is best is a guess that may be stale.
             answer = min(self._workers, key=lambda worker: worker.num_tokens).start(pack)
             pending.packs.append((indices, _Answer(answer, indices, pending)))
@@ -137,10 +147,10 @@ class _Worker:
         loaded: tuple[int, int] = self._loaded.result()
         return loaded
 
-    def start(self, work: "Pack | list[int]") -> "Future[Any]":
+    def start(self, work: "_Packed | list[int]") -> "Future[Any]":
         """Hand work to the process: a pack to score, or lengths to warm up for."""
         answer: Future[Any] = Future()
-        size = len(work.token_ids) if isinstance(work, Pack) else 0
+        size = len(work[0].token_ids) if isinstance(work, tuple) else 0
         with self._sending:  # so that answers are waited for in the order of the work
             try:
                 with self._lock:
@@ -196,6 +206,11 @@ class _Worker:
         )
 
 
+def run_on(devices: Sequence[torch.device], recipe: Recipe) -> Runner | Fleet:
+    """The model on one device in this process, or on several in one each."""
+    return _runner(recipe, devices[0]) if len(devices) == 1 else Fleet(recipe, devices)
+
+
 def _stop(workers: list[_Worker]) -> None:
     for worker in workers:
         worker.stop()
@@ -232,8 +247,8 @@ def _answer_all(connection: Connection, recipe: Recipe, device: torch.device) ->
         except EOFError:
             return
         try:
-            if isinstance(work, Pack):
-                started.append(runner.submit(work))
+            if isinstance(work, tuple):
+                started.append(runner.submit(*work))
             else:
                 runner.warm_up(work)
                 started.append(None)
@@ -243,8 +258,16 @@ def _answer_all(connection: Connection, recipe: Recipe, device: torch.device) ->
 
 def _load(recipe: Recipe, device: torch.device) -> Runner:
     packrank_kernels.set_num_threads(recipe.num_threads)
+    return _runner(recipe, device)
+
+
+def _runner(recipe: Recipe, device: torch.device) -> Runner:
     model = load_model(
-        recipe.folder, device=device, dtype=recipe.dtype, deterministic=recipe.deterministic
+        recipe.folder,
+        device=device,
+        dtype=recipe.dtype,
+        deterministic=recipe.deterministic,
+        causal=recipe.causal,
     )
     return Runner(model, recipe.budget_tokens)
 

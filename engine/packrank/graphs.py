@@ -18,7 +18,7 @@ from torch import Tensor
 
 import packrank_kernels
 from packrank.layers import Spans
-from packrank.models import Model
+from packrank.models import CausalModel, Model
 from packrank.models.base import Inputs
 from packrank.request import Int32, Pack
 from packrank.transfer import Fetch, Uploads, fetch
@@ -38,8 +38,11 @@ Forward = Callable[[], Tensor]
 
 
 def can_capture(model: Model) -> bool:
-    """Whether every op has a backend on the model's device that does not wait for it."""
-    if model.device.type != "cuda":
+    """Whether every op has a backend on the model's device that does not wait for it.
+
+    A decoder's packs run as they are: they are larger, and its layers' work hides the launches.
+    """
+    if model.device.type != "cuda" or isinstance(model, CausalModel):
         return False
     rows = packrank_kernels.backends(model.device, model.dtype)
     ops = ("attention", "linear", "add_layer_norm", "embed_layer_norm", "score_head")

@@ -1,4 +1,4 @@
-"""What tells models apart, for a store to remember which one encoded it."""
+"""What tells models apart, for stores and margins to remember which one they are of."""
 
 import hashlib
 import os
@@ -27,16 +27,11 @@ _MODEL_FILES = {
 _BLOCK = 1 << 20
 
 
-def identify(settings: Settings, folder: Path, name: str) -> Identity:
-    """What a store says of the model that encodes it.
-
-    The fingerprint is of the files that make the model: weights, settings and vocabulary, in its
-    folder and in those that modules.json names.
+def fingerprint(folder: Path) -> str:
+    """SHA-256, in hexadecimal, of the files that make a model: weights, settings and vocabulary.
 
     Args:
-        settings: of the model.
-        folder: holds its files, which are read whole.
-        name: as the user gave it.
+        folder: holds them, or names those that do in modules.json; they are read whole.
     """
     digest = hashlib.sha256()
     folders = dict.fromkeys((folder, *(module.folder for module in read_modules(folder))))
@@ -47,9 +42,20 @@ def identify(settings: Settings, folder: Path, name: str) -> Identity:
                 with open(path, "rb") as file:
                     while block := file.read(_BLOCK):
                         digest.update(block)
+    return digest.hexdigest()
+
+
+def identify(settings: Settings, folder: Path, name: str) -> Identity:
+    """What a store says of the model that encodes it.
+
+    Args:
+        settings: of the model.
+        folder: holds its files, see `fingerprint`.
+        name: as the user gave it.
+    """
     return {
         "name": name,
-        "fingerprint": digest.hexdigest(),
+        "fingerprint": fingerprint(folder),
         "kind": settings.kind,
         "document_length": settings.document.max_length,
         "normalize": settings.normalize,

@@ -62,13 +62,21 @@ class Layout:
         """The same layout, all of token type 0: for a model that is not told of any."""
         return replace(self, token_types=np.zeros_like(self.token_types))
 
-    def join(self, ids: Int32, starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> Pack:
+    def join(
+        self,
+        ids: Int32,
+        starts: NDArray[np.int64],
+        lengths: NDArray[np.int64],
+        causal: bool = False,
+    ) -> Pack:
         """Sequences from the ids of their texts.
 
         Args:
             ids: of all texts, in any order.
             starts: [N, texts]. Where each text of each sequence starts in `ids`.
             lengths: [N, texts]. How many ids it has.
+            causal: say which sequences share their beginning: what comes before text 1, of those
+                of one text 0 and one cut of it.
         """
         specials = [part for part in self.parts if not isinstance(part, int)]
         shape = (len(starts), len(self.parts))
@@ -81,11 +89,18 @@ class Layout:
                 part_starts[:, place], part_lengths[:, place] = end, len(part)
                 end += len(part)
         rows, edges = spread(part_starts.ravel(), part_lengths.ravel())
-        return Pack(
+        pack = Pack(
             token_ids=np.concatenate([ids, *specials], dtype=np.int32)[rows],
             token_types=np.tile(self.token_types, len(starts)).repeat(part_lengths.ravel()),
             cu_seqlens=edges[:: len(self.parts)].copy(),
         )
+        if not causal:
+            return pack
+        # A text starts where no other of any length does, and one of no length is like any other.
+        cuts = np.stack([starts[:, 0], lengths[:, 0]], axis=1)
+        queries = np.unique(cuts, axis=0, return_inverse=True)[1].reshape(-1)
+        before = [place for place, part in enumerate(self.parts) if isinstance(part, int) and part]
+        return share(pack, queries, part_lengths[:, : before[0]].sum(1))
 
     def fit(
         self, lengths: tuple[int, ...], max_length: int | None, truncation: Truncation
@@ -131,6 +146,43 @@ class Layout:
                 f"max_length {max_length}; shorten it or use truncation 'longest_first'"
             )
         return first, budget - first
+
+
+def share(pack: Pack, queries: NDArray[np.integer], shared: NDArray[np.integer]) -> Pack:
+    """The same sequences, with what those of one query share.
+
+    Args:
+        pack: N sequences.
+        queries: [N]. Sequences of one number are of one query.
+        shared: [N]. Of each sequence, how many of its first tokens all of its query begin with.
+    """
+    # At least one token is a sequence's own: the one that is scored.
+    most = np.minimum(shared, pack.lengths - 1).clip(0)
+    smallest = np.full(queries.max(initial=-1) + 1, len(pack.token_ids), dtype=np.int32)
+    np.minimum.at(smallest, queries, most)
+    return replace(pack, queries=queries.astype(np.int32), shared=smallest[queries])
+
+
+def common_prefix(
+    ids: Int32,
+    first: NDArray[np.int64],
+    second: NDArray[np.int64],
+    lengths: NDArray[np.int64],
+) -> NDArray[np.int64]:
+    """[N] int64: with how many equal ids two runs begin.
+
+    Args:
+        ids: of all runs.
+        first: [N]. Where one run of each two starts.
+        second: [N]. Where the other does.
+        lengths: [N]. How far to look.
+    """
+    short = lengths.astype(np.int32)
+    rows, edges = spread(first, short)
+    differing = np.flatnonzero(ids[rows] != ids[spread(second, short)[0]])
+    ends = np.append(differing, len(rows))[np.searchsorted(differing, edges[:-1])]
+    alike: NDArray[np.int64] = np.minimum(ends, edges[1:]) - edges[:-1]
+    return alike
 
 
 def _longest_first(first: int, second: int, budget: int) -> tuple[int, int]:

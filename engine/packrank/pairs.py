@@ -3,7 +3,7 @@
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -20,23 +20,96 @@ WINDOW_PAIRS = 1024
 WINDOW_CHARACTERS = 4_000_000
 
 
+class PairLayout(Protocol):
+    """How pairs become sequences; an implementation for each way that models were trained on."""
+
+    @property
+    def max_length(self) -> int:
+        """Most tokens of a pair, as those who trained the model count them."""
+        ...
+
+    def lay_out(self, pairs: list[tuple[str, str]]) -> tuple[Pack, dict[int, str]]:
+        """Sequences of pairs.
+
+        Args:
+            pairs: N (query, document) pairs of valid texts. Every distinct text is tokenized once.
+
+        Returns:
+            Sequences of those that fit, in order; and place -> reason of the others.
+
+        Raises:
+            PackrankError: the tokenizer cannot be used at all.
+        """
+        ...
+
+
 @dataclass(frozen=True)
-class PairReader:
-    """How pairs become sequences.
+class TokenizerLayout:
+    """The layout of pairs that the tokenizer itself has.
 
     Attributes:
         tokenizer: of the model.
-        vocab_size: rows of the model's token table; the tokenizer may know more tokens.
         max_length: most tokens of a pair, special ones included.
         truncation: what is cut off a longer pair.
         prompt: put before every query.
+        causal: the model is causal, so that pairs of one query share their beginning.
     """
 
     tokenizer: Tokenizer
-    vocab_size: int
     max_length: int
     truncation: Truncation
     prompt: str = ""
+    causal: bool = False
+
+    def lay_out(self, pairs: list[tuple[str, str]]) -> tuple[Pack, dict[int, str]]:
+        """Sequences of pairs: see `PairLayout`."""
+        places_of: dict[str, int] = {}
+        chosen = [
+            [places_of.setdefault(text, len(places_of)) for text in (self.prompt + query, document)]
+            for query, document in pairs
+        ]
+        return self.tokenizer.pairs(
+            self.tokenizer.encode(list(places_of)),
+            np.array(chosen, dtype=np.int64).reshape(-1, 2),
+            self.max_length,
+            self.truncation,
+            self.causal,
+        )
+
+
+def usable_length(asked: int | None, positions: int, usual: int, special: int) -> int:
+    """Most tokens of a pair.
+
+    Args:
+        asked: by the caller, if at all.
+        positions: tokens that the model takes.
+        usual: where the caller does not ask.
+        special: tokens of a pair of empty texts.
+
+    Raises:
+        InputError: the model takes less, or no token of a text would be left.
+    """
+    if asked is not None and asked > positions:
+        raise InputError(f"max_length is {asked}, but the model has {positions} positions")
+    length = asked or usual
+    if length <= special:
+        raise InputError(
+            f"max_length is {length}, but a pair has {special} special tokens; pass more"
+        )
+    return length
+
+
+@dataclass(frozen=True)
+class PairReader:
+    """Pairs to sequences, window by window.
+
+    Attributes:
+        layout: how a pair becomes a sequence.
+        vocab_size: rows of the model's token table; the tokenizer may know more tokens.
+    """
+
+    layout: PairLayout
+    vocab_size: int
 
     def windows(self, pairs: Sequence[object]) -> Generator["Window", None, None]:
         """All pairs in order. One background thread works ahead where there are several windows.
@@ -65,15 +138,7 @@ class PairReader:
         for index in [i for i, pair in texts.items() if not reasons.keys().isdisjoint(pair)]:
             query, document = texts.pop(index)
             window.failures[index] = reasons.get(query) or reasons[document]
-        sides = [(self.prompt + query, document) for query, document in texts.values()]
-        places_of: dict[str, int] = {}
-        chosen = [[places_of.setdefault(text, len(places_of)) for text in side] for side in sides]
-        pack, failures = self.tokenizer.pairs(
-            self.tokenizer.encode(list(places_of)),
-            np.array(chosen, dtype=np.int64).reshape(-1, 2),
-            self.max_length,
-            self.truncation,
-        )
+        pack, failures = self.layout.lay_out(list(texts.values()))
         indices = list(texts)
         for place, reason in failures.items():
             window.failures[indices[place]] = reason

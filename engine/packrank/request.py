@@ -7,6 +7,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from packrank.work import Work
+
 Int32 = NDArray[np.int32]
 Kind = Literal["text", "prompt", "special", "marker", "expansion"]
 
@@ -32,11 +34,17 @@ class Pack:
         token_ids: [T] int32.
         token_types: [T] int32.
         cu_seqlens: [N + 1] int32. Where each sequence starts, then T.
+        queries: [N] int32 or None. Sequences of one number begin with the same tokens, those of one
+            query; None: no two do.
+        shared: [N] int32, None with `queries`. With how many tokens those of one query begin alike,
+            the same number for all of them; less than any of their lengths.
     """
 
     token_ids: Int32
     token_types: Int32
     cu_seqlens: Int32
+    queries: Int32 | None = None
+    shared: Int32 | None = None
 
     @classmethod
     def of(cls, sequences: Iterable[Sequence]) -> "Pack":
@@ -54,7 +62,13 @@ class Pack:
         """Some of its sequences, in the order of `indices`."""
         lengths = self.lengths[indices]
         rows, cu_seqlens = spread(self.cu_seqlens[indices], lengths)
-        return Pack(self.token_ids[rows], self.token_types[rows], cu_seqlens)
+        return Pack(
+            self.token_ids[rows],
+            self.token_types[rows],
+            cu_seqlens,
+            None if self.queries is None else self.queries[indices],
+            None if self.shared is None else self.shared[indices],
+        )
 
     def __len__(self) -> int:
         return self.num_sequences
@@ -112,6 +126,21 @@ class Ranked(NamedTuple):
     index: int  # type: ignore[assignment]  # hides tuple.index, which nobody calls here
     score: float
     document: str
+
+
+class Ranking(list[Ranked]):
+    """Documents, best first, and what it took to order them.
+
+    Attributes:
+        num_layers: [N] int32. How many layers each document has run, in the order they were given;
+            0 of one that could not be scored.
+        work: of the call, None where several devices shared it. One of several requests has that
+            of all of them.
+    """
+
+    def __init__(self, ranked: Iterable[Ranked], num_layers: Int32, work: Work | None) -> None:
+        super().__init__(ranked)
+        self.num_layers, self.work = num_layers, work
 
 
 class RankedId(NamedTuple):

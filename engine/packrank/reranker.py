@@ -1,9 +1,8 @@
 """The front door: a query and its documents in, a ranking out."""
 
 import os
-import threading
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from functools import cached_property
 from typing import Any, get_args
 
 import numpy as np
@@ -15,27 +14,31 @@ from packrank.arguments import (
     check_str,
     check_text,
     listed,
+    listed_requests,
     listed_texts,
 )
-from packrank.config import Activation, load_config
-from packrank.cross_encoder import read_settings
+from packrank.assembly import HeadIndex, Options, assemble
+from packrank.config import Activation
 from packrank.device import choose_devices
 from packrank.errors import InputError, PairError
-from packrank.fleet import Fleet, Recipe
+from packrank.fleet import Recipe, run_on
 from packrank.hub import resolve
-from packrank.late_folder import encoder_folder
-from packrank.models import load_model
-from packrank.pairs import PairReader, Window
-from packrank.request import Ranked
-from packrank.runner import Pending, Runner
-from packrank.tokenizer import Tokenizer, Truncation
+from packrank.identity import fingerprint
+from packrank.pair_scorer import PairScorer
+from packrank.request import Ranked, Ranking
+from packrank.runner import Runner
+from packrank.stages import Exit, Stages
+from packrank.tokenizer import Truncation
+
+Requests = Sequence[tuple[str, Sequence[str]]]
 
 
 class Reranker:
-    """A cross-encoder: it reads a query and a document together and says how relevant one is.
+    """It reads a query and a document together and says how relevant one is.
 
-    Threads may share one. A score does not depend on what else is scored with it. A prompt that
-    sentence-transformers saved as the default is put before every query.
+    Cross-encoders, and decoders that were trained to judge. Threads may share one. A score does
+    not depend on what else is scored with it. A prompt that sentence-transformers saved as the
+    default is put before every query; a decoder's template around query and document.
     """
 
     def __init__(
@@ -47,6 +50,12 @@ class Reranker:
         max_length: int | None = None,
         truncation: Truncation = "longest_first",
         activation: Activation | None = None,
+        template: str | None = None,
+        instruction: str | None = None,
+        compress_ratio: int = 1,
+        compress_layers: Sequence[int] = (8,),
+        head_index: HeadIndex = "upstream",
+        share_prefixes: bool = True,
         budget_tokens: int | None = None,
         deterministic: bool = False,
     ) -> None:
@@ -57,15 +66,28 @@ class Reranker:
             device: "auto", "cpu", "cuda" or "cuda:N"; or several, such as ["cuda:0", "cuda:1"], to
                 share the work out among a process for each (the program's own work must then stand
                 under `if __name__ == "__main__":`).
-            dtype: of the encoder: "float32", "bfloat16" or, on a CUDA device, "float16"; "auto" is
+            dtype: of the model: "float32", "bfloat16" or, on a CUDA device, "float16"; "auto" is
                 float32 on a CPU, and on a CUDA device float16 where the model stays in its range,
                 else bfloat16. The scoring head always runs in float32.
-            max_length: most tokens of a pair, special ones included; if None, what the model and
-                its tokenizer allow.
+            max_length: most tokens of a pair, special ones included; under a template, as the
+                template counts them. If None, what the model, its tokenizer and the template say.
             truncation: what is cut off a longer pair: tokens of the longer text first, of the
-                document ("only_second"), or nothing ("off": the pair fails).
-            activation: what turns logits into scores: "identity" or "sigmoid"; if None, what the
-                model's files say, which is sigmoid for one label where they say nothing.
+                document ("only_second"), or nothing ("off": the pair fails). A template cuts as its
+                authors do.
+            activation: what turns logits into scores: "identity", "sigmoid", or "normalized", the
+                sigmoid about the middle that the model's authors estimate; if None, what the
+                model's files or its template say, which is sigmoid for one label where they say
+                nothing.
+            template: of a decoder's input, a name in `packrank.TEMPLATES`, or "pair" for query and
+                document as the tokenizer joins them; if None, what the model is recognised by.
+            instruction: in place of the template's own.
+            compress_ratio: bge-reranker-v2.5-gemma2-lightweight: so many document tokens become
+                one; 1, 2, 4 or 8.
+            compress_layers: before which layers, counted from 0.
+            head_index: bge-reranker-v2.5-gemma2-lightweight: whether the i-th layer that is asked
+                for has the i-th head, as its authors' code does it, or each "layer" its own.
+            share_prefixes: compute what the pairs of a query begin with once. Decoders only, and
+                exact; False is there to measure what it saves.
             budget_tokens: most tokens that go through the model at once; memory follows it.
             deterministic: a score has the same bits in any company. On a CPU it always has; on a
                 CUDA device this leaves out faster kernels that cannot promise it.
@@ -76,45 +98,55 @@ class Reranker:
         """
         devices, chosen_dtype = choose_devices(device, dtype)
         check_choice("truncation", truncation, get_args(Truncation))
+        check_choice("head_index", head_index, get_args(HeadIndex))
         _check_activation(activation)
         for name, count in (("max_length", max_length), ("budget_tokens", budget_tokens)):
             check_count(name, count)
-        folder = resolve(model)
-        encoder = encoder_folder(folder)
-        tokenizer = Tokenizer.from_folder(encoder)
-        self._runner: Runner | Fleet
-        if len(devices) == 1:
-            loaded = load_model(
-                encoder, device=devices[0], dtype=chosen_dtype, deterministic=deterministic
-            )
-            self._runner = Runner(loaded, budget_tokens)
-            self._config = loaded.config
-        else:
-            recipe = Recipe(encoder, chosen_dtype, deterministic, budget_tokens)
-            self._runner = Fleet(recipe, devices)
-            self._config = load_config(encoder)
-        config = self._config
-        settings = read_settings(folder, config, tokenizer)
-        self._reader = PairReader(
-            tokenizer,
-            config.vocab_size,
-            _usable_length(max_length, config.max_length, settings.max_length, tokenizer),
-            truncation,
-            settings.prompt,
+        self._folder = resolve(model)
+        self._name = os.fspath(model)
+        options = Options(
+            max_length=max_length,
+            truncation=truncation,
+            template=template,
+            instruction=instruction,
+            compress_ratio=compress_ratio,
+            compress_layers=tuple(compress_layers),
+            head_index=head_index,
+            share_prefixes=share_prefixes,
         )
-        self._activation = activation or settings.activation
-        self._num_tokens = 0
-        self._counting = threading.Lock()
+        assembly = assemble(self._folder, self._name, options)
+        self._assembly, self._config = assembly, assembly.config
+        recipe = Recipe(
+            assembly.folder, chosen_dtype, deterministic, budget_tokens, assembly.causal
+        )
+        self._runner = run_on(devices, recipe)
+        self._scorer = PairScorer(assembly, self._runner)
+        self._activation = activation or assembly.activation
 
     @property
     def max_length(self) -> int:
-        """Most tokens of a pair, special ones included."""
-        return self._reader.max_length
+        """Most tokens of a pair, special ones included; under a template, as that counts them."""
+        return self._assembly.layout.max_length
 
     @property
     def num_labels(self) -> int:
         """Scores of a pair; a ranking needs one."""
         return self._config.num_labels
+
+    @property
+    def exit_layers(self) -> tuple[int, ...]:
+        """After how many layers there is a head, ascending."""
+        return self._assembly.exit_layers
+
+    @property
+    def exit_settings(self) -> dict[str, Any]:
+        """What changes logits beside the model's files, for margins to be measured with.
+
+        Raises:
+            InputError: candidates of this model cannot stop early as it is used.
+        """
+        self._assembly.check_exits()
+        return self._assembly.exit_settings
 
     def warm_up(self, max_seqlens: Sequence[int] = (48, 64, 96, 128, 192, 256, 384, 512)) -> None:
         """Compile and capture ahead what full packs need, so that no first request waits for it.
@@ -138,10 +170,18 @@ class Reranker:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens that have gone through the model so far, special ones included."""
-        return self._num_tokens
+        """Tokens of all pairs scored so far, special ones included."""
+        return self._scorer.num_tokens
 
-    def rank(self, query: str, documents: Sequence[str], top_k: int | None = None) -> list[Ranked]:
+    def rank(
+        self,
+        query: str,
+        documents: Sequence[str],
+        top_k: int | None = None,
+        *,
+        cutoff_layer: int | None = None,
+        exit: Exit | None = None,
+    ) -> Ranking:
         """Order documents by relevance to a query, best first.
 
         The order is that of the logits, so that it is kept where an activation rounds two of them
@@ -151,77 +191,135 @@ class Reranker:
             query: any text.
             documents: N texts.
             top_k: how many to return; all if None.
+            cutoff_layer: layers to run, one of `exit_layers`; all if None.
+            exit: let candidates stop at the layer from which on they cannot reach the top k:
+                "calibrated", by the margins that `packrank calibrate` left in the model's folder;
+                or a file of them, or the margins. The best k then are those of all layers with the
+                recall that was measured. None: every candidate runs all layers.
 
         Returns:
             Best first. Empty for no documents.
 
         Raises:
-            InputError: an argument of the wrong kind, or a model of several labels.
+            InputError: an argument of the wrong kind, a model of several labels, or margins that
+                were measured for something else.
             PairError: a document cannot be scored; `.index` says which. `try_rank` goes on.
         """
-        ranking, failures = self.try_rank(query, documents, top_k)
+        ranking, failures = self.try_rank(
+            query, documents, top_k, cutoff_layer=cutoff_layer, exit=exit
+        )
         for index, reason in failures.items():
             raise PairError(index, reason)
         return ranking
 
     def try_rank(
-        self, query: str, documents: Sequence[str], top_k: int | None = None
-    ) -> tuple[list[Ranked], dict[int, str]]:
+        self,
+        query: str,
+        documents: Sequence[str],
+        top_k: int | None = None,
+        *,
+        cutoff_layer: int | None = None,
+        exit: Exit | None = None,
+    ) -> tuple[Ranking, dict[int, str]]:
         """Order documents as `rank` does, and say of those that cannot be scored why.
 
-        Args:
-            query: any text.
-            documents: N texts.
-            top_k: how many to return; all if None.
+        Args and errors: see `rank`.
 
         Returns:
             The others, best first; and index -> reason of those that failed.
-
-        Raises:
-            InputError: an argument of the wrong kind, or a model of several labels.
         """
-        if self.num_labels != 1:
-            raise InputError(
-                f"the model has {self.num_labels} labels and a ranking needs 1; use score()"
-            )
-        check_count("top_k", top_k)
         check_str("query", query)
         check_text(query, "query")
-        texts = listed_texts("documents", documents)
-        failures: dict[int, str] = {}
-        logits = self._logits([(query, text) for text in texts], failures.__setitem__)[:, 0]
-        scores = _activate(logits, self._activation).tolist()
-        # NaN, of those that failed, comes last.
-        order = np.argsort(-logits, kind="stable")[: len(texts) - len(failures)]
-        ranking = [Ranked(index, scores[index], texts[index]) for index in order[:top_k].tolist()]
-        return ranking, dict(sorted(failures.items()))
+        requests = [(query, listed_texts("documents", documents))]
+        return self._rank(requests, top_k, cutoff_layer, exit)[0]
+
+    def rank_many(
+        self,
+        requests: Requests,
+        top_k: int | None = None,
+        *,
+        cutoff_layer: int | None = None,
+        exit: Exit | None = None,
+    ) -> list[Ranking]:
+        """Order the documents of each of several queries, as `rank` does each.
+
+        Queries share packs, so that the room that candidates leave is filled with those of the
+        next query.
+
+        Args:
+            requests: (query, documents) each.
+            top_k: see `rank`; likewise cutoff_layer and exit.
+            cutoff_layer: of all.
+            exit: of all.
+
+        Returns:
+            One a request, in their order.
+
+        Raises:
+            InputError: as `rank`.
+            PairError: a document cannot be scored; `.index` counts over the documents of all
+                requests. `try_rank_many` goes on.
+        """
+        found = self.try_rank_many(requests, top_k, cutoff_layer=cutoff_layer, exit=exit)
+        before = 0
+        for ranking, failures in found:
+            for index, reason in failures.items():
+                raise PairError(before + index, reason)
+            before += len(ranking.num_layers)
+        return [ranking for ranking, _ in found]
+
+    def try_rank_many(
+        self,
+        requests: Requests,
+        top_k: int | None = None,
+        *,
+        cutoff_layer: int | None = None,
+        exit: Exit | None = None,
+    ) -> list[tuple[Ranking, dict[int, str]]]:
+        """`try_rank` of each of several requests, in common packs.
+
+        Args and errors: see `rank_many`.
+        """
+        return self._rank(listed_requests(requests), top_k, cutoff_layer, exit)
 
     def score(
-        self, pairs: Sequence[tuple[str, str]], *, activation: Activation | None = None
+        self,
+        pairs: Sequence[tuple[str, str]],
+        *,
+        activation: Activation | None = None,
+        cutoff_layers: int | Sequence[int] | None = None,
     ) -> NDArray[np.float32]:
         """Score pairs of query and document.
 
         Args:
             pairs: N (query, document) pairs.
             activation: instead of the model's, for this call.
+            cutoff_layers: a layerwise model's: after how many layers to score, one of
+                `exit_layers`, or several in any order; all layers if None.
 
         Returns:
-            [N] float32, in the order of `pairs`; [N, labels] if the model has several labels.
+            [N] float32, in the order of `pairs`; [N, labels] if the model has several labels;
+            [N, C] of several cutoff layers, in the order they are asked for.
 
         Raises:
             PairError: a pair cannot be scored; `.index` says which. `try_score` goes on.
             InputError: an argument of the wrong kind.
         """
-        return self._score(pairs, activation, _raise)
+        return self._score(pairs, activation, cutoff_layers, _raise)
 
     def try_score(
-        self, pairs: Sequence[tuple[str, str]], *, activation: Activation | None = None
+        self,
+        pairs: Sequence[tuple[str, str]],
+        *,
+        activation: Activation | None = None,
+        cutoff_layers: int | Sequence[int] | None = None,
     ) -> tuple[NDArray[np.float32], dict[int, str]]:
         """Score pairs, and say of those that cannot be scored why.
 
         Args:
             pairs: N (query, document) pairs.
             activation: instead of the model's, for this call.
+            cutoff_layers: see `score`.
 
         Returns:
             The scores, as from `score`, NaN for pairs that failed; and index -> reason of those.
@@ -230,68 +328,67 @@ class Reranker:
             InputError: an argument of the wrong kind.
         """
         failures: dict[int, str] = {}
-        scores = self._score(pairs, activation, failures.__setitem__)
+        scores = self._score(pairs, activation, cutoff_layers, failures.__setitem__)
         return scores, dict(sorted(failures.items()))
 
     def _score(
-        self, pairs: Any, activation: Activation | None, on_failure: Callable[[int, str], None]
+        self,
+        pairs: Any,
+        activation: Activation | None,
+        cutoff_layers: int | Sequence[int] | None,
+        on_failure: Callable[[int, str], None],
     ) -> NDArray[np.float32]:
         _check_activation(activation)
         every = listed("pairs", pairs, "(query, document) pairs")
-        scores = _activate(self._logits(every, on_failure), activation or self._activation)
+        layers, columns = self._assembly.cutoffs(cutoff_layers)
+        logits = self._scorer.logits(every, layers, on_failure)
+        scores = self._scorer.activate(logits, activation or self._activation)
+        if columns is not None:
+            return scores[:, columns]
         return scores[:, 0] if self.num_labels == 1 else scores
 
-    def _logits(
-        self, pairs: list[Any], on_failure: Callable[[int, str], None]
-    ) -> NDArray[np.float32]:
-        """[N, labels] float32, NaN for pairs that failed."""
-        out = np.full((len(pairs), self.num_labels), np.nan, dtype=np.float32)
+    def _rank(
+        self,
+        requests: list[tuple[str, list[str]]],
+        top_k: int | None,
+        cutoff_layer: int | None,
+        exit: Exit | None,
+    ) -> list[tuple[Ranking, dict[int, str]]]:
+        if self.num_labels != 1:
+            raise InputError(
+                f"the model has {self.num_labels} labels and a ranking needs 1; use score()"
+            )
+        check_count("top_k", top_k)
+        if cutoff_layer is not None:
+            self._assembly.check_layer("cutoff_layer", cutoff_layer)
+        stages = self._stages(top_k, cutoff_layer or self.exit_layers[-1], exit)
+        outcomes, work = self._scorer.outcomes(requests, stages)
+        rankings = []
+        for (_, texts), outcome in zip(requests, outcomes, strict=True):
+            scores = self._scorer.activate(outcome.logits, self._activation).tolist()
+            # NaN, of those that stopped or failed, comes last.
+            order = np.argsort(-outcome.logits, kind="stable")
+            order = order[: np.count_nonzero(~np.isnan(outcome.logits))][:top_k]
+            ranked = [Ranked(index, scores[index], texts[index]) for index in order.tolist()]
+            failures = dict(sorted(outcome.failures.items()))
+            rankings.append((Ranking(ranked, outcome.num_layers, work), failures))
+        return rankings
 
-        def finish(window: Window, pending: Pending) -> None:
-            logits = pending.result()
-            finite = np.isfinite(logits).all(1)
-            indices = np.array(window.indices, dtype=np.int64)
-            out[indices[finite]] = logits[finite]
-            for place in np.flatnonzero(~finite).tolist():
-                unfinite = "the model's logits for it are not finite numbers"
-                on_failure(window.indices[place], pending.failures.get(place, unfinite))
-
-        # A device still works on one window while the packs of the next are made.
-        running: tuple[Window, Pending] | None = None
-        with closing(self._reader.windows(pairs)) as windows:
-            for window in windows:
-                for index, reason in window.failures.items():
-                    on_failure(index, reason)
-                started = window, self._runner.submit(window.sequences)
-                with self._counting:
-                    self._num_tokens += len(window.sequences.token_ids)
-                if running is not None:
-                    finish(*running)
-                running = started
-            if running is not None:
-                finish(*running)
-        return out
-
-
-def _usable_length(asked: int | None, positions: int, usual: int, tokenizer: Tokenizer) -> int:
-    if asked is not None and asked > positions:
-        raise InputError(f"max_length is {asked}, but the model has {positions} positions")
-    length = asked or usual
-    special = tokenizer.num_special_tokens(pair=True)
-    if length <= special:
-        raise InputError(
-            f"max_length is {length}, but a pair has {special} special tokens; pass more"
+    def _stages(self, top_k: int | None, final_layer: int, exit: Exit | None) -> Stages:
+        if exit is None:
+            return Stages((final_layer,))
+        if top_k is None:
+            raise InputError("exit needs top_k: how many candidates are wanted in the end")
+        self._assembly.check_exits()
+        if not isinstance(self._runner, Runner):
+            raise InputError("exit takes one device; several share out packs, not queries")
+        return Stages.measured(
+            exit, self._folder, self._fingerprint, top_k, final_layer, self.exit_settings
         )
-    return length
 
-
-def _activate(logits: NDArray[np.float32], activation: Activation) -> NDArray[np.float32]:
-    if activation == "identity":
-        return logits
-    # 1 / (1 + exp(-x)), with no exponential of a positive number that could overflow.
-    x = logits.astype(np.float64)
-    small = np.exp(-np.abs(x))
-    return (np.where(x < 0, small, 1.0) / (1.0 + small)).astype(np.float32)
+    @cached_property
+    def _fingerprint(self) -> str:
+        return fingerprint(self._folder)
 
 
 def _raise(index: int, reason: str) -> None:

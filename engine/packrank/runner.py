@@ -13,10 +13,10 @@ from torch import Tensor
 
 from packrank.errors import InputError
 from packrank.graphs import PATIENCE, Graphs, can_capture
-from packrank.models import Model
+from packrank.models import CausalModel, Model
 from packrank.request import Int32, Pack, Sequence
 from packrank.scheduler import plan
-from packrank.transfer import Fetch
+from packrank.transfer import Fetch, fetch
 
 # Most tokens of a pack on a CPU where the caller does not say: some 20 pairs of usual length, which
 # is work enough to keep a processor's cores busy, and activations of a few tens of MB.
@@ -38,6 +38,8 @@ def default_budget(model: Model) -> int:
         return CPU_BUDGET_TOKENS
     cache: int = torch.cuda.get_device_properties(model.device).L2_cache_size
     widest = max(model.config.intermediate_size, 3 * model.config.hidden_size)
+    if isinstance(model, CausalModel):  # launched one by one: few large packs hide what it costs
+        return 4 * CPU_BUDGET_TOKENS
     fitting = cache // (widest * model.dtype.itemsize)
     return min(max(fitting // 1024 * 1024, CPU_BUDGET_TOKENS), 4 * CPU_BUDGET_TOKENS)
 
@@ -67,14 +69,24 @@ class Runner:
         """
         return self.submit(sequences).result()
 
-    def submit(self, sequences: Sequences) -> "Pending":
+    def submit(
+        self, sequences: Sequences, cutoff_layers: tuple[int, ...] | None = None
+    ) -> "Pending":
         """Start scoring; on a CUDA device the call returns while the last packs still run.
+
+        Args:
+            sequences: N of them.
+            cutoff_layers: ascending; a decoder's logits after each of these numbers of layers,
+                side by side. None: after all.
 
         Raises:
             InputError: a sequence that the model cannot take; the message gives its place.
         """
-        pending = Pending(len(sequences), self.model.num_labels)
-        for indices, started in self._run(sequences, lambda pack, _: self._start(pack)):
+        columns = self.model.num_labels * len(cutoff_layers or (0,))
+        pending = Pending(len(sequences), columns)
+        for indices, started in self._run(
+            sequences, lambda pack, _: self._start(pack, cutoff_layers)
+        ):
             if isinstance(started, str):
                 pending.failures[int(indices[0])] = started
             else:
@@ -96,11 +108,12 @@ class Runner:
             for _ in range(PATIENCE + 1):
                 self.submit(pack).result()
 
-    def _start(self, pack: Pack) -> Fetch:
+    def _start(self, pack: Pack, cutoff_layers: tuple[int, ...] | None) -> Fetch:
         if self._graphs is not None:
             return self._graphs.submit(pack)
-        logits: NDArray[np.float32] = self.model.logits(pack).cpu().numpy()
-        return lambda: logits
+        if isinstance(self.model, CausalModel):
+            return fetch(self.model.logits(pack, cutoff_layers))
+        return fetch(self.model.logits(pack))
 
     def hidden_states(self, sequences: Sequences, num_keys: Int32 | None = None) -> list[Tensor]:
         """One [L, hidden] tensor a sequence, in the model's dtype and on its device.
@@ -155,7 +168,7 @@ class Runner:
         whole = sequences if isinstance(sequences, Pack) else Pack.of(sequences)
         self._check(whole)
         lengths = whole.lengths
-        waiting = plan(lengths, self.budget_tokens)[::-1]
+        waiting = self._plan(whole)[::-1]
         tried: set[int] = set()
         while waiting:
             indices = waiting.pop()
@@ -170,8 +183,7 @@ class Runner:
                     half = int(lengths[indices].sum()) // 2
                     self.budget_tokens = min(self.budget_tokens, half)
                     left = np.concatenate([indices, *waiting[::-1]])
-                    packs = plan(lengths[left], self.budget_tokens)
-                    waiting = [left[places] for places in packs][::-1]
+                    waiting = [left[places] for places in self._plan(whole.take(left))][::-1]
                     continue
                 if int(indices[0]) not in tried:  # graphs may have held the room that it needs
                     tried.add(int(indices[0]))
@@ -183,6 +195,9 @@ class Runner:
                 )
             yield indices, result
             del result
+
+    def _plan(self, whole: Pack) -> list[NDArray[np.int64]]:
+        return plan(whole.lengths, self.budget_tokens, whole.queries, whole.shared)
 
     def _check(self, whole: Pack) -> None:
         config = self.model.config
@@ -202,7 +217,7 @@ class Pending:
 
     Attributes:
         num_sequences: N.
-        num_labels: of the model.
+        num_labels: columns of the logits.
         packs: which sequences, and what waits for their logits.
         failures: the other sequences, each with the reason.
     """

@@ -6,19 +6,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from packrank.errors import InputError
+from packrank.request import Int32
 
 
 def plan(
-    lengths: Sequence[int] | NDArray[np.int64] | NDArray[np.int32], budget_tokens: int
+    lengths: Sequence[int] | NDArray[np.int64] | NDArray[np.int32],
+    budget_tokens: int,
+    queries: Int32 | None = None,
+    shared: Int32 | None = None,
 ) -> list[NDArray[np.int64]]:
     """Split sequences into packs, longest first.
 
     Sequences of similar length share a pack, so that its attention work is even. Equal lengths
-    keep their order, and the same lengths always give the same packs.
+    keep their order, and the same lengths always give the same packs. Where sequences share
+    prefixes, those of one query come one after the other, longest first, and a pack holds the
+    prefix of each of its queries once.
 
     Args:
         lengths: [N] tokens of each sequence.
         budget_tokens: most tokens of a pack. A longer sequence is a pack of its own.
+        queries: [N], see `Pack`; None: no prefixes are shared.
+        shared: [N], see `Pack`.
 
     Returns:
         Indices into `lengths`, one array a pack; every index appears in exactly one.
@@ -31,6 +39,8 @@ def plan(
     tokens = np.asarray(lengths, dtype=np.int64)
     if tokens.size and tokens.min() < 0:
         raise InputError(f"a sequence has length {tokens.min()}, expected at least 0")
+    if queries is not None and shared is not None:
+        return _plan_by_query(tokens, budget_tokens, queries, shared)
     order = np.argsort(-tokens, kind="stable")
     ends = np.cumsum(tokens[order])
     packs = []
@@ -41,3 +51,23 @@ def plan(
         packs.append(order[start:stop])
         start, used = stop, int(ends[stop - 1])
     return packs
+
+
+def _plan_by_query(
+    tokens: NDArray[np.int64], budget_tokens: int, queries: Int32, shared: Int32
+) -> list[NDArray[np.int64]]:
+    order = np.lexsort((-tokens, queries))
+    packs: list[list[int]] = []
+    left, query = 0, None
+    rows = zip(order.tolist(), tokens[order].tolist(), strict=True)
+    for (index, length), own, prefix in zip(
+        rows, queries[order].tolist(), shared[order].tolist(), strict=True
+    ):
+        size = length - prefix if own == query else length
+        if not packs or size > left:
+            packs.append([])
+            left, size = budget_tokens, length
+        packs[-1].append(index)
+        left -= size
+        query = own
+    return [np.array(pack, dtype=np.int64) for pack in packs]

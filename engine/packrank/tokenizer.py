@@ -35,6 +35,7 @@ _BERT_CLASSES = ("BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer")
 
 # What a special token is called where no file says.
 _USUAL_NAMES = {
+    "bos": ("<bos>", "<s>"),
     "cls": ("[CLS]", "<s>"),
     "sep": ("[SEP]", "</s>"),
     "pad": ("[PAD]", "<pad>"),
@@ -52,7 +53,9 @@ class Tokenizer:
 
     Attributes:
         model_max_length: most tokens of a sequence by tokenizer_config.json, None if it sets none.
+        keeps_end: of what is too long, the end stays (truncation_side "left"), not the start.
         cls_token_id: the id of this special token, None where the tokenizer has none.
+        bos_token_id: as cls_token_id.
         sep_token_id: as cls_token_id.
         pad_token_id: as cls_token_id.
         mask_token_id: as cls_token_id.
@@ -78,7 +81,7 @@ class Tokenizer:
         backend.no_padding()
         example = _example(backend)
         self._backend = backend
-        self._keep_end = side == "left"
+        self.keeps_end = side == "left"
         self._single = Layout.of(backend, example)
         self._pair = Layout.of(backend, example, example)
         if "token_type_ids" not in (
@@ -88,6 +91,7 @@ class Tokenizer:
             self._pair = self._pair.without_token_types()
         self.model_max_length = _max_length(config)
         self.cls_token_id = self._special("cls", config)
+        self.bos_token_id = self._special("bos", config)
         self.sep_token_id = self._special("sep", config)
         self.pad_token_id = self._special("pad", config)
         self.mask_token_id = self._special("mask", config)
@@ -188,6 +192,7 @@ class Tokenizer:
         chosen: NDArray[np.int64],
         max_length: int | None,
         truncation: Truncation,
+        causal: bool = False,
     ) -> tuple[Pack, dict[int, str]]:
         """Lay out many pairs, as `pair` does each.
 
@@ -196,11 +201,12 @@ class Tokenizer:
             chosen: [N, 2]. Which text is the query of each pair, and which the document.
             max_length: as for `pair`.
             truncation: as for `pair`.
+            causal: say which sequences share their beginning.
 
         Returns:
             The sequences of those that fit, in order; and place -> reason of the others.
         """
-        return self._lay_out(self._pair, texts, chosen, max_length, truncation)
+        return self._lay_out(self._pair, texts, chosen, max_length, truncation, causal)
 
     def single(self, ids: Int32, max_length: int | None, truncation: Truncation) -> Sequence:
         """Lay out one text as a sequence.
@@ -226,6 +232,7 @@ class Tokenizer:
         chosen: NDArray[np.int64],
         max_length: int | None,
         truncation: Truncation,
+        causal: bool = False,
     ) -> tuple[Pack, dict[int, str]]:
         sizes = np.array([len(ids) for ids in texts], dtype=np.int64)
         starts = (np.cumsum(sizes) - sizes)[chosen]
@@ -239,14 +246,14 @@ class Tokenizer:
                 except InputError as error:
                     failures[place] = str(error)
                     continue
-                if self._keep_end:
+                if self.keeps_end:
                     starts[place] += lengths[place] - fitted
                 lengths[place] = fitted
         if failures:
             starts = np.delete(starts, list(failures), axis=0)
             lengths = np.delete(lengths, list(failures), axis=0)
         nothing = np.zeros(0, dtype=np.int32)
-        return layout.join(np.concatenate([nothing, *texts]), starts, lengths), failures
+        return layout.join(np.concatenate([nothing, *texts]), starts, lengths, causal), failures
 
     def _special(self, role: str, config: dict[str, Any]) -> int | None:
         token = _special_token(config, role)

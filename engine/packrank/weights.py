@@ -72,19 +72,37 @@ class Weights:
                 raise ModelError(
                     f"{stored} has shape {list(tensor.shape)}, config.json implies {list(shape)}"
                 )
-            if tensor.dtype not in _FLOATS:
-                raise ModelError(f"{stored} is {tensor.dtype}, expected a floating-point dtype")
-            extremes = torch.aminmax(tensor)
-            if not all(extreme.isfinite() for extreme in extremes):
-                raise ModelError(
-                    f"{stored} holds NaN or infinite values; the checkpoint is damaged"
-                )
-            largest = max(abs(float(extreme)) for extreme in extremes)
+            largest = max(abs(float(extreme)) for extreme in _extremes(stored, tensor))
             if largest > torch.finfo(dtype).max:
                 raise RangeError(
                     f"{stored} holds {largest:.3g}, more than {dtype} can; use another dtype"
                 )
             return tensor.to(dtype, copy=True)
+
+    def take_rows(self, name: str, rows: list[int], shape: tuple[int, int]) -> Tensor:
+        """Some rows of a matrix, float32 [rows, columns]; the others are not read.
+
+        Args:
+            name: in the checkpoint.
+            rows: each in [0, shape[0]).
+            shape: what the whole matrix must be.
+
+        Raises:
+            ModelError: as `take`, or a row that is not there.
+        """
+        stored = self._stored_name(name)
+        if max(rows) >= shape[0]:
+            raise ModelError(f"token {max(rows)} is not among the {shape[0]} rows of {stored}")
+        with _reading(self.files[stored]) as file:
+            part = file.get_slice(stored)
+            if tuple(part.get_shape()) != shape:
+                raise ModelError(
+                    f"{stored} has shape {list(part.get_shape())}, config.json implies "
+                    f"{list(shape)}"
+                )
+            found = torch.cat([part[row : row + 1] for row in rows])
+        _extremes(stored, found)
+        return found.to(torch.float32, copy=True)
 
     def _stored_name(self, name: str) -> str:
         stem, _, last = name.rpartition(".")
@@ -92,6 +110,16 @@ class Weights:
             if candidate in self.files:
                 return candidate
         raise ModelError(f"the checkpoint has no tensor {name}; is it of another architecture?")
+
+
+def _extremes(name: str, tensor: Tensor) -> tuple[Tensor, Tensor]:
+    """Its least and its largest value; ModelError unless they are finite floating point."""
+    if tensor.dtype not in _FLOATS:
+        raise ModelError(f"{name} is {tensor.dtype}, expected a floating-point dtype")
+    least, largest = torch.aminmax(tensor)
+    if not (least.isfinite() and largest.isfinite()):
+        raise ModelError(f"{name} holds NaN or infinite values; the checkpoint is damaged")
+    return least, largest
 
 
 @contextmanager

@@ -109,7 +109,7 @@ def test_rank_prints_what_the_reranker_says(
     documents.write_text("\n".join(DOCUMENTS))
     arguments = ["rank", str(cross_encoder), "--query", QUERY, "--documents", str(documents)]
     assert main([*arguments, "--json"]) == 0
-    shown = json_lines(capsys.readouterr().out)
+    *shown, _ = json_lines(capsys.readouterr().out)
     expected = Reranker(cross_encoder).rank(QUERY, DOCUMENTS)
     assert [(row["line"] - 1, row["score"], row["text"]) for row in shown] == expected
     assert [row["rank"] for row in shown] == [1, 2, 3, 4, 5]
@@ -143,9 +143,10 @@ def test_rank_reads_standard_input_and_ids(
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(source)))
     arguments = ["--query", QUERY, "--documents", "-", "--format", "jsonl", "--json"]
     assert main(["rank", str(cross_encoder), *arguments]) == 0
-    shown = json_lines(capsys.readouterr().out)
-    assert [(row["id"], row["text"]) for row in shown] == [
-        (f"d{index}", text) for index, _, text in Reranker(cross_encoder).rank(QUERY, DOCUMENTS)
+    *shown, last = json_lines(capsys.readouterr().out)
+    assert last["summary"]["layers"] == {str(number): 3 for number in range(1, 6)}
+    assert [(row["id"], row["text"], row["layers"]) for row in shown] == [
+        (f"d{index}", text, 3) for index, _, text in Reranker(cross_encoder).rank(QUERY, DOCUMENTS)
     ]
 
 
@@ -175,7 +176,7 @@ def test_every_option_reaches_the_model(
 
     def score(*options: str) -> float:
         assert main([*arguments, *options]) == 0
-        [row] = json_lines(capsys.readouterr().out)
+        row, _ = json_lines(capsys.readouterr().out)
         return float(row["score"])
 
     # Of 9 tokens 6 are for both texts: 5 and 1, or 3 and 3.

@@ -162,7 +162,8 @@ def test_default_activation(
 def test_every_architecture_has_a_family() -> None:
     assert ARCHITECTURES["XLMRobertaForSequenceClassification"] == "roberta"
     assert ARCHITECTURES["HF_ColBERT"] == "bert"
-    assert len(ARCHITECTURES) == 7 * 5 + 1
+    assert ARCHITECTURES["Qwen2ForCausalLM"] == "causal"
+    assert len(ARCHITECTURES) == 7 * 5 + 1 + 7 * 2 + 2
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import Pipe
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -60,8 +61,8 @@ def test_every_process_gets_its_share(
     shares = [0, 0]
     for place, worker in enumerate(fleet._workers):
 
-        def start(work: Pack, place: int = place, worker: object = worker) -> object:
-            shares[place] += len(work.token_ids)
+        def start(work: Any, place: int = place, worker: object = worker) -> object:
+            shares[place] += len(work[0].token_ids)
             return type(worker).start(worker, work)  # type: ignore[attr-defined]
 
         monkeypatch.setattr(worker, "start", start)
@@ -93,7 +94,7 @@ class Stub:
     model = SimpleNamespace(num_labels=1)
     budget_tokens = 100
 
-    def submit(self, pack: Pack) -> Pending:
+    def submit(self, pack: Pack, cutoff_layers: None) -> Pending:
         one = np.array([[len(pack.token_ids)]], dtype=np.float32)
         return Pending(1, 1, [(np.array([0]), lambda: one)])
 
@@ -112,7 +113,7 @@ def test_every_piece_of_work_has_one_answer(monkeypatch: pytest.MonkeyPatch) -> 
     ours.send([40])
     for length in (3, 5):
         ids = np.zeros(length, dtype=np.int32)
-        ours.send(Pack(ids, ids, np.array([0, length], dtype=np.int32)))
+        ours.send((Pack(ids, ids, np.array([0, length], dtype=np.int32)), None))
     error = ours.recv()
     assert (type(error), error.index, error.reason) == (PairError, 3, "out of memory")
     assert [ours.recv()[0].tolist() for _ in range(2)] == [[[3]], [[5]]]

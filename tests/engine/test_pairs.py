@@ -1,13 +1,17 @@
+import dataclasses
 import threading
 
 import numpy as np
 import pytest
 import tokenizers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from prompts import check_shared, encoder, metaspace, rows
 from tokenizers import models, pre_tokenizers, processors
 
 from packrank import pairs
 from packrank.errors import ModelError
-from packrank.pairs import PairReader
+from packrank.pairs import PairReader, TokenizerLayout
 from packrank.request import Int32
 from packrank.tokenizer import Tokenizer
 
@@ -21,7 +25,7 @@ def reader(*, special: bool = True) -> PairReader:
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
     if special:
         backend.post_processor = processors.BertProcessing(("[SEP]", 1), ("[CLS]", 0))
-    return PairReader(Tokenizer(backend), len(WORDS) - 1, 8, "off")
+    return PairReader(TokenizerLayout(Tokenizer(backend), 8, "off"), len(WORDS) - 1)
 
 
 class Watched(Tokenizer):
@@ -40,9 +44,11 @@ class Watched(Tokenizer):
         return super().encode(texts)
 
 
-def watch(read: PairReader) -> tuple[PairReader, Watched]:
-    tokenizer = Watched(read.tokenizer)
-    return PairReader(tokenizer, read.vocab_size, read.max_length, read.truncation), tokenizer
+def watch(read: PairReader, **options: object) -> tuple[PairReader, Watched]:
+    assert isinstance(read.layout, TokenizerLayout)
+    tokenizer = Watched(read.layout.tokenizer)
+    layout = dataclasses.replace(read.layout, tokenizer=tokenizer, **options)
+    return dataclasses.replace(read, layout=layout), tokenizer
 
 
 def test_sequences_and_their_places() -> None:
@@ -82,6 +88,21 @@ def test_two_empty_texts_without_special_tokens() -> None:
     assert window.failures[0].startswith("both texts are empty")
 
 
+def test_what_is_left_out_leaves_the_others_what_they_share() -> None:
+    read, _ = watch(reader(), causal=True)
+    given = [("q", "a"), ("b", "a"), ("q", "unembedded"), ("q", 7), ("q", "b a")]
+    (window,) = read.windows(given)
+    assert window.indices == [0, 1, 4]
+    check_shared(window.sequences)
+    # [CLS] query [SEP], and then the document.
+    assert window.sequences.shared is not None
+    assert window.sequences.shared.tolist() == [3, 3, 3]
+    assert window.sequences.queries is not None
+    first, other, same = window.sequences.queries.tolist()
+    assert first == same != other
+    assert [len(w.sequences) for w in read.windows([None])] == [0]
+
+
 def test_no_pairs_make_no_window() -> None:
     assert list(reader().windows([])) == []
 
@@ -109,8 +130,7 @@ def test_long_texts_make_small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_prompt_stands_before_every_query() -> None:
-    read, tokenizer = watch(reader())
-    read = PairReader(tokenizer, read.vocab_size, read.max_length, read.truncation, "a ")
+    read, tokenizer = watch(reader(), prompt="a ")
     (window,) = read.windows([("q", "b"), ("", "b")])
     assert [x.token_ids.tolist() for x in window.sequences] == [[0, 3, 2, 1, 4, 1], [0, 3, 1, 4, 1]]
     assert tokenizer.asked == [["a q", "b", "a "]]
@@ -154,3 +174,46 @@ def test_an_error_in_the_background_reaches_the_caller(monkeypatch: pytest.Monke
     with pytest.raises(ModelError, match="broken"):
         next(windows)
     assert not [t for t in threading.enumerate() if t.name.startswith("packrank")]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    limit=st.integers(3, 30),
+    queries=st.lists(st.text("ab ", max_size=20), min_size=1, max_size=3),
+    documents=st.lists(st.text("ab ", max_size=20), max_size=4),
+    left=st.booleans(),
+)
+def test_the_tokenizers_own_layout_of_a_causal_model(
+    limit: int, queries: list[str], documents: list[str], left: bool
+) -> None:
+    backend = metaspace()
+    config = {"truncation_side": "left"} if left else {}
+    tokenizer = Tokenizer(backend, config)
+    pairs = [(query, document) for query in queries for document in documents]
+    plain = TokenizerLayout(tokenizer, limit, "longest_first").lay_out(pairs)[0]
+    assert plain.queries is plain.shared is None
+    pack, _ = TokenizerLayout(tokenizer, limit, "longest_first", causal=True).lay_out(pairs)
+    assert rows(pack) == rows(plain)
+    check_shared(pack)
+    encode = encoder(backend)
+    assert pack.queries is not None
+    whole = [
+        (query, number)
+        for (query, document), number in zip(pairs, pack.queries.tolist(), strict=True)
+        if len(encode(query)) + len(encode(document)) + 2 <= limit
+    ]
+    assert len(set(whole)) == len({query for query, _ in whole})
+    assert len(set(whole)) == len({number for _, number in whole})
+
+
+def test_pairs_of_a_causal_model_share_query_and_what_is_before_the_document() -> None:
+    layout = TokenizerLayout(Tokenizer(metaspace()), 9, "longest_first", causal=True)
+    pairs = [("ab", "a"), ("ab", "b a"), ("b", "a"), ("ab", "ab ab ab ab"), ("a" * 9, "b" * 9)]
+    pack, _ = layout.lay_out([*pairs, ("a" * 9, "b" * 99), ("a" * 9, "b")])
+    assert pack.queries is not None
+    assert pack.shared is not None
+    first = pack.queries[0]
+    assert (pack.queries == first).tolist() == [True, True, False, True, False, False, False]
+    # A number for each cut: 3 of the query's 10 tokens stay beside a long document.
+    assert (pack.queries == pack.queries[4]).tolist() == [False] * 4 + [True, True, False]
+    assert pack.shared.tolist() == [5, 5, 4, 5, 5, 5, 7]

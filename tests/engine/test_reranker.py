@@ -74,7 +74,8 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Open:
 
     def load(changes: dict[str, object] | None = None, **options: object) -> Reranker:
         config = replace(CONFIG, **(changes or {}))
-        monkeypatch.setattr("packrank.reranker.load_model", lambda *a, **k: ToyModel(config))
+        monkeypatch.setattr("packrank.assembly.load_config", lambda folder: config)
+        monkeypatch.setattr("packrank.fleet.load_model", lambda *a, **k: ToyModel(config))
         return Reranker(tmp_path, **options)
 
     return load
@@ -220,7 +221,7 @@ def test_an_error_in_the_model_ends_the_reading_ahead(
     monkeypatch.setattr(pairs, "WINDOW_PAIRS", 1)
     model = toy()
 
-    def fail(sequences: object) -> None:
+    def fail(*sequences: object) -> None:
         raise RuntimeError("out of memory")
 
     monkeypatch.setattr(model._runner, "submit", fail)

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 import torch
 
+from packrank_kernels.testing import cu_seqlens
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -58,14 +60,13 @@ def test_a_dry_run(tmp_path: Path) -> None:
     assert rows.keys() == {
         "copy", "product", "encoder product", "attention", "linear", "add_layer_norm",
         "add_rms_norm", "embed_layer_norm", "take_sequences", "forward", "profile",
-        "cross-encoder", "busy", "maxsim", "maxsim streaming", "maxsim peers",
+        "decoder", "cross-encoder", "busy", "maxsim", "maxsim streaming", "maxsim peers",
     }  # fmt: skip
-    for row in rows["attention"] + rows["linear"] + rows["cross-encoder"]:
+    for row in rows["attention"] + rows["linear"] + rows["cross-encoder"] + rows["decoder"]:
         assert 0 < row["p20_s"] <= row["median_s"] <= row["p80_s"]
         assert row["packrank_is_faster"] > 0
-    assert {"linear 48 -> 64 gelu", "attention 3 x 16", "score_head"} <= {
-        row["op"].split(",")[0] for row in rows["profile"]
-    }
+    ops = {"linear 48 -> 64 gelu", "linear 48 -> 64 silu gated", "attention 3 x 16", "score_head"}
+    assert ops <= {row["op"].split(",")[0] for row in rows["profile"]}
     tables = path.with_suffix(".md").read_text()
     assert all(f"| {bench} |" in tables for bench in rows if bench not in ("profile", "busy"))
     assert done.stdout.rstrip().splitlines()[-1].startswith("benchmarks")
@@ -212,4 +213,21 @@ def test_a_device_is_busy_once_however_many_streams_are() -> None:
 def test_the_pairs_of_a_window(length: int, window: int, pairs: int) -> None:
     x, cu = torch.zeros(length, 2, 8), torch.tensor([0, length, length])
     _, operations, _ = traces._attention(x, x, x, cu, cu, window=window)
+    assert operations == 4 * pairs * 2 * 8
+
+
+@pytest.mark.parametrize(
+    ("queries", "keys", "prefix_of", "window", "pairs"),
+    [([5], [5], None, None, 15), ([5], [5], None, 1, 9), ([1], [5], None, None, 5),
+     ([2, 3], [2, 3], [-1, 0], None, 15), ([0, 3], [2, 3], [-1, 0], 1, 6)],
+)  # fmt: skip
+def test_the_pairs_of_a_decoder(
+    queries: list[int], keys: list[int], prefix_of: Any, window: Any, pairs: int
+) -> None:
+    q, k = torch.zeros(sum(queries), 2, 8), torch.zeros(sum(keys), 1, 8)
+    owners = None if prefix_of is None else torch.tensor(prefix_of)
+    _, operations, _ = traces._attention(
+        q, k, k, cu_seqlens(queries), cu_seqlens(keys),
+        causal=True, prefix_of=owners, window=window,
+    )  # fmt: skip
     assert operations == 4 * pairs * 2 * 8

@@ -10,6 +10,7 @@ from packrank.config import ARCHITECTURES, load_config
 from packrank.errors import ModelError, RangeError
 from packrank.models.base import Model, Parameters
 from packrank.models.bert import BertModel
+from packrank.models.causal import CausalModel, CausalSettings
 from packrank.models.distilbert import DistilBertModel
 from packrank.models.electra import ElectraModel
 from packrank.models.modernbert import ModernBertModel
@@ -17,7 +18,7 @@ from packrank.models.roberta import RobertaModel
 from packrank.request import Pack
 from packrank.weights import Weights
 
-__all__ = ["MODELS", "Model", "load_model"]
+__all__ = ["MODELS", "CausalModel", "CausalSettings", "Model", "load_model"]
 
 _CLASSES: dict[str, type[Model]] = {
     "bert": BertModel,
@@ -28,7 +29,10 @@ _CLASSES: dict[str, type[Model]] = {
 }
 
 # Architecture, as config.json names it -> what runs it.
-MODELS = {architecture: _CLASSES[family] for architecture, family in ARCHITECTURES.items()}
+MODELS: dict[str, type[Model]] = {
+    architecture: _CLASSES.get(family, CausalModel)
+    for architecture, family in ARCHITECTURES.items()
+}
 
 
 def load_model(
@@ -38,6 +42,7 @@ def load_model(
     dtype: torch.dtype | None,
     head: bool = True,
     deterministic: bool = False,
+    causal: CausalSettings | None = None,
 ) -> Model:
     """A model from its folder.
 
@@ -51,12 +56,15 @@ def load_model(
             (`hidden_states`), from a checkpoint of either kind.
         deterministic: a sequence's bits do not depend on the others of its pack. On a CPU they
             never do; on a CUDA device it leaves out faster kernels that cannot promise it.
+        causal: how a decoder is used; None: by its classifier.
 
     Raises:
         ModelError: unknown architecture, no head where one is asked for, or unusable weights.
     """
     config = load_config(folder)
-    if head and not config.is_classifier:
+    settings = causal or CausalSettings()
+    by_classifier = config.decoder is None or settings.head == "classifier"
+    if head and by_classifier and not config.is_classifier:
         raise ModelError(
             f"{config.architecture} has no scoring head; pass a ...ForSequenceClassification "
             "checkpoint, or use LateInteraction"
@@ -72,6 +80,8 @@ def load_model(
 
     def load(dtype: torch.dtype) -> Model:
         parameters = Parameters(weights, prefix, place, dtype, deterministic)
+        if config.decoder is not None:
+            return CausalModel(config, parameters, settings)
         return model_class(config, parameters, head=head)
 
     if dtype is not None:

@@ -1,0 +1,191 @@
+"""A reranker's folder and its options, put together: what the model reads and how it scores."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from packrank.config import Activation, ModelConfig, load_config
+from packrank.errors import InputError
+from packrank.late_folder import encoder_folder
+from packrank.models import CausalSettings
+from packrank.pairs import PairLayout
+from packrank.prompt import PromptLayout
+from packrank.recognition import Scoring, recognise
+from packrank.templates import TEMPLATES
+from packrank.tokenizer import Tokenizer, Truncation
+
+HeadIndex = Literal["upstream", "layer"]
+
+_RATIOS = (1, 2, 4, 8)
+_COMPRESSES = "CostWiseGemmaForCausalLM"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a caller says of how a model is used; see `Reranker`."""
+
+    max_length: int | None
+    truncation: Truncation
+    template: str | None
+    instruction: str | None
+    compress_ratio: int
+    compress_layers: tuple[int, ...]
+    head_index: HeadIndex
+    share_prefixes: bool
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """How a model is used.
+
+    Attributes:
+        folder: of model and tokenizer.
+        config: of the model.
+        layout: how a pair becomes a sequence.
+        activation: what turns logits into scores by default.
+        shift: "normalized" scores are sigmoid(logit - shift).
+        causal: how a decoder scores; None for encoders.
+        exit_settings: what changes logits beside the model's files.
+    """
+
+    folder: Path
+    config: ModelConfig
+    layout: PairLayout
+    activation: Activation
+    shift: float
+    causal: CausalSettings | None
+    exit_settings: dict[str, Any]
+
+    @property
+    def exit_layers(self) -> tuple[int, ...]:
+        """After how many layers there is a head, ascending."""
+        if self.config.decoder is None:
+            return (self.config.num_layers,)
+        return self.config.decoder.exit_layers(self.config.num_layers)
+
+    def check_layer(self, name: str, layer: object) -> None:
+        """Raise InputError unless there is a head after so many layers."""
+        layers = self.exit_layers
+        if isinstance(layer, int) and not isinstance(layer, bool) and layer in layers:
+            return
+        known = f"{layers[0]} to {layers[-1]}"
+        if len(layers) != layers[-1] - layers[0] + 1 or len(layers) == 1:
+            known = ", ".join(map(str, layers))
+        raise InputError(f"{name} is {layer!r}, and the model has heads after {known} layers")
+
+    def check_exits(self) -> None:
+        """Raise InputError unless what a layer scores depends on no other that is asked for."""
+        if self.causal is not None and self.causal.head_index == "upstream":
+            raise InputError(
+                "exits need the head that belongs to each layer, and upstream's order has another "
+                'one for each list of layers; pass head_index="layer"'
+            )
+
+    def cutoffs(self, asked: Any) -> tuple[tuple[int, ...] | None, list[int] | None]:
+        """Numbers of layers to score after.
+
+        Args:
+            asked: one, several in any order, or None for all layers.
+
+        Returns:
+            They, ascending, and where each that was asked for is among them; None of the latter
+            unless several may be asked for, and of the former for all layers.
+
+        Raises:
+            InputError: there is no head after one of them.
+        """
+        if asked is None:
+            return None, None
+        if not hasattr(asked, "__iter__"):
+            self.check_layer("cutoff_layers", asked)
+            return (asked,), None
+        layers = list(asked)
+        if not layers:
+            raise InputError("cutoff_layers is empty; leave it out to run all layers")
+        for place, layer in enumerate(layers):
+            self.check_layer(f"cutoff_layers[{place}]", layer)
+        if self.config.num_labels != 1:
+            raise InputError("the model has several labels and is scored after one layer at a time")
+        ascending = tuple(sorted(set(layers)))
+        return ascending, [ascending.index(layer) for layer in layers]
+
+
+def assemble(folder: Path, name: str, options: Options) -> Assembly:
+    """Put a model's files and the caller's options together.
+
+    Args:
+        folder: as the user names it.
+        name: what the user called it.
+        options: see `Reranker`.
+
+    Raises:
+        ModelError: the folder cannot be used.
+        InputError: an option cannot.
+    """
+    inner = encoder_folder(folder)
+    config, tokenizer = load_config(inner), Tokenizer.from_folder(inner)
+    scoring = recognise(folder, config, tokenizer, template=options.template, name=name)
+    layout = scoring.layout(
+        tokenizer,
+        config,
+        max_length=options.max_length,
+        truncation=options.truncation,
+        instruction=options.instruction,
+    )
+    _check_compression(config, options)
+    causal = None if config.decoder is None else _causal(config, scoring, layout, options)
+    settings = {
+        "template": next((key for key, one in TEMPLATES.items() if one is scoring.template), None),
+        "instruction": options.instruction,
+        "max_length": layout.max_length,
+        "truncation": options.truncation,
+        "head_index": None if causal is None else causal.head_index,
+        "compress_ratio": options.compress_ratio,
+        "compress_layers": options.compress_layers if options.compress_ratio > 1 else (),
+    }
+    return Assembly(
+        folder=inner,
+        config=config,
+        layout=layout,
+        activation=scoring.activation,
+        shift=scoring.shift,
+        causal=causal,
+        exit_settings=settings,
+    )
+
+
+def _causal(
+    config: ModelConfig, scoring: Scoring, layout: PairLayout, options: Options
+) -> CausalSettings:
+    tokens = scoring.tokens
+    # MiniCPM's own code pairs layers and heads as they belong.
+    upstream = config.architecture == _COMPRESSES and options.head_index == "upstream"
+    return CausalSettings(
+        head=scoring.head,
+        true_token_id=None if tokens is None else tokens.true_token_id,
+        false_token_id=None if tokens is None else tokens.false_token_id,
+        head_index="upstream" if upstream else "layer",
+        compress_ratio=options.compress_ratio,
+        compress_layers=options.compress_layers,
+        tail=layout.num_tail if isinstance(layout, PromptLayout) else 0,
+        share_prefixes=options.share_prefixes,
+    )
+
+
+def _check_compression(config: ModelConfig, options: Options) -> None:
+    ratio = options.compress_ratio
+    if ratio not in _RATIOS or isinstance(ratio, bool):
+        known = ", ".join(map(str, _RATIOS))
+        raise InputError(f"compress_ratio is {ratio!r}, expected one of {known}")
+    for layer in options.compress_layers:
+        if isinstance(layer, bool) or not isinstance(layer, int) or layer < 0:
+            raise InputError(f"compress_layers holds {layer!r}, expected numbers of layers")
+    if ratio == 1:
+        return
+    if config.architecture != _COMPRESSES:
+        raise InputError(
+            "compress_ratio is for bge-reranker-v2.5-gemma2-lightweight; "
+            f"{config.architecture} was not trained to be compressed"
+        )
+    if not options.share_prefixes:
+        raise InputError("compression keeps prefixes apart; leave share_prefixes on")

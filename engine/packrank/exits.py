@@ -1,0 +1,232 @@
+"""When a candidate may stop: the rule, the margins that it takes, and the file that holds them."""
+
+import json
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from packrank.errors import InputError
+from packrank.lines import replacing
+
+FILE = "packrank_exits.json"
+VERSION = 1
+
+
+def kept(scores: NDArray[np.float32], top_k: int, margin: float) -> NDArray[np.bool_]:
+    """Which candidates of a query go on past an exit layer.
+
+    A candidate is dropped iff  score + margin < the k-th largest score  there. So the best k never
+    are, and nothing is where there are no more than k. A score of NaN neither drops a candidate nor
+    counts among the largest.
+
+    Args:
+        scores: [n] float32, at this layer, of the candidates that have reached it.
+        top_k: k, how many are wanted in the end.
+        margin: at least 0; infinity drops nothing.
+
+    Returns:
+        [n] bool.
+    """
+    known = np.where(np.isnan(scores), -np.inf, scores.astype(np.float64))
+    if len(known) <= top_k or margin == np.inf:
+        return np.ones(len(known), dtype=np.bool_)
+    threshold = np.partition(known, -top_k)[-top_k]
+    dropped: NDArray[np.bool_] = scores.astype(np.float64) + margin < threshold
+    return ~dropped
+
+
+@dataclass(frozen=True)
+class Margins:
+    """Margins for exit layers, what they were measured for, and how well they did there.
+
+    "Held out" is the half of the queries that they were not fitted to.
+
+    Attributes:
+        model: its name, for messages.
+        fingerprint: of its files, see `identity.fingerprint`.
+        settings: what else changes scores, such as the template; values as JSON has them.
+        top_k: how many candidates are wanted in the end.
+        final_layer: after which scores count; at most the model's last.
+        layers: exit layers before it, ascending.
+        margins: for each of them, at least 0; infinity drops nothing.
+        recall: the share of the final top k that was asked for, below 1.
+        held_out_recall: the share that was achieved, a mean over queries.
+        held_out_low: where its 95 % interval begins.
+        held_out_high: where it ends.
+        dropped: for each of `layers`, the share of held-out candidates that are gone after it.
+        saved: share of layers that held-out candidates did not run.
+        num_fitted: queries that the margins were fitted to.
+        num_held_out: queries of the other half.
+        num_left_out: queries of no more than top_k candidates, which tell nothing.
+    """
+
+    model: str
+    fingerprint: str
+    settings: dict[str, Any]
+    top_k: int
+    final_layer: int
+    layers: tuple[int, ...]
+    margins: tuple[float, ...]
+    recall: float
+    held_out_recall: float
+    held_out_low: float
+    held_out_high: float
+    dropped: tuple[float, ...]
+    saved: float
+    num_fitted: int
+    num_held_out: int
+    num_left_out: int
+
+    def __post_init__(self) -> None:
+        for name in ("layers", "margins", "dropped"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        object.__setattr__(self, "settings", _as_json(self.settings))
+        if not all(a < b for a, b in pairwise((0, *self.layers, self.final_layer))):
+            raise InputError(
+                f"exit layers are {list(self.layers)} before layer {self.final_layer}, expected "
+                "ascending ones"
+            )
+        if len(self.margins) != len(self.layers) or not all(m >= 0 for m in self.margins):
+            raise InputError(
+                f"margins are {list(self.margins)} for layers {list(self.layers)}, expected one of "
+                "at least 0 for each"
+            )
+
+    def check(
+        self, *, fingerprint: str, top_k: int, final_layer: int, settings: Mapping[str, Any]
+    ) -> None:
+        """Raise InputError, saying what the margins were measured for, if it was something else."""
+        mine, asked = self._conditions(), _conditions(fingerprint, top_k, final_layer, settings)
+        differing = [name for name in mine | asked if mine.get(name) != asked.get(name)]
+        if differing:
+            known, wanted = (
+                ", ".join(f"{name} {_brief(of.get(name))}" for name in differing)
+                for of in (mine, asked)
+            )
+            raise InputError(
+                f"the margins for the best {self.top_k} of {self.model} were measured with "
+                f"{known}, not with {wanted}; measure those with packrank calibrate"
+            )
+
+    def _conditions(self) -> dict[str, Any]:
+        return _conditions(self.fingerprint, self.top_k, self.final_layer, self.settings)
+
+
+def find(
+    path: Path,
+    *,
+    fingerprint: str,
+    top_k: int,
+    final_layer: int,
+    settings: Mapping[str, Any],
+) -> Margins:
+    """The margins of a file that were measured for exactly this.
+
+    Args:
+        path: of the file; `FILE` beside a model.
+        fingerprint: of the model's files, see `identity.fingerprint`.
+        top_k: how many candidates are wanted in the end.
+        final_layer: after which scores count.
+        settings: what else changes scores.
+
+    Raises:
+        InputError: there are none; or as `load`.
+    """
+    asked = _conditions(fingerprint, top_k, final_layer, settings)
+
+    def distance(margins: Margins) -> int:
+        mine = margins._conditions()
+        return sum(mine.get(name) != asked.get(name) for name in mine | asked)
+
+    closest = min(load(path), key=distance)
+    closest.check(fingerprint=fingerprint, top_k=top_k, final_layer=final_layer, settings=settings)
+    return closest
+
+
+def load(path: Path) -> list[Margins]:
+    """All margins of a file, at least one.
+
+    Raises:
+        InputError: the file is missing, cannot be read, is damaged or of a newer version.
+    """
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        raise InputError(
+            f"there are no margins in {path}; measure them with packrank calibrate"
+        ) from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from None
+    damaged = InputError(f"{path} is damaged; remove it and run packrank calibrate again")
+    try:
+        fields = json.loads(raw)
+        version = fields["packrank_exits"]
+        every = [_load_one(entry) for entry in fields["entries"]] if version == VERSION else []
+        is_whole = bool(every) and _dump(every) == raw
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
+        raise damaged from None
+    if isinstance(version, int) and version > VERSION:
+        raise InputError(
+            f"{path} is of version {version} of the format, and this Packrank reads version "
+            f"{VERSION}; use the Packrank that wrote it, or a newer one"
+        )
+    if not is_whole:
+        raise damaged
+    return every
+
+
+def save(path: Path, margins: Margins) -> None:
+    """Put margins into a file, in place of those that were measured for the same.
+
+    The file is replaced whole or not at all; it is made if it is not there.
+
+    Raises:
+        InputError: the file cannot be written; or is there, and as of `load`.
+    """
+    every = load(path) if path.exists() else []
+    others = [other for other in every if other._conditions() != margins._conditions()]
+    with replacing(path) as sink:
+        sink.write(_dump([*others, margins]).decode())
+
+
+def _conditions(
+    fingerprint: str, top_k: int, final_layer: int, settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What margins hold for; they are the same ones where this is."""
+    known = {"top_k": top_k, "final_layer": final_layer, "fingerprint": fingerprint}
+    return known | _as_json(settings)
+
+
+def _as_json(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """As they come back from JSON: a tuple as a list."""
+    fields: dict[str, Any] = json.loads(json.dumps(dict(settings), allow_nan=False))
+    return fields
+
+
+def _brief(value: object) -> str:
+    """A value for a message, cut to a length that fits one."""
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:20]}..."
+
+
+def _dump(every: Sequence[Margins]) -> bytes:
+    """The content of the file, which ends in a checksum of itself."""
+    fields: dict[str, Any] = {"packrank_exits": VERSION, "entries": []}
+    for margins in every:
+        # JSON has no spelling for infinity.
+        finite = [None if margin == np.inf else margin for margin in margins.margins]
+        fields["entries"].append({**asdict(margins), "margins": finite})
+    text = json.dumps(fields, indent=2, allow_nan=False)
+    fields["crc32"] = zlib.crc32(text.encode())
+    return json.dumps(fields, indent=2).encode() + b"\n"
+
+
+def _load_one(entry: dict[str, Any]) -> Margins:
+    margins = [np.inf if margin is None else margin for margin in entry["margins"]]
+    return Margins(**{**entry, "margins": margins})

@@ -1,0 +1,328 @@
+"""Decoders that score: Llama, Mistral, Qwen2, Qwen3, Gemma, Gemma 2 and BGE's layerwise models."""
+
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from packrank.config import ModelConfig
+from packrank.decoder_layers import (
+    CausalAttention,
+    CausalSpans,
+    DecoderLayer,
+    RMSNorm,
+    rotary_table,
+)
+from packrank.errors import ModelError
+from packrank.layers import MLP, Head, Linear
+from packrank.models.base import Inputs, Model, Parameters
+from packrank.prefixes import SharedPack, longest, share_prefixes
+from packrank.request import Int32, Pack
+from packrank_kernels import take_sequences
+
+
+@dataclass(frozen=True)
+class CausalSettings:
+    """How a decoder is used.
+
+    Attributes:
+        head: what reads the last token: the classifier of the checkpoint, rows of its vocabulary
+            ("tokens"), or a head at each of several layers ("layerwise").
+        true_token_id: of "tokens": whose logit is the score.
+        false_token_id: of "tokens": whose logit is taken off it, or None.
+        head_index: of "layerwise" models with a head a layer. "layer": each layer's own.
+            "upstream": the i-th head for the i-th layer that is asked for, as FlagEmbedding's code
+            of bge-reranker-v2.5-gemma2-lightweight has it.
+        compress_ratio: of document tokens that become one; 1: none do.
+        compress_layers: before which layers, counted from 0.
+        tail: tokens after the document, which are kept.
+        share_prefixes: whether the prefix of a query is computed once a pack.
+    """
+
+    head: Literal["classifier", "tokens", "layerwise"] = "classifier"
+    true_token_id: int | None = None
+    false_token_id: int | None = None
+    head_index: Literal["upstream", "layer"] = "layer"
+    compress_ratio: int = 1
+    compress_layers: tuple[int, ...] = ()
+    tail: int = 0
+    share_prefixes: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """Sequences on their way through the layers.
+
+    Attributes:
+        x: [T, hidden]; with `scale * update` added, what the last layer gave.
+        update: [T, hidden], or None before the first layer.
+        cu_seqlens: [M + 1] int32, on the host.
+        prefix_of: [M] int32, on the host.
+        num_layers: layers run.
+        computed: token-layers since `begin` or `gather`.
+        spared: token-layers that a last layer had no need of.
+    """
+
+    x: Tensor
+    update: Tensor | None
+    cu_seqlens: Int32
+    prefix_of: Int32
+    num_layers: int
+    computed: int = 0
+    spared: int = 0
+
+
+class CausalModel(Model):
+    """A packed decoder and its scoring heads, run from layer to layer."""
+
+    prefix = "model."
+
+    def __init__(
+        self, config: ModelConfig, parameters: Parameters, settings: CausalSettings
+    ) -> None:
+        super().__init__(config, parameters, head=False)
+        assert config.decoder is not None
+        self.settings, self._options = settings, config.decoder
+        hidden, options = config.hidden_size, config.decoder
+        self._tokens = parameters.matrix("embed_tokens", config.vocab_size, hidden)
+        scale = torch.tensor(options.embedding_scale)
+        self._embedding_scale = scale.to(self.dtype) if options.rounds_embedding_scale else scale
+        rotary = rotary_table(options.rope, options.head_size, config.max_length, self.device)
+        self._layers = [
+            self._load_layer(parameters, index, rotary) for index in range(config.num_layers)
+        ]
+        self._norm = self._load_norm(parameters, "norm", hidden)
+        self._heads = [
+            Linear(weight.to(self.device), deterministic=parameters.deterministic)
+            for weight in self._load_heads(parameters)
+        ]
+
+    @property
+    def exit_layers(self) -> tuple[int, ...]:
+        """After how many layers there is a head, ascending; all layers come last."""
+        return self._options.exit_layers(self.config.num_layers)
+
+    def _load_norm(self, parameters: Parameters, name: str, size: int) -> RMSNorm:
+        weight = parameters.vector(f"{name}.weight", size)
+        return RMSNorm(weight + 1 if self._options.unit_offset else weight, self.config.norm_eps)
+
+    def _load_layer(
+        self, parameters: Parameters, index: int, rotary: tuple[Tensor, Tensor]
+    ) -> DecoderLayer:
+        config, options = self.config, self._options
+        hidden, inner, size = config.hidden_size, config.intermediate_size, options.head_size
+        stem = f"layers.{index}."
+        at = f"{stem}self_attn."
+        fixed = parameters.deterministic
+
+        def norm(name: str, size: int = hidden) -> RMSNorm:
+            return self._load_norm(parameters, stem + name, size)
+
+        def joined(names: tuple[str, ...], rows: int, bias: bool) -> tuple[Tensor, Tensor | None]:
+            weight = torch.cat([parameters.matrix(name, rows, hidden) for name in names])
+            if not bias:
+                return weight, None
+            return weight, torch.cat([parameters.vector(f"{name}.bias", rows) for name in names])
+
+        keys = options.num_key_heads * size
+        kv = joined((f"{at}k_proj", f"{at}v_proj"), keys, options.qkv_bias)
+        up = joined((f"{stem}mlp.gate_proj", f"{stem}mlp.up_proj"), inner, options.mlp_bias)
+        second, outer = "post_attention_layernorm", options.outer_norms
+        return DecoderLayer(
+            attention_norm=norm("input_layernorm"),
+            attention=CausalAttention(
+                q=parameters.linear(
+                    f"{at}q_proj", hidden, config.num_heads * size, bias=options.qkv_bias
+                ),
+                kv=Linear(*kv, deterministic=fixed),
+                out=parameters.linear(
+                    f"{at}o_proj", config.num_heads * size, hidden, bias=options.out_bias
+                ),
+                num_heads=config.num_heads,
+                num_key_heads=options.num_key_heads,
+                scale=options.attention_scale,
+                rotary=rotary,
+                window=options.windows[index],
+                softcap=options.attention_softcap,
+                q_norm=norm("self_attn.q_norm", size) if options.head_norms else None,
+                k_norm=norm("self_attn.k_norm", size) if options.head_norms else None,
+                deterministic=fixed,
+            ),
+            after_attention=norm(second) if outer else None,
+            mlp_norm=norm("pre_feedforward_layernorm" if outer else second),
+            mlp=MLP(
+                Linear(*up, activation=config.activation, gated=True, deterministic=fixed),
+                parameters.linear(f"{stem}mlp.down_proj", inner, hidden, bias=options.mlp_bias),
+            ),
+            after_mlp=norm("post_feedforward_layernorm") if outer else None,
+            scale=options.residual_scale,
+        )
+
+    def _load_heads(self, parameters: Parameters) -> list[Tensor]:
+        """[num_labels, hidden] float32 each; only rows that score are read."""
+        weights, hidden = parameters.weights, self.config.hidden_size
+        if self.settings.head == "classifier":
+            return [weights.take("score.weight", (self.num_labels, hidden))]
+        if self.settings.head == "layerwise":
+            if self._options.one_exit_head:
+                return [weights.take("lm_head.linear_head.weight", (1, hidden))]
+            count = len(self.exit_layers)
+            names = [f"lm_head.{place}.linear_head.weight" for place in range(count)]
+            return [weights.take(name, (1, hidden)) for name in names]
+        yes, no = self.settings.true_token_id, self.settings.false_token_id
+        if yes is None:
+            raise ModelError(f"{self.config.architecture} scores by a token, and none is named")
+        # A checkpoint whose head is its embedding has one of the two names.
+        tied = "lm_head.weight" not in weights
+        name = f"{parameters.prefix}embed_tokens.weight" if tied else "lm_head.weight"
+        rows = [yes] if no is None else [yes, no]
+        found = weights.take_rows(name, rows, (self.config.vocab_size, hidden))
+        # One product of the difference is more exact than the difference of two; logits that are
+        # capped are subtracted after that.
+        capped = self._options.logit_softcap is not None
+        return [found if no is None or capped else found[:1] - found[1:]]
+
+    def logits(self, pack: Pack, stops: tuple[int, ...] | None = None) -> Tensor:
+        """[N, C * num_labels] float32, what the heads say after each of C numbers of layers.
+
+        Args:
+            pack: N sequences.
+            stops: ascending, among `exit_layers`; None: after all layers.
+        """
+        stops = stops or (self.config.num_layers,)
+        shared = self.shared(pack)
+        state = self.begin(shared)
+        found = []
+        for place, stop in enumerate(stops):
+            state = self.advance(state, stop, last_only=stop == stops[-1])
+            found.append(self.exit_logits(state, place)[-pack.num_sequences :])
+        return torch.cat(found, dim=1)
+
+    def shared(self, pack: Pack) -> SharedPack:
+        """The pack as it runs: with its prefixes once, unless the settings say otherwise."""
+        if not self.settings.share_prefixes:
+            pack = replace(pack, queries=None, shared=None)
+        return share_prefixes(pack)
+
+    def begin(self, pack: SharedPack) -> State:
+        """The sequences before the first layer."""
+        ids = self._to_device(pack.token_ids)
+        x = F.embedding(ids, self._tokens)
+        if self._options.embedding_scale != 1.0:
+            x = x * self._embedding_scale
+        return State(x, None, pack.cu_seqlens, pack.prefix_of, 0)
+
+    def advance(self, state: State, stop: int, *, last_only: bool = False) -> State:
+        """The sequences after `stop` layers; `last_only`, of each its last token alone.
+
+        Such a state goes no further.
+        """
+        settings, x, update = self.settings, state.x, state.update
+        spans, computed, spared = self._spans(state), state.computed, 0
+        for index in range(state.num_layers, stop):
+            if index and settings.compress_ratio > 1 and index in settings.compress_layers:
+                state = self._compress(replace(state, x=x, update=update))
+                x, update, spans = state.x, None, self._spans(state)
+            ends = last_only and index == stop - 1
+            spared = len(x)
+            x, update = self._layers[index](x, update, spans, last_only=ends)
+            computed += len(x)
+            spared -= len(x)
+        cu_seqlens = state.cu_seqlens
+        if last_only:
+            cu_seqlens = np.arange(len(cu_seqlens), dtype=np.int32)
+        return State(x, update, cu_seqlens, state.prefix_of, stop, computed, spared)
+
+    def gather(self, sequences: list[tuple[State, int]], prefix_of: Int32) -> State:
+        """Some sequences of states at one layer as a state of their own, without the others.
+
+        Args:
+            sequences: in their new order.
+            prefix_of: [M] int32, of the new state.
+        """
+        xs, updates, lengths = [], [], []
+        for state, run in groupby(sequences, key=lambda sequence: sequence[0]):
+            kept = np.array([at for _, at in run], dtype=np.int32)
+            sizes = np.diff(state.cu_seqlens)[kept]
+            where = self._to_device(state.cu_seqlens), self._to_device(kept), int(sizes.sum())
+            xs.append(take_sequences(state.x, *where)[0])
+            if state.update is not None:
+                updates.append(take_sequences(state.update, *where)[0])
+            lengths.append(sizes)
+        sizes = np.concatenate(lengths)
+        return State(
+            x=torch.cat(xs),
+            update=torch.cat(updates) if updates else None,
+            cu_seqlens=np.append(0, np.cumsum(sizes)).astype(np.int32),
+            prefix_of=prefix_of,
+            num_layers=sequences[0][0].num_layers,
+        )
+
+    def exit_logits(self, state: State, place: int) -> Tensor:
+        """[M, num_labels] float32, what the head says of each sequence's last token.
+
+        Args:
+            state: after one of `exit_layers`.
+            place: how many other exits have been asked for before this one; see `CausalSettings`.
+        """
+        last = self._to_device(state.cu_seqlens[1:] - np.int32(1))
+        x = state.x.index_select(0, last).float()
+        if state.update is None:
+            normed, _ = self._norm(x)
+        else:
+            update = state.update.index_select(0, last).float()
+            normed, _ = self._norm(update, x, self._options.residual_scale)
+        if self.settings.head == "layerwise" and self.settings.head_index == "layer":
+            place = self.exit_layers.index(state.num_layers)
+        logits = self._heads[place if len(self._heads) > 1 else 0](normed)
+        cap = self._options.logit_softcap
+        if cap is not None:
+            logits = cap * torch.tanh(logits / cap)
+        if logits.shape[1] > self.num_labels:
+            logits = logits[:, :1] - logits[:, 1:]
+        return logits
+
+    def _spans(self, state: State) -> CausalSpans:
+        cu_seqlens, prefix_of = state.cu_seqlens, state.prefix_of
+        return CausalSpans(
+            cu_seqlens=self._to_device(cu_seqlens),
+            max_seqlen_q=int(np.diff(cu_seqlens).max(initial=0)),
+            max_seqlen_k=longest(cu_seqlens, prefix_of),
+            prefix_of=self._to_device(prefix_of) if prefix_of.max(initial=-1) >= 0 else None,
+            last=self._to_device(cu_seqlens[1:] - np.int32(1)),
+            cu_last=torch.arange(len(cu_seqlens), dtype=torch.int32, device=self.device),
+        )
+
+    def _compress(self, state: State) -> State:
+        """Runs of `compress_ratio` document tokens become their mean, the last run as it comes.
+
+        What stands before the document is a prefix of its own and stays, as does the tail.
+        Source: FlagEmbedding's token_compress.
+        """
+        ratio, tail = self.settings.compress_ratio, self.settings.tail
+        runs, lengths = [], np.diff(state.cu_seqlens)
+        is_prefix = np.zeros(len(lengths), dtype=bool)
+        is_prefix[state.prefix_of[state.prefix_of >= 0]] = True
+        for length, whole in zip(lengths.tolist(), is_prefix.tolist(), strict=True):
+            document = 0 if whole else max(length - tail, 0)
+            runs.append(np.full(document // ratio, ratio))
+            runs.append(np.array([document % ratio][: document % ratio], dtype=np.int64))
+            runs.append(np.ones(length - document, dtype=np.int64))
+        counts = np.array([sum(map(len, runs[n : n + 3])) for n in range(0, len(runs), 3)])
+        x = state.x.float()
+        if state.update is not None:
+            x = (x + self._options.residual_scale * state.update.float()).to(self.dtype).float()
+        sizes = torch.from_numpy(np.concatenate(runs)).to(self.device)
+        mean = torch.segment_reduce(x, "mean", lengths=sizes, axis=0, unsafe=True)
+        cu_seqlens = np.append(0, np.cumsum(counts)).astype(np.int32)
+        return State(mean.to(self.dtype), None, cu_seqlens, state.prefix_of, state.num_layers)
+
+    def _load_head(self, parameters: Parameters) -> Head:
+        raise ModelError(f"{self.config.architecture} is no encoder")
+
+    def _encode(self, inputs: Inputs) -> Tensor:
+        raise ModelError(f"{self.config.architecture} is a decoder; it gives scores, not vectors")

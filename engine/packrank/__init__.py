@@ -1,28 +1,35 @@
 """Packrank: a query and its candidates go in, scores come out."""
 
 from packrank.errors import InputError, ModelError, PackrankError, PairError, StoreError
+from packrank.exits import Margins
 from packrank.explanation import Explanation
 from packrank.late_interaction import LateInteraction
-from packrank.request import Ranked, RankedId
+from packrank.request import Ranked, RankedId, Ranking
 from packrank.reranker import Reranker
 from packrank.store import Store
 from packrank.streaming import maxsim
+from packrank.templates import TEMPLATES
+from packrank.work import Work
 from packrank_kernels import get_num_threads, set_num_threads
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "TEMPLATES",
     "Explanation",
     "InputError",
     "LateInteraction",
+    "Margins",
     "ModelError",
     "PackrankError",
     "PairError",
     "Ranked",
     "RankedId",
+    "Ranking",
     "Reranker",
     "Store",
     "StoreError",
+    "Work",
     "__version__",
     "get_num_threads",
     "maxsim",

@@ -60,7 +60,7 @@ class Assembly:
     def exit_layers(self) -> tuple[int, ...]:
         """After how many layers there is a head, ascending."""
         if self.config.decoder is None:
-            return (self.config.num_layers,)
+            return (*self.config.exit_layers, self.config.num_layers)
         return self.config.decoder.exit_layers(self.config.num_layers)
 
     def check_layer(self, name: str, layer: object) -> None:
@@ -96,9 +96,10 @@ class Assembly:
         """
         if asked is None:
             return None, None
+        everything = (self.config.num_layers,)
         if not hasattr(asked, "__iter__"):
             self.check_layer("cutoff_layers", asked)
-            return (asked,), None
+            return None if (asked,) == everything else (asked,), None
         layers = list(asked)
         if not layers:
             raise InputError("cutoff_layers is empty; leave it out to run all layers")

@@ -1,4 +1,4 @@
-"""Candidates through a decoder's layers, from exit to exit, until their place is settled.
+"""Candidates through a model's layers, from exit to exit, until their place is settled.
 
 The candidates of a query reach an exit layer together; those that the caller does not keep stop
 there. What is left of several queries goes on in common packs, so that packs stay full to the last
@@ -16,9 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from packrank.models import CausalModel
-from packrank.models.causal import State
-from packrank.prefixes import share_prefixes
+from packrank.models.staged import StagedModel, State
 from packrank.request import Int32, Pack
 from packrank.work import Work
 
@@ -84,7 +82,7 @@ class Cascade:
     """
 
     def __init__(
-        self, model: CausalModel, stops: tuple[int, ...], keep: Keep, budget_tokens: int
+        self, model: StagedModel, stops: tuple[int, ...], keep: Keep, budget_tokens: int
     ) -> None:
         self.budget_tokens = budget_tokens
         self.work = Work()
@@ -99,7 +97,7 @@ class Cascade:
         mine = self._queries.setdefault(query, _Query(query))
         shared = np.zeros(len(pack), np.int32) if pack.shared is None else pack.shared
         numbers = np.arange(len(pack)) if pack.queries is None else pack.queries
-        if not self._model.settings.share_prefixes:
+        if not self._model.shares_prefixes:
             shared, numbers = np.zeros_like(shared), np.arange(len(pack))
         for at, (number, length, prefix) in enumerate(
             zip(numbers.tolist(), pack.lengths.tolist(), shared.tolist(), strict=True)
@@ -195,10 +193,7 @@ class Cascade:
     def _compute(self, stage: int, chosen: list[_Candidate]) -> tuple[State, NDArray[np.float32]]:
         """The state of these after a stage, in their order after their prefixes; and logits."""
         model, stop = self._model, self._stops[stage]
-        if stage == 0:
-            state = model.begin(share_prefixes(_joined(chosen)))
-        else:
-            state = self._regroup(chosen)
+        state = model.begin(_joined(chosen)) if stage == 0 else self._regroup(chosen)
         layers = stop - state.num_layers
         alone = sum(candidate.shared + candidate.tokens for candidate in chosen) * layers
         together = int(state.cu_seqlens[-1]) * layers

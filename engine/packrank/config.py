@@ -114,6 +114,8 @@ class ModelConfig:
         pooling: what the head reads: the first token, the mean of all, or a decoder's last.
         default_activation: what turns logits into scores, unless sentence-transformers' own file
             or the caller says otherwise.
+        exit_layers: of encoders: after how many layers there are heads of their own, ascending, the
+            last layer left out; in config.json under this name.
         modernbert: options of ModernBERT; None for every other family.
         decoder: options of decoders; None for encoders.
     """
@@ -134,6 +136,7 @@ class ModelConfig:
     num_labels: int
     pooling: Pooling
     default_activation: Activation
+    exit_layers: tuple[int, ...] = ()
     modernbert: ModernBertOptions | None = None
     decoder: DecoderOptions | None = None
 
@@ -193,6 +196,7 @@ def load_config(folder: Path) -> ModelConfig:
         num_labels=num_labels,
         pooling=config.pooling() if family == "modernbert" else "cls",
         default_activation=config.default_activation(num_labels),
+        exit_layers=config.exit_layers(family),
         modernbert=config.modernbert() if family == "modernbert" else None,
     )
 
@@ -292,6 +296,18 @@ class _Reader:
         if pooling not in ("cls", "mean"):
             raise ModelError(f"config.json: classifier_pooling {pooling!r} is neither cls nor mean")
         return "mean" if pooling == "mean" else "cls"
+
+    def exit_layers(self, family: str) -> tuple[int, ...]:
+        layers, count = self._field("exit_layers", list, []), self.size("num_hidden_layers")
+        known = all(type(layer) is int and 0 < layer < count for layer in layers)
+        if not known or layers != sorted(set(layers)):
+            raise ModelError(
+                f"config.json: exit_layers is {shown(layers)}, expected ascending numbers below "
+                f"the {count} layers"
+            )
+        if layers and family == "modernbert":
+            raise ModelError("config.json: exit_layers are not supported in ModernBERT")
+        return tuple(layers)
 
     def modernbert(self) -> ModernBertOptions:
         return ModernBertOptions(

@@ -15,13 +15,12 @@ from packrank.command_line import (
     report,
     say,
 )
-from packrank.config import load_config
 from packrank.encode_file import Documents, encode_file
 from packrank.errors import InputError
 from packrank.identity import identify
-from packrank.late_folder import encoder_folder
 from packrank.late_interaction import LateInteraction
 from packrank.lines import is_jsonl
+from packrank.recognition import is_reranker
 from packrank_kernels import FORMATS
 
 _DESCRIPTION = """\
@@ -81,9 +80,9 @@ def _encode(args: argparse.Namespace) -> int:
     documents = Documents(args.documents, jsonl)
     total = count_lines(args.documents)
     folder = folder_of(args.model)
-    if load_config(encoder_folder(folder)).is_classifier:
+    if is_reranker(folder):
         raise InputError(
-            f"{args.model} is a cross-encoder, which has no token embeddings; name a "
+            f"{args.model} is a reranker, which has no token embeddings; name a "
             "late-interaction model or an encoder"
         )
     model = LateInteraction(folder, device=args.device, dtype=args.dtype)

@@ -18,13 +18,12 @@ from packrank.command_line import (
     printable,
     valid_text,
 )
-from packrank.config import load_config
 from packrank.errors import InputError
 from packrank.explain_page import page
 from packrank.explanation import Explanation
-from packrank.late_folder import encoder_folder
 from packrank.late_interaction import LateInteraction
 from packrank.lines import replacing
+from packrank.recognition import is_reranker
 from packrank.request import Token
 
 # Of the terminal's 256 colours, backgrounds from dim to bright and what can be read on them.
@@ -59,9 +58,9 @@ def _explain(args: argparse.Namespace) -> int:
     if (args.store is None) != (args.candidate is None):
         raise InputError("--store and --candidate go together: the store, and an id in it")
     folder = folder_of(args.model)
-    if load_config(encoder_folder(folder)).is_classifier:
+    if is_reranker(folder):
         raise InputError(
-            f"{args.model} is a cross-encoder, whose score has no parts; name a late-interaction "
+            f"{args.model} is a reranker, whose score has no parts; name a late-interaction "
             "model or an encoder"
         )
     model = LateInteraction(folder, store=args.store, device=args.device, dtype=args.dtype)

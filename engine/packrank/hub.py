@@ -10,7 +10,7 @@ from packrank.errors import ModelError
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 # Never *.bin: pickles can run code, and weights are read from safetensors alone.
-_WANTED = ["*.json", "*.txt", "*.model", "*.safetensors", "artifact.metadata"]
+_WANTED = ["*.json", "*.jinja", "*.txt", "*.model", "*.safetensors", "artifact.metadata"]
 _UNWANTED = ["onnx/*", "openvino/*"]
 
 

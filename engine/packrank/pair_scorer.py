@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from packrank.assembly import Assembly
 from packrank.config import Activation
 from packrank.fleet import Fleet
-from packrank.models import CausalModel
+from packrank.models.staged import StagedModel
 from packrank.pairs import PairReader, Window
 from packrank.runner import Pending, Runner
 from packrank.stages import Outcome, StagedRun, Stages
@@ -45,7 +45,7 @@ class PairScorer:
 
         Args:
             pairs: N (query, document) pairs; anything else fails by name.
-            cutoff_layers: of a decoder, ascending; None: after all layers.
+            cutoff_layers: ascending, among the model's exit layers; None: after all layers.
             on_failure: called with the index of a pair and the reason why it has none.
 
         Returns:
@@ -53,8 +53,6 @@ class PairScorer:
         """
         labels = self._assembly.config.num_labels
         columns = labels * len(cutoff_layers or (0,))
-        if self._assembly.causal is None:
-            cutoff_layers = None
         out = np.full((len(pairs), columns), np.nan, dtype=np.float32)
 
         def finish(window: Window, pending: Pending) -> None:
@@ -93,7 +91,11 @@ class PairScorer:
             stages: where candidates may stop.
         """
         runner = self._runner
-        if isinstance(runner, Runner) and isinstance(runner.model, CausalModel):
+        is_causal = self._assembly.causal is not None
+        whole = (self._assembly.config.num_layers,)
+        # An encoder that runs all its layers has nothing to gain from stages.
+        staged = is_causal or stages.stops != whole
+        if staged and isinstance(runner, Runner) and isinstance(runner.model, StagedModel):
             run = StagedRun(runner.model, stages, runner.budget_tokens, requests)
             work = run.run(self._reader)
             runner.budget_tokens = min(runner.budget_tokens, run.cascade.budget_tokens)
@@ -102,8 +104,7 @@ class PairScorer:
         pairs = [(query, document) for query, texts in requests for document in texts]
         failures: dict[int, str] = {}
         before = self.num_tokens
-        is_causal = self._assembly.causal is not None
-        layers = stages.stops if is_causal else None
+        layers = stages.stops if staged else None
         logits = self.logits(pairs, layers, failures.__setitem__)[:, 0]
         outcomes, start = [], 0
         for _, texts in requests:
@@ -114,7 +115,7 @@ class PairScorer:
                 outcome.failures[index - start] = failures[index]
             outcomes.append(outcome)
             start += len(texts)
-        if is_causal:
+        if staged:
             return outcomes, None
         return outcomes, self._encoder_work(self.num_tokens - before, np.isfinite(logits).sum())
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from packrank.errors import InputError
 from packrank.graphs import PATIENCE, Graphs, can_capture
 from packrank.models import CausalModel, Model
+from packrank.models.staged import StagedModel
 from packrank.request import Int32, Pack, Sequence
 from packrank.scheduler import plan
 from packrank.transfer import Fetch, fetch
@@ -76,8 +77,8 @@ class Runner:
 
         Args:
             sequences: N of them.
-            cutoff_layers: ascending; a decoder's logits after each of these numbers of layers,
-                side by side. None: after all.
+            cutoff_layers: ascending, among the model's exit layers; its logits after each of
+                these numbers of layers, side by side. None: after all.
 
         Raises:
             InputError: a sequence that the model cannot take; the message gives its place.
@@ -109,10 +110,10 @@ class Runner:
                 self.submit(pack).result()
 
     def _start(self, pack: Pack, cutoff_layers: tuple[int, ...] | None) -> Fetch:
+        if cutoff_layers is not None and isinstance(self.model, StagedModel):
+            return fetch(self.model.logits_at(pack, cutoff_layers))
         if self._graphs is not None:
             return self._graphs.submit(pack)
-        if isinstance(self.model, CausalModel):
-            return fetch(self.model.logits(pack, cutoff_layers))
         return fetch(self.model.logits(pack))
 
     def hidden_states(self, sequences: Sequences, num_keys: Int32 | None = None) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""Requests through the stages of a decoder: texts in, what became of each candidate out."""
+"""Requests through the stages of a model: texts in, what became of each candidate out."""
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from packrank.cascade import Cascade, Settled
 from packrank.errors import InputError
 from packrank.exits import FILE, Margins, find, kept
-from packrank.models import CausalModel
+from packrank.models.staged import StagedModel
 from packrank.pairs import PairReader, Window
 from packrank.request import Int32
 from packrank.work import Work
@@ -117,7 +117,7 @@ class StagedRun:
     """
 
     def __init__(
-        self, model: CausalModel, stages: Stages, budget_tokens: int, requests: Requests
+        self, model: StagedModel, stages: Stages, budget_tokens: int, requests: Requests
     ) -> None:
         self.cascade = Cascade(model, stages.stops, stages.keep, budget_tokens)
         self.outcomes = [Outcome.of(len(documents)) for _, documents in requests]

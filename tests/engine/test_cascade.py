@@ -64,7 +64,7 @@ def run(
 
 def expected(model: CausalModel, pack: Pack, margin: float) -> tuple[np.ndarray, np.ndarray]:
     """Logits and layers run of one query by itself: all layers for all, then the rule by hand."""
-    logits = model.logits(pack, STOPS).numpy()
+    logits = model.logits_at(pack, STOPS).numpy()
     alive, layers = np.arange(len(pack)), np.zeros(len(pack), dtype=int)
     for stage, stop in enumerate(STOPS):
         layers[alive] = stop

@@ -116,8 +116,8 @@ def test_a_head_a_layer(minicpm: tuple[Path, np.ndarray]) -> None:
     folder, want = minicpm
     model = load(folder, head="layerwise")
     assert model.exit_layers == (2, 3, 4)
-    np.testing.assert_allclose(model.logits(PACK, (2, 3, 4)), want, rtol=0, atol=1e-4)
-    np.testing.assert_allclose(model.logits(PACK, (3,)), want[:, 1:2], rtol=0, atol=1e-4)
+    np.testing.assert_allclose(model.logits_at(PACK, (2, 3, 4)), want, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(model.logits_at(PACK, (3,)), want[:, 1:2], rtol=0, atol=1e-4)
     np.testing.assert_allclose(model.logits(PACK), want[:, 2:], rtol=0, atol=1e-4)
 
 
@@ -128,8 +128,8 @@ def test_upstreams_index_of_heads(minicpm: tuple[Path, np.ndarray]) -> None:
         load(folder, head="layerwise", head_index="upstream"),
     )
     everything = (2, 3, 4)
-    assert torch.equal(by_layer.logits(PACK, everything), upstream.logits(PACK, everything))
-    state = upstream.advance(upstream.begin(share_prefixes(PACK)), 4)
+    assert torch.equal(by_layer.logits_at(PACK, everything), upstream.logits_at(PACK, everything))
+    state = upstream.advance(upstream.begin(PACK), 4)
     first = upstream.exit_logits(state, 0)[1:]
     assert torch.equal(upstream.logits(PACK), first)
     assert not torch.equal(by_layer.logits(PACK), first)
@@ -138,7 +138,7 @@ def test_upstreams_index_of_heads(minicpm: tuple[Path, np.ndarray]) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_a_shared_prefix_changes_no_bit(minicpm: tuple[Path, np.ndarray], dtype: Any) -> None:
     model = load(minicpm[0], dtype, head="layerwise")
-    assert torch.equal(model.logits(PACK, (2, 4)), model.logits(ALONE, (2, 4)))
+    assert torch.equal(model.logits_at(PACK, (2, 4)), model.logits_at(ALONE, (2, 4)))
 
 
 @pytest.mark.parametrize("ratio", [1, 2, 4, 8])
@@ -168,7 +168,7 @@ def test_compression_against_plain_pytorch(
         compress_ratio=ratio,
         compress_layers=layers,
         tail=tail,
-    ).logits(PACK, stops)
+    ).logits_at(PACK, stops)
     np.testing.assert_allclose(got, np.array(want), rtol=0, atol=1e-4)
 
 

@@ -1,7 +1,6 @@
 """Decoders that score: Llama, Mistral, Qwen2, Qwen3, Gemma, Gemma 2 and BGE's layerwise models."""
 
 from dataclasses import dataclass, replace
-from itertools import groupby
 from typing import Literal
 
 import numpy as np
@@ -19,10 +18,10 @@ from packrank.decoder_layers import (
 )
 from packrank.errors import ModelError
 from packrank.layers import MLP, Head, Linear
-from packrank.models.base import Inputs, Model, Parameters
-from packrank.prefixes import SharedPack, longest, share_prefixes
-from packrank.request import Int32, Pack
-from packrank_kernels import take_sequences
+from packrank.models.base import Inputs, Parameters
+from packrank.models.staged import StagedModel, State
+from packrank.prefixes import longest, share_prefixes
+from packrank.request import Pack
 
 
 @dataclass(frozen=True)
@@ -53,30 +52,7 @@ class CausalSettings:
     share_prefixes: bool = True
 
 
-@dataclass(frozen=True, eq=False)
-class State:
-    """Sequences on their way through the layers.
-
-    Attributes:
-        x: [T, hidden]; with `scale * update` added, what the last layer gave.
-        update: [T, hidden], or None before the first layer.
-        cu_seqlens: [M + 1] int32, on the host.
-        prefix_of: [M] int32, on the host.
-        num_layers: layers run.
-        computed: token-layers since `begin` or `gather`.
-        spared: token-layers that a last layer had no need of.
-    """
-
-    x: Tensor
-    update: Tensor | None
-    cu_seqlens: Int32
-    prefix_of: Int32
-    num_layers: int
-    computed: int = 0
-    spared: int = 0
-
-
-class CausalModel(Model):
+class CausalModel(StagedModel):
     """A packed decoder and its scoring heads, run from layer to layer."""
 
     prefix = "model."
@@ -186,41 +162,28 @@ class CausalModel(Model):
         capped = self._options.logit_softcap is not None
         return [found if no is None or capped else found[:1] - found[1:]]
 
-    def logits(self, pack: Pack, stops: tuple[int, ...] | None = None) -> Tensor:
-        """[N, C * num_labels] float32, what the heads say after each of C numbers of layers.
+    def logits(self, pack: Pack) -> Tensor:
+        """[N, num_labels] float32, what the last head says."""
+        return self.logits_at(pack, (self.config.num_layers,))
 
-        Args:
-            pack: N sequences.
-            stops: ascending, among `exit_layers`; None: after all layers.
-        """
-        stops = stops or (self.config.num_layers,)
-        shared = self.shared(pack)
-        state = self.begin(shared)
-        found = []
-        for place, stop in enumerate(stops):
-            state = self.advance(state, stop, last_only=stop == stops[-1])
-            found.append(self.exit_logits(state, place)[-pack.num_sequences :])
-        return torch.cat(found, dim=1)
+    @property
+    def shares_prefixes(self) -> bool:
+        """Whether the settings say so."""
+        return self.settings.share_prefixes
 
-    def shared(self, pack: Pack) -> SharedPack:
-        """The pack as it runs: with its prefixes once, unless the settings say otherwise."""
+    def begin(self, pack: Pack) -> State:
+        """The sequences before the first layer: their prefixes, if any, and then they, in order."""
         if not self.settings.share_prefixes:
             pack = replace(pack, queries=None, shared=None)
-        return share_prefixes(pack)
-
-    def begin(self, pack: SharedPack) -> State:
-        """The sequences before the first layer."""
-        ids = self._to_device(pack.token_ids)
+        shared = share_prefixes(pack)
+        ids = self._to_device(shared.token_ids)
         x = F.embedding(ids, self._tokens)
         if self._options.embedding_scale != 1.0:
             x = x * self._embedding_scale
-        return State(x, None, pack.cu_seqlens, pack.prefix_of, 0)
+        return State(x, None, shared.cu_seqlens, shared.prefix_of, 0)
 
     def advance(self, state: State, stop: int, *, last_only: bool = False) -> State:
-        """The sequences after `stop` layers; `last_only`, of each its last token alone.
-
-        Such a state goes no further.
-        """
+        """The sequences after `stop` layers; with `last_only` of each its last token alone."""
         settings, x, update = self.settings, state.x, state.update
         spans, computed, spared = self._spans(state), state.computed, 0
         for index in range(state.num_layers, stop):
@@ -237,37 +200,10 @@ class CausalModel(Model):
             cu_seqlens = np.arange(len(cu_seqlens), dtype=np.int32)
         return State(x, update, cu_seqlens, state.prefix_of, stop, computed, spared)
 
-    def gather(self, sequences: list[tuple[State, int]], prefix_of: Int32) -> State:
-        """Some sequences of states at one layer as a state of their own, without the others.
-
-        Args:
-            sequences: in their new order.
-            prefix_of: [M] int32, of the new state.
-        """
-        xs, updates, lengths = [], [], []
-        for state, run in groupby(sequences, key=lambda sequence: sequence[0]):
-            kept = np.array([at for _, at in run], dtype=np.int32)
-            sizes = np.diff(state.cu_seqlens)[kept]
-            where = self._to_device(state.cu_seqlens), self._to_device(kept), int(sizes.sum())
-            xs.append(take_sequences(state.x, *where)[0])
-            if state.update is not None:
-                updates.append(take_sequences(state.update, *where)[0])
-            lengths.append(sizes)
-        sizes = np.concatenate(lengths)
-        return State(
-            x=torch.cat(xs),
-            update=torch.cat(updates) if updates else None,
-            cu_seqlens=np.append(0, np.cumsum(sizes)).astype(np.int32),
-            prefix_of=prefix_of,
-            num_layers=sequences[0][0].num_layers,
-        )
-
     def exit_logits(self, state: State, place: int) -> Tensor:
         """[M, num_labels] float32, what the head says of each sequence's last token.
 
-        Args:
-            state: after one of `exit_layers`.
-            place: how many other exits have been asked for before this one; see `CausalSettings`.
+        `place` picks the head where the settings say so: see `CausalSettings.head_index`.
         """
         last = self._to_device(state.cu_seqlens[1:] - np.int32(1))
         x = state.x.index_select(0, last).float()

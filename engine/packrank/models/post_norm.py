@@ -1,8 +1,9 @@
 """The encoder that BERT and its descendants share: embeddings, then post-norm layers."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,9 +14,11 @@ from packrank.layers import (
     FirstTokenAttention,
     PostNormLayer,
     SelfAttention,
+    Spans,
     offsets,
 )
-from packrank.models.base import Inputs, Model, Parameters
+from packrank.models.base import Inputs, Parameters
+from packrank.models.staged import StagedModel, State
 from packrank.request import Int32, Pack
 
 
@@ -38,7 +41,7 @@ class Names:
     mlp_norm: str = "output.LayerNorm"
 
 
-class PostNormModel(Model):
+class PostNormModel(StagedModel):
     """A post-norm encoder; a subclass says where its weights are and what its head is.
 
     Attributes:
@@ -59,6 +62,10 @@ class PostNormModel(Model):
             parameters.norm(names.norm, size, eps),
         )
         self._layers = [self._load_layer(parameters, i) for i in range(config.num_layers)]
+        self._exits = {
+            layer: self._load_head(replace(parameters.of_head, prefix=f"exits.{layer}."))
+            for layer in (config.exit_layers if head else ())
+        }
 
     def _load_layer(self, parameters: Parameters, index: int) -> PostNormLayer:
         config, names = self.config, self.names
@@ -89,6 +96,36 @@ class PostNormModel(Model):
         if self.config.type_vocab_size:
             arrays["token_types"] = pack.token_types
         return arrays
+
+    @property
+    def exit_layers(self) -> tuple[int, ...]:
+        """Those of the config, whose heads are under "exits.", and all layers."""
+        return (*self._exits, self.config.num_layers)
+
+    def begin(self, pack: Pack) -> State:
+        """The sequences before the first layer, each by itself."""
+        alone = np.full(pack.num_sequences, -1, dtype=np.int32)
+        return State(self._embed(self.inputs(pack)), None, pack.cu_seqlens, alone, 0)
+
+    def advance(self, state: State, stop: int, *, last_only: bool = False) -> State:
+        """The sequences after `stop` layers; of each its first token alone after all of them."""
+        x, lengths = state.x, np.diff(state.cu_seqlens)
+        spans = Spans.of(self._to_device(state.cu_seqlens), len(x), int(lengths.max(initial=0)))
+        computed, spared, cu_seqlens = state.computed, 0, state.cu_seqlens
+        for layer in self._layers[state.num_layers : stop]:
+            spared = len(x)
+            x = layer(x, spans)
+            computed += len(x)
+            spared -= len(x)
+        if spared:
+            cu_seqlens = np.arange(len(cu_seqlens), dtype=np.int32)
+        return State(x, None, cu_seqlens, state.prefix_of, stop, computed, spared)
+
+    def exit_logits(self, state: State, place: int) -> Tensor:
+        """[M, num_labels] float32, what the head of this layer says of first tokens."""
+        head = self._exits.get(state.num_layers, self._head)
+        assert head is not None
+        return head(state.x.index_select(0, self._to_device(state.cu_seqlens[:-1])))
 
     def _encode(self, inputs: Inputs) -> Tensor:
         x = self._embed(inputs)

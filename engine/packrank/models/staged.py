@@ -1,0 +1,112 @@
+"""Models with heads at several layers: run from one to the next, with fewer sequences each time."""
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from packrank.models.base import Model
+from packrank.request import Int32, Pack
+from packrank_kernels import take_sequences
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """Sequences on their way through the layers.
+
+    Attributes:
+        x: [T, hidden], what the last layer gave; what is still to be added to it is in `update`.
+        update: [T, hidden], or None where nothing is.
+        cu_seqlens: [M + 1] int32, on the host.
+        prefix_of: [M] int32, on the host. Which sequence comes before each, -1: none.
+        num_layers: layers run.
+        computed: token-layers since `begin` or `gather`.
+        spared: token-layers that a last layer had no need of.
+    """
+
+    x: Tensor
+    update: Tensor | None
+    cu_seqlens: Int32
+    prefix_of: Int32
+    num_layers: int
+    computed: int = 0
+    spared: int = 0
+
+
+class StagedModel(Model):
+    """A model that can stop after some of its layers, and go on."""
+
+    @property
+    @abstractmethod
+    def exit_layers(self) -> tuple[int, ...]:
+        """After how many layers there is a head, ascending; all layers come last."""
+
+    @property
+    def shares_prefixes(self) -> bool:
+        """Whether what sequences of a query begin with is computed once a pack."""
+        return False
+
+    @abstractmethod
+    def begin(self, pack: Pack) -> State:
+        """The sequences before the first layer: their prefixes, if any, and then they, in order."""
+
+    @abstractmethod
+    def advance(self, state: State, stop: int, *, last_only: bool = False) -> State:
+        """The sequences after `stop` layers.
+
+        Args:
+            state: after fewer.
+            stop: how many.
+            last_only: nothing is wanted but logits there: such a state goes no further.
+        """
+
+    @abstractmethod
+    def exit_logits(self, state: State, place: int) -> Tensor:
+        """[M, num_labels] float32, what the head says of each sequence.
+
+        Args:
+            state: after one of `exit_layers`.
+            place: how many other exits have been asked for before this one.
+        """
+
+    def logits_at(self, pack: Pack, stops: tuple[int, ...]) -> Tensor:
+        """[N, C * num_labels] float32, what the heads say after each of C numbers of layers.
+
+        Args:
+            pack: N sequences.
+            stops: ascending, among `exit_layers`.
+        """
+        state = self.begin(pack)
+        found = []
+        for place, stop in enumerate(stops):
+            state = self.advance(state, stop, last_only=stop == stops[-1])
+            found.append(self.exit_logits(state, place)[-pack.num_sequences :])
+        return torch.cat(found, dim=1)
+
+    def gather(self, sequences: list[tuple[State, int]], prefix_of: Int32) -> State:
+        """Some sequences of states at one layer as a state of their own, without the others.
+
+        Args:
+            sequences: in their new order.
+            prefix_of: [M] int32, of the new state.
+        """
+        xs, updates, lengths = [], [], []
+        for state, run in groupby(sequences, key=lambda sequence: sequence[0]):
+            kept = np.array([at for _, at in run], dtype=np.int32)
+            sizes = np.diff(state.cu_seqlens)[kept]
+            where = self._to_device(state.cu_seqlens), self._to_device(kept), int(sizes.sum())
+            xs.append(take_sequences(state.x, *where)[0])
+            if state.update is not None:
+                updates.append(take_sequences(state.update, *where)[0])
+            lengths.append(sizes)
+        sizes = np.concatenate(lengths)
+        return State(
+            x=torch.cat(xs),
+            update=torch.cat(updates) if updates else None,
+            cu_seqlens=np.append(0, np.cumsum(sizes)).astype(np.int32),
+            prefix_of=prefix_of,
+            num_layers=sequences[0][0].num_layers,
+        )

@@ -1,0 +1,78 @@
+"""Decoders as a CUDA device runs them, in Triton's interpreter: every op by its Triton kernel."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from decoders import candidates, make, save_layerwise
+from torch import Tensor
+
+from packrank.cascade import Cascade
+from packrank.models import CausalModel, CausalSettings, load_model
+from packrank.request import Pack
+from packrank_kernels import dispatch
+from packrank_kernels.testing import assert_close
+
+pytestmark = pytest.mark.skipif(
+    torch.cuda.is_available(), reason="there is a CUDA device, which tests/gpu is for"
+)
+LENGTHS, PREFIX = [5, 1, 18], 9
+
+
+@pytest.fixture(autouse=True)
+def only_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("triton")
+    for op, row in dispatch.TABLE.items():
+        kept = tuple(backend for backend in row if backend.name == "triton")
+        monkeypatch.setitem(dispatch.TABLE, op, kept)
+
+
+@torch.no_grad()
+def their_logits(model: Any, pack: Pack) -> Tensor:
+    """One sequence at a time, so that there is nothing to pad."""
+    exact = model.double()
+    rows = [exact(torch.from_numpy(one.token_ids)[None].long()).logits[0] for one in pack]
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize("family", ["Qwen2", "Qwen3", "Gemma2"])
+def test_logits(family: str, dtype: torch.dtype, tmp_path: Path) -> None:
+    small = {"num_hidden_layers": 2, "initializer_range": 0.1}
+    model = make(family, num_labels=2, **small)
+    model.save_pretrained(tmp_path)
+    ours = load_model(tmp_path, device="cpu", dtype=dtype)
+    pack = candidates(LENGTHS, PREFIX)
+    # float16: values of two layers, each rounded to 2^-11.
+    tolerance = 1e-5 if dtype == torch.float32 else 2**-7
+    assert_close(ours.logits(pack), their_logits(model, pack), tolerance)
+
+
+def test_exits_and_determinism(tmp_path: Path) -> None:
+    """Candidates that leave, and how packs are cut, change no bit where that is promised."""
+    base = make("Gemma2", "ForCausalLM", num_hidden_layers=2, sliding_window=40)
+    folder = save_layerwise(
+        tmp_path / "model",
+        base,
+        [4 * torch.randn(1, 48) for _ in range(2)],
+        architectures=["CostWiseGemmaForCausalLM"],
+        model_type="cost_wise_gemma",
+        start_layer=1,
+    )
+    settings = CausalSettings(head="layerwise")
+    model = load_model(
+        folder, device="cpu", dtype=torch.float16, causal=settings, deterministic=True
+    )
+    assert isinstance(model, CausalModel)
+    queries = [candidates([3, 9, 1, 14], 11, seed=1), candidates([8, 20], 5, seed=2)]
+    full = [model.logits_at(pack, (1, 2)).numpy() for pack in queries]
+    cascade = Cascade(model, (1, 2), lambda stage, s: s >= np.median(s), 40)
+    for number, pack in enumerate(queries):
+        cascade.add(number, pack)
+        cascade.close(number)
+    for settled in cascade.run(to_the_end=True):
+        logits = full[settled.query]
+        stays = logits[:, 0] >= np.median(logits[:, 0])
+        np.testing.assert_array_equal(settled.logits, np.where(stays, logits[:, 1], np.nan))

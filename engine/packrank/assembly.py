@@ -4,11 +4,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
+from packrank.arguments import listed
 from packrank.config import Activation, ModelConfig, load_config
 from packrank.errors import InputError
 from packrank.late_folder import encoder_folder
 from packrank.models import CausalSettings
-from packrank.pairs import PairLayout
+from packrank.pairs import PairLayout, PairReader
 from packrank.prompt import PromptLayout
 from packrank.recognition import Scoring, recognise
 from packrank.templates import TEMPLATES
@@ -45,6 +48,7 @@ class Assembly:
         activation: what turns logits into scores by default.
         shift: "normalized" scores are sigmoid(logit - shift).
         causal: how a decoder scores; None for encoders.
+        share_prefixes: whether what the pairs of a query begin with is computed once.
         exit_settings: what changes logits beside the model's files.
     """
 
@@ -54,20 +58,30 @@ class Assembly:
     activation: Activation
     shift: float
     causal: CausalSettings | None
+    share_prefixes: bool
     exit_settings: dict[str, Any]
+
+    @property
+    def reader(self) -> PairReader:
+        """What makes sequences of pairs."""
+        is_classifier = self.causal is not None and self.causal.head == "classifier"
+        return PairReader(
+            self.layout,
+            self.config.vocab_size,
+            self.share_prefixes,
+            self.config.pad_token_id if is_classifier else -1,
+        )
 
     @property
     def exit_layers(self) -> tuple[int, ...]:
         """After how many layers there is a head, ascending."""
-        if self.config.decoder is None:
-            return (*self.config.exit_layers, self.config.num_layers)
-        return self.config.decoder.exit_layers(self.config.num_layers)
+        return self.config.exit_layers
 
-    def check_layer(self, name: str, layer: object) -> None:
-        """Raise InputError unless there is a head after so many layers."""
+    def check_layer(self, name: str, layer: Any) -> int:
+        """A number of layers; InputError unless there is a head after so many."""
         layers = self.exit_layers
-        if isinstance(layer, int) and not isinstance(layer, bool) and layer in layers:
-            return
+        if isinstance(layer, int | np.integer) and not isinstance(layer, bool) and layer in layers:
+            return int(layer)
         known = f"{layers[0]} to {layers[-1]}"
         if len(layers) != layers[-1] - layers[0] + 1 or len(layers) == 1:
             known = ", ".join(map(str, layers))
@@ -98,13 +112,12 @@ class Assembly:
             return None, None
         everything = (self.config.num_layers,)
         if not hasattr(asked, "__iter__"):
-            self.check_layer("cutoff_layers", asked)
-            return None if (asked,) == everything else (asked,), None
-        layers = list(asked)
+            one = (self.check_layer("cutoff_layers", asked),)
+            return None if one == everything else one, None
+        layers = listed("cutoff_layers", asked, "numbers of layers")
         if not layers:
             raise InputError("cutoff_layers is empty; leave it out to run all layers")
-        for place, layer in enumerate(layers):
-            self.check_layer(f"cutoff_layers[{place}]", layer)
+        layers = [self.check_layer(f"cutoff_layers[{n}]", layer) for n, layer in enumerate(layers)]
         if self.config.num_labels != 1:
             raise InputError("the model has several labels and is scored after one layer at a time")
         ascending = tuple(sorted(set(layers)))
@@ -142,7 +155,7 @@ def assemble(folder: Path, name: str, options: Options) -> Assembly:
         "truncation": options.truncation,
         "head_index": None if causal is None else causal.head_index,
         "compress_ratio": options.compress_ratio,
-        "compress_layers": options.compress_layers if options.compress_ratio > 1 else (),
+        "compress_layers": sorted(options.compress_layers) if options.compress_ratio > 1 else [],
     }
     return Assembly(
         folder=inner,
@@ -151,6 +164,7 @@ def assemble(folder: Path, name: str, options: Options) -> Assembly:
         activation=scoring.activation,
         shift=scoring.shift,
         causal=causal,
+        share_prefixes=options.share_prefixes,
         exit_settings=settings,
     )
 
@@ -169,13 +183,14 @@ def _causal(
         compress_ratio=options.compress_ratio,
         compress_layers=options.compress_layers,
         tail=layout.num_tail if isinstance(layout, PromptLayout) else 0,
-        share_prefixes=options.share_prefixes,
     )
 
 
 def _check_compression(config: ModelConfig, options: Options) -> None:
+    if not isinstance(options.share_prefixes, bool):
+        raise InputError(f"share_prefixes is {options.share_prefixes!r}, expected True or False")
     ratio = options.compress_ratio
-    if ratio not in _RATIOS or isinstance(ratio, bool):
+    if type(ratio) is not int or ratio not in _RATIOS:
         known = ", ".join(map(str, _RATIOS))
         raise InputError(f"compress_ratio is {ratio!r}, expected one of {known}")
     for layer in options.compress_layers:

@@ -73,6 +73,7 @@ class DecoderOptions:
         embedding_scale: factor on the embeddings.
         rounds_embedding_scale: the factor is rounded to the dtype of the embeddings first.
         residual_scale: factor on what attention and MLP add.
+        wide_range: hidden states are known to leave float16's range.
         first_exit: layerwise models: layers run before the first head; None: one head, at the end.
         exit_step: layers between one head and the next.
         one_exit_head: layerwise models: all layers share one head.
@@ -94,6 +95,7 @@ class DecoderOptions:
     embedding_scale: float = 1.0
     rounds_embedding_scale: bool = False
     residual_scale: float = 1.0
+    wide_range: bool = False
     first_exit: int | None = None
     exit_step: int = 1
     one_exit_head: bool = False
@@ -146,6 +148,7 @@ def read_decoder(raw: dict[str, Any], architecture: str) -> DecoderOptions:
             "unit_offset": True,
             "embedding_scale": math.sqrt(hidden),
             "rounds_embedding_scale": True,
+            "wide_range": True,
         }
     if family == "gemma2":
         options |= {
@@ -177,6 +180,19 @@ def decoder_activation(raw: dict[str, Any], architecture: str) -> str:
         architecture: a key of `CAUSAL_ARCHITECTURES`.
     """
     return _Options(raw).activation(CAUSAL_ARCHITECTURES[architecture])
+
+
+def decoder_pad(raw: dict[str, Any], architecture: str) -> int:
+    """The padding token, which Gemma has by default; -1: none.
+
+    Args:
+        raw: config.json.
+        architecture: a key of `CAUSAL_ARCHITECTURES`.
+    """
+    usual = 0 if CAUSAL_ARCHITECTURES[architecture] in ("gemma", "gemma2") else -1
+    if "pad_token_id" in raw and raw["pad_token_id"] is None:
+        return -1
+    return int(field(raw, "pad_token_id", int, usual, _WHERE))
 
 
 class _Options:
@@ -218,8 +234,13 @@ class _Options:
     def rope(self) -> Rope:
         """rope_parameters since transformers 5; rope_theta and rope_scaling before."""
         found = self._field("rope_parameters", dict, None)
+        scaling = self._field("rope_scaling", dict, {})
+        if found is not None and scaling and not scaling.items() <= found.items():
+            raise ModelError(
+                f"{_WHERE}: rope_scaling {shown(scaling)} and rope_parameters {shown(found)} do "
+                "not say the same; remove one"
+            )
         if found is None:
-            scaling = self._field("rope_scaling", dict, {})
             found = {"rope_theta": self._field("rope_theta", float, 10_000.0)} | scaling
         kind = found.get("rope_type", found.get("type", "default"))
         # MiniCPM's rope_scaling of null and transformers' "default" are one.
@@ -255,7 +276,8 @@ class _Options:
             return (None,) * layers
         if width < 1:
             raise ModelError(f"{_WHERE}: sliding_window is {width}, expected at least 1")
-        kinds = self._field("layer_types", list, None)
+        # Of Mistral transformers ignores layer_types: all its layers slide.
+        kinds = None if family == "mistral" else self._field("layer_types", list, None)
         if kinds is None:
             first = self._field("max_window_layers", int, 28)
             slides = {

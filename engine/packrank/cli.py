@@ -199,7 +199,8 @@ def _score(args: argparse.Namespace) -> int:
         model = _open_model(args)
         total = None if args.pairs == "-" else count_lines(args.pairs)
         with tqdm(total=total, unit="pair", unit_scale=True, disable=hides_bar(args.quiet)) as bar:
-            totals = score_lines(model, read_jsonl(source, "query", "document"), sink, bar)
+            lines = read_jsonl(source, "query", "document")
+            totals = score_lines(model, lines, sink, bar, cutoff_layer=args.cutoff_layer)
         if not totals.pairs and not totals.num_failed:
             raise InputError(f"{args.pairs} holds no pair to score; expected one a line")
     report(totals.failures)
@@ -296,6 +297,7 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument(
         "--output", required=True, metavar="OUT", help="JSON Lines; written whole or not at all"
     )
+    score.add_argument("--cutoff-layer", type=positive, metavar="L", help="layers to run")
     score.add_argument("--quiet", action="store_true", help="no progress bar, no summary")
     _add_model_options(score)
     score.set_defaults(run=_score)

@@ -11,6 +11,7 @@ from packrank.causal_config import (
     LAYERWISE,
     DecoderOptions,
     decoder_activation,
+    decoder_pad,
     read_decoder,
 )
 from packrank.errors import ModelError
@@ -111,11 +112,12 @@ class ModelConfig:
         activation: of the MLP; a key of the kernels' activations.
         max_position_embeddings: positions the model knows, unusable ones included.
         type_vocab_size: rows of the token type table; 0 where there is none.
+        pad_token_id: RoBERTa's positions hang on it, and what a decoder's classifier reads; or -1.
         pooling: what the head reads: the first token, the mean of all, or a decoder's last.
         default_activation: what turns logits into scores, unless sentence-transformers' own file
             or the caller says otherwise.
-        exit_layers: of encoders: after how many layers there are heads of their own, ascending, the
-            last layer left out; in config.json under this name.
+        inner_exits: of encoders: after how many layers there are heads of their own, ascending, the
+            last layer left out; "exit_layers" in config.json.
         modernbert: options of ModernBERT; None for every other family.
         decoder: options of decoders; None for encoders.
     """
@@ -136,9 +138,16 @@ class ModelConfig:
     num_labels: int
     pooling: Pooling
     default_activation: Activation
-    exit_layers: tuple[int, ...] = ()
+    inner_exits: tuple[int, ...] = ()
     modernbert: ModernBertOptions | None = None
     decoder: DecoderOptions | None = None
+
+    @property
+    def exit_layers(self) -> tuple[int, ...]:
+        """After how many layers there is a head, ascending; all layers come last."""
+        if self.decoder is not None:
+            return self.decoder.exit_layers(self.num_layers)
+        return (*self.inner_exits, self.num_layers)
 
     @property
     def is_classifier(self) -> bool:
@@ -196,7 +205,7 @@ def load_config(folder: Path) -> ModelConfig:
         num_labels=num_labels,
         pooling=config.pooling() if family == "modernbert" else "cls",
         default_activation=config.default_activation(num_labels),
-        exit_layers=config.exit_layers(family),
+        inner_exits=config.inner_exits(family),
         modernbert=config.modernbert() if family == "modernbert" else None,
     )
 
@@ -251,7 +260,7 @@ class _Reader:
             ),
             max_position_embeddings=self.size("max_position_embeddings"),
             type_vocab_size=0,
-            pad_token_id=self.number("pad_token_id", 0),
+            pad_token_id=decoder_pad(self._raw, architecture),
             num_labels=num_labels,
             pooling="last",
             default_activation=self.default_activation(num_labels),
@@ -297,7 +306,7 @@ class _Reader:
             raise ModelError(f"config.json: classifier_pooling {pooling!r} is neither cls nor mean")
         return "mean" if pooling == "mean" else "cls"
 
-    def exit_layers(self, family: str) -> tuple[int, ...]:
+    def inner_exits(self, family: str) -> tuple[int, ...]:
         layers, count = self._field("exit_layers", list, []), self.size("num_hidden_layers")
         known = all(type(layer) is int and 0 < layer < count for layer in layers)
         if not known or layers != sorted(set(layers)):

@@ -9,12 +9,14 @@ from pathlib import Path
 import torch
 
 import packrank_kernels
-from packrank import __version__, cross_encoder
-from packrank.config import load_config
+from packrank import __version__
+from packrank.config import ModelConfig, load_config
 from packrank.device import cuda_devices
 from packrank.late_folder import encoder_folder
 from packrank.late_formats import read_settings
+from packrank.recognition import Scoring, recognise
 from packrank.store import Store
+from packrank.templates import TEMPLATES
 from packrank.tokenizer import Tokenizer
 
 _PACKAGES = ("torch", "numpy", "tokenizers", "safetensors", "huggingface_hub")
@@ -47,10 +49,11 @@ def describe_machine() -> Iterator[str]:
 
 
 def describe_model(folder: Path) -> Iterator[str]:
-    """Architecture, sizes, length limit, labels and activation of a model folder.
+    """Architecture, sizes, what the model reads, length limit, labels and activation of a folder.
 
     Raises:
-        ModelError: config.json or the tokenizer cannot be used.
+        ModelError: config.json or the tokenizer cannot be used, or they do not say how the model
+            scores.
     """
     inner = encoder_folder(folder)
     config = load_config(inner)
@@ -61,19 +64,46 @@ def describe_model(folder: Path) -> Iterator[str]:
     yield f"hidden size      {config.hidden_size} in {config.num_heads} heads"
     yield f"MLP size         {config.intermediate_size}, {config.activation}"
     yield f"vocabulary       {config.vocab_size}"
-    if config.is_classifier:
-        used = cross_encoder.read_settings(folder, config, tokenizer)
-        yield "scores by        cross-encoder"
-        yield f"max length       {used.max_length} tokens of a pair"
-        yield f"labels           {config.num_labels}"
-        yield f"activation       {used.activation}"
-        if used.prompt:
-            yield f"prompt           {used.prompt!r} before every query"
+    if config.is_classifier or config.decoder is not None:
+        yield from _describe_reranker(config, recognise(folder, config, tokenizer), tokenizer)
     else:
         settings = read_settings(folder, tokenizer, config.hidden_size, config.max_length)
         yield f"scores by        late interaction ({settings.kind})"
         yield f"max length       {settings.query.max_length} tokens of a query"
         yield f"                 {settings.document.max_length} tokens of a document"
+
+
+def _describe_reranker(
+    config: ModelConfig, scoring: Scoring, tokenizer: Tokenizer
+) -> Iterator[str]:
+    kind = "cross-encoder" if config.decoder is None else "decoder"
+    if scoring.tokens is not None:
+        kind += f", logit of {tokenizer.token(scoring.tokens.true_token_id)!r}"
+        if scoring.tokens.false_token_id is not None:
+            kind += f" less that of {tokenizer.token(scoring.tokens.false_token_id)!r}"
+    yield f"scores by        {kind}"
+    if len(config.exit_layers) > 1:
+        yield f"exit layers      {', '.join(map(str, config.exit_layers))}"
+    template = scoring.template
+    if template is not None:
+        name = next(name for name, one in TEMPLATES.items() if one is template)
+        yield f"template         {name}, from {template.source}"
+        if template.instruction is not None:
+            yield f"instruction      {template.instruction!r}"
+        elif template.takes_instruction:
+            yield "instruction      none, but it takes one"
+    elif scoring.chat is not None:
+        yield "template         the folder's chat template"
+    elif config.decoder is not None:
+        yield "template         none: query and document as the tokenizer joins them"
+    counted = "" if template is None else ", as the template counts them"
+    length = scoring.layout(tokenizer, config).max_length
+    yield f"max length       {length} tokens of a pair{counted}"
+    yield f"labels           {config.num_labels}"
+    yield f"activation       {scoring.activation}"
+    if scoring.prompt:
+        where = "as the system's message" if scoring.chat else "before every query"
+        yield f"prompt           {scoring.prompt!r} {where}"
 
 
 def describe_store(store: Store) -> Iterator[str]:

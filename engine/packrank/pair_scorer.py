@@ -12,7 +12,8 @@ from packrank.assembly import Assembly
 from packrank.config import Activation
 from packrank.fleet import Fleet
 from packrank.models.staged import StagedModel
-from packrank.pairs import PairReader, Window
+from packrank.pairs import Window
+from packrank.request import Pack
 from packrank.runner import Pending, Runner
 from packrank.stages import Outcome, StagedRun, Stages
 from packrank.work import Work
@@ -32,7 +33,7 @@ class PairScorer:
     def __init__(self, assembly: Assembly, runner: Runner | Fleet) -> None:
         self.num_tokens = 0
         self._assembly, self._runner = assembly, runner
-        self._reader = PairReader(assembly.layout, assembly.config.vocab_size)
+        self._reader = assembly.reader
         self._counting = threading.Lock()
 
     def logits(
@@ -40,6 +41,7 @@ class PairScorer:
         pairs: list[Any],
         cutoff_layers: tuple[int, ...] | None,
         on_failure: Callable[[int, str], None],
+        on_window: Callable[[Pack], None] | None = None,
     ) -> NDArray[np.float32]:
         """Logits of pairs.
 
@@ -47,6 +49,7 @@ class PairScorer:
             pairs: N (query, document) pairs; anything else fails by name.
             cutoff_layers: ascending, among the model's exit layers; None: after all layers.
             on_failure: called with the index of a pair and the reason why it has none.
+            on_window: called with the sequences that are run, as many as are read at a time.
 
         Returns:
             [N, labels] or [N, cutoff layers] float32, NaN for pairs that failed.
@@ -72,6 +75,8 @@ class PairScorer:
                     on_failure(index, reason)
                 started = window, self._runner.submit(window.sequences, cutoff_layers)
                 self._count(len(window.sequences.token_ids))
+                if on_window is not None:
+                    on_window(window.sequences)
                 if running is not None:
                     finish(*running)
                 running = started
@@ -89,7 +94,12 @@ class PairScorer:
         Args:
             requests: (query, documents) each.
             stages: where candidates may stop.
+
+        Raises:
+            InputError: the model has no head where they may stop.
         """
+        for layer in stages.stops:
+            self._assembly.check_layer("exit layer", layer)
         runner = self._runner
         is_causal = self._assembly.causal is not None
         whole = (self._assembly.config.num_layers,)
@@ -103,9 +113,13 @@ class PairScorer:
             return run.outcomes, work
         pairs = [(query, document) for query, texts in requests for document in texts]
         failures: dict[int, str] = {}
-        before = self.num_tokens
-        layers = stages.stops if staged else None
-        logits = self.logits(pairs, layers, failures.__setitem__)[:, 0]
+        ran: list[Work] = []
+        logits = self.logits(
+            pairs,
+            stages.stops if staged else None,
+            failures.__setitem__,
+            lambda pack: ran.append(self._encoder_work(pack)),
+        )[:, 0]
         outcomes, start = [], 0
         for _, texts in requests:
             outcome = Outcome.of(len(texts))
@@ -115,9 +129,7 @@ class PairScorer:
                 outcome.failures[index - start] = failures[index]
             outcomes.append(outcome)
             start += len(texts)
-        if staged:
-            return outcomes, None
-        return outcomes, self._encoder_work(self.num_tokens - before, np.isfinite(logits).sum())
+        return outcomes, None if staged else sum(ran, Work())
 
     def activate(self, logits: NDArray[np.float32], activation: Activation) -> NDArray[np.float32]:
         """Scores of logits, float32; NaN stays NaN."""
@@ -130,10 +142,10 @@ class PairScorer:
         small = np.exp(-np.abs(x))
         return (np.where(x < 0, small, 1.0) / (1.0 + small)).astype(np.float32)
 
-    def _encoder_work(self, num_tokens: int, num_sequences: int) -> Work:
+    def _encoder_work(self, pack: Pack) -> Work:
         """Of an encoder, whose last layer may run for first tokens alone."""
-        config = self._assembly.config
-        spared = num_tokens - int(num_sequences) if config.pooling == "cls" else 0
+        config, num_tokens = self._assembly.config, len(pack.token_ids)
+        spared = num_tokens - pack.num_sequences if config.pooling == "cls" else 0
         total = num_tokens * config.num_layers
         return Work(total=total, computed=total - spared, saved_by_last_layer=spared)
 

@@ -2,14 +2,14 @@
 
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
 from packrank.arguments import check_text
 from packrank.errors import InputError
-from packrank.request import Pack
+from packrank.request import Pack, spread
 from packrank.tokenizer import Tokenizer, Truncation, batches
 
 # Pairs of a window, and characters of them. Two windows are alive at a time, so a whole call holds
@@ -106,10 +106,15 @@ class PairReader:
     Attributes:
         layout: how a pair becomes a sequence.
         vocab_size: rows of the model's token table; the tokenizer may know more tokens.
+        share_prefixes: whether sequences say what they have in common, as far as the layout does.
+        pad_token_id: what a causal classifier does not read at the end of a sequence, so that its
+            score is that of the last token before; -1: nothing.
     """
 
     layout: PairLayout
     vocab_size: int
+    share_prefixes: bool = True
+    pad_token_id: int = -1
 
     def windows(self, pairs: Sequence[object]) -> Generator["Window", None, None]:
         """All pairs in order. One background thread works ahead where there are several windows.
@@ -143,6 +148,10 @@ class PairReader:
         for place, reason in failures.items():
             window.failures[indices[place]] = reason
         window.indices = [index for place, index in enumerate(indices) if place not in failures]
+        if self.pad_token_id >= 0:
+            pack = without_tail(pack, self.pad_token_id)
+        if not self.share_prefixes:
+            pack = replace(pack, queries=None, shared=None)
         window.sequences = pack
         self._drop_unusable(window)
         return window
@@ -186,6 +195,29 @@ class Window:
     indices: list[int] = field(default_factory=list)
     sequences: Pack = field(default_factory=lambda: Pack.of([]))
     failures: dict[int, str] = field(default_factory=dict)
+
+
+def without_tail(pack: Pack, token_id: int) -> Pack:
+    """The same sequences without their last tokens that are `token_id`; each keeps one at least.
+
+    Source: GenericForSequenceClassification of transformers, which pools the last other token.
+    """
+    is_read = pack.token_ids != token_id
+    starts, lengths = pack.cu_seqlens[:-1], pack.lengths
+    if is_read.all() or not len(starts):
+        return pack
+    latest = np.maximum.accumulate(np.where(is_read, np.arange(len(is_read)), -1))
+    last = latest[np.maximum(pack.cu_seqlens[1:] - 1, 0)]
+    kept = np.where(last >= starts, last - starts + 1, np.minimum(lengths, 1)).astype(np.int32)
+    rows, cu_seqlens = spread(starts, kept)
+    queries, shared = pack.queries, pack.shared
+    if queries is not None and shared is not None:
+        # One that ends within what it shares is no longer like the others of its query.
+        alone = kept <= shared
+        numbers = queries.max(initial=-1) + 1 + np.arange(len(queries), dtype=np.int32)
+        queries = np.where(alone, numbers, queries).astype(np.int32)
+        shared = np.where(alone, 0, shared).astype(np.int32)
+    return Pack(pack.token_ids[rows], pack.token_types[rows], cu_seqlens, queries, shared)
 
 
 def _size(pair: object) -> int:

@@ -23,11 +23,6 @@ class SharedPack:
     prefix_of: Int32
 
     @property
-    def num_prefixes(self) -> int:
-        """P."""
-        return int((self.prefix_of.max(initial=-1)) + 1)
-
-    @property
     def max_seqlen(self) -> int:
         """Tokens of the longest sequence, its prefix included."""
         return longest(self.cu_seqlens, self.prefix_of)

@@ -110,7 +110,7 @@ class Reranker:
             template=template,
             instruction=instruction,
             compress_ratio=compress_ratio,
-            compress_layers=tuple(compress_layers),
+            compress_layers=tuple(listed("compress_layers", compress_layers, "layers")),
             head_index=head_index,
             share_prefixes=share_prefixes,
         )
@@ -359,9 +359,9 @@ class Reranker:
                 f"the model has {self.num_labels} labels and a ranking needs 1; use score()"
             )
         check_count("top_k", top_k)
-        if cutoff_layer is not None:
-            self._assembly.check_layer("cutoff_layer", cutoff_layer)
-        stages = self._stages(top_k, cutoff_layer or self.exit_layers[-1], exit)
+        asked = self.exit_layers[-1] if cutoff_layer is None else cutoff_layer
+        final = self._assembly.check_layer("cutoff_layer", asked)
+        stages = self._stages(top_k, final, exit)
         outcomes, work = self._scorer.outcomes(requests, stages)
         rankings = []
         for (_, texts), outcome in zip(requests, outcomes, strict=True):

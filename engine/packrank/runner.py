@@ -11,12 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from packrank.config import ModelConfig
 from packrank.errors import InputError
 from packrank.graphs import PATIENCE, Graphs, can_capture
-from packrank.models import CausalModel, Model
+from packrank.models import Model
 from packrank.models.staged import StagedModel
 from packrank.request import Int32, Pack, Sequence
-from packrank.scheduler import plan
+from packrank.scheduler import packed_tokens, plan
 from packrank.transfer import Fetch, fetch
 
 # Most tokens of a pack on a CPU where the caller does not say: some 20 pairs of usual length, which
@@ -37,10 +38,10 @@ def default_budget(model: Model) -> int:
     """
     if model.device.type != "cuda":
         return CPU_BUDGET_TOKENS
+    if model.config.decoder is not None:  # launched one by one: large packs hide what that costs
+        return 4 * CPU_BUDGET_TOKENS
     cache: int = torch.cuda.get_device_properties(model.device).L2_cache_size
     widest = max(model.config.intermediate_size, 3 * model.config.hidden_size)
-    if isinstance(model, CausalModel):  # launched one by one: few large packs hide what it costs
-        return 4 * CPU_BUDGET_TOKENS
     fitting = cache // (widest * model.dtype.itemsize)
     return min(max(fitting // 1024 * 1024, CPU_BUDGET_TOKENS), 4 * CPU_BUDGET_TOKENS)
 
@@ -99,18 +100,20 @@ class Runner:
 
         On a CPU there is nothing to do.
         """
-        if self._graphs is None:
+        if self.model.device.type == "cpu" and self._graphs is None:
             return
         # Largest first: the graphs of the others fit into the memory of the largest.
+        runs = 1 if self._graphs is None else PATIENCE + 1
         for length in sorted(max_seqlens, reverse=True):
             count = max(self.budget_tokens // length, 1)
             ids = np.zeros(count * length, dtype=np.int32)
             pack = Pack(ids, ids, np.arange(count + 1, dtype=np.int32) * np.int32(length))
-            for _ in range(PATIENCE + 1):
+            for _ in range(runs):
                 self.submit(pack).result()
 
     def _start(self, pack: Pack, cutoff_layers: tuple[int, ...] | None) -> Fetch:
-        if cutoff_layers is not None and isinstance(self.model, StagedModel):
+        if cutoff_layers is not None:
+            assert isinstance(self.model, StagedModel)
             return fetch(self.model.logits_at(pack, cutoff_layers))
         if self._graphs is not None:
             return self._graphs.submit(pack)
@@ -167,7 +170,7 @@ class Runner:
         Where the device runs out of memory, what is left is planned anew under half the budget.
         """
         whole = sequences if isinstance(sequences, Pack) else Pack.of(sequences)
-        self._check(whole)
+        check_sequences(whole, self.model.config)
         lengths = whole.lengths
         waiting = self._plan(whole)[::-1]
         tried: set[int] = set()
@@ -181,8 +184,9 @@ class Runner:
                 if self._graphs is not None:
                     self._graphs.clear()
                 if len(indices) > 1:
-                    half = int(lengths[indices].sum()) // 2
-                    self.budget_tokens = min(self.budget_tokens, half)
+                    pack = whole.take(indices)
+                    used = packed_tokens(pack.lengths, pack.queries, pack.shared)
+                    self.budget_tokens = min(self.budget_tokens, used // 2)
                     left = np.concatenate([indices, *waiting[::-1]])
                     waiting = [left[places] for places in self._plan(whole.take(left))][::-1]
                     continue
@@ -199,17 +203,6 @@ class Runner:
 
     def _plan(self, whole: Pack) -> list[NDArray[np.int64]]:
         return plan(whole.lengths, self.budget_tokens, whole.queries, whole.shared)
-
-    def _check(self, whole: Pack) -> None:
-        config = self.model.config
-        for i in np.flatnonzero((whole.lengths < 1) | (whole.lengths > config.max_length)):
-            raise InputError(
-                f"sequence {i} has {whole.lengths[i]} tokens, "
-                f"the model takes 1 to {config.max_length}"
-            )
-        _check_ids("token id", whole.token_ids, config.vocab_size)
-        if config.type_vocab_size:
-            _check_ids("token type", whole.token_types, config.type_vocab_size)
 
 
 @dataclass
@@ -234,6 +227,17 @@ class Pending:
         for indices, wait in self.packs:
             out[indices] = wait()
         return out
+
+
+def check_sequences(whole: Pack, config: ModelConfig) -> None:
+    """Raise InputError unless a model takes these sequences; the message gives the place."""
+    for i in np.flatnonzero((whole.lengths < 1) | (whole.lengths > config.max_length)):
+        raise InputError(
+            f"sequence {i} has {whole.lengths[i]} tokens, the model takes 1 to {config.max_length}"
+        )
+    _check_ids("token id", whole.token_ids, config.vocab_size)
+    if config.type_vocab_size:
+        _check_ids("token type", whole.token_types, config.type_vocab_size)
 
 
 def _check_ids(name: str, ids: Int32, size: int) -> None:

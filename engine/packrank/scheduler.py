@@ -53,6 +53,24 @@ def plan(
     return packs
 
 
+def packed_tokens(
+    lengths: NDArray[np.int64] | NDArray[np.int32],
+    queries: Int32 | None = None,
+    shared: Int32 | None = None,
+) -> int:
+    """Tokens of a pack of these sequences, the prefix of each of its queries counted once.
+
+    Args:
+        lengths: [N] tokens of each sequence.
+        queries: [N], see `Pack`; None: no prefixes are shared.
+        shared: [N], see `Pack`.
+    """
+    if queries is None or shared is None:
+        return int(lengths.sum())
+    _, first = np.unique(queries, return_index=True)
+    return int((lengths - shared).sum() + shared[first].sum())
+
+
 def _plan_by_query(
     tokens: NDArray[np.int64], budget_tokens: int, queries: Int32, shared: Int32
 ) -> list[NDArray[np.int64]]:

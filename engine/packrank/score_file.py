@@ -44,7 +44,13 @@ class Totals:
 
 
 def score_lines(
-    model: Scorer, lines: Iterable[Line], sink: TextIO, bar: "tqdm[None]", *, keep: int = 20
+    model: Scorer,
+    lines: Iterable[Line],
+    sink: TextIO,
+    bar: "tqdm[None]",
+    *,
+    cutoff_layer: int | None = None,
+    keep: int = 20,
 ) -> Totals:
     """Write {"line", "id" if the line has one, "score" or "error"} for every line.
 
@@ -55,6 +61,7 @@ def score_lines(
         lines: from `read_jsonl`, with "query" and "document".
         sink: where the scores go, one JSON object a line.
         bar: moves by one a line.
+        cutoff_layer: layers that a reranker runs; None: all.
         keep: most failures to return.
 
     Raises:
@@ -66,7 +73,7 @@ def score_lines(
     coming = iter(lines)
     while window := _take(coming, most):
         window_start = time.perf_counter()
-        for line, score, reason in _score_window(model, window):
+        for line, score, reason in _score_window(model, window, cutoff_layer):
             out: dict[str, object] = {"line": line.number}
             if "id" in line.fields:
                 out["id"] = line.fields["id"]
@@ -91,11 +98,14 @@ def score_lines(
 
 
 def _score_window(
-    model: Scorer, window: list[Line]
+    model: Scorer, window: list[Line], cutoff_layer: int | None
 ) -> Iterator[tuple[Line, float | list[float], str | None]]:
     good = [line for line in window if line.error is None]
     pairs = [(str(line.fields["query"]), str(line.fields["document"])) for line in good]
-    scores, reasons = model.try_score(pairs)
+    if isinstance(model, Reranker):
+        scores, reasons = model.try_score(pairs, cutoff_layers=cutoff_layer)
+    else:
+        scores, reasons = model.try_score(pairs)
     index = 0
     for line in window:
         if line.error is not None:

@@ -55,9 +55,10 @@ def attention(
             continue
         first = len(kn) - len(qn) if causal else 0
         if rotary is not None:
-            if first < 0:
-                raise ValueError("attention: a causal query before every key cannot be rotated")
-            qn, kn = _rotate(qn, *rotary, first), _rotate(kn, *rotary)
+            # A causal query before every key has no position, and sees none.
+            early = max(-first, 0)
+            turned = _rotate(qn[early:], *rotary, max(first, 0))
+            qn, kn = torch.cat([qn[:early], turned]), _rotate(kn, *rotary)
         kn, vn = (x.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for x in (kn, vn))
         scores = torch.einsum("qhd,khd->hqk", qn, kn) * scale
         if softcap is not None:

@@ -1,10 +1,14 @@
 """Candidates that leave on the way change nothing for those that stay."""
 
+import weakref
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from decoders import SIZES, candidates, make, save_layerwise
 
+from packrank import cascade as cascades
 from packrank.cascade import Cascade, Settled
 from packrank.models import CausalModel, CausalSettings, load_model
 from packrank.request import Pack
@@ -146,6 +150,86 @@ def test_out_of_memory_halves_the_pack(model: CausalModel, monkeypatch) -> None:
     assert cascade.budget_tokens <= 70
     assert "73 tokens do not fit in the memory of cpu" in settled[1].failures[0]
     assert np.isnan(settled[1].logits).all()
+
+
+@pytest.mark.parametrize(("most", "budget"), [(0, 40), (1, 40), (3, 40), (1, 200)])
+def test_what_there_is_no_room_for_runs_once_more(
+    model: CausalModel, monkeypatch, most: int, budget: int
+) -> None:
+    """The same bits, whatever waits without its hidden states."""
+    monkeypatch.setattr(cascades, "MOST_HELD", most)
+    settled, cascade = run(model, QUERIES, 0.4, budget)
+    for number, pack in enumerate(QUERIES):
+        logits, layers = expected(model, pack, 0.4)
+        np.testing.assert_array_equal(settled[number].logits, logits)
+        np.testing.assert_array_equal(settled[number].num_layers, layers)
+    assert cascade.work.recomputed > 0
+    assert cascade.work.saved_by_compression == 0
+
+
+def test_memory_that_waiting_states_fill_is_given_back(model: CausalModel, monkeypatch) -> None:
+    """Out of memory while states wait: they run once more, nothing fails, packs stay large."""
+    advance, alive = CausalModel.advance, weakref.WeakSet()
+
+    def limited(self, state, stop, **options):
+        if sum(len(one.x) for one in alive) > 150:
+            raise torch.OutOfMemoryError
+        done = advance(self, state, stop, **options)
+        alive.add(done)
+        return done
+
+    monkeypatch.setattr(CausalModel, "advance", limited)
+    query = candidates([6, 9, 12, 3] * 12, 5, seed=8)
+    settled, cascade = run(model, [query], 0.4, 64)
+    monkeypatch.undo()
+    logits, layers = expected(model, query, 0.4)
+    np.testing.assert_array_equal(settled[0].logits, logits)
+    np.testing.assert_array_equal(settled[0].num_layers, layers)
+    assert not settled[0].failures
+    assert cascade.budget_tokens == 64
+    assert not alive
+
+
+def test_those_that_leave_keep_nothing(model: CausalModel, monkeypatch) -> None:
+    """Once a query is decided, packs that it shares with others are gone: its survivors stay."""
+    advance, states = CausalModel.advance, weakref.WeakSet()
+    before = []
+
+    def seen(self, state, stop, **options):
+        before.append((stop, sum(len(one.x) for one in states if one.num_layers == 1)))
+        done = advance(self, state, stop, **options)
+        states.add(done)
+        return done
+
+    monkeypatch.setattr(CausalModel, "advance", seen)
+    run(model, [candidates([5] * 40, 4, seed=1)], 0.0, 60)
+    held = [tokens for stop, tokens in before if stop > 1]
+    assert held
+    assert not any(held)
+
+
+def test_compression_on_the_way(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    folder = save_layerwise(
+        tmp_path / "model",
+        make("Gemma2", "ForCausalLM", sliding_window=40),
+        [4 * torch.randn(1, 48) for _ in range(4)],
+        architectures=["CostWiseGemmaForCausalLM"],
+        model_type="cost_wise_gemma",
+        start_layer=1,
+    )
+    settings = CausalSettings(
+        head="layerwise", compress_ratio=2, compress_layers=(1, 3), tail=1, head_index="layer"
+    )
+    model = load_model(folder, device="cpu", dtype=torch.bfloat16, causal=settings)
+    assert isinstance(model, CausalModel)
+    for budget in (30, 4096):
+        settled, cascade = run(model, QUERIES, 0.4, budget)
+        for number, pack in enumerate(QUERIES):
+            logits, layers = expected(model, pack, 0.4)
+            np.testing.assert_array_equal(settled[number].logits, logits)
+            np.testing.assert_array_equal(settled[number].num_layers, layers)
+        assert cascade.work.saved_by_compression > 0
 
 
 def test_a_candidate_without_finite_logits_fails_alone(model: CausalModel, monkeypatch) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from decoders import PECULIAR, candidates, make, save_layerwise
+from safetensors.torch import load_file, save_file
 
 from packrank.errors import ModelError
 from packrank.models import CausalModel, CausalSettings, load_model
@@ -205,6 +206,33 @@ def _compressed(
         turns = model.model.rotary_emb(x, places[None])
         x = model.model.layers[index](x, position_embeddings=turns, attention_mask=mask)
     raise AssertionError
+
+
+def test_one_head_for_all_layers(tmp_path: Path) -> None:
+    model = make("Llama", "ForCausalLM", rope_parameters=None, attention_bias=False, mlp_bias=False)
+    head = torch.randn(1, 48)
+    raw = {
+        "architectures": ["LayerWiseMiniCPMForCausalLM"],
+        "model_type": "minicpm",
+        "start_layer": 2,
+        "head_multi": False,
+    }
+    folder = save_layerwise(tmp_path / "model", model, [head], **raw)
+    tensors = load_file(folder / "model.safetensors")
+    tensors["lm_head.linear_head.weight"] = tensors.pop("lm_head.0.linear_head.weight")
+    save_file(tensors, folder / "model.safetensors")
+    one = load(folder, head="layerwise").logits_at(PACK, (2, 4))
+    several = save_layerwise(tmp_path / "several", model, [head] * 3, **raw | {"head_multi": True})
+    assert torch.equal(one, load(several, head="layerwise").logits_at(PACK, (2, 4)))
+
+
+def test_gemma_rounds_the_factor_of_its_embeddings(tmp_path: Path) -> None:
+    """sqrt(48) is 6.928 in float32 and 6.9375 in bfloat16, which transformers multiplies by."""
+    make("Gemma").save_pretrained(tmp_path)
+    model = load(tmp_path, torch.bfloat16)
+    table = model._tokens[torch.from_numpy(PACK.token_ids[:9]).long()]
+    assert torch.equal(model.begin(PACK).x[:9], table * torch.tensor(6.9375, dtype=torch.bfloat16))
+    assert not torch.equal(model.begin(PACK).x[:9], table * 48**0.5)
 
 
 def test_prefixes_stand_first_and_once() -> None:

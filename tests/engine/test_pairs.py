@@ -11,8 +11,8 @@ from tokenizers import models, pre_tokenizers, processors
 
 from packrank import pairs
 from packrank.errors import ModelError
-from packrank.pairs import PairReader, TokenizerLayout
-from packrank.request import Int32
+from packrank.pairs import PairReader, TokenizerLayout, without_tail
+from packrank.request import Int32, Pack
 from packrank.tokenizer import Tokenizer
 
 WORDS = ("[CLS]", "[SEP]", "q", "a", "b", "unembedded")
@@ -217,3 +217,32 @@ def test_pairs_of_a_causal_model_share_query_and_what_is_before_the_document() -
     # A number for each cut: 3 of the query's 10 tokens stay beside a long document.
     assert (pack.queries == pack.queries[4]).tolist() == [False] * 4 + [True, True, False]
     assert pack.shared.tolist() == [5, 5, 4, 5, 5, 5, 7]
+
+
+def test_what_a_causal_classifier_does_not_read() -> None:
+    """Runs of the padding id at the end go; one token stays; prefixes stay alike."""
+    rows = [[7, 0, 5, 0, 0], [7, 0, 0], [0, 0], [7, 0, 4], [7, 0, 0, 9, 0]]
+    ids = np.concatenate(rows).astype(np.int32)
+    pack = Pack(
+        ids,
+        np.arange(len(ids), dtype=np.int32),
+        np.cumsum([0, *map(len, rows)]).astype(np.int32),
+        queries=np.array([0, 0, 1, 0, 0], dtype=np.int32),
+        shared=np.array([2, 2, 1, 2, 2], dtype=np.int32),
+    )
+    read = without_tail(pack, 0)
+    assert [one.token_ids.tolist() for one in read] == [
+        [7, 0, 5],
+        [7],
+        [0],
+        [7, 0, 4],
+        [7, 0, 0, 9],
+    ]
+    assert read.token_types.tolist() == [0, 1, 2, 5, 8, 10, 11, 12, 13, 14, 15, 16]
+    assert read.queries is not None and read.shared is not None
+    assert read.queries[[0, 3, 4]].tolist() == [0, 0, 0]
+    assert len({0, *read.queries[[1, 2]].tolist()}) == 3
+    assert read.shared.tolist() == [2, 0, 0, 2, 2]
+    assert without_tail(pack, 33) is pack
+    nobody = Pack.of([])
+    assert without_tail(nobody, 0) is nobody

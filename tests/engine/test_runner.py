@@ -1,6 +1,7 @@
 """Runner with a toy model that echoes what it is given, so that every misplaced row shows."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -120,6 +121,24 @@ def test_out_of_memory_halves_the_budget_and_goes_on() -> None:
     assert 25 / 2 <= runner.budget_tokens <= 25
     states = Runner(Cramped(25), 1000).hidden_states(SEQUENCES)
     assert [rows[0, 0] for rows in states] == [100 * i for i in range(len(LENGTHS))]
+
+
+def test_out_of_memory_with_shared_prefixes() -> None:
+    """The budget halves what a pack really had, prefixes once, so that it falls each time."""
+
+    class Small(Echo):
+        def logits(self, pack: Pack) -> Tensor:
+            assert pack.shared is not None
+            if 15 + int((pack.lengths - pack.shared).sum()) > 40:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().logits(pack)
+
+    whole = Pack.of([sequence(18, 30 * i) for i in range(30)])
+    same = np.zeros(30, dtype=np.int32)
+    runner = Runner(Small(), 10_000)
+    logits = runner.logits(replace(whole, queries=same, shared=same + np.int32(15)))
+    np.testing.assert_array_equal(logits[:, 1], np.arange(30) * 30)
+    assert 20 <= runner.budget_tokens <= 40
 
 
 def test_a_sequence_without_room_fails_alone() -> None:

@@ -51,7 +51,8 @@ def load_model(
         device: where it runs.
         dtype: of its matrices and hidden states; norms, biases and heads are float32. None takes
             float16, which has eight times bfloat16's precision at its speed, where the weights and
-            a trial pack stay in its range, else bfloat16.
+            a trial pack stay in its range, else bfloat16; always that where a family is known to
+            leave it.
         head: True for a sequence classifier (`logits`), False for the encoder alone
             (`hidden_states`), from a checkpoint of either kind.
         deterministic: a sequence's bits do not depend on the others of its pack. On a CPU they
@@ -86,6 +87,8 @@ def load_model(
 
     if dtype is not None:
         return load(dtype)
+    if config.decoder is not None and config.decoder.wide_range:
+        return load(torch.bfloat16)
     model = None
     with suppress(RangeError):
         model = load(torch.float16)

@@ -39,7 +39,6 @@ class CausalSettings:
         compress_ratio: of document tokens that become one; 1: none do.
         compress_layers: before which layers, counted from 0.
         tail: tokens after the document, which are kept.
-        share_prefixes: whether the prefix of a query is computed once a pack.
     """
 
     head: Literal["classifier", "tokens", "layerwise"] = "classifier"
@@ -49,7 +48,6 @@ class CausalSettings:
     compress_ratio: int = 1
     compress_layers: tuple[int, ...] = ()
     tail: int = 0
-    share_prefixes: bool = True
 
 
 class CausalModel(StagedModel):
@@ -76,11 +74,6 @@ class CausalModel(StagedModel):
             Linear(weight.to(self.device), deterministic=parameters.deterministic)
             for weight in self._load_heads(parameters)
         ]
-
-    @property
-    def exit_layers(self) -> tuple[int, ...]:
-        """After how many layers there is a head, ascending; all layers come last."""
-        return self._options.exit_layers(self.config.num_layers)
 
     def _load_norm(self, parameters: Parameters, name: str, size: int) -> RMSNorm:
         weight = parameters.vector(f"{name}.weight", size)
@@ -166,15 +159,8 @@ class CausalModel(StagedModel):
         """[N, num_labels] float32, what the last head says."""
         return self.logits_at(pack, (self.config.num_layers,))
 
-    @property
-    def shares_prefixes(self) -> bool:
-        """Whether the settings say so."""
-        return self.settings.share_prefixes
-
     def begin(self, pack: Pack) -> State:
         """The sequences before the first layer: their prefixes, if any, and then they, in order."""
-        if not self.settings.share_prefixes:
-            pack = replace(pack, queries=None, shared=None)
         shared = share_prefixes(pack)
         ids = self._to_device(shared.token_ids)
         x = F.embedding(ids, self._tokens)
@@ -255,7 +241,7 @@ class CausalModel(StagedModel):
         sizes = torch.from_numpy(np.concatenate(runs)).to(self.device)
         mean = torch.segment_reduce(x, "mean", lengths=sizes, axis=0, unsafe=True)
         cu_seqlens = np.append(0, np.cumsum(counts)).astype(np.int32)
-        return State(mean.to(self.dtype), None, cu_seqlens, state.prefix_of, state.num_layers)
+        return replace(state, x=mean.to(self.dtype), update=None, cu_seqlens=cu_seqlens)
 
     def _load_head(self, parameters: Parameters) -> Head:
         raise ModelError(f"{self.config.architecture} is no encoder")

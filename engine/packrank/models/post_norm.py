@@ -64,7 +64,7 @@ class PostNormModel(StagedModel):
         self._layers = [self._load_layer(parameters, i) for i in range(config.num_layers)]
         self._exits = {
             layer: self._load_head(replace(parameters.of_head, prefix=f"exits.{layer}."))
-            for layer in (config.exit_layers if head else ())
+            for layer in (config.inner_exits if head else ())
         }
 
     def _load_layer(self, parameters: Parameters, index: int) -> PostNormLayer:
@@ -96,11 +96,6 @@ class PostNormModel(StagedModel):
         if self.config.type_vocab_size:
             arrays["token_types"] = pack.token_types
         return arrays
-
-    @property
-    def exit_layers(self) -> tuple[int, ...]:
-        """Those of the config, whose heads are under "exits.", and all layers."""
-        return (*self._exits, self.config.num_layers)
 
     def begin(self, pack: Pack) -> State:
         """The sequences before the first layer, each by itself."""

@@ -40,14 +40,9 @@ class StagedModel(Model):
     """A model that can stop after some of its layers, and go on."""
 
     @property
-    @abstractmethod
     def exit_layers(self) -> tuple[int, ...]:
         """After how many layers there is a head, ascending; all layers come last."""
-
-    @property
-    def shares_prefixes(self) -> bool:
-        """Whether what sequences of a query begin with is computed once a pack."""
-        return False
+        return self.config.exit_layers
 
     @abstractmethod
     def begin(self, pack: Pack) -> State:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from packrank.calibration import calibrate, check_enough
+from packrank.calibration import calibrate, check_enough, enough_queries
 from packrank.command_line import (
     MODEL_HELP,
     check_stdout,
@@ -33,7 +33,8 @@ Score candidates of your own queries after every exit layer of a model, and meas
 candidate may be behind there and still come back. The queries are split in two at random: margins
 are fitted to one half, and the recall that is printed, with its 95 % interval, is that of the
 other. rank(..., top_k=K, exit="calibrated") then drops candidates that cannot reach the top K any
-more; it refuses margins that were measured for another model, another K or another template.
+more; it refuses margins that were measured for another model, another K or another template, and
+requests of more than twice the candidates that most queries had here.
 """
 _SHOWN_FAILURES = 20
 # Queries are scored a window at a time; windows double while one takes less than these seconds.
@@ -135,6 +136,12 @@ def _calibrate(args: argparse.Namespace) -> int:
     save(output, margins)
     print(f"written to {output}")
     _report(failures)
+    if margins.extrapolated:
+        say(
+            f"packrank: {margins.num_fitted} fitted queries are too few to show a recall of "
+            f"{args.recall:g}, so margins go beyond what any of them needs; give at least "
+            f"{enough_queries(args.top_k, args.recall)} of more than {args.top_k} candidates"
+        )
     if margins.held_out_low < args.recall:
         say(
             f"packrank: the interval reaches below {args.recall:g}; with more queries it would be "
@@ -147,14 +154,20 @@ def _read(queries: str, candidates: str, failures: list[tuple[str, int, str]]) -
     """Queries in their order, each with its candidates."""
     if queries == candidates == "-":
         raise InputError("queries and candidates cannot both come from standard input")
-    known: dict[str, _Query] = {}
+    # None: left out, as the same text in both halves would make one tell of the other.
+    known: dict[str, _Query | None] = {}
+    texts: dict[str, str] = {}
     with open_lines(queries) as source:
         for line in read_jsonl(source, "text"):
             try:
                 id = _id(line, "id", "_id")
                 if id in known:
                     raise InputError(f'"id" is {shown(id)}, as of a query before')
-                known[id] = _Query(str(line.fields["text"]))
+                text = str(line.fields["text"])
+                first = texts.setdefault(text, id)
+                known[id] = _Query(text) if first == id else None
+                if first != id:
+                    raise InputError(f'"text" is that of query {shown(first)} before')
             except InputError as error:
                 failures.append((queries, line.number, str(error)))
     with open_lines(candidates) as source:
@@ -163,10 +176,11 @@ def _read(queries: str, candidates: str, failures: list[tuple[str, int, str]]) -
                 id = _id(line, "query")
                 if id not in known:
                     raise InputError(f'"query" is {shown(id)}, which is the id of no query')
-                known[id].lines.append(line)
+                if (query := known[id]) is not None:
+                    query.lines.append(line)
             except InputError as error:
                 failures.append((candidates, line.number, str(error)))
-    return list(known.values())
+    return [query for query in known.values() if query is not None]
 
 
 def _id(line: Line, *names: str) -> str:
@@ -248,6 +262,10 @@ def _table(margins: Margins) -> Iterator[str]:
     yield (
         f"queries: {margins.num_fitted} fitted, {margins.num_held_out} held out, "
         f"{margins.num_left_out} left out for having no more than {margins.top_k} candidates"
+    )
+    yield (
+        f"candidates: {margins.num_candidates} a query; margins hold for up to "
+        f"{margins.most_candidates}"
     )
 
 

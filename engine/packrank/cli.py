@@ -185,7 +185,8 @@ def _show(ranking: Ranking | list[Ranked], documents: list[Line], *, as_json: bo
         summary: dict[str, object] = {"layers": {line.number: layers for line, layers in run}}
         if (work := ranking.work) is not None:
             saved = ("prefix", "exits", "last_layer", "compression")
-            summary["token_layers"] = {"total": work.total, "computed": work.computed} | {
+            shown = {name: getattr(work, name) for name in ("total", "computed", "recomputed")}
+            summary["token_layers"] = shown | {
                 f"saved_by_{what}": getattr(work, f"saved_by_{what}") for what in saved
             }
         print(json.dumps({"summary": summary}))

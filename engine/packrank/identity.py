@@ -14,14 +14,18 @@ Identity = dict[str, str | int | bool]
 _MODEL_FILES = {
     "added_tokens.json",
     "artifact.metadata",
+    "chat_template.jinja",
     "config.json",
     "config_sentence_transformers.json",
+    "merges.txt",
     "model.safetensors.index.json",
     "modules.json",
     "sentence_bert_config.json",
     "special_tokens_map.json",
     "tokenizer.json",
+    "tokenizer.model",
     "tokenizer_config.json",
+    "vocab.json",
     "vocab.txt",
 }
 _BLOCK = 1 << 20

@@ -16,6 +16,7 @@ from packrank.exits import FILE, Margins, find, kept
 from packrank.models.staged import StagedModel
 from packrank.pairs import PairReader, Window
 from packrank.request import Int32
+from packrank.runner import check_sequences
 from packrank.work import Work
 
 Requests = Sequence[tuple[str, Sequence[str]]]
@@ -30,11 +31,13 @@ class Stages:
         stops: numbers of layers, ascending; scores count after the last.
         top_k: how many candidates are wanted.
         margins: for each stop but the last.
+        most_candidates: of a request, that margins hold for; None: any.
     """
 
     stops: tuple[int, ...]
     top_k: int = 1
     margins: tuple[float, ...] = ()
+    most_candidates: int | None = None
 
     @classmethod
     def measured(
@@ -75,7 +78,17 @@ class Stages:
         else:
             kind = type(exit).__name__
             raise InputError(f"exit is a {kind}, expected 'calibrated', a file or Margins")
-        return cls((*found.layers, found.final_layer), found.top_k, found.margins)
+        stops = (*found.layers, found.final_layer)
+        return cls(stops, found.top_k, found.margins, found.most_candidates)
+
+    def check(self, num_candidates: int) -> None:
+        """Raise InputError if margins do not hold for a request of so many candidates."""
+        if self.most_candidates is not None and num_candidates > self.most_candidates:
+            raise InputError(
+                f"a query has {num_candidates} documents, and the margins hold for up to "
+                f"{self.most_candidates}, twice what they were measured with; run packrank "
+                "calibrate with more candidates of each query, or rank without exit"
+            )
 
     def keep(self, stage: int, logits: NDArray[np.float32]) -> NDArray[np.bool_]:
         """Which candidates of a query go on after a stage; see `exits.kept`."""
@@ -88,7 +101,7 @@ class Outcome:
 
     Attributes:
         logits: [n] float32; NaN of those that stopped before the last stage, or failed.
-        num_layers: [n] int32, how many each has run.
+        num_layers: [n] int32, how many each has run; 0 of those that failed.
         failures: index -> reason.
     """
 
@@ -111,6 +124,9 @@ class StagedRun:
         budget_tokens: most tokens of a pack.
         requests: (query, documents) each.
 
+    Raises:
+        InputError: the margins do not hold for so many candidates.
+
     Attributes:
         outcomes: one a request, in their order.
         cascade: what they go through.
@@ -119,6 +135,8 @@ class StagedRun:
     def __init__(
         self, model: StagedModel, stages: Stages, budget_tokens: int, requests: Requests
     ) -> None:
+        stages.check(max((len(documents) for _, documents in requests), default=0))
+        self._config = model.config
         self.cascade = Cascade(model, stages.stops, stages.keep, budget_tokens)
         self.outcomes = [Outcome.of(len(documents)) for _, documents in requests]
         self._pairs = [(query, document) for query, texts in requests for document in texts]
@@ -141,15 +159,17 @@ class StagedRun:
         return self.cascade.work
 
     def _enter(self, window: Window) -> None:
+        check_sequences(window.sequences, self._config)
         for index, reason in window.failures.items():
             request, place = self._place(index)
             self.outcomes[request].failures[place] = reason
-        places = [self._place(index) for index in window.indices]
-        owners = np.array([request for request, _ in places], dtype=np.int64)
+        indices = np.array(window.indices, dtype=np.int64)
+        owners = np.searchsorted(self._ends, indices, side="right")
         for request in np.unique(owners).tolist():
             mine = np.flatnonzero(owners == request)
             self.cascade.add(request, window.sequences.take(mine))
-            self._entered[request] += [places[at][1] for at in mine]
+            start = int(self._ends[request - 1]) if request else 0
+            self._entered[request] += (indices[mine] - start).tolist()
 
     def _place(self, index: int) -> tuple[int, int]:
         """The request of a pair, and where its document stands there."""
@@ -170,3 +190,4 @@ class StagedRun:
             outcome.num_layers[places] = one.num_layers
             for place, reason in one.failures.items():
                 outcome.failures[int(places[place])] = reason
+                outcome.num_layers[places[place]] = 0

@@ -125,7 +125,9 @@ def test_margins_are_written_beside_the_model(
     recall = f"{margins.held_out_recall:.4f} (95 % interval {margins.held_out_low:.4f} to "
     assert f"recall of the top 3 on held-out queries: {recall}" in shown.out
     assert f"layers saved: {margins.saved:.1%}" in shown.out
+    assert "candidates: 12 a query; margins hold for up to 24" in rows
     assert rows[-1] == f"written to {folder / FILE}"
+    assert not margins.extrapolated and "too few" not in shown.err
     assert margins.held_out_low < 0.9 and "the interval reaches below 0.9;" in shown.err
 
 
@@ -208,6 +210,35 @@ def test_bad_lines_are_named_and_left_out(
         ("candidates.jsonl, line 484", "it is no number"),
     ]:
         assert f"{place} was left out: {reason}" in errors
+
+
+def test_a_text_counts_once(
+    run: Callable[..., int],
+    records: tuple[list[dict[str, Any]], list[dict[str, Any]]],
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """As the same query in both halves would make held-out recall that of the fitted ones."""
+    assert run() == 0
+    [sound] = load(folder / FILE)
+    queries, candidates = records
+    queries.append({"id": "again", "text": "query 7"})
+    candidates += [{**line, "query": "again"} for line in candidates if line["query"] == "q7"]
+    capsys.readouterr()
+    assert run() == 1
+    assert load(folder / FILE) == [sound]
+    [line, *_] = [one for one in capsys.readouterr().err.splitlines() if "left out" in one]
+    assert line.endswith("line 41 was left out: \"text\" is that of query 'q7' before")
+
+
+def test_too_few_queries_for_the_recall_are_said(
+    run: Callable[..., int], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run() == 0
+    assert load(folder / FILE)[0].extrapolated
+    words = "20 fitted queries are too few to show a recall of 0.99, so margins go beyond what any"
+    [line] = [one for one in capsys.readouterr().err.splitlines() if words in one]
+    assert line.endswith("give at least 177 of more than 3 candidates")
 
 
 @pytest.mark.parametrize(
@@ -315,16 +346,20 @@ def test_a_ranking_drops_what_was_measured(
     model = Reranker(layerwise)
     stopped = 0
     for query in queries[:3]:
-        pairs = [(query["text"], text) for text in texts[:20]]
+        pairs = [(query["text"], text) for text in texts[:10]]
         logits = model.score(pairs, cutoff_layers=[2, 3, 4], activation="identity")
         ran = reached(logits, 2, margins.margins)
-        ranking = model.rank(query["text"], texts[:20], top_k=2, exit="calibrated")
+        ranking = model.rank(query["text"], texts[:10], top_k=2, exit="calibrated")
         assert ranking.num_layers.tolist() == [[2, 3, 4][n - 1] for n in ran.sum(1)]
         survivors = np.flatnonzero(ran[:, -1])
         best = survivors[np.argsort(-logits[survivors, -1], kind="stable")][:2]
         assert [ranked.index for ranked in ranking] == best.tolist()
-        stopped += 20 - len(survivors)
-    assert stopped > 10
+        stopped += 10 - len(survivors)
+    assert stopped > 5
+    with pytest.raises(
+        InputError, match="a query has 11 documents, and the margins hold for up to"
+    ):
+        model.rank("a", texts[:11], top_k=2, exit="calibrated")
     with pytest.raises(InputError, match="measured with top_k 2, not with top_k 3;"):
         model.rank("a", ["b"], top_k=3, exit="calibrated")
     with pytest.raises(InputError, match="not with max_length 40;"):

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from packrank.calibration import calibrate, reached, recall_interval
+from packrank.calibration import calibrate, enough_queries, reached, recall_interval
 from packrank.errors import InputError
 from packrank.exits import Margins
 
@@ -168,6 +168,67 @@ def test_a_settled_layer_needs_no_margin_whatever_its_scale() -> None:
         one[:, 2] = 4 * one[:, -1]
     margins = fit(logits).margins
     assert margins[2] < 1e-6 < 0.1 < min(margins[1], margins[3])
+
+
+@pytest.mark.parametrize("settled", [False, True])
+def test_a_layer_that_scores_all_alike_drops_nothing(settled: bool) -> None:
+    """Also where all the others need no margin at all."""
+    logits = settling(13, 100)
+    for one in logits:
+        if settled:
+            one[:] = one[:, -1:]
+        one[:, 0] = 0.25
+    margins = fit(logits)
+    assert margins.margins[0] == math.inf and max(margins.margins[1:]) < math.inf
+    assert margins.dropped[0] == 0 < margins.dropped[1]
+
+
+def test_the_best_twice_k_count_and_nobody_else() -> None:
+    """All from a rank on are so far behind at the first layer that they change no threshold."""
+
+    def fitted_with(rank: int, behind: float) -> tuple[float, ...]:
+        logits = settling(14, 60)
+        for one in logits:
+            one[np.argsort(-one[:, -1])[rank:], 0] -= behind
+        return fit(logits, 5).margins
+
+    assert fitted_with(10, 200) == fitted_with(10, 50)
+    assert fitted_with(9, 200) != fitted_with(9, 50)
+
+
+def test_too_few_queries_get_more_than_they_need() -> None:
+    """All are one. Its best is 6 behind, the other 0; their root mean square is sqrt(18)."""
+    one = np.array([[0, 9], [6, 6]], dtype=np.float32)
+    few = fit([one] * 40, 1, layers=(1, 2))
+    assert few.extrapolated and few.margins == (pytest.approx(1.5 * 6, rel=1e-5),)
+    enough = fit([one] * 40, 1, layers=(1, 2), recall=0.8)
+    assert not enough.extrapolated and enough.margins == (pytest.approx(6, rel=1e-5),)
+    # Here the best needs nothing, and 1.5 times the root mean square itself is taken.
+    tied = fit([np.array([[6, 9], [0, 9]], dtype=np.float32)] * 40, 1, layers=(1, 2))
+    assert tied.extrapolated and tied.margins == (pytest.approx(1.5 * 18**0.5, rel=1e-5),)
+
+
+@pytest.mark.parametrize(
+    ("top_k", "recall", "queries"), [(10, 0.99, 51), (3, 0.99, 177), (1, 0.99, 535), (1, 0.9, 49)]
+)
+def test_how_many_queries_are_enough(top_k: int, recall: float, queries: int) -> None:
+    assert enough_queries(top_k, recall) == queries
+    logits = settling(15, queries, 12)
+    assert not fit(logits, top_k, recall=recall).extrapolated
+    assert fit(logits[1:], top_k, recall=recall).extrapolated
+    assert enough_queries(top_k, 0.01) == 20
+
+
+def test_one_query_of_many_candidates_does_not_speak_for_all() -> None:
+    logits = [*settling(16, 38, 30), *settling(17, 1, 500)]
+    assert {fit(logits, seed=seed).num_candidates for seed in range(4)} == {30}
+    assert fit([*logits, *settling(18, 20, 90)]).num_candidates == 90
+
+
+def test_recall_is_held_among_twice_the_candidates() -> None:
+    new = settling(999, 300, 2 * 40)
+    runs = [true_recall(fit(settling(seed, 200), 5, seed=seed), new) for seed in range(6)]
+    assert np.mean(runs) >= 0.99 and min(runs) > 0.98
 
 
 def test_who_needs_the_margin_exactly_has_it() -> None:

@@ -139,6 +139,8 @@ def test_through_the_front_door(folder: Path, save_tokenizer: Callable[..., None
         num_fitted=1,
         num_held_out=1,
         num_left_out=0,
+        num_candidates=5,
+        extrapolated=False,
     )
     best = model.rank("red", texts, top_k=1, exit=margins)
     (first,) = np.flatnonzero(best.num_layers == 3)

@@ -1,5 +1,6 @@
 """Which candidates stop, and margins that are kept in a file and never used for anything else."""
 
+import hashlib
 import json
 import math
 from dataclasses import replace
@@ -31,6 +32,8 @@ MARGINS = Margins(
     num_fitted=50,
     num_held_out=49,
     num_left_out=1,
+    num_candidates=100,
+    extrapolated=True,
 )
 ASKED: dict[str, Any] = {
     "fingerprint": "a1" * 32,
@@ -192,6 +195,17 @@ def test_other_files_are_refused_too(tmp_path: Path) -> None:
         ({"margins": (1.0, 2.0)}, "one of at least 0 for each"),
         ({"margins": (1.0, -0.5, 0.0)}, "at least 0"),
         ({"margins": (1.0, math.nan, 0.0)}, "at least 0"),
+        ({"margins": (1.0, "2", 0.0)}, "at least 0"),
+        ({"margins": 1.0}, "margins is a float, expected a sequence of numbers"),
+        ({"layers": "abc"}, "layers is a str, expected a sequence"),
+        ({"layers": (8, 16.0, 28)}, "layers: 16.0 is not a whole number of at least 1"),
+        ({"layers": (True, 16, 28)}, "layers: True is not"),
+        ({"top_k": 0}, "top_k: 0 is not"),
+        ({"top_k": True}, "top_k: True is not"),
+        ({"top_k": "10"}, "top_k: '10' is not"),
+        ({"final_layer": 40.0}, "final_layer: 40.0 is not"),
+        ({"final_layer": None}, "final_layer: None is not"),
+        ({"num_candidates": 99.5}, "num_candidates: 99.5 is not"),
     ],
 )
 def test_margins_that_cannot_be(change: dict[str, Any], reason: str) -> None:
@@ -206,6 +220,8 @@ def test_a_fingerprint_is_of_what_makes_the_model(tmp_path: Path) -> None:
     (folder / "model.safetensors").write_bytes(b"weights")
     (folder / "1_Dense/model.safetensors").write_bytes(b"weights")
     seen = [fingerprint(folder)]
+    content = b"0/config.json 2\n{}0/model.safetensors 7\nweights"
+    assert seen == [hashlib.sha256(content).hexdigest()]
     (folder / FILE).write_text("margins")
     (folder / "README.md").write_text("words")
     (folder / "1_Dense/config.json").write_text("{}")
@@ -216,4 +232,8 @@ def test_a_fingerprint_is_of_what_makes_the_model(tmp_path: Path) -> None:
     seen.append(fingerprint(folder))
     (folder / "1_Dense/config.json").write_text("{ }")
     seen.append(fingerprint(folder))
-    assert len(set(seen)) == 4
+    vocabulary = ("tokenizer.model", "vocab.json", "merges.txt", "chat_template.jinja")
+    for name in vocabulary:
+        (folder / name).write_text("a")
+        seen.append(fingerprint(folder))
+    assert len(set(seen)) == 4 + len(vocabulary)

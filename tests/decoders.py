@@ -1,10 +1,12 @@
 """Small decoders with seeded random weights, as folders that a test loads and transformers too."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tokenizers
 import torch
 import transformers
 from safetensors.torch import save_file
@@ -92,3 +94,141 @@ def candidates(
         queries=np.full(count, first, dtype=np.int32),
         shared=np.full(count, prefix, dtype=np.int32),
     )
+
+
+def save_tokenizer(folder: Path, backend: tokenizers.Tokenizer, **config: Any) -> Path:
+    """A tokenizer beside a model; `config` is its tokenizer_config.json."""
+    backend.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return folder
+
+
+def layerwise_minicpm(
+    folder: Path, backend: tokenizers.Tokenizer, *, layers: int = 4, settling: float = 1.0
+) -> tuple[Any, list[torch.Tensor]]:
+    """A layerwise MiniCPM with heads from layer 2 on, as a folder.
+
+    Args:
+        folder: to be made.
+        backend: its tokenizer, of whose tokens one is <s>.
+        layers: of the model.
+        settling: every layer adds this much less than the one before; below 1 all heads are nearly
+            one too, so that scores settle with depth.
+
+    Returns:
+        transformers' Llama that does the same, the scales folded into its weights; the heads.
+    """
+    model = make(
+        "Llama",
+        "ForCausalLM",
+        rope_parameters=None,
+        attention_bias=False,
+        mlp_bias=False,
+        vocab_size=backend.get_vocab_size(),
+        max_position_embeddings=600,
+        num_hidden_layers=layers,
+    )
+    head = torch.randn(1, SIZES["hidden_size"])
+    heads = [head + (1 - (settling < 1) * 0.9) * torch.randn_like(head) for _ in range(layers - 1)]
+    with torch.no_grad():
+        for depth, layer in enumerate(model.model.layers):
+            layer.self_attn.o_proj.weight *= settling**depth
+            layer.mlp.down_proj.weight *= settling**depth
+    save_layerwise(
+        folder,
+        model,
+        heads,
+        architectures=["LayerWiseMiniCPMForCausalLM"],
+        model_type="minicpm",
+        start_layer=2,
+        head_type="simple",
+        head_multi=True,
+        scale_emb=12,
+        scale_depth=1.4,
+    )
+    save_tokenizer(folder, backend, bos_token="<s>")
+    with torch.no_grad():
+        model.model.embed_tokens.weight *= 12
+        for layer in model.model.layers:
+            layer.self_attn.o_proj.weight *= 1.4 / math.sqrt(layers)
+            layer.mlp.down_proj.weight *= 1.4 / math.sqrt(layers)
+    return model, heads
+
+
+def layerwise_logits(model: Any, heads: list[torch.Tensor], ids: list[int]) -> list[float]:
+    """What the heads of `layerwise_minicpm` say of a sequence, one a layer from the second on."""
+    with torch.no_grad():
+        out = model.model(torch.tensor([ids]), output_hidden_states=True)
+        # The last of hidden_states has been normed already.
+        states = [model.model.norm(x) for x in out.hidden_states[2:-1]] + [out.last_hidden_state]
+        return [float(x[0, -1] @ head[0]) for x, head in zip(states, heads, strict=True)]
+
+
+def lightweight(
+    folder: Path, backend: tokenizers.Tokenizer, layers: int = 4
+) -> tuple[Any, list[torch.Tensor]]:
+    """A bge-reranker-v2.5-gemma2-lightweight with heads from layer 1 on: its Gemma2, its heads."""
+    size = backend.get_vocab_size()
+    model = make("Gemma2", "ForCausalLM", vocab_size=size, num_hidden_layers=layers)
+    # So small that the cap on logits leaves them apart.
+    heads = [0.1 * torch.randn(1, SIZES["hidden_size"]) for _ in range(layers)]
+    save_layerwise(
+        folder,
+        model,
+        heads,
+        architectures=["CostWiseGemmaForCausalLM"],
+        model_type="cost_wise_gemma",
+        max_position_embeddings=300,
+        start_layer=1,
+        layer_sep=1,
+        layer_wise=True,
+    )
+    save_tokenizer(folder, backend, bos_token="<bos>", pad_token="<pad>")
+    return model, heads
+
+
+def compressed_logits(
+    model: Any,
+    heads: list[torch.Tensor],
+    ids: list[int],
+    ends: tuple[int, int],
+    ratio: int,
+    layers: tuple[int, ...],
+    stops: tuple[int, ...],
+) -> list[float]:
+    """A sequence through Gemma2's layers, its document's states averaged on the way.
+
+    As FlagEmbedding has it: the first of the heads for the first of the stops.
+
+    Args:
+        model: transformers' Gemma2ForCausalLM.
+        heads: [1, hidden] each.
+        ids: of the sequence.
+        ends: where its document begins, and how many tokens come after it.
+        ratio: of document states that become one.
+        layers: before which this happens.
+        stops: after how many layers a head is asked.
+    """
+    (begin, tail), found = ends, []
+    x = model.model.embed_tokens(torch.tensor([ids]))
+    for index in range(max(stops) + 1):
+        if index in stops:
+            state = model.model.norm(x)[0, -1]
+            cap = model.config.final_logit_softcapping
+            found.append(float(cap * torch.tanh(state @ heads[len(found)][0] / cap)))
+        if index == max(stops):
+            break
+        if index in layers and index and ratio > 1:
+            document = x[0, begin : x.shape[1] - tail]
+            means = [document[i : i + ratio].mean(0) for i in range(0, len(document), ratio)]
+            x = torch.cat([x[0, :begin], *(m[None] for m in means), x[0, x.shape[1] - tail :]])
+            x = x[None]
+        places = torch.arange(x.shape[1])
+        behind = places[:, None] - places[None, :]
+        hidden = behind < 0
+        if index % 2 == 0:
+            hidden |= behind >= model.config.sliding_window
+        mask = torch.where(hidden, -torch.inf, 0.0)[None, None]
+        turns = model.model.rotary_emb(x, places[None])
+        x = model.model.layers[index](x, position_embeddings=turns, attention_mask=mask)
+    return found

@@ -111,8 +111,12 @@ class Assembly:
         if asked is None:
             return None, None
         everything = (self.config.num_layers,)
-        if not hasattr(asked, "__iter__"):
-            one = (self.check_layer("cutoff_layers", asked),)
+        if not hasattr(asked, "__iter__") or getattr(asked, "ndim", 1) == 0:
+            one = (
+                self.check_layer(
+                    "cutoff_layers", asked.item() if isinstance(asked, np.ndarray) else asked
+                ),
+            )
             return None if one == everything else one, None
         layers = listed("cutoff_layers", asked, "numbers of layers")
         if not layers:

@@ -246,7 +246,8 @@ class _Options:
         # MiniCPM's rope_scaling of null and transformers' "default" are one.
         known = {"default": (), "linear": ("factor",), "llama3": _LLAMA3}
         nested = any(isinstance(value, dict) for value in found.values())
-        if nested or kind not in known or found.get("partial_rotary_factor", 1.0) != 1.0:
+        partial = found.get("partial_rotary_factor", 1.0) != 1.0
+        if nested or partial or kind not in list(known):
             raise ModelError(f"{_WHERE}: rope scaling {shown(found)} is not supported")
         where = f"{_WHERE}: rope_parameters"
         theta = field(found, "rope_theta", float, self._field("rope_theta", float, 1e4), where)

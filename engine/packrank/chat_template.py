@@ -18,6 +18,7 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from packrank.arguments import check_text
 from packrank.errors import InputError, ModelError
 from packrank.files import field as value_of
 from packrank.files import read_object, shown
@@ -136,28 +137,30 @@ class ChatLayout:
                     f'the chat template leaves out messages of the role "{role}"; it is none for a '
                     'reranker, so pass template="pair" or the name of one'
                 )
+        self._gap = self._gap_of(texts)
         first, second, nothing = self._tokenizer.encode([texts[0], texts[3], empty])
-        if max_length <= len(nothing):
-            raise InputError(
-                f"max_length is {max_length}, but the chat template alone has {len(nothing)} "
-                "tokens; pass more"
-            )
         size = min(len(first), len(second))
         same = first[::-1][:size] == second[::-1][:size]
         count = 0 if same.all() or not template.restores_suffix else int(same.argmin())
         self._suffix = first[len(first) - count :]
+        # The suffix is the longer where the template leaves something out around empty texts.
+        least = max(len(nothing), count)
+        if max_length <= least:
+            raise InputError(
+                f"max_length is {max_length}, but the chat template alone has {least} tokens; pass "
+                "more"
+            )
 
     def lay_out(self, pairs: list[tuple[str, str]]) -> tuple[Pack, dict[int, str]]:
         """Sequences of pairs: see `PairLayout`."""
         failures: dict[int, str] = {}
         places, sides = [], []
-        beginnings: dict[str, str] = {}
+        around: dict[str, tuple[str, str, str]] = {}
         for place, (query, document) in enumerate(pairs):
             try:
-                if query not in beginnings:
-                    texts = [self._render(query, filler) for filler in _FILLERS]
-                    beginnings[query] = _common_beginning(*texts)
-                sides.append((self._render(query, document), beginnings[query], query))
+                if query not in around:
+                    around[query] = self._around(query)
+                sides.append((self._render(query, document), *around[query], query))
             except Exception as error:  # whatever a template makes Python raise
                 failures[place] = f"the model's chat template refuses it ({_line(error)})"
             else:
@@ -165,38 +168,76 @@ class ChatLayout:
         return self._join(places, sides, failures)
 
     def _join(
-        self, places: list[int], sides: list[tuple[str, str, str]], failures: dict[int, str]
+        self,
+        places: list[int],
+        sides: list[tuple[str, str, str, str, str]],
+        failures: dict[int, str],
     ) -> tuple[Pack, dict[int, str]]:
         number_of: dict[str, int] = {}
-        queries = [number_of.setdefault(query, len(number_of)) for *_, query in sides]
-        ids, starts, lengths = gather(self._tokenizer, [side[:2] for side in sides], 2)
-        every = np.column_stack([np.array(queries, dtype=np.int64), starts, lengths])
-        over = every[:, 3] - self.max_length
-        shift = over.clip(0) if self._tokenizer.keeps_end else np.zeros_like(over)
+        numbers = [number_of.setdefault(query, len(number_of)) for *_, query in sides]
+        queries = np.array(numbers, dtype=np.int64)
+        ids, starts, lengths = gather(self._tokenizer, [side[:4] for side in sides], 4)
+        keeps_end = self._tokenizer.keeps_end
+        over = lengths[:, 0] - self.max_length
+        shift = over.clip(0) if keeps_end else np.zeros_like(over)
         # Also of one that just fits, as sentence-transformers does it.
         suffix = np.where(over >= 0, len(self._suffix), 0)
-        kept = np.minimum(every[:, 3], self.max_length) - suffix
-        sound = np.ones(len(every), dtype=bool)
+        kept = np.minimum(lengths[:, 0], self.max_length) - suffix
+        # Tokens of a prompt that stay, and those before its document and its query, all counted
+        # from the end that is not cut.
+        room = kept + suffix if keeps_end else kept
+        document = lengths[:, 2 if keeps_end else 1]
+        query = np.zeros_like(over) if self._gap is None else lengths[:, 0] - lengths[:, 3]
+        sound = np.ones(len(sides), dtype=bool)
         for index in np.flatnonzero(over > 0).tolist():
             if not self._truncate:
-                reason = f"its prompt has {every[index, 3]} tokens, more than max_length "
+                reason = f"its prompt has {lengths[index, 0]} tokens, more than max_length "
                 reason += f"{self.max_length}; shorten it or allow truncation"
-            elif not shift[index] and kept[index] <= every[index, 4]:
+            elif room[index] <= document[index]:
                 reason = "the query leaves no room for a document within max_length "
+                reason += f"{self.max_length}; shorten it or raise max_length"
+            elif room[index] <= query[index] and sides[index][-1]:
+                reason = "the document leaves no room for the query within max_length "
                 reason += f"{self.max_length}; shorten it or raise max_length"
             else:
                 continue
             sound[index] = False
             failures[places[index]] = reason
-        every, shift, suffix, kept = (of[sound] for of in (every, shift, suffix, kept))
-        begin = every[:, 1] + shift
+        queries, starts, lengths = queries[sound], starts[sound], lengths[sound]
+        shift, suffix, kept = shift[sound], suffix[sound], kept[sound]
+        begin = starts[:, 0] + shift
         pack = self._layout.join(
             np.append(ids, self._suffix),
             np.column_stack([begin, np.full_like(begin, len(ids))]),
             np.column_stack([kept, suffix]),
         )
-        alike = common_prefix(ids, begin, every[:, 2], np.minimum(kept, every[:, 4]))
-        return share(pack, numbered(np.column_stack([every[:, 0], shift])), alike), failures
+        alike = common_prefix(ids, begin, starts[:, 1], np.minimum(kept, lengths[:, 1]))
+        return share(pack, numbered(np.column_stack([queries, shift])), alike), failures
+
+    def _around(self, query: str) -> tuple[str, str, str]:
+        """What a query's prompts begin with, what they end with, and that up to the query.
+
+        The last is of the side that is cut, the query included.
+        """
+        first, second = (self._render(query, filler) for filler in _FILLERS)
+        beginning, ending = _common_beginning(first, second), _common_ending(first, second)
+        gap = self._gap or 0
+        if self._tokenizer.keeps_end:
+            return beginning, ending, beginning[: len(beginning) - gap]
+        return beginning, ending, ending[gap:]
+
+    def _gap_of(self, texts: list[str]) -> int | None:
+        """Characters between the document and a query that is cut before it; else None.
+
+        Args:
+            texts: two prompts of a query, and two of another.
+        """
+        common = _common_beginning, _common_ending
+        near, far = common[::-1] if self._tokenizer.keeps_end else common
+        if near(*texts[:2]) != near(*texts[2:]):
+            return None
+        sides = far(*texts[:2]), far(*texts[2:])
+        return None if sides[0] == sides[1] else len(near(*sides))
 
     def _render(self, query: str, document: str) -> str:
         messages = [
@@ -205,7 +246,9 @@ class ChatLayout:
             self._template.message("document", document),
         ]
         given = {"tools": None, "documents": None, "add_generation_prompt": False}
-        return self._compiled.render(messages=messages, **given | dict(self._template.variables))
+        text = self._compiled.render(messages=messages, **given | dict(self._template.variables))
+        check_text(text, "prompt")
+        return text
 
 
 class _Generation(Extension):
@@ -270,6 +313,10 @@ def _special_tokens(config: dict[str, Any]) -> dict[str, Any]:
 def _common_beginning(first: str, second: str) -> str:
     differing = (place for place, (a, b) in enumerate(zip(first, second, strict=False)) if a != b)
     return first[: next(differing, min(len(first), len(second)))]
+
+
+def _common_ending(first: str, second: str) -> str:
+    return _common_beginning(first[::-1], second[::-1])[::-1]
 
 
 def _line(error: Exception) -> str:

@@ -65,6 +65,7 @@ class Settings:
         prompt: put before every query; of a chat template, the system's message.
         chat: pairs are laid out by it; None: by the tokenizer.
         logit_score: None where the model has a head for scores.
+        saved: sentence-transformers' own files say all this.
     """
 
     activation: Activation
@@ -72,6 +73,7 @@ class Settings:
     prompt: str = ""
     chat: ChatTemplate | None = None
     logit_score: LogitScore | None = None
+    saved: bool = False
 
 
 def read_settings(folder: Path, config: ModelConfig, tokenizer: Tokenizer) -> Settings:
@@ -103,6 +105,7 @@ def read_settings(folder: Path, config: ModelConfig, tokenizer: Tokenizer) -> Se
         _prompt(saved),
         chat,
         _logit_score(folder, config.vocab_size),
+        saved=True,
     )
 
 

@@ -193,6 +193,8 @@ def load(path: Path) -> list[Margins]:
         ) from None
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from None
+    except ValueError as error:  # such as a null byte in the name
+        raise InputError(f"{str(path)!r} cannot be read: {error}") from None
     damaged = InputError(f"{path} is damaged; remove it and run packrank calibrate again")
     try:
         fields = json.loads(raw)

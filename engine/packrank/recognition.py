@@ -26,13 +26,21 @@ _BY_ARCHITECTURE = {
     "LayerWiseMiniCPMForCausalLM": "bge-minicpm-layerwise",
     "CostWiseGemmaForCausalLM": "bge-gemma2-lightweight",
 }
-# Those that many models have, and what the name of a reranker among them holds.
+# Those that many models have: a reranker among them, what its name and those of conversions hold,
+# and its template.
+_BGE_GEMMA = ("bge-reranker-v2-gemma", "bge-reranker-v2-gemma", "bge-gemma")
+_MXBAI = ("mxbai-rerank-v2", r"mxbai-rerank-((base|large)-)?v2(?!\.?\d)", "mxbai-v2")
+_QWEN3 = ("Qwen3-Reranker", "Qwen3-Reranker", "qwen3")
 _BY_NAME = {
-    "GemmaForCausalLM": ("bge-reranker-v2-gemma", "bge-gemma"),
-    "Qwen2ForCausalLM": ("mxbai-rerank", "mxbai-v2"),
-    "Qwen3ForCausalLM": ("Qwen3-Reranker", "qwen3"),
-    "Qwen3ForSequenceClassification": ("Qwen3-Reranker", "qwen3"),
+    "GemmaForCausalLM": _BGE_GEMMA,
+    "GemmaForSequenceClassification": _BGE_GEMMA,
+    "Qwen2ForCausalLM": _MXBAI,
+    "Qwen2ForSequenceClassification": _MXBAI,
+    "Qwen3ForCausalLM": _QWEN3,
+    "Qwen3ForSequenceClassification": _QWEN3,
 }
+# Under any other name, what has one label may be a conversion as well as read plain pairs.
+_DOUBTFUL = "Qwen3ForSequenceClassification"
 
 
 def is_reranker(folder: Path) -> bool:
@@ -163,20 +171,22 @@ def _template_of(
 ) -> str | None:
     """What architecture and name say; None: the tokenizer's own layout."""
     architecture = config.architecture
-    if settings.logit_score is not None:
+    if settings.logit_score is not None or (config.is_classifier and settings.saved):
         return None
     if architecture in _BY_ARCHITECTURE:
         return _BY_ARCHITECTURE[architecture]
-    pattern, template = _BY_NAME.get(architecture, (None, ""))
-    several = config.is_classifier and config.num_labels != 1
-    if pattern is not None and not several:
-        if any(pattern.lower() in one.lower() for one in _names(folder, name)):
+    if architecture in _BY_NAME:
+        original, pattern, template = _BY_NAME[architecture]
+        named = any(re.search(pattern, one, re.IGNORECASE) for one in _names(folder, name))
+        several = config.is_classifier and config.num_labels != 1
+        if named and not several:
             return template
-        if config.is_classifier:
+        if named or (architecture == _DOUBTFUL and not several):
+            why = f", of {config.num_labels} labels where a {original} has one," if named else ""
             raise ModelError(
-                f"{folder} is a {architecture} and does not say how its pairs are laid out; pass "
-                f'template="{template}" if it was made from a {pattern}, template="{PLAIN}" if it '
-                "was trained on query and document alone"
+                f"{folder} is a {architecture}{why} and does not say how its pairs are laid out; "
+                f'pass template="{template}" if it was made from a {original}, template="{PLAIN}" '
+                "if it was trained on query and document alone"
             )
     if config.is_classifier:
         return None

@@ -256,9 +256,9 @@ class Tokenizer:
         return layout.join(np.concatenate([nothing, *texts]), starts, lengths, causal), failures
 
     def _special(self, role: str, config: dict[str, Any]) -> int | None:
-        token = _special_token(config, role)
-        if token is not None:
-            return self.token_id(token)
+        if f"{role}_token" in config:  # null says that there is none
+            token = _special_token(config, role)
+            return None if token is None else self.token_id(token)
         # Only among added special tokens: "[CLS]" may be plain text in another vocabulary.
         added = self._backend.get_added_tokens_decoder()
         known = {entry.content: token_id for token_id, entry in added.items() if entry.special}

@@ -3,8 +3,26 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+
+
+@pytest.fixture(scope="session")
+def reranker_case(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
+    """reranker_case("qwen3"): that of `rerankers.BUILD`, made once; tests do not write to it."""
+    from rerankers import BUILD, Case
+
+    made: dict[str, Case] = {}
+
+    def build(name: str) -> Case:
+        if name not in made:
+            torch.manual_seed(1)
+            made[name] = BUILD[name](tmp_path_factory.mktemp(name))
+        return made[name]
+
+    return build
 
 
 @pytest.fixture

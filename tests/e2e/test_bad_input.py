@@ -301,7 +301,7 @@ def test_bad_documents_are_left_out_by_number(
     assert rank(model, path, "--truncation", "off", "--json") == 1
     captured = capsys.readouterr()
     *rows, last = [json.loads(line) for line in captured.out.splitlines()]
-    assert last["summary"]["layers"] == {"1": 3, "7": 0, "8": 3}
+    assert last["summary"]["layers"] == {"1": 3, "6": 0, "7": 0, "8": 3}
     expected = Reranker(model).rank("red owl", ["red fox", "blue owl"])
     assert [(row["text"], row["score"]) for row in rows] == [
         (r.document, r.score) for r in expected

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from decoders import PECULIAR, candidates, make, save_layerwise
+from decoders import PECULIAR, candidates, compressed_logits, make, save_layerwise
 from safetensors.torch import load_file, save_file
 
 from packrank.errors import ModelError
@@ -161,7 +161,12 @@ def test_compression_against_plain_pytorch(
         layer_wise=True,
     )
     with torch.no_grad():
-        want = [_compressed(model, s.token_ids, ratio, layers, tail, stops, heads) for s in ALONE]
+        want = [
+            compressed_logits(
+                model, heads, one.token_ids.tolist(), (PREFIX, tail), ratio, layers, stops
+            )
+            for one in ALONE
+        ]
     got = load(
         folder,
         head="layerwise",
@@ -171,41 +176,6 @@ def test_compression_against_plain_pytorch(
         tail=tail,
     ).logits_at(PACK, stops)
     np.testing.assert_allclose(got, np.array(want), rtol=0, atol=1e-4)
-
-
-def _compressed(
-    model: Any,
-    ids: np.ndarray,
-    ratio: int,
-    layers: tuple[int, ...],
-    tail: int,
-    stops: tuple[int, ...],
-    heads: list[torch.Tensor],
-) -> list[float]:
-    """One sequence through transformers' layers, its document's states averaged on the way."""
-    x = model.model.embed_tokens(torch.from_numpy(ids)[None].long())
-    found = []
-    for index in range(max(stops) + 1):
-        if index in stops:
-            state = model.model.norm(x)[0, -1]
-            cap = model.config.final_logit_softcapping
-            found.append(float(cap * torch.tanh(state @ heads[len(found)][0] / cap)))
-        if index == max(stops):
-            return found
-        if index in layers and index and ratio > 1:
-            document = x[0, PREFIX : x.shape[1] - tail]
-            means = [document[i : i + ratio].mean(0) for i in range(0, len(document), ratio)]
-            x = torch.cat([x[0, :PREFIX], *(m[None] for m in means), x[0, x.shape[1] - tail :]])
-            x = x[None]
-        places = torch.arange(x.shape[1])
-        behind = places[:, None] - places[None, :]
-        hidden = behind < 0
-        if index % 2 == 0:
-            hidden |= behind >= model.config.sliding_window
-        mask = torch.where(hidden, -torch.inf, 0.0)[None, None]
-        turns = model.model.rotary_emb(x, places[None])
-        x = model.model.layers[index](x, position_embeddings=turns, attention_mask=mask)
-    raise AssertionError
 
 
 def test_one_head_for_all_layers(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Chat templates of LogitScore folders: sentence-transformers' own preprocessing is the oracle."""
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ FLAT = """{%- set system = messages | selectattr("role", "eq", "system") | list 
 <|im_start|>user
 {% for message in messages if message.role != "system" %}
 <{{ message.role }}>: {{ message.content }}
-{% endfor %}
+  {% endfor %}
 <|im_end|>
 {% if add_generation_prompt %}<|im_start|>assistant
 {% endif %}{{ ending }}"""
@@ -37,6 +38,8 @@ STRUCTURED = """{% for message in messages %}
 {% generation %}{{ message.role }}: {{ message.content[0].text }}{% endgeneration %}
 {% endfor %}
 {{ bos_token }}{{ {"b": "<é>"} | tojson }}{{ eos_token }}"""
+CONTENTS = ("{{ messages[0].content }}", "{{ messages[1].content }}")
+BOTH = " ".join(CONTENTS)
 Build = Callable[..., Path]
 
 
@@ -128,12 +131,16 @@ def test_ids_are_those_of_sentence_transformers(
     assert scoring.chat is not None
     assert scoring.chat.structured == (template == STRUCTURED)
     layout = scoring.layout(tokenizer, config)
-    pack, failures = layout.lay_out(PAIRS)
-    assert not failures
-    assert rows(pack) == expected(folder, PAIRS)
+    size = int(layout.lay_out([("ab", "d" * 99)])[0].lengths[0])
+    pairs = [*PAIRS, ("ab", "d" * (99 + 403 - size))]
+    pack, failures = layout.lay_out(pairs)
+    # Nothing of the query would be left of one.
+    assert list(failures) == ([5] if side == "left" else [])
+    right = expected(folder, pairs)
+    assert rows(pack) == [ids for place, ids in enumerate(right) if place not in failures]
     assert layout.max_length == pack.max_seqlen == 400
     check_shared(pack)
-    # Also where another document's prompt has lost its beginning.
+    # Also where another document's prompt has lost its beginning, of three tokens.
     assert pack.shared is not None
     assert pack.shared[0] > 10
 
@@ -199,15 +206,6 @@ def test_a_prompt_that_is_cut_where_it_may_not_be(build: Build) -> None:
     pack, failures = layout.lay_out([("ab", "a"), ("ab", "d" * 90)])
     assert (len(pack), list(failures)) == (1, [1])
     assert "more than max_length 110; shorten it or allow truncation" in failures[1]
-
-
-def test_a_query_that_leaves_no_room(build: Build) -> None:
-    scoring, tokenizer, config = loaded(build())
-    pack, failures = scoring.layout(tokenizer, config, max_length=120).lay_out(
-        [("q" * 90, "d" * 9), ("q", "d" * 9), ("q" * 300, "")]
-    )
-    assert (len(pack), list(failures)) == (1, [0, 2])
-    assert failures[0].startswith("the query leaves no room for a document within max_length 120;")
 
 
 def test_an_instruction_is_the_systems_message(build: Build) -> None:
@@ -291,11 +289,36 @@ def test_what_is_not_supported_is_refused(
         read_settings(folder, load_config(folder), Tokenizer.from_folder(folder))
 
 
-def layout(source: str, max_length: int = 99, **options: Any) -> ChatLayout:
-    return ChatLayout(ChatTemplate(source), Tokenizer(word_level()), max_length, **options)
+def layout(source: str, limit: int = 99, side: str = "right", restore: bool = True) -> ChatLayout:
+    tokenizer = Tokenizer(word_level(), {"truncation_side": side})
+    return ChatLayout(ChatTemplate(source, restores_suffix=restore), tokenizer, limit)
 
 
-BOTH = "{{ messages[0].content }} {{ messages[1].content }}"
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("pattern", ["[Q|D].", "D, Q", "-<D><Q>...", "Q:D?Q", "QD.", "Q=D"])
+def test_a_text_that_is_cut_away_fails_the_pair(pattern: str, side: str) -> None:
+    """The oracle slices prompts in which every character is a token."""
+    pairs = [("xx", "zzzzz"), ("xxxx", "z"), ("x", "zz"), ("", "z" * 9)]
+    places = [CONTENTS, ("", ""), *pairs]
+    source, empty, *prompts = (pattern.replace("Q", q).replace("D", d) for q, d in places)
+    end = re.split("[QD]", pattern)[-1]
+    for limit in range(len(empty) + 1, 25):
+        wanted, failed = [], {}
+        for place, text in enumerate(prompts):
+            cut = text
+            if len(text) >= limit:
+                cut = (text[:limit] if side == "right" else text[-limit:])[: limit - len(end)] + end
+            if "z" not in cut:
+                failed[place] = "the query leaves no room for a document"
+            elif "x" in text and "x" not in cut:
+                failed[place] = "the document leaves no room for the query"
+            else:
+                wanted.append(cut)
+        pack, failures = layout(source, limit, side).lay_out(pairs)
+        advice = f" within max_length {limit}; shorten it or raise max_length"
+        assert failures == {place: reason + advice for place, reason in failed.items()}
+        assert rows(pack) == [ids.tolist() for ids in Tokenizer(word_level()).encode(wanted)]
+        check_shared(pack)
 
 
 @pytest.mark.parametrize(
@@ -315,18 +338,40 @@ def test_templates_that_cannot_be_used(source: str, sentence: str) -> None:
 
 
 def test_a_pair_that_the_template_refuses_fails_alone() -> None:
-    source = BOTH + "{% if messages[1].content == 'bad' %}{{ raise_exception('no') }}{% endif %}"
-    pack, failures = layout(source).lay_out([("a", "b"), ("a", "bad"), ("a", "c")])
-    assert len(pack) == 2
-    assert failures == {1: "the model's chat template refuses it ('no')"}
-    assert layout(source).lay_out([("a", "bad")])[0].num_sequences == 0
-    assert layout(source).lay_out([])[1] == {}
+    surrogate = '"the prompt holds a lone surrogate at character 5, which is not'
+    for bad, reason in (("raise_exception('no')", "'no'"), (r"'\ud800'", surrogate)):
+        source = BOTH + "{% if messages[1].content == 'bad' %}{{ " + bad + " }}{% endif %}"
+        pack, failures = layout(source).lay_out([("a", "b"), ("a", "bad"), ("a", "c")])
+        assert (len(pack), list(failures)) == (2, [1])
+        assert failures[1].startswith(f"the model's chat template refuses it ({reason}")
+        assert layout(source).lay_out([("a", "bad")])[0].num_sequences == 0
+    assert layout(BOTH).lay_out([])[1] == {}
+
+
+def test_a_tokenizer_that_has_no_token_for_the_fillers() -> None:
+    tokenizer = Tokenizer(tokenizers.Tokenizer(models.BPE({"x": 0, "z": 1}, [])))
+    assert rows(ChatLayout(ChatTemplate(BOTH), tokenizer, 2).lay_out([("x", "z")])[0]) == [[0, 1]]
+
+
+def test_a_query_longer_than_a_sequence() -> None:
+    pack, _ = layout(BOTH, 20, "left").lay_out([("x" * 50, "z"), ("x" * 50, "y")])
+    assert pack.lengths.tolist() == [20, 20]
+    assert pack.shared is not None
+    assert pack.shared.tolist() == [18, 18]
+    assert list(layout(BOTH, 20).lay_out([("x" * 50, "z"), ("x" * 50, "")])[1]) == [0, 1]
 
 
 def test_a_max_length_that_leaves_nothing() -> None:
     with pytest.raises(InputError, match="max_length is 3, but the chat template alone has 3 tok"):
-        layout("abc" + BOTH, max_length=3)
-    assert len(layout("abc" + BOTH, max_length=4).lay_out([("", "")])[0]) == 1
+        layout("abc" + BOTH, 3)
+    assert len(layout("abc" + BOTH, 4).lay_out([("", "")])[0]) == 1
+    # Nor within an end that empty texts do not have, unless it is not put back.
+    source = BOTH + "{% if messages[1].content %}" + "." * 20 + "{% endif %}"
+    for limit in (5, 20):
+        with pytest.raises(InputError, match=f"is {limit}, but the chat template alone has 20 tok"):
+            layout(source, limit, "left")
+    assert layout(source, 21, "left").lay_out([("", "z")])[0].lengths.tolist() == [21]
+    assert layout(source, 5, "left", restore=False).max_length == 5
 
 
 @settings(max_examples=80, deadline=None)
@@ -335,20 +380,21 @@ def test_a_max_length_that_leaves_nothing() -> None:
         [
             BOTH,
             "x: " + BOTH + "ab",
-            "{{ messages[0].content }}: {{ messages[1].content }}",
+            ": ".join(CONTENTS),
             "{{ messages[1].content }}|{{ messages[0].content | trim }}",
             "{{ messages[1].content | length }} " + BOTH,
         ]
     ),
     limit=st.integers(8, 30),
+    side=st.sampled_from(["right", "left"]),
     queries=st.lists(st.text("ab: ", max_size=9), min_size=1, max_size=3),
     documents=st.lists(st.text("ab: ", max_size=30), max_size=4),
 )
 def test_sequences_of_one_query_begin_alike(
-    source: str, limit: int, queries: list[str], documents: list[str]
+    source: str, limit: int, side: str, queries: list[str], documents: list[str]
 ) -> None:
     pairs = [(query, document) for query in queries for document in documents]
-    pack, failures = layout(source, limit).lay_out(pairs)
+    pack, failures = layout(source, limit, side).lay_out(pairs)
     assert len(pack) + len(failures) == len(pairs)
     check_shared(pack)
     assert pack.max_seqlen <= limit

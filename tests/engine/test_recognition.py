@@ -118,6 +118,30 @@ def test_a_name_is_not_enough(write: Callable[..., Path]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "template"),
+    [
+        ("mxbai-rerank-v2", "mxbai-v2"),
+        ("mxbai-rerank-large-v2", "mxbai-v2"),
+        ("Mxbai-Rerank-base-v2-seq", "mxbai-v2"),
+        ("mxbai-rerank-base-v1", None),
+        ("mxbai-rerank-large-v3", None),
+        ("mxbai-rerank-v20", None),
+        ("mxbai-rerank-large-v2.5", None),
+        ("mxbai-rerank", None),
+    ],
+)
+def test_another_version_is_another_model(
+    write: Callable[..., Path], name: str, template: str | None
+) -> None:
+    folder = write("Qwen2ForCausalLM", name)
+    if template is None:
+        with pytest.raises(ModelError, match="does not say what makes it a reranker"):
+            ask(folder)
+    else:
+        assert template_of(ask(folder)) == template
+
+
+@pytest.mark.parametrize(
     ("architecture", "template"),
     [
         ("LayerWiseMiniCPMForCausalLM", "bge-minicpm-layerwise"),
@@ -148,6 +172,33 @@ def test_classifiers_read_plain_pairs(
     assert pack.lengths.tolist() == [5, 7]
     assert pack.shared is not None
     assert pack.shared.tolist() == [4, 4]
+
+
+@pytest.mark.parametrize(
+    ("family", "name", "template", "original"),
+    [
+        ("Gemma", "bge-reranker-v2-gemma", "bge-gemma", "bge-reranker-v2-gemma"),
+        ("Qwen2", "mxbai-rerank-base-v2", "mxbai-v2", "mxbai-rerank-v2"),
+        ("Qwen3", "Qwen3-Reranker-8B", "qwen3", "Qwen3-Reranker"),
+    ],
+)
+def test_conversions_by_name(
+    write: Callable[..., Path], family: str, name: str, template: str, original: str
+) -> None:
+    architecture = f"{family}ForSequenceClassification"
+    scoring = ask(write(architecture, f"{name}-seq-cls", **ONE_LABEL))
+    assert (template_of(scoring), scoring.head) == (template, "classifier")
+    assert (scoring.activation, scoring.tokens) == ("sigmoid", None)
+    folder = write(architecture, name, id2label={"0": "no", "1": "yes"})
+    sentence = (
+        f"is a {architecture}, of 2 labels where a {original} has one, and does not say how its "
+        f'pairs are laid out; pass template="{template}" if it was made from a {original}, '
+        'template="pair" if it was trained on query and document alone'
+    )
+    with pytest.raises(ModelError, match=sentence):
+        ask(folder)
+    assert ask(folder, template="pair").template is None
+    assert template_of(ask(folder, template=template)) == template
 
 
 def test_conversions_of_qwen3(write: Callable[..., Path]) -> None:
@@ -275,6 +326,44 @@ def test_classifiers_that_sentence_transformers_saved(
         .token_ids,
         tokenizer_file().encode("a", "b").ids,
     )
+
+
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [
+        ("Gemma", "bge-reranker-v2-gemma"),
+        ("Qwen2", "mxbai-rerank-base-v2"),
+        ("Qwen3", "Qwen3-Reranker-4B"),
+        ("Qwen3", "mine"),
+    ],
+)
+@pytest.mark.parametrize("num_labels", [1, 2])
+def test_a_name_does_not_override_what_sentence_transformers_saved(
+    write: Callable[..., Path], family: str, name: str, num_labels: int
+) -> None:
+    labels = {str(i): f"LABEL_{i}" for i in range(num_labels)}
+    folder = write(f"{family}ForSequenceClassification", name, id2label=labels)
+    saved(folder, chat=False)
+    path = folder / "config_sentence_transformers.json"
+    prompts = {"prompts": {"a": "Find: "}, "default_prompt_name": "a"}
+    path.write_text(json.dumps({"model_type": "CrossEncoder"} | prompts))
+    text = {"method": "forward", "method_output_name": "logits"}
+    settings = {"max_seq_length": 12, "modality_config": {"text": text}}
+    (folder / "sentence_bert_config.json").write_text(json.dumps(settings))
+    scoring = ask(folder)
+    assert (scoring.head, scoring.template, scoring.chat) == ("classifier", None, None)
+    pack, _ = scoring.layout(Tokenizer.from_folder(folder), load_config(folder)).lay_out(
+        [("a", "b"), ("a", "b" * 9)]
+    )
+    decoded = [
+        tokenizer_file().decode(s.token_ids.tolist(), skip_special_tokens=False) for s in pack
+    ]
+    assert decoded == ["<s>Find: a<s>b", "<s>Find:<s>bbbbb"]
+    assert template_of(ask(folder, template="qwen3")) == "qwen3"
+    # Without them the name speaks, or has to.
+    path.unlink()
+    if num_labels == 1 and name != "mine":
+        assert ask(folder).template is not None
 
 
 def test_a_chat_template_that_is_stated_says_how_qwen3_reads(write: Callable[..., Path]) -> None:

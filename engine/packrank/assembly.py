@@ -83,12 +83,19 @@ class Assembly:
         if isinstance(layer, int | np.integer) and not isinstance(layer, bool) and layer in layers:
             return int(layer)
         known = f"{layers[0]} to {layers[-1]}"
-        if len(layers) != layers[-1] - layers[0] + 1 or len(layers) == 1:
+        if len(layers) != layers[-1] - layers[0] + 1:
             known = ", ".join(map(str, layers))
-        raise InputError(f"{name} is {layer!r}, and the model has heads after {known} layers")
+        heads = f"heads after {known} layers"
+        if len(layers) == 1:
+            heads = f"its only head after all {layers[0]} layers"
+        raise InputError(f"{name} is {layer!r}, and the model has {heads}")
 
     def check_exits(self) -> None:
-        """Raise InputError unless what a layer scores depends on no other that is asked for."""
+        """Raise InputError unless candidates can stop at layers that score by themselves."""
+        if len(self.exit_layers) == 1:
+            raise InputError(
+                "the model has one head, after all its layers, so no candidate can stop before"
+            )
         if self.causal is not None and self.causal.head_index == "upstream":
             raise InputError(
                 "exits need the head that belongs to each layer, and upstream's order has another "

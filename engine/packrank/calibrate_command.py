@@ -110,7 +110,11 @@ def _calibrate(args: argparse.Namespace) -> int:
         _report(failures)
         raise InputError(f"{args.queries} holds no usable query; expected one a line")
     ample = [query for query in queries if len(query.lines) > args.top_k]
-    check_enough(len(ample), args.top_k)
+    try:
+        check_enough(len(ample), args.top_k)
+    except InputError:
+        _report(failures)  # what is missing may be among them
+        raise
     folder = folder_of(args.model)
     output = folder / FILE if args.output is None else Path(args.output)
     _check_output(output)
@@ -140,7 +144,8 @@ def _calibrate(args: argparse.Namespace) -> int:
         say(
             f"packrank: {margins.num_fitted} fitted queries are too few to show a recall of "
             f"{args.recall:g}, so margins go beyond what any of them needs; give at least "
-            f"{enough_queries(args.top_k, args.recall)} of more than {args.top_k} candidates"
+            f"{enough_queries(args.top_k, args.recall)} queries in all, of more than {args.top_k} "
+            "candidates each"
         )
     if margins.held_out_low < args.recall:
         say(

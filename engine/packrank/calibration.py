@@ -128,7 +128,8 @@ def check_enough(num_queries: int, top_k: int) -> None:
     if num_queries < MIN_QUERIES:
         raise InputError(
             f"{num_queries} queries have more than {top_k} candidates, and calibration takes at "
-            f"least {MIN_QUERIES}, better hundreds; give more queries or more candidates of each"
+            f"least {MIN_QUERIES}, better hundreds; give more queries, more candidates of each, or "
+            "a lower top k"
         )
 
 

@@ -281,11 +281,9 @@ def _parser() -> argparse.ArgumentParser:
     rank.add_argument("--cutoff-layer", type=positive, metavar="L", help="layers to run")
     rank.add_argument(
         "--exit",
-        nargs="?",
-        const="calibrated",
-        metavar="FILE",
-        help="let candidates stop early, by what packrank calibrate wrote: to FILE, or beside the "
-        "model",
+        metavar="MARGINS",
+        help='let candidates stop early: by a file that packrank calibrate wrote, or "calibrated", '
+        "the one that it left in the model's folder",
     )
     _add_model_options(rank)
     rank.set_defaults(run=_rank)

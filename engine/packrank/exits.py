@@ -134,6 +134,11 @@ class Margins:
         """Raise InputError, saying what the margins were measured for, if it was something else."""
         mine, asked = self._conditions(), _conditions(fingerprint, top_k, final_layer, settings)
         differing = [name for name in mine | asked if mine.get(name) != asked.get(name)]
+        if "fingerprint" in differing:
+            raise InputError(
+                f"the margins were measured for {self.model}, and this is another model, or its "
+                "files have changed; measure its own with packrank calibrate"
+            )
         if differing:
             known, wanted = (
                 ", ".join(f"{name} {_brief(of.get(name))}" for name in differing)
@@ -195,7 +200,13 @@ def load(path: Path) -> list[Margins]:
         raise InputError(f"{path} cannot be read: {error.strerror}") from None
     except ValueError as error:  # such as a null byte in the name
         raise InputError(f"{str(path)!r} cannot be read: {error}") from None
-    damaged = InputError(f"{path} is damaged; remove it and run packrank calibrate again")
+    if b'"packrank_exits"' not in raw:
+        raise InputError(
+            f"{path} is no file of margins; name the one that packrank calibrate wrote"
+        )
+    damaged = InputError(
+        f"{path} is a damaged file of margins; run packrank calibrate again, into another file"
+    )
     try:
         fields = json.loads(raw)
         version = fields["packrank_exits"]
@@ -231,7 +242,7 @@ def _conditions(
     fingerprint: str, top_k: int, final_layer: int, settings: Mapping[str, Any]
 ) -> dict[str, Any]:
     """What margins hold for; they are the same ones where this is."""
-    known = {"top_k": top_k, "final_layer": final_layer, "fingerprint": fingerprint}
+    known = {"top_k": top_k, "cutoff_layer": final_layer, "fingerprint": fingerprint}
     return known | _as_json(settings)
 
 

@@ -62,6 +62,8 @@ class Stages:
         Raises:
             InputError: there are none, or they were measured for something else.
         """
+        if exit in ("calibrate", "calibration"):
+            raise InputError(f"exit is {exit!r}; did you mean 'calibrated'?")
         if isinstance(exit, Margins):
             found = exit
             found.check(

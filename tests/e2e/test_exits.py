@@ -220,7 +220,7 @@ def refused(model: Reranker, words: str, **options: Any) -> None:
 
 def test_what_was_not_measured_is_refused(model: Reranker, measured: Margins) -> None:
     refused(model, "measured with top_k 3, not with top_k 4; measure those", top_k=4)
-    refused(model, "measured with final_layer 6, not with final_layer 5;", cutoff_layer=5)
+    refused(model, "measured with cutoff_layer 6, not with cutoff_layer 5;", cutoff_layer=5)
     refused(model, "exit needs top_k", top_k=None)
     with pytest.raises(InputError, match="a query has 25 documents, and the margins hold for up"):
         model.rank_many([("a", ["b"]), ("a", ["b"] * 25)], top_k=TOP_K, exit=measured)
@@ -238,8 +238,8 @@ def test_another_model_is_refused(folder: Path, measured: Margins, tmp_path: Pat
     layerwise_minicpm(tmp_path / "other", byte_bpe("<pad>", "<s>"), layers=6)
     shutil.copy(folder / FILE, tmp_path / "other")
     other = Reranker(tmp_path / "other")
-    refused(other, 'were measured with fingerprint "')
-    refused(other, 'were measured with fingerprint "', exit=measured)
+    refused(other, "this is another model, or its files have changed")
+    refused(other, "this is another model, or its files have changed", exit=measured)
 
 
 @pytest.mark.parametrize("damage", [b"", b"{}", b"[", b"\xff", None])
@@ -247,7 +247,9 @@ def test_a_damaged_file_is_refused(folder: Path, tmp_path: Path, damage: bytes |
     raw = (folder / FILE).read_bytes()
     path = tmp_path / "margins.json"
     path.write_bytes(raw.replace(b'"recall": 0.8', b'"recall": 0.9') if damage is None else damage)
-    words = "margins.json is damaged; remove it and run packrank calibrate again"
+    words = (
+        "is no file of margins; name the one that" if damage is not None else "is a damaged file"
+    )
     refused(Reranker(folder), words, exit=path)
 
 
@@ -261,9 +263,9 @@ def test_the_command(
 ) -> None:
     ((query, texts),) = some_requests(7, 1, 14)
     source = lines(tmp_path / "documents.jsonl", [{"text": text} for text in texts])
-    words = ["--query", query, "--documents", source, "--top-k", str(TOP_K), "--json", "--exit"]
-    if given:
-        words.append(str(shutil.copy(folder / FILE, tmp_path / "margins.json")))
+    margins = str(shutil.copy(folder / FILE, tmp_path / "margins.json")) if given else "calibrated"
+    words = ["--query", query, "--documents", source, "--top-k", str(TOP_K), "--json"]
+    words += ["--exit", margins]
     capsys.readouterr()
     assert main(["rank", str(folder), *words]) == 0
     *shown, summary = map(json.loads, capsys.readouterr().out.splitlines())
@@ -284,7 +286,8 @@ def test_upstreams_heads_are_refused(
     tmp_path: Path, command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lightweight(tmp_path / "model", byte_bpe("<pad>", "<bos>"))
-    files = ["--query", "a", "--documents", lines(tmp_path / "d", [{"text": "b"}]), "--exit"]
+    files = ["--query", "a", "--documents", lines(tmp_path / "d", [{"text": "b"}])]
+    files += ["--exit", "calibrated"]
     if command == "calibrate":
         queries = [{"id": i, "text": f"a {i}"} for i in range(20)]
         candidates = [{"query": i % 20, "text": "b"} for i in range(80)]

@@ -115,7 +115,7 @@ def test_layers_are_named_that_do_not_follow_one_another(write: Callable[..., Pa
     labels = {"id2label": {"0": "a", "1": "b"}}
     several = assembled(write("LlamaForSequenceClassification", **labels))
     assert several.cutoffs(4) == (None, None)
-    with pytest.raises(InputError, match="has heads after 4 layers"):
+    with pytest.raises(InputError, match="has its only head after all 4 layers"):
         several.cutoffs(2)
     with pytest.raises(InputError, match="the model has several labels and is scored after one"):
         several.cutoffs([4])
@@ -218,7 +218,9 @@ def test_encoders_have_neither_templates_nor_layers(encoder: Path) -> None:
         scores = model.score(pairs, cutoff_layers=layers)
         assert scores.shape == shape
         np.testing.assert_array_equal(scores.reshape(2), model.score(pairs))
-    with pytest.raises(InputError, match="cutoff_layers is 2, and the model has heads after 3 lay"):
+    with pytest.raises(
+        InputError, match="cutoff_layers is 2, and the model has its only head after all 3 lay"
+    ):
         model.score(pairs, cutoff_layers=2)
     with pytest.raises(InputError, match=r"cutoff_layers\[0\] is 1, and"):
         model.score(pairs, cutoff_layers=[1])

@@ -238,7 +238,7 @@ def test_too_few_queries_for_the_recall_are_said(
     assert load(folder / FILE)[0].extrapolated
     words = "20 fitted queries are too few to show a recall of 0.99, so margins go beyond what any"
     [line] = [one for one in capsys.readouterr().err.splitlines() if words in one]
-    assert line.endswith("give at least 177 of more than 3 candidates")
+    assert line.endswith("give at least 177 queries in all, of more than 3 candidates each")
 
 
 @pytest.mark.parametrize(
@@ -250,7 +250,7 @@ def test_too_few_queries_for_the_recall_are_said(
         (["--layers", "24", "--cutoff-layer", "16"], "no candidate can stop before layer 16"),
         (["--top-k", "12"], "0 queries have more than 12 candidates"),
         (["--output", "{tmp}/none/margins.json"], "cannot be written"),
-        (["--output", "{tmp}/model/config.json"], "config.json is damaged"),
+        (["--output", "{tmp}/model/config.json"], "config.json is no file of margins"),
         (["--queries", "-", "--candidates", "-"], "cannot both come from standard input"),
         (["--queries", "/dev/null"], "holds no usable query"),
     ],

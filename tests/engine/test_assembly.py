@@ -219,7 +219,7 @@ def test_encoders_have_neither_templates_nor_layers(encoder: Path) -> None:
         assert scores.shape == shape
         np.testing.assert_array_equal(scores.reshape(2), model.score(pairs))
     with pytest.raises(
-        InputError, match="cutoff_layers is 2, and the model has its only head after all 3 lay"
+        InputError, match="is 2, and the model has its only head after all 3 layers"
     ):
         model.score(pairs, cutoff_layers=2)
     with pytest.raises(InputError, match=r"cutoff_layers\[0\] is 1, and"):

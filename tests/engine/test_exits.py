@@ -145,7 +145,7 @@ def test_margins_serve_nothing_else(tmp_path: Path, change: dict[str, Any], word
     save(tmp_path / FILE, MARGINS)
     MARGINS.check(**ASKED)
     for refuse in (MARGINS.check, lambda **asked: find(tmp_path / FILE, **asked)):
-        with pytest.raises(InputError, match="the margins .*were measured") as caught:
+        with pytest.raises(InputError, match=r"the margins .*were measured") as caught:
             refuse(**ASKED | change)
         assert words in str(caught.value)
         assert len(str(caught.value)) < 300

@@ -29,6 +29,7 @@ NUM_THREADS = 2
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--data", type=Path, metavar="FOLDER", help="folder of real collections")
     parser.addoption("--rows", type=Path, metavar="FILE", help="write the rows here, as JSON")
+    parser.addoption("--thorough", action="store_true", help="larger samples, for rows to keep")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -31,7 +31,7 @@ Keep = Callable[[int, NDArray[np.float32]], NDArray[np.bool_]]
 
 # Of hidden states that wait, in token budgets. Of bge-reranker-v2-minicpm-layerwise in bfloat16 a
 # budget of 4096 tokens is 38 MB.
-MOST_HELD = 16
+MOST_HELD = 32
 
 
 @dataclass(frozen=True)
@@ -201,9 +201,16 @@ class Cascade:
                 return
 
     def _next_stage(self, to_the_end: bool) -> int | None:
-        for stage in reversed(range(len(self._stops))):
+        for stage in reversed(range(1, len(self._stops))):
             if self._queues[stage].tokens >= self.budget_tokens:
                 return stage
+        if self._held > MOST_HELD // 2 * self.budget_tokens:
+            # Many stages wait, each with less than a pack: the fullest makes room for new ones.
+            fullest = max(range(1, len(self._stops)), key=lambda n: self._queues[n].tokens)
+            if self._queues[fullest].waiting:
+                return fullest
+        if self._queues[0].tokens >= self.budget_tokens:
+            return 0
         if to_the_end:  # the earliest: what survives it may fill up those that follow
             return next((n for n, queue in enumerate(self._queues) if queue.waiting), None)
         return None

@@ -167,6 +167,18 @@ def test_what_there_is_no_room_for_runs_once_more(
     assert cascade.work.saved_by_compression == 0
 
 
+def test_what_waits_goes_on_before_it_is_dropped(model: CausalModel, monkeypatch) -> None:
+    """Stages with less than a pack each run all the same when they hold much together."""
+    monkeypatch.setattr(cascades, "MOST_HELD", 4)
+    queries = [candidates([5] * 8, 4, seed=seed) for seed in range(60)]
+    cascade = Cascade(model, STOPS, margin_of(0.3), 60)
+    for number, pack in enumerate(queries):
+        cascade.add(number, pack)
+        cascade.close(number)
+    assert len(list(cascade.run(to_the_end=True))) == len(queries)
+    assert cascade.work.recomputed == 0
+
+
 def test_memory_that_waiting_states_fill_is_given_back(model: CausalModel, monkeypatch) -> None:
     """Out of memory while states wait: they run once more, nothing fails, packs stay large."""
     advance, alive = CausalModel.advance, weakref.WeakSet()

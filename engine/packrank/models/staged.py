@@ -2,7 +2,6 @@
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from itertools import groupby
 
 import numpy as np
 import torch
@@ -10,7 +9,6 @@ from torch import Tensor
 
 from packrank.models.base import Model
 from packrank.request import Int32, Pack
-from packrank_kernels import take_sequences
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,18 +86,14 @@ class StagedModel(Model):
             sequences: in their new order.
             prefix_of: [M] int32, of the new state.
         """
-        xs, updates, lengths = [], [], []
-        for state, run in groupby(sequences, key=lambda sequence: sequence[0]):
-            kept = np.array([at for _, at in run], dtype=np.int32)
-            sizes = np.diff(state.cu_seqlens)[kept]
-            where = self._to_device(state.cu_seqlens), self._to_device(kept), int(sizes.sum())
-            xs.append(take_sequences(state.x, *where)[0])
-            if state.update is not None:
-                updates.append(take_sequences(state.update, *where)[0])
-            lengths.append(sizes)
-        sizes = np.concatenate(lengths)
+        # One copy of whole rows; a kernel that finds them on the device would gain nothing here,
+        # where the host knows every place.
+        rows = [slice(*state.cu_seqlens[at : at + 2].tolist()) for state, at in sequences]
+        sizes = [span.stop - span.start for span in rows]
+        pieces = list(zip((state for state, _ in sequences), rows, strict=True))
+        updates = [state.update[span] for state, span in pieces if state.update is not None]
         return State(
-            x=torch.cat(xs),
+            x=torch.cat([state.x[span] for state, span in pieces]),
             update=torch.cat(updates) if updates else None,
             cu_seqlens=np.append(0, np.cumsum(sizes)).astype(np.int32),
             prefix_of=prefix_of,

@@ -7,7 +7,7 @@ import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers, processors, trainers
 
 from packrank.request import Pack
-from packrank.tokenizer import Tokenizer
+from packrank.text.tokenizer import Tokenizer
 
 Encode = Callable[[str], list[int]]
 FLAG = ("bge-gemma", "bge-minicpm-layerwise", "bge-gemma2-lightweight")

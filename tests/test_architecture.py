@@ -73,13 +73,13 @@ def test_kernels_know_tensors_only(path: Path) -> None:
 
 
 # Packages that are looked for when they are needed, by the one file that does.
-OPTIONAL = {"tokenizer.py": "transformers", "codec_training.py": "faiss"}
+OPTIONAL = {"text/tokenizer.py": "transformers", "stores/codec_training.py": "faiss"}
 
 
 @pytest.mark.parametrize("path", ENGINE_FILES, ids=name_of)
 def test_the_engine_imports_what_is_installed_with_it(path: Path) -> None:
     allowed = runtime_dependencies() | {"packrank", "packrank_kernels"}
-    assert packages(path) <= allowed | {OPTIONAL.get(path.name)}
+    assert packages(path) <= allowed | {OPTIONAL.get(path.relative_to(ENGINE).as_posix())}
 
 
 @pytest.mark.parametrize(("file", "package"), OPTIONAL.items())
@@ -104,7 +104,9 @@ def test_the_engine_uses_public_names_of_the_kernels(path: Path) -> None:
     assert taken | used <= {f"packrank_kernels.{name}" for name in packrank_kernels.__all__}
 
 
-@pytest.mark.parametrize("name", ["scheduler", "config", "request", "errors"])
+@pytest.mark.parametrize(
+    "name", ["runtime/scheduler", "checkpoint/config", "text/templates", "request", "errors"]
+)
 def test_what_decides_knows_no_tensor(name: str) -> None:
     """Nor does anything that it imports from the engine."""
     seen: set[str] = set()
@@ -114,30 +116,118 @@ def test_what_decides_knows_no_tensor(name: str) -> None:
         seen.add(module)
         path = ENGINE / f"{module}.py"
         assert packages(path) <= {"numpy", "packrank"}, module
-        coming |= engine_imports(path) - seen
+        coming |= modules(path, ENGINE) - seen
 
 
-def engine_imports(path: Path) -> set[str]:
-    """Modules of the engine that a file imports: "errors", "models/base", "models"."""
+def modules(path: Path, root: Path) -> set[str]:
+    """Modules of the package in `root` that a file imports: "errors", "models/base", "models"."""
     found = set()
     for name in imports(tree_of(path)):
-        parts = name.split(".")[1:]
-        if name.split(".")[0] == "packrank":
-            inner = "/".join(parts[:-1] if parts[:-1] else parts)
+        first, *parts = name.split(".")
+        if first == root.name:
+            inner = "/".join(parts[:-1]) or "__init__"
             whole = "/".join(parts)
-            is_module = (ENGINE / f"{whole}.py").is_file()
+            is_module = (root / f"{whole}.py").is_file() or (root / whole / "__init__.py").is_file()
             found.add(whole if is_module else inner)
     return found
 
 
-def test_the_engine_has_no_cycles() -> None:
-    graph = {}
-    for path in ENGINE_FILES:
-        module = path.relative_to(ENGINE).with_suffix("").as_posix().removesuffix("/__init__")
-        graph[module] = engine_imports(path)
-    assert "reranker" in graph["__init__"]
-    assert "models/base" in graph["models"]
+@pytest.mark.parametrize("root", [ENGINE], ids=lambda root: root.name)
+def test_no_file_imports_itself_by_way_of_others(root: Path) -> None:
+    graph = {
+        path.relative_to(root).with_suffix("").as_posix().removesuffix("/__init__"): modules(
+            path, root
+        )
+        for path in PYTHON
+        if path.is_relative_to(root)
+    }
+    assert len(graph) > 20
     tuple(TopologicalSorter(graph).static_order())
+
+
+# Room -> the rooms below that it may import. A file at the top of a package is a room of its own.
+GROUND = ("errors", "request", "work", "arguments", "lines")
+DOORS = ("reranker", "late_interaction")
+FLOORS: dict[str, tuple[str, ...]] = {
+    "ground": (),
+    "checkpoint": ("ground",),
+    "text": ("ground", "checkpoint"),
+    "models": ("ground", "checkpoint"),
+    "runtime": ("ground", "checkpoint", "models"),
+    "stores": ("ground", "runtime"),
+    "exits": ("ground", "text", "models", "runtime"),
+    "late": ("ground", "checkpoint", "text", "models", "runtime", "stores"),
+    "scoring": ("ground", "checkpoint", "text", "models", "runtime", "exits"),
+    "doors": ("ground", "checkpoint", "text", "runtime", "stores", "exits", "late", "scoring"),
+    "jobs": ("ground", "checkpoint", "text", "stores", "late", "doors"),
+    "demo": ("ground", "doors"),
+    "commands": (
+        *("ground", "checkpoint", "text", "runtime", "stores", "exits", "late", "scoring"),
+        *("doors", "jobs", "demo", "packrank"),
+    ),
+    "packrank": ("ground", "text", "stores", "exits", "late", "doors"),
+    "__main__": ("commands",),
+}
+
+
+def room_of(module: str) -> str:
+    """The room of a module of the engine, such as "models/base" or "errors"."""
+    top = module.split("/")[0]
+    if top in GROUND:
+        return "ground"
+    if top in DOORS:
+        return "doors"
+    return "packrank" if top == "__init__" else top
+
+
+def misplaced(module: str, imported: set[str]) -> list[str]:
+    """What is wrong with the imports of a module, a sentence for each."""
+    here, sentences = room_of(module), []
+    for other in sorted(imported):
+        there = room_of(other)
+        if there == here or there in FLOORS[here]:
+            continue
+        above = [room for room, below in FLOORS.items() if {here, there} <= {*below, room}]
+        sentences.append(
+            f"engine/packrank/{module}.py imports {other}: {here} may import "
+            f"{', '.join(FLOORS[here]) or 'nothing'}. Move what it needs of {other} down into one "
+            f"of these, or the code that needs it up into {' or '.join(above)}"
+        )
+    return sentences
+
+
+@pytest.mark.parametrize("path", ENGINE_FILES, ids=name_of)
+def test_imports_run_downwards(path: Path) -> None:
+    module = path.relative_to(ENGINE).with_suffix("").as_posix()
+    wrong = misplaced(module, modules(path, ENGINE))
+    assert not wrong, "\n".join(wrong)
+
+
+def test_floors_are_a_table_of_rooms_that_there_are() -> None:
+    """Without a circle, without a room that nobody made, and without leave that nobody takes."""
+    rooms = {path.parent.name for path in ENGINE.glob("*/__init__.py")}
+    assert rooms | {"ground", "doors", "packrank", "__main__"} == FLOORS.keys()
+    assert next(iter(TopologicalSorter(FLOORS).static_order())) == "ground"
+    taken: dict[str, set[str]] = {room: set() for room in FLOORS}
+    for path in ENGINE_FILES:
+        here = room_of(path.relative_to(ENGINE).as_posix().removesuffix(".py"))
+        taken[here] |= {room_of(module) for module in modules(path, ENGINE)} - {here}
+    assert {room: set(below) for room, below in FLOORS.items()} == taken
+
+
+def test_an_import_that_runs_upwards_is_told_where_it_should_go() -> None:
+    assert misplaced("scoring/assembly", {"text/pairs", "errors", "scoring/recognition"}) == []
+    [sentence] = misplaced("text/pairs", {"stores/store"})
+    assert sentence.startswith("engine/packrank/text/pairs.py imports stores/store: text may ")
+    assert "down into one of these" in sentence
+    assert sentence.endswith("up into late or doors or jobs or commands or packrank")
+
+
+@pytest.mark.parametrize("init", sorted(ENGINE.glob("*/__init__.py")), ids=name_of)
+def test_a_room_says_in_a_sentence_what_it_is_for(init: Path) -> None:
+    said = ast.get_docstring(tree_of(init)) or ""
+    assert 20 < len(said.splitlines()[0]) <= 100
+    assert said.splitlines()[0].endswith(".")
 
 
 @pytest.mark.parametrize("path", [p for p in PYTHON if "tests" in p.parts], ids=name_of)

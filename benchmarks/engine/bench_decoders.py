@@ -31,14 +31,14 @@ from decoder_models import (
 from numpy.typing import NDArray
 
 from packrank import TEMPLATES, Margins, Ranking, Reranker
-from packrank.calibration import calibrate
-from packrank.identity import fingerprint
+from packrank.checkpoint.fingerprint import fingerprint
+from packrank.exits.calibration import calibrate
 from packrank.models import CausalModel, CausalSettings, load_model
-from packrank.prompt import PromptLayout
 from packrank.request import Pack
-from packrank.runner import Runner
-from packrank.scheduler import packed_tokens, plan
-from packrank.tokenizer import Tokenizer
+from packrank.runtime.runner import Runner
+from packrank.runtime.scheduler import packed_tokens, plan
+from packrank.text.prompt import PromptLayout
+from packrank.text.tokenizer import Tokenizer
 
 COLLECTIONS = ("scifact", "cranfield")
 CANDIDATES = 100

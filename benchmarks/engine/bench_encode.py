@@ -13,8 +13,9 @@ import pytest
 from tqdm import tqdm
 
 from packrank import LateInteraction, ModelError, Store
-from packrank.demo import Sample, default_model
-from packrank.encode_file import Documents, encode_file
+from packrank.demo import default_model
+from packrank.demo.report import Sample
+from packrank.jobs.encode import Documents, encode_file
 
 COUNT = 512  # of scifact's documents, evenly over its file
 ROUNDS = 5

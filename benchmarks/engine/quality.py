@@ -39,9 +39,9 @@ from packrank import (
     set_num_threads,
 )
 from packrank.demo import default_model
-from packrank.encode_file import Documents, encode_file
-from packrank.identity import Identity
-from packrank.metrics import Qrels, ndcg, read_qrels
+from packrank.demo.metrics import Qrels, ndcg, read_qrels
+from packrank.jobs.encode import Documents, encode_file
+from packrank.late.identity import Identity
 from packrank_kernels import FORMATS, maxsim
 
 SETS = ("adi", "cranfield", "medline", "scifact", "cosqa")

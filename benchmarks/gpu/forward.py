@@ -11,7 +11,7 @@ from measure import Contestant, Session
 
 from packrank.models import Model, load_model
 from packrank.request import Pack
-from packrank.runner import default_budget
+from packrank.runtime.runner import default_budget
 
 LENGTH, TOKENS, PACKS, ROUNDS = 128, 16384, 4, 12
 

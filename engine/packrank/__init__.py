@@ -1,14 +1,14 @@
 """Packrank: a query and its candidates go in, scores come out."""
 
 from packrank.errors import InputError, ModelError, PackrankError, PairError, StoreError
-from packrank.exits import Margins
-from packrank.explanation import Explanation
+from packrank.exits.margins import Margins
+from packrank.late.explanation import Explanation
 from packrank.late_interaction import LateInteraction
 from packrank.request import Ranked, RankedId, Ranking
 from packrank.reranker import Reranker
-from packrank.store import Store
-from packrank.streaming import maxsim
-from packrank.templates import TEMPLATES
+from packrank.stores.store import Store
+from packrank.stores.streaming import maxsim
+from packrank.text.templates import TEMPLATES
 from packrank.work import Work
 from packrank_kernels import get_num_threads, set_num_threads
 

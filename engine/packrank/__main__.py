@@ -2,6 +2,6 @@
 
 import sys
 
-from packrank.cli import main
+from packrank.commands.cli import main
 
 sys.exit(main())

@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from packrank.arguments import check_count, check_str, listed, listed_texts
-from packrank.attached import Attached, per_token
 from packrank.errors import InputError, PairError
-from packrank.explanation import Explanation
-from packrank.late_encoder import LateEncoder, Path
-from packrank.pairs import texts_of
+from packrank.late.attached import Attached, per_token
+from packrank.late.encoder import LateEncoder, Path
+from packrank.late.explanation import Explanation
 from packrank.request import Ranked, RankedId
-from packrank.store import Store
+from packrank.stores.store import Store
+from packrank.text.pairs import texts_of
 from packrank_kernels import TokenEmbeddings, matches, maxsim
 
 # Pairs whose documents' vectors are held at once: 256 * 180 tokens * 128 floats are 24 MB.

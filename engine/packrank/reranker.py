@@ -17,18 +17,18 @@ from packrank.arguments import (
     listed_requests,
     listed_texts,
 )
-from packrank.assembly import HeadIndex, Options, assemble
-from packrank.config import Activation
-from packrank.device import choose_devices
+from packrank.checkpoint.config import Activation
+from packrank.checkpoint.fingerprint import fingerprint
+from packrank.checkpoint.hub import resolve
 from packrank.errors import InputError, PairError
-from packrank.fleet import Recipe, run_on
-from packrank.hub import resolve
-from packrank.identity import fingerprint
-from packrank.pair_scorer import PairScorer
+from packrank.exits.stages import Exit, Stages
 from packrank.request import Ranked, Ranking
-from packrank.runner import Runner
-from packrank.stages import Exit, Stages
-from packrank.tokenizer import Truncation
+from packrank.runtime.device import choose_devices
+from packrank.runtime.fleet import Recipe, run_on
+from packrank.runtime.runner import Runner
+from packrank.scoring.assembly import HeadIndex, Options, assemble
+from packrank.scoring.pair_scorer import PairScorer
+from packrank.text.tokenizer import Truncation
 
 Requests = Sequence[tuple[str, Sequence[str]]]
 

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from packrank import InputError, LateInteraction, PairError, Reranker
-from packrank.cli import main
+from packrank.commands.cli import main
 
 WORDS = "red blue fox owl"
 OneSentence = Callable[..., None]

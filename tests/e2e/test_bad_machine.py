@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from packrank.cli import main
+from packrank.commands.cli import main
 
 OneSentence = Callable[..., None]
 
@@ -55,7 +55,7 @@ def test_a_machine_that_cannot(
     def fail(*arguments: object) -> None:
         raise error
 
-    monkeypatch.setattr("packrank.runner.Runner.submit", fail)
+    monkeypatch.setattr("packrank.runtime.runner.Runner.submit", fail)
     if command == "rank":
         assert rank(model, documents) == 2
     else:

@@ -9,7 +9,7 @@ import torch
 
 from packrank.models import load_model
 from packrank.request import Sequence
-from packrank.runner import Runner
+from packrank.runtime.runner import Runner
 from packrank_kernels import set_num_threads
 
 # Lengths on both sides of what a kernel takes at once, and repeated, so that packs differ.

@@ -14,7 +14,7 @@ import pytest
 from sentence_transformers import CrossEncoder
 
 from packrank import ModelError, Reranker
-from packrank.cli import main
+from packrank.commands.cli import main
 
 WORDS = "red blue fox owl dog snake"
 PAIRS = [("red owl", "blue fox"), ("", "dog"), ("snake", ""), ("dog " * 30, "fox " * 30)]

@@ -9,7 +9,7 @@ from prompts import QWEN_TASK
 from rerankers import PAIRS, Case
 
 from packrank import Reranker
-from packrank.cli import main
+from packrank.commands.cli import main
 
 INFO = {
     "bge-gemma": ["decoder, logit of 'Yes'\n", "template         bge-gemma, from ", "identity"],

@@ -9,7 +9,7 @@ import torch
 from decoders import candidates, make, save_layerwise
 from torch import Tensor
 
-from packrank.cascade import Cascade
+from packrank.exits.cascade import Cascade
 from packrank.models import CausalModel, CausalSettings, load_model
 from packrank.request import Pack
 from packrank_kernels import dispatch

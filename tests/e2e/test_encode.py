@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 import torch
 
-from packrank import InputError, LateInteraction, encode_file
-from packrank.cli import main
-from packrank.store import Store
-from packrank.store_writer import StoreWriter
+from packrank import InputError, LateInteraction
+from packrank.commands.cli import main
+from packrank.jobs import encode as encode_file
+from packrank.stores.store import Store
+from packrank.stores.writer import StoreWriter
 
 ROOT = Path(__file__).parents[2]
 WORDS = "red blue fox dog owl snake runs sleeps hunts at night by day in the sun"
@@ -85,8 +86,8 @@ def test_a_store_holds_what_the_model_says(
 
 PROGRAM = """
 import os, random, shutil, signal, sys, time
-from packrank import encode_file
-from packrank.cli import main
+from packrank.jobs import encode as encode_file
+from packrank.commands.cli import main
 
 encode_file._WINDOW_DOCUMENTS, encode_file._SEGMENT_TOKENS = 4, 60
 seed, most, *arguments = sys.argv[1:]

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 from tqdm import tqdm
 
-from packrank import InputError, LateInteraction, StoreError, encode_file
-from packrank.cli import main
-from packrank.encode_file import Documents
+from packrank import InputError, LateInteraction, StoreError
+from packrank.commands.cli import main
+from packrank.jobs import encode as encode_file
+from packrank.jobs.encode import Documents
 from packrank.lines import Line
-from packrank.store import Store
-from packrank.store_writer import StoreWriter
+from packrank.stores.store import Store
+from packrank.stores.writer import StoreWriter
 
 TEXTS = [f"{color} {animal} runs" for color in ("red", "blue") for animal in ("fox", "dog", "owl")]
 

@@ -15,7 +15,7 @@ from decoders import layerwise_minicpm, lightweight
 from prompts import WORDS, byte_bpe
 
 from packrank import InputError, Margins, Reranker
-from packrank.cli import main
+from packrank.commands.cli import main
 from packrank_kernels.dispatch import TABLE
 
 FILE, TOP_K, LAYERS = "packrank_exits.json", 3, (2, 3, 4, 5, 6)

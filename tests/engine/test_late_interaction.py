@@ -11,8 +11,9 @@ import torch
 import transformers
 from safetensors.torch import save_file
 
-from packrank import cli, token_vectors
+from packrank.commands import cli
 from packrank.errors import InputError, PairError
+from packrank.late import token_vectors
 from packrank.late_interaction import LateInteraction
 from packrank.models import MODELS
 

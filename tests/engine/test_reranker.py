@@ -11,10 +11,11 @@ import tokenizers
 import torch
 from tokenizers import models, pre_tokenizers, processors
 
-from packrank import InputError, PairError, Ranked, Reranker, pairs
-from packrank.config import Activation, ModelConfig
+from packrank import InputError, PairError, Ranked, Reranker
+from packrank.checkpoint.config import Activation, ModelConfig
 from packrank.request import Pack
-from packrank.runner import Pending
+from packrank.runtime.runner import Pending
+from packrank.text import pairs
 
 # Words of the toy language, and what each adds to the logit of the pair it is in.
 VALUES = {"[CLS]": 0.0, "[SEP]": 0.0, "q": 0.0, "a": 1.0, "b": 2.0, "c": -3.0, "high": 50.0}
@@ -74,8 +75,8 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Open:
 
     def load(changes: dict[str, object] | None = None, **options: object) -> Reranker:
         config = replace(CONFIG, **(changes or {}))
-        monkeypatch.setattr("packrank.assembly.load_config", lambda folder: config)
-        monkeypatch.setattr("packrank.fleet.load_model", lambda *a, **k: ToyModel(config))
+        monkeypatch.setattr("packrank.scoring.assembly.load_config", lambda folder: config)
+        monkeypatch.setattr("packrank.runtime.fleet.load_model", lambda *a, **k: ToyModel(config))
         return Reranker(tmp_path, **options)
 
     return load

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from packrank import Reranker
-from packrank.graphs import PATIENCE
 from packrank.models import load_model
 from packrank.request import Sequence
-from packrank.runner import Runner
+from packrank.runtime.graphs import PATIENCE
+from packrank.runtime.runner import Runner
 
 pytestmark = pytest.mark.gpu
 

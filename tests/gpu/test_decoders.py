@@ -9,10 +9,10 @@ import pytest
 import torch
 from decoders import PECULIAR, SIZES, candidates, make, save_layerwise
 
-from packrank.cascade import Cascade
+from packrank.exits.cascade import Cascade
 from packrank.models import CausalModel, CausalSettings, load_model
 from packrank.request import Pack
-from packrank.runner import Runner
+from packrank.runtime.runner import Runner
 
 pytestmark = pytest.mark.gpu
 

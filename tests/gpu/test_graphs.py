@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from packrank.graphs import PATIENCE, Bucket, Graphs
 from packrank.models import Model, load_model
 from packrank.request import Pack, Sequence
-from packrank.runner import Runner
+from packrank.runtime.graphs import PATIENCE, Bucket, Graphs
+from packrank.runtime.runner import Runner
 
 pytestmark = pytest.mark.gpu
 

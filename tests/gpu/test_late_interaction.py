@@ -9,7 +9,8 @@ import pytest
 import torch
 
 import packrank_kernels
-from packrank import LateInteraction, streaming
+from packrank import LateInteraction
+from packrank.stores import streaming
 from packrank_kernels import Codec, TokenEmbeddings
 
 pytestmark = pytest.mark.gpu

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from packrank.graphs import PATIENCE
 from packrank.models import load_model
 from packrank.request import Sequence
-from packrank.runner import Runner
+from packrank.runtime.graphs import PATIENCE
+from packrank.runtime.runner import Runner
 
 pytestmark = pytest.mark.gpu
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from packrank.device import choose_device
 from packrank.errors import InputError, RangeError
 from packrank.models import load_model
+from packrank.runtime.device import choose_device
 from packrank_kernels import attention, backends, maxsim
 from packrank_kernels.testing import cu_seqlens
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from packrank.config import ARCHITECTURES, load_config
+from packrank.checkpoint.config import ARCHITECTURES, load_config
+from packrank.checkpoint.weights import Weights
 from packrank.errors import ModelError, RangeError
 from packrank.models.base import Model, Parameters
 from packrank.models.bert import BertModel
@@ -16,7 +17,6 @@ from packrank.models.electra import ElectraModel
 from packrank.models.modernbert import ModernBertModel
 from packrank.models.roberta import RobertaModel
 from packrank.request import Pack
-from packrank.weights import Weights
 
 __all__ = ["MODELS", "CausalModel", "CausalSettings", "Model", "load_model"]
 

@@ -7,11 +7,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from packrank.config import ModelConfig
+from packrank.checkpoint.config import ModelConfig
+from packrank.checkpoint.weights import Weights
 from packrank.errors import ModelError
-from packrank.layers import Head, LayerNorm, Linear, Spans
+from packrank.models.layers import Head, LayerNorm, Linear, Spans
 from packrank.request import Int32, Pack
-from packrank.weights import Weights
 
 
 @dataclass(frozen=True)

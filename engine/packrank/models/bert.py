@@ -1,7 +1,7 @@
 """BERT: BertForSequenceClassification, its plain encoders, and Stanford ColBERT's body."""
 
-from packrank.layers import Head
 from packrank.models.base import Parameters
+from packrank.models.layers import Head
 from packrank.models.post_norm import PostNormModel
 
 

@@ -8,19 +8,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from packrank.config import ModelConfig
-from packrank.decoder_layers import (
+from packrank.checkpoint.config import ModelConfig
+from packrank.errors import ModelError
+from packrank.models.base import Inputs, Parameters
+from packrank.models.decoder_layers import (
     CausalAttention,
     CausalSpans,
     DecoderLayer,
     RMSNorm,
     rotary_table,
 )
-from packrank.errors import ModelError
-from packrank.layers import MLP, Head, Linear
-from packrank.models.base import Inputs, Parameters
+from packrank.models.layers import MLP, Head, Linear
+from packrank.models.prefixes import longest, share_prefixes
 from packrank.models.staged import StagedModel, State
-from packrank.prefixes import longest, share_prefixes
 from packrank.request import Pack
 
 

@@ -1,7 +1,7 @@
 """DistilBERT: BERT's layers under other names, no token types."""
 
-from packrank.layers import Head
 from packrank.models.base import Parameters
+from packrank.models.layers import Head
 from packrank.models.post_norm import Names, PostNormModel
 
 

@@ -2,9 +2,9 @@
 
 from torch import Tensor
 
-from packrank.config import ModelConfig
-from packrank.layers import Head
+from packrank.checkpoint.config import ModelConfig
 from packrank.models.base import Inputs, Parameters
+from packrank.models.layers import Head
 from packrank.models.post_norm import PostNormModel
 
 

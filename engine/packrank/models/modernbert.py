@@ -2,8 +2,9 @@
 
 from torch import Tensor
 
-from packrank.config import LayerAttention, ModelConfig, ModernBertOptions
-from packrank.layers import (
+from packrank.checkpoint.config import LayerAttention, ModelConfig, ModernBertOptions
+from packrank.models.base import Inputs, Model, Parameters
+from packrank.models.layers import (
     MLP,
     Embeddings,
     FirstTokenAttention,
@@ -13,7 +14,6 @@ from packrank.layers import (
     SelfAttention,
     rotary_table,
 )
-from packrank.models.base import Inputs, Model, Parameters
 
 
 class ModernBertModel(Model):

@@ -7,8 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from packrank.config import ModelConfig
-from packrank.layers import (
+from packrank.checkpoint.config import ModelConfig
+from packrank.models.base import Inputs, Parameters
+from packrank.models.layers import (
     MLP,
     Embeddings,
     FirstTokenAttention,
@@ -17,7 +18,6 @@ from packrank.layers import (
     Spans,
     offsets,
 )
-from packrank.models.base import Inputs, Parameters
 from packrank.models.staged import StagedModel, State
 from packrank.request import Int32, Pack
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from packrank.layers import Head
 from packrank.models.base import Parameters
+from packrank.models.layers import Head
 from packrank.models.post_norm import PostNormModel
 from packrank.request import Int32, Pack
 

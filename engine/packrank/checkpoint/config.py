@@ -1,0 +1,400 @@
+"""What a model folder says about itself: config.json as one checked, frozen object."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from packrank.checkpoint.causal_config import (
+    CAUSAL_ARCHITECTURES,
+    CAUSAL_FAMILIES,
+    LAYERWISE,
+    DecoderOptions,
+    decoder_activation,
+    decoder_pad,
+    read_decoder,
+)
+from packrank.checkpoint.files import field, read_object, shown
+from packrank.errors import ModelError
+
+Activation = Literal["identity", "sigmoid", "normalized"]
+Pooling = Literal["cls", "mean", "last"]
+
+_FAMILIES = {
+    "Bert": "bert",
+    "Roberta": "roberta",
+    "XLMRoberta": "roberta",
+    "Camembert": "roberta",
+    "Electra": "electra",
+    "DistilBert": "distilbert",
+    "ModernBert": "modernbert",
+}
+_CLASSIFIER = "ForSequenceClassification"
+_BODIES = ("Model", "ForMaskedLM", "ForPreTraining", "ForTokenClassification")
+
+# Architecture, as config.json names it -> family.
+ARCHITECTURES: dict[str, str] = {
+    f"{name}{suffix}": family
+    for name, family in _FAMILIES.items()
+    for suffix in (_CLASSIFIER, *_BODIES)
+} | {"HF_ColBERT": "bert"}
+ARCHITECTURES |= dict.fromkeys(CAUSAL_ARCHITECTURES, "causal")
+
+# transformers' names of activations -> the kernels'. All of gelu_tanh's are one formula.
+_ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_python": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_accurate": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_python_tanh": "gelu_tanh",
+    "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
+    "tanh": "tanh",
+}
+
+# Where a family spells a size otherwise than BERT does.
+_SPELLINGS = {
+    "distilbert": {
+        "hidden_size": "dim",
+        "num_hidden_layers": "n_layers",
+        "num_attention_heads": "n_heads",
+        "intermediate_size": "hidden_dim",
+        "hidden_act": "activation",
+    },
+    "modernbert": {"hidden_act": "hidden_activation", "layer_norm_eps": "norm_eps"},
+}
+_PAD_TOKEN_IDS = {"roberta": 1, "modernbert": 50283}
+
+
+@dataclass(frozen=True)
+class LayerAttention:
+    """How one ModernBERT layer attends.
+
+    Attributes:
+        theta: base of the rotary frequencies.
+        window: a key is visible up to this distance, inclusive; None: every key is.
+    """
+
+    theta: float
+    window: int | None
+
+
+@dataclass(frozen=True)
+class ModernBertOptions:
+    """What only ModernBERT's config says.
+
+    Attributes:
+        attention: one entry a layer.
+        head_activation: a key of the kernels' activations.
+        norm_bias: whether LayerNorms have a bias; likewise for attention, MLP and head.dense.
+    """
+
+    attention: tuple[LayerAttention, ...]
+    head_activation: str
+    norm_bias: bool
+    attention_bias: bool
+    mlp_bias: bool
+    classifier_bias: bool
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A model's architecture and sizes.
+
+    Attributes:
+        architecture: as config.json names it; a key of `ARCHITECTURES`.
+        family: which implementation runs it.
+        embedding_size: columns of the embedding tables; hidden_size but for some ELECTRAs.
+        norm_eps: added to the variance in every LayerNorm.
+        activation: of the MLP; a key of the kernels' activations.
+        max_position_embeddings: positions the model knows, unusable ones included.
+        type_vocab_size: rows of the token type table; 0 where there is none.
+        pad_token_id: RoBERTa's positions hang on it, and what a decoder's classifier reads; or -1.
+        pooling: what the head reads: the first token, the mean of all, or a decoder's last.
+        default_activation: what turns logits into scores, unless sentence-transformers' own file
+            or the caller says otherwise.
+        inner_exits: of encoders: after how many layers there are heads of their own, ascending, the
+            last layer left out; "exit_layers" in config.json.
+        modernbert: options of ModernBERT; None for every other family.
+        decoder: options of decoders; None for encoders.
+    """
+
+    architecture: str
+    family: str
+    vocab_size: int
+    hidden_size: int
+    embedding_size: int
+    num_layers: int
+    num_heads: int
+    intermediate_size: int
+    norm_eps: float
+    activation: str
+    max_position_embeddings: int
+    type_vocab_size: int
+    pad_token_id: int
+    num_labels: int
+    pooling: Pooling
+    default_activation: Activation
+    inner_exits: tuple[int, ...] = ()
+    modernbert: ModernBertOptions | None = None
+    decoder: DecoderOptions | None = None
+
+    @property
+    def exit_layers(self) -> tuple[int, ...]:
+        """After how many layers there is a head, ascending; all layers come last."""
+        if self.decoder is not None:
+            return self.decoder.exit_layers(self.num_layers)
+        return (*self.inner_exits, self.num_layers)
+
+    @property
+    def is_classifier(self) -> bool:
+        """Whether the checkpoint has a scoring head."""
+        return self.architecture.endswith(_CLASSIFIER)
+
+    @property
+    def max_length(self) -> int:
+        """Most tokens of one sequence, special tokens included."""
+        if self.family == "roberta":
+            return self.max_position_embeddings - self.pad_token_id - 1
+        return self.max_position_embeddings
+
+
+def load_config(folder: Path) -> ModelConfig:
+    """Read config.json.
+
+    Raises:
+        ModelError: no such file, not JSON, or a model that cannot be run as its authors meant it.
+    """
+    config = _Reader(read_object(folder / "config.json"))
+    architecture = config.architecture()
+    family = ARCHITECTURES[architecture]
+    if family == "causal":
+        return config.causal(architecture)
+    config.spelling = _SPELLINGS.get(family, {})
+    hidden_size = config.size("hidden_size")
+    num_heads = config.size("num_attention_heads")
+    if hidden_size % num_heads:
+        raise ModelError(
+            f"config.json: hidden_size {hidden_size} is not a multiple of {num_heads} heads"
+        )
+    if family == "modernbert" and hidden_size // num_heads % 2:
+        raise ModelError(
+            f"config.json: hidden_size {hidden_size} gives heads of odd size "
+            f"{hidden_size // num_heads}, which rotary positions cannot halve"
+        )
+    num_labels = config.num_labels()
+    return ModelConfig(
+        architecture=architecture,
+        family=family,
+        vocab_size=config.size("vocab_size"),
+        hidden_size=hidden_size,
+        embedding_size=config.size("embedding_size", 128) if family == "electra" else hidden_size,
+        num_layers=config.size("num_hidden_layers"),
+        num_heads=num_heads,
+        intermediate_size=config.size("intermediate_size"),
+        norm_eps=config.norm_eps(family),
+        activation=config.activation("hidden_act"),
+        max_position_embeddings=config.size("max_position_embeddings"),
+        type_vocab_size=(
+            0 if family in ("distilbert", "modernbert") else config.size("type_vocab_size", 2)
+        ),
+        pad_token_id=config.number("pad_token_id", _PAD_TOKEN_IDS.get(family, 0)),
+        num_labels=num_labels,
+        pooling=config.pooling() if family == "modernbert" else "cls",
+        default_activation=config.default_activation(num_labels),
+        inner_exits=config.inner_exits(family),
+        modernbert=config.modernbert() if family == "modernbert" else None,
+    )
+
+
+class _Reader:
+    """config.json, one value at a time; each is checked where it is read."""
+
+    def __init__(self, raw: dict[str, Any]) -> None:
+        self._raw = raw
+        self.spelling: dict[str, str] = {}
+
+    def architecture(self) -> str:
+        names = self._field("architectures", list, None)
+        name = names[0] if names else None
+        if not isinstance(name, str) or name not in ARCHITECTURES:
+            families = ", ".join([*_FAMILIES, *CAUSAL_FAMILIES])
+            named = name if isinstance(name, str) else "(none named in config.json)"
+            raise ModelError(
+                f"architecture {named} is not supported; there are "
+                f"{{{families}}}{_CLASSIFIER}, plain encoders ({', '.join(_BODIES)}), decoders "
+                f"(ForCausalLM) and {', '.join(LAYERWISE)}"
+            )
+        if self._raw.get("use_flash_attn") is not None or "xlm-roberta-flash" in str(
+            self._raw.get("auto_map")
+        ):
+            raise ModelError(
+                f"this {name} is in the xlm-roberta-flash layout (jina-reranker-v2), which is not "
+                "supported; convert it to the layout of transformers' own XLM-RoBERTa"
+            )
+        position_type = self._raw.get("position_embedding_type", "absolute")
+        if position_type != "absolute":
+            raise ModelError(f"position_embedding_type {position_type!r} is not supported")
+        if self._field("is_decoder", bool, False):
+            raise ModelError(f"this {name} is a decoder (is_decoder), which is not supported")
+        return name
+
+    def causal(self, architecture: str) -> ModelConfig:
+        num_labels = self.num_labels() if architecture.endswith(_CLASSIFIER) else 1
+        hidden_size = self.size("hidden_size")
+        return ModelConfig(
+            architecture=architecture,
+            family="causal",
+            vocab_size=self.size("vocab_size"),
+            hidden_size=hidden_size,
+            embedding_size=hidden_size,
+            num_layers=self.size("num_hidden_layers"),
+            num_heads=self.size("num_attention_heads"),
+            intermediate_size=self.size("intermediate_size"),
+            norm_eps=self.real("rms_norm_eps", 1e-6),
+            activation=_activation(
+                "the MLP's activation", decoder_activation(self._raw, architecture)
+            ),
+            max_position_embeddings=self.size("max_position_embeddings"),
+            type_vocab_size=0,
+            pad_token_id=decoder_pad(self._raw, architecture),
+            num_labels=num_labels,
+            pooling="last",
+            default_activation=self.default_activation(num_labels),
+            decoder=read_decoder(self._raw, architecture),
+        )
+
+    def _field(self, key: str, kind: type | tuple[type, ...], default: Any) -> Any:
+        return field(self._raw, key, kind, default, "config.json")
+
+    def number(self, field: str, default: int | None = None) -> int:
+        key = self.spelling.get(field, field)
+        value = self._field(key, int, default)
+        if value is None or value < 0:
+            raise ModelError(f"config.json: {key} is {value}, expected a whole number")
+        return int(value)
+
+    def size(self, field: str, default: int | None = None) -> int:
+        value = self.number(field, default)
+        if value == 0:
+            raise ModelError(f"config.json: {self.spelling.get(field, field)} is 0")
+        return value
+
+    def real(self, field: str, default: float) -> float:
+        key = self.spelling.get(field, field)
+        return _positive(key, self._field(key, float, default))
+
+    def norm_eps(self, family: str) -> float:
+        if family == "distilbert":
+            return 1e-12
+        return self.real("layer_norm_eps", 1e-5 if family == "modernbert" else 1e-12)
+
+    def activation(self, field: str) -> str:
+        key = self.spelling.get(field, field)
+        return _activation(key, self._field(key, str, "gelu"))
+
+    def num_labels(self) -> int:
+        labels = self._field("id2label", dict, None)
+        return len(labels) if labels else self.size("num_labels", 2)
+
+    def pooling(self) -> Pooling:
+        pooling = self._field("classifier_pooling", str, "cls")
+        if pooling not in ("cls", "mean"):
+            raise ModelError(f"config.json: classifier_pooling {pooling!r} is neither cls nor mean")
+        return "mean" if pooling == "mean" else "cls"
+
+    def inner_exits(self, family: str) -> tuple[int, ...]:
+        layers, count = self._field("exit_layers", list, []), self.size("num_hidden_layers")
+        known = all(type(layer) is int and 0 < layer < count for layer in layers)
+        if not known or layers != sorted(set(layers)):
+            raise ModelError(
+                f"config.json: exit_layers is {shown(layers)}, expected ascending numbers below "
+                f"the {count} layers"
+            )
+        if layers and family == "modernbert":
+            raise ModelError("config.json: exit_layers are not supported in ModernBERT")
+        return tuple(layers)
+
+    def modernbert(self) -> ModernBertOptions:
+        return ModernBertOptions(
+            attention=self._layer_attention(),
+            head_activation=self.activation("classifier_activation"),
+            norm_bias=self._field("norm_bias", bool, False),
+            attention_bias=self._field("attention_bias", bool, False),
+            mlp_bias=self._field("mlp_bias", bool, False),
+            classifier_bias=self._field("classifier_bias", bool, False),
+        )
+
+    def _layer_attention(self) -> tuple[LayerAttention, ...]:
+        full_theta = self._theta("full_attention", "global_rope_theta", 160_000.0)
+        # A null, as transformers 4 read it: what the full layers have.
+        default = 10_000.0 if self._raw.get("local_rope_theta", 0) is not None else full_theta
+        full = LayerAttention(full_theta, None)
+        sliding = LayerAttention(
+            self._theta("sliding_attention", "local_rope_theta", default),
+            self.number("local_attention", 128) // 2,
+        )
+        num_layers = self.size("num_hidden_layers")
+        kinds = self._field("layer_types", list, None)
+        if kinds is None:
+            every = self.size("global_attn_every_n_layers", 3)
+            return tuple(sliding if i % every else full for i in range(num_layers))
+        by_name = {"full_attention": full, "sliding_attention": sliding}
+        if len(kinds) != num_layers or not all(kind in list(by_name) for kind in kinds):
+            raise ModelError(
+                f"config.json: layer_types is {shown(kinds)}, "
+                f"expected {num_layers} of {list(by_name)}"
+            )
+        return tuple(by_name[kind] for kind in kinds)
+
+    def _theta(self, kind: str, old_key: str, default: float) -> float:
+        """The rotary base of a kind of layer: rope_parameters since transformers 5, else a key."""
+        by_kind = self._field("rope_parameters", dict, {})
+        parameters = field(by_kind, kind, dict, {}, "config.json: rope_parameters")
+        scaling = self._raw.get("rope_scaling")
+        if scaling is not None or parameters.get("rope_type", "default") != "default":
+            raise ModelError(f"config.json: rope scaling {scaling or parameters} is not supported")
+        theta = field(parameters, "rope_theta", float, None, "config.json")
+        return self.real(old_key, default) if theta is None else _positive("rope_theta", theta)
+
+    def default_activation(self, num_labels: int) -> Activation:
+        """sentence-transformers' rule: a key of its own, else an older one, else by the labels."""
+        nested = self._field("sentence_transformers", dict, {})
+        if "activation_fn" in nested:
+            path = field(nested, "activation_fn", str, None, "config.json: sentence_transformers")
+        else:
+            path = self._field("sbert_ce_default_activation_function", str, None)
+        return activation_named(path) or ("sigmoid" if num_labels == 1 else "identity")
+
+
+def activation_named(path: str | None) -> Activation | None:
+    """The activation that a dotted path names; as sentence-transformers, None outside torch.
+
+    Raises:
+        ModelError: a class of torch that is not supported.
+    """
+    if path is None or not path.startswith("torch."):
+        return None
+    name = path.rsplit(".", 1)[-1]
+    if name == "Sigmoid":
+        return "sigmoid"
+    if name == "Identity":
+        return "identity"
+    raise ModelError(f"activation_fn {shown(path)} is not supported; there are Sigmoid, Identity")
+
+
+def _activation(key: str, name: str) -> str:
+    if name not in _ACTIVATIONS:
+        raise ModelError(
+            f"config.json: {key} {name!r} is not supported; there are {', '.join(_ACTIVATIONS)}"
+        )
+    return _ACTIVATIONS[name]
+
+
+def _positive(key: str, value: float) -> float:
+    if not math.isfinite(value) or value <= 0:
+        raise ModelError(f"config.json: {key} is {value}, expected a positive number")
+    return float(value)

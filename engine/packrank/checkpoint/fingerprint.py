@@ -1,0 +1,44 @@
+"""What tells the files of one model from those of another."""
+
+import hashlib
+from pathlib import Path
+
+from packrank.checkpoint.modules import read_modules
+
+# What is read of a model: weights, settings and vocabulary.
+_MODEL_FILES = {
+    "added_tokens.json",
+    "artifact.metadata",
+    "chat_template.jinja",
+    "config.json",
+    "config_sentence_transformers.json",
+    "merges.txt",
+    "model.safetensors.index.json",
+    "modules.json",
+    "sentence_bert_config.json",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "vocab.json",
+    "vocab.txt",
+}
+_BLOCK = 1 << 20
+
+
+def fingerprint(folder: Path) -> str:
+    """SHA-256, in hexadecimal, of the files that make a model: weights, settings and vocabulary.
+
+    Args:
+        folder: holds them, or names those that do in modules.json; they are read whole.
+    """
+    digest = hashlib.sha256()
+    folders = dict.fromkeys((folder, *(module.folder for module in read_modules(folder))))
+    for place, part in enumerate(folders):
+        for path in sorted(part.glob("*")):  # a folder may be missing
+            if path.is_file() and (path.name in _MODEL_FILES or path.suffix == ".safetensors"):
+                digest.update(f"{place}/{path.name} {path.stat().st_size}\n".encode())
+                with open(path, "rb") as file:
+                    while block := file.read(_BLOCK):
+                        digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,292 @@
+"""packrank calibrate: measure, on the user's own queries, when a candidate may stop."""
+
+import argparse
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from packrank.checkpoint.files import shown
+from packrank.checkpoint.fingerprint import fingerprint
+from packrank.commands.options import (
+    MODEL_HELP,
+    add_reranker_options,
+    folder_of,
+    layer_numbers,
+    positive,
+    reranker_options,
+)
+from packrank.commands.output import check_stdout, hides_bar, say
+from packrank.errors import InputError
+from packrank.exits.calibration import calibrate, check_enough, enough_queries
+from packrank.exits.margins import FILE, Margins, load, save
+from packrank.lines import Line, open_lines, read_jsonl
+from packrank.reranker import Reranker
+
+_DESCRIPTION = """\
+Score candidates of your own queries after every exit layer of a model, and measure by what margin a
+candidate may be behind there and still come back. The queries are split in two at random: margins
+are fitted to one half, and the recall that is printed, with its 95 % interval, is that of the
+other. rank(..., top_k=K, exit="calibrated") then drops candidates that cannot reach the top K any
+more; it refuses margins that were measured for another model, another K or another template, and
+requests of more than twice the candidates that most queries had here.
+"""
+_SHOWN_FAILURES = 20
+# Queries are scored a window at a time; windows double while one takes less than these seconds.
+_WINDOW_SECONDS = 2.0
+_WINDOW_QUERIES = 64
+
+
+def add_calibrate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """The command and its options."""
+    parser = commands.add_parser(
+        "calibrate",
+        help="measure when candidates may stop before the last layer",
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+    parser.add_argument(
+        "--queries", required=True, metavar="FILE", help='JSON Lines with "id" and "text"'
+    )
+    parser.add_argument(
+        "--candidates",
+        required=True,
+        metavar="FILE",
+        help='JSON Lines with "query", the id of one, and "text"; some 100 of each query',
+    )
+    parser.add_argument(
+        "--top-k", type=positive, default=10, metavar="K", help="wanted in the end (default: 10)"
+    )
+    parser.add_argument(
+        "--recall",
+        type=_share,
+        default=0.99,
+        metavar="R",
+        help="share of the top K that should survive, a mean over queries (default: 0.99)",
+    )
+    parser.add_argument(
+        "--output", metavar="FILE", help=f"where margins go (default: {FILE} in the model's folder)"
+    )
+    parser.add_argument(
+        "--layers",
+        type=layer_numbers,
+        metavar="L,L,...",
+        help="exit layers where candidates may stop (default: all)",
+    )
+    parser.add_argument(
+        "--cutoff-layer",
+        type=positive,
+        metavar="L",
+        help="the layer after which scores count (default: the last)",
+    )
+    parser.add_argument(
+        "--seed", type=positive, default=1, metavar="N", help="of the split (default: 1)"
+    )
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    add_reranker_options(parser)
+    parser.set_defaults(run=_calibrate)
+
+
+@dataclass
+class _Query:
+    """A query, the lines of its candidates, and their logits once they are scored."""
+
+    text: str
+    lines: list[Line] = field(default_factory=list)
+    logits: NDArray[np.float32] | None = None
+
+
+def _calibrate(args: argparse.Namespace) -> int:
+    check_stdout()
+    failures: list[tuple[str, int, str]] = []
+    queries = _read(args.queries, args.candidates, failures)
+    if not queries:
+        _report(failures)
+        raise InputError(f"{args.queries} holds no usable query; expected one a line")
+    ample = [query for query in queries if len(query.lines) > args.top_k]
+    try:
+        check_enough(len(ample), args.top_k)
+    except InputError:
+        _report(failures)  # what is missing may be among them
+        raise
+    folder = folder_of(args.model)
+    output = folder / FILE if args.output is None else Path(args.output)
+    _check_output(output)
+    model = Reranker(folder, **reranker_options(args))
+    exits, settings = _exit_layers(args, model.exit_layers), model.exit_settings
+    total = sum(len(query.lines) for query in ample)
+    with tqdm(total=total, unit=" pairs", unit_scale=True, disable=hides_bar(args.quiet)) as bar:
+        for line, reason in _score(model, ample, exits, bar):
+            failures.append((args.candidates, line.number, reason))
+    nothing = np.empty((0, len(exits)), dtype=np.float32)
+    margins = calibrate(
+        [nothing if query.logits is None else query.logits for query in queries],
+        exits,
+        args.top_k,
+        args.recall,
+        model=os.path.abspath(args.model) if os.path.isdir(args.model) else args.model,
+        fingerprint=fingerprint(folder),
+        settings=settings,
+        seed=args.seed,
+    )
+    for row in _table(margins):
+        print(row)
+    save(output, margins)
+    print(f"written to {output}")
+    _report(failures)
+    if margins.extrapolated:
+        say(
+            f"packrank: {margins.num_fitted} fitted queries are too few to show a recall of "
+            f"{args.recall:g}, so margins go beyond what any of them needs; give at least "
+            f"{enough_queries(args.top_k, args.recall)} queries in all, of more than {args.top_k} "
+            "candidates each"
+        )
+    if margins.held_out_low < args.recall:
+        say(
+            f"packrank: the interval reaches below {args.recall:g}; with more queries it would be "
+            "narrower"
+        )
+    return 1 if failures else 0
+
+
+def _read(queries: str, candidates: str, failures: list[tuple[str, int, str]]) -> list[_Query]:
+    """Queries in their order, each with its candidates."""
+    if queries == candidates == "-":
+        raise InputError("queries and candidates cannot both come from standard input")
+    # None: left out, as the same text in both halves would make one tell of the other.
+    known: dict[str, _Query | None] = {}
+    texts: dict[str, str] = {}
+    with open_lines(queries) as source:
+        for line in read_jsonl(source, "text"):
+            try:
+                id = _id(line, "id", "_id")
+                if id in known:
+                    raise InputError(f'"id" is {shown(id)}, as of a query before')
+                text = str(line.fields["text"])
+                first = texts.setdefault(text, id)
+                known[id] = _Query(text) if first == id else None
+                if first != id:
+                    raise InputError(f'"text" is that of query {shown(first)} before')
+            except InputError as error:
+                failures.append((queries, line.number, str(error)))
+    with open_lines(candidates) as source:
+        for line in read_jsonl(source, "text"):
+            try:
+                id = _id(line, "query")
+                if id not in known:
+                    raise InputError(f'"query" is {shown(id)}, which is the id of no query')
+                if (query := known[id]) is not None:
+                    query.lines.append(line)
+            except InputError as error:
+                failures.append((candidates, line.number, str(error)))
+    return [query for query in known.values() if query is not None]
+
+
+def _id(line: Line, *names: str) -> str:
+    """The first of these fields that a line has; a number is its digits."""
+    if line.error is not None:
+        raise InputError(line.error)
+    id = next((line.fields[name] for name in names if name in line.fields), None)
+    if id is None:
+        raise InputError(f'the object has no "{names[0]}"')
+    if isinstance(id, bool) or not isinstance(id, str | int):
+        raise InputError(f'"{names[0]}" is {shown(id)}, expected a string')
+    return str(id)
+
+
+def _check_output(output: Path) -> None:
+    """Raise InputError, before anything is scored, if margins could not be written there."""
+    if output.exists():
+        load(output)
+    if not os.access(output.resolve().parent, os.W_OK):
+        raise InputError(f"{output} cannot be written; name another file with --output")
+
+
+def _exit_layers(args: argparse.Namespace, known: tuple[int, ...]) -> tuple[int, ...]:
+    """Where candidates may stop, and last where scores count."""
+    if len(known) < 2:
+        raise InputError(
+            f"{args.model} scores after one layer only, so no candidate can stop before it; name a "
+            "layerwise model"
+        )
+    final = known[-1] if args.cutoff_layer is None else args.cutoff_layer
+    chosen = [layer for layer in known if layer < final] if args.layers is None else args.layers
+    for layer in (*chosen, final):
+        if layer not in known:
+            raise InputError(
+                f"{args.model} has no head after layer {layer}; it has some after "
+                f"{', '.join(map(str, known))}"
+            )
+    if not chosen or chosen[-1] >= final:
+        raise InputError(f"no candidate can stop before layer {final}; name earlier exit layers")
+    return (*chosen, final)
+
+
+def _score(
+    model: Reranker, queries: Sequence[_Query], layers: tuple[int, ...], bar: "tqdm[None]"
+) -> Iterator[tuple[Line, str]]:
+    """Give every query its logits; yields the candidates that cannot be scored, and why."""
+    start, most = 0, 1
+    while window := queries[start : start + most]:
+        began = time.perf_counter()
+        lines = [line for query in window for line in query.lines]
+        pairs = [(query.text, str(line.fields["text"])) for query in window for line in query.lines]
+        logits, reasons = model.try_score(pairs, activation="identity", cutoff_layers=list(layers))
+        usable = np.ones(len(pairs), dtype=np.bool_)
+        usable[list(reasons)] = False
+        at = 0
+        for query in window:
+            mine = slice(at, at + len(query.lines))
+            query.logits = logits[mine][usable[mine]]
+            at = mine.stop
+        for place, reason in reasons.items():
+            yield lines[place], reason
+        bar.update(len(pairs))
+        start += len(window)
+        if time.perf_counter() - began < _WINDOW_SECONDS:
+            most = min(2 * most, _WINDOW_QUERIES)
+
+
+def _table(margins: Margins) -> Iterator[str]:
+    yield "layer      margin  dropped"
+    for layer, margin, share in zip(margins.layers, margins.margins, margins.dropped, strict=True):
+        yield f"{layer:5} {margin:11.4f} {share:7.1%}"
+    yield ""
+    yield (
+        f"recall of the top {margins.top_k} on held-out queries: {margins.held_out_recall:.4f} "
+        f"(95 % interval {margins.held_out_low:.4f} to {margins.held_out_high:.4f}), "
+        f"{margins.recall:g} asked for"
+    )
+    yield f"layers saved: {margins.saved:.1%} of {margins.final_layer} for each candidate"
+    yield (
+        f"queries: {margins.num_fitted} fitted, {margins.num_held_out} held out, "
+        f"{margins.num_left_out} left out for having no more than {margins.top_k} candidates"
+    )
+    yield (
+        f"candidates: {margins.num_candidates} a query; margins hold for up to "
+        f"{margins.most_candidates}"
+    )
+
+
+def _report(failures: Sequence[tuple[str, int, str]]) -> None:
+    for path, number, reason in failures[:_SHOWN_FAILURES]:
+        say(f"packrank: {path}, line {number} was left out: {reason}")
+    if len(failures) > _SHOWN_FAILURES:
+        say(f"packrank: and {len(failures) - _SHOWN_FAILURES} more lines")
+
+
+def _share(text: str) -> float:
+    """An option that is a number between 0 and 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0 and below 1")
+    return value

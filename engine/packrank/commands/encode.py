@@ -1,0 +1,108 @@
+"""packrank encode: documents to a store of token embeddings."""
+
+import argparse
+import os
+
+from tqdm import tqdm
+
+from packrank.commands.options import MODEL_HELP, add_device_options, folder_of, positive
+from packrank.commands.output import count_lines, hides_bar, report, say
+from packrank.errors import InputError
+from packrank.jobs.encode import Documents, encode_file
+from packrank.late.identity import identify
+from packrank.late_interaction import LateInteraction
+from packrank.lines import is_jsonl
+from packrank.scoring.recognition import is_reranker
+from packrank_kernels import FORMATS
+
+_DESCRIPTION = """\
+Encode the tokens of documents, and keep their vectors in a folder, the store.
+
+Run it again after it was stopped, with the same arguments, and it goes on from its last segment;
+the store will have the same bytes. Run it on a store that is there, and documents are appended:
+those that follow the lines encoded last, if DOCUMENTS begins with them; with --append all of
+another file. A file that was encoded whole is not encoded again. Model and format must be those of
+the store.
+"""
+
+
+def add_encode(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """The command and its options."""
+    parser = commands.add_parser(
+        "encode",
+        help="keep the token embeddings of documents in a store",
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+    parser.add_argument(
+        "documents",
+        metavar="DOCUMENTS",
+        help='JSON Lines with "text" (and "id" or "_id"), or one document a line; - for standard '
+        "input. A document without id has the number of its line, counted on from file to file",
+    )
+    parser.add_argument("store", metavar="STORE", help="a folder; made if it is not there")
+    parser.add_argument(
+        "--format", choices=FORMATS, help="of the vectors (default: int8, or that of the store)"
+    )
+    parser.add_argument(
+        "--centroids",
+        type=positive,
+        metavar="N",
+        help="of 4bit and 2bit, when the store is made (default: as many as ColBERT takes)",
+    )
+    parser.add_argument(
+        "--input-format",
+        choices=("jsonl", "text"),
+        help="of DOCUMENTS; by default .jsonl and .ndjson are jsonl",
+    )
+    parser.add_argument(
+        "--append",
+        action="store_true",
+        help="append all of DOCUMENTS if it does not begin with the lines encoded last; the rest "
+        "of an unfinished file is given up",
+    )
+    parser.add_argument("--quiet", action="store_true", help="no progress bar, no summary")
+    add_device_options(parser, "auto, cpu, cuda or cuda:N")
+    parser.set_defaults(run=_encode)
+
+
+def _encode(args: argparse.Namespace) -> int:
+    jsonl = args.input_format == "jsonl" or (args.input_format is None and is_jsonl(args.documents))
+    documents = Documents(args.documents, jsonl)
+    total = count_lines(args.documents)
+    folder = folder_of(args.model)
+    if is_reranker(folder):
+        raise InputError(
+            f"{args.model} is a reranker, which has no token embeddings; name a "
+            "late-interaction model or an encoder"
+        )
+    model = LateInteraction(folder, device=args.device, dtype=args.dtype)
+    name = os.path.abspath(args.model) if os.path.isdir(args.model) else args.model
+    try:
+        with tqdm(total=total, unit=" documents", disable=hides_bar(args.quiet)) as bar:
+            encoded = encode_file(
+                model,
+                identify(model.settings, folder, name),
+                documents,
+                args.store,
+                bar,
+                format=args.format,
+                centroids=args.centroids,
+                append=args.append,
+            )
+    except KeyboardInterrupt:
+        say("packrank: stopped; the same command goes on")
+        raise
+    report(encoded.failures)
+    if encoded.num_failed > len(encoded.failures):
+        say(f"packrank: lines left out in all: {encoded.num_failed}")
+    if not args.quiet:
+        say(
+            f"documents encoded: {encoded.documents}, tokens: {encoded.tokens}, "
+            f"{encoded.bytes_per_token:g} bytes/token, lines failed: {encoded.num_failed}, "
+            f"{encoded.seconds:.1f} s, {encoded.documents / encoded.seconds:,.0f} documents/s"
+        )
+        if encoded.begun:
+            say(f"lines encoded before: {encoded.begun}")
+    return 1 if encoded.num_failed else 0

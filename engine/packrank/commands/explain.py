@@ -1,0 +1,142 @@
+"""packrank explain: why a document has its score, in the terminal, as a page or as JSON."""
+
+import argparse
+import json
+import math
+import sys
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from packrank.commands.options import MODEL_HELP, add_device_options, folder_of, valid_text
+from packrank.commands.output import check_stdout, printable
+from packrank.errors import InputError
+from packrank.late.explanation import Explanation
+from packrank.late.explanation_page import page
+from packrank.late_interaction import LateInteraction
+from packrank.lines import replacing
+from packrank.request import Token
+from packrank.scoring.recognition import is_reranker
+
+# Of the terminal's 256 colours, backgrounds from dim to bright and what can be read on them.
+_COLORS = ((235, 250), (22, 255), (28, 255), (34, 16), (40, 16), (46, 16))
+_WIDTH = 28  # columns of a token in the table
+
+
+def add_explain(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """The command and its options."""
+    parser = commands.add_parser("explain", help="show which tokens make up a document's score")
+    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+    parser.add_argument("--query", required=True, type=valid_text)
+    parser.add_argument("--document", required=True, type=valid_text, metavar="TEXT")
+    parser.add_argument("--store", help="where the document is stored; its vectors there count")
+    parser.add_argument(
+        "--candidate",
+        type=valid_text,
+        metavar="ID",
+        help="the document's id there; TEXT must be its text, of which only the number of tokens "
+        "is checked",
+    )
+    parser.add_argument("--html", metavar="FILE", help="a page; written whole or not at all")
+    parser.add_argument("--json", action="store_true", help="one JSON object, and no table")
+    parser.add_argument("--color", choices=("auto", "always", "never"), default="auto")
+    add_device_options(parser, "auto, cpu, cuda or cuda:N")
+    parser.set_defaults(run=_explain)
+
+
+def _explain(args: argparse.Namespace) -> int:
+    if not args.html or args.json:
+        check_stdout()
+    if (args.store is None) != (args.candidate is None):
+        raise InputError("--store and --candidate go together: the store, and an id in it")
+    folder = folder_of(args.model)
+    if is_reranker(folder):
+        raise InputError(
+            f"{args.model} is a reranker, whose score has no parts; name a late-interaction "
+            "model or an encoder"
+        )
+    model = LateInteraction(folder, store=args.store, device=args.device, dtype=args.dtype)
+    explanation = model.explain(args.query, args.document, candidate=args.candidate)
+    if args.html:
+        with replacing(Path(args.html)) as sink:
+            sink.write(page(explanation))
+    if args.json:
+        print(json.dumps(_fields(explanation)))
+    elif sys.stdout is not None:
+        colored = args.color == "always" or (args.color == "auto" and sys.stdout.isatty())
+        for line in _table(explanation, colored):
+            print(line)
+    return 0
+
+
+def _fields(explanation: Explanation) -> dict[str, Any]:
+    """As JSON has it, in which -inf, of a document without token vectors, has no spelling."""
+    fields = asdict(explanation)
+    fields["matches"] = [
+        {**match._asdict(), "score": _number(match.score)} for match in explanation.matches
+    ]
+    return {**fields, "score": _number(explanation.score)}
+
+
+def _number(score: float) -> float | None:
+    return score if math.isfinite(score) else None
+
+
+def _table(explanation: Explanation, colored: bool) -> Iterator[str]:
+    """A row for every query token; then, in colour, the document by what its tokens add."""
+    best = max((match.score for match in explanation.matches), default=0.0)
+    found = {match.query_token: match for match in explanation.matches}
+    yield explanation.summary
+    yield ""
+    yield f"{'query token':{_WIDTH}}    score  document token"
+    for place, token in enumerate(explanation.query_tokens):
+        name = _cell(token)
+        if place not in found:
+            yield f"{name}        -  not scored"
+            continue
+        _, there, score = found[place]
+        value = f"{score:9.4f}"
+        if colored:
+            value = _painted(value, score, best)
+        matched = "nothing" if there is None else _cell(explanation.document_tokens[there]).rstrip()
+        yield f"{name}{value}  {matched}"
+    if colored and explanation.shares:
+        shares = explanation.shares
+        most = max(shares.values())
+        words = [
+            _painted(_name(token), shares[place], most) if place in shares else _name(token)
+            for place, token in enumerate(explanation.document_tokens)
+        ]
+        yield ""
+        yield " ".join(words)
+
+
+def _painted(text: str, value: float, most: float) -> str:
+    share = value / most if most > 0 and value > 0 else 0.0
+    background, foreground = _COLORS[round(share * (len(_COLORS) - 1))]
+    return f"\x1b[48;5;{background};38;5;{foreground}m{text}\x1b[0m"
+
+
+def _name(token: Token) -> str:
+    """A token in a line: its text, and what it is where it is not of the text."""
+    text = printable(" ".join(token.text.split()) or repr(token.text))
+    return text if token.kind in ("text", "special") else f"{text} ({token.kind})"
+
+
+def _cell(token: Token) -> str:
+    """The same in as many columns as the table has for it."""
+    cell, columns = "", 0
+    for c in _name(token):
+        columns += _columns(c)
+        if columns >= _WIDTH:
+            break
+        cell += c
+    return cell + " " * (_WIDTH - sum(map(_columns, cell)))
+
+
+def _columns(c: str) -> int:
+    if unicodedata.combining(c):
+        return 0
+    return 2 if unicodedata.east_asian_width(c) in "WF" else 1

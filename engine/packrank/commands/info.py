@@ -1,0 +1,170 @@
+"""packrank info: what a machine, a model or a store is, in lines of text."""
+
+import argparse
+import platform
+import sys
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+import packrank_kernels
+from packrank import __version__
+from packrank.checkpoint.config import ModelConfig, load_config
+from packrank.checkpoint.modules import encoder_folder
+from packrank.commands.options import MODEL_HELP, folder_of
+from packrank.commands.output import check_stdout
+from packrank.late.formats import read_settings
+from packrank.runtime.device import cuda_devices
+from packrank.scoring.recognition import Scoring, recognise
+from packrank.stores.store import Store
+from packrank.text.templates import TEMPLATES
+from packrank.text.tokenizer import Tokenizer
+
+_PACKAGES = ("torch", "numpy", "tokenizers", "safetensors", "huggingface_hub")
+_INSTRUCTION_SETS = (
+    "sse4_2", "avx", "avx2", "fma", "avx512f", "avx512bw", "avx512vl", "avx512_vnni",
+    "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "bf16", "sve",
+)  # fmt: skip
+
+
+def add_info(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """The command and its options."""
+    parser = commands.add_parser(
+        "info", help="show versions and backends, or what a model or a store is"
+    )
+    parser.add_argument("model", nargs="?", metavar="MODEL", help=MODEL_HELP)
+    parser.set_defaults(run=_info)
+
+
+def _info(args: argparse.Namespace) -> int:
+    check_stdout()
+    if args.model is None:
+        lines = describe_machine()
+    elif Store.is_one(Path(args.model)):
+        lines = describe_store(Store.open(args.model))
+    else:
+        lines = describe_model(folder_of(args.model))
+    for line in lines:
+        print(line)
+    return 0
+
+
+def describe_machine() -> Iterator[str]:
+    """Versions, processor, threads, and op by op the backends that would run."""
+    yield f"python           {sys.version.split()[0]}"
+    yield f"packrank         {__version__}"
+    for package in _PACKAGES:
+        yield f"{package:16} {version(package)}"
+    yield f"processor        {platform.machine()}: {' '.join(_instruction_sets())}"
+    yield f"threads          {packrank_kernels.get_num_threads()}"
+    devices = [torch.device("cpu")]
+    if torch.cuda.is_available():
+        yield f"cuda             {torch.cuda.get_device_name()}"
+        devices.append(torch.device("cuda"))
+    else:
+        yield f"cuda             none: {cuda_devices()}"
+    for device in devices:
+        narrow = (torch.bfloat16,) if device.type == "cpu" else (torch.float16, torch.bfloat16)
+        for dtype in (torch.float32, *narrow):
+            yield ""
+            yield f"{device} {str(dtype).removeprefix('torch.')}"
+            yield from _describe_backends(device, dtype)
+
+
+def describe_model(folder: Path) -> Iterator[str]:
+    """Architecture, sizes, what the model reads, length limit, labels and activation of a folder.
+
+    Raises:
+        ModelError: config.json or the tokenizer cannot be used, or they do not say how the model
+            scores.
+    """
+    inner = encoder_folder(folder)
+    config = load_config(inner)
+    tokenizer = Tokenizer.from_folder(inner)
+    yield f"model            {folder}"
+    yield f"architecture     {config.architecture}"
+    yield f"layers           {config.num_layers}"
+    yield f"hidden size      {config.hidden_size} in {config.num_heads} heads"
+    yield f"MLP size         {config.intermediate_size}, {config.activation}"
+    yield f"vocabulary       {config.vocab_size}"
+    if config.is_classifier or config.decoder is not None:
+        yield from _describe_reranker(config, recognise(folder, config, tokenizer), tokenizer)
+    else:
+        settings = read_settings(folder, tokenizer, config.hidden_size, config.max_length)
+        yield f"scores by        late interaction ({settings.kind})"
+        yield f"max length       {settings.query.max_length} tokens of a query"
+        yield f"                 {settings.document.max_length} tokens of a document"
+
+
+def _describe_reranker(
+    config: ModelConfig, scoring: Scoring, tokenizer: Tokenizer
+) -> Iterator[str]:
+    kind = "cross-encoder" if config.decoder is None else "decoder"
+    if scoring.tokens is not None:
+        kind += f", logit of {tokenizer.token(scoring.tokens.true_token_id)!r}"
+        if scoring.tokens.false_token_id is not None:
+            kind += f" less that of {tokenizer.token(scoring.tokens.false_token_id)!r}"
+    yield f"scores by        {kind}"
+    if len(config.exit_layers) > 1:
+        yield f"exit layers      {', '.join(map(str, config.exit_layers))}"
+    template = scoring.template
+    if template is not None:
+        name = next(name for name, one in TEMPLATES.items() if one is template)
+        yield f"template         {name}, from {template.source}"
+        if template.instruction is not None:
+            yield f"instruction      {template.instruction!r}"
+        elif template.takes_instruction:
+            yield "instruction      none, but it takes one"
+    elif scoring.chat is not None:
+        yield "template         the folder's chat template"
+    elif config.decoder is not None:
+        yield "template         none: query and document as the tokenizer joins them"
+    counted = "" if template is None else ", as the template counts them"
+    length = scoring.layout(tokenizer, config).max_length
+    yield f"max length       {length} tokens of a pair{counted}"
+    yield f"labels           {config.num_labels}"
+    yield f"activation       {scoring.activation}"
+    if scoring.prompt:
+        where = "as the system's message" if scoring.chat else "before every query"
+        yield f"prompt           {scoring.prompt!r} {where}"
+
+
+def describe_store(store: Store) -> Iterator[str]:
+    """What a store holds, and what encoded it."""
+    model = store.model or {}
+    per_token = store.embeddings.bytes_per_token
+    yield f"store            {store.path}"
+    yield f"encoded by       {model.get('name', 'not written down')}"
+    yield f"format           {store.format}, {per_token:g} bytes a token"
+    yield f"dimensions       {store.size}"
+    yield f"documents        {len(store):,}"
+    yield f"tokens           {store.num_tokens:,}"
+    yield f"size             {store.num_tokens * per_token / 1e6:,.1f} MB"
+    yield f"complete         {'yes' if store.complete else 'no; packrank encode goes on with it'}"
+
+
+def _describe_backends(device: torch.device, dtype: torch.dtype) -> Iterator[str]:
+    for op, row in packrank_kernels.backends(device, dtype).items():
+        accepted = [name for name, reason in row if reason is None]
+        yield f"  {op:17} {accepted[0]}" + (
+            f" (also: {', '.join(accepted[1:])})" if accepted[1:] else ""
+        )
+        for name, reason in row:
+            if reason is not None:
+                yield f"  {'':17} not {name}: {reason}"
+
+
+def _instruction_sets() -> list[str]:
+    """Those that matter here, by the names of the kernel; else torch's word for the widest."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        text = ""
+    for line in text.splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() in ("flags", "Features"):
+            flags = set(value.split())
+            return [name for name in _INSTRUCTION_SETS if name in flags]
+    return [torch.backends.cpu.get_cpu_capability()]

@@ -1,0 +1,54 @@
+"""The model of `packrank rank` and `packrank score`: a reranker, or late interaction."""
+
+import argparse
+from typing import get_args
+
+from packrank.checkpoint.config import Activation
+from packrank.commands.options import add_reranker_options, folder_of, reranker_options
+from packrank.errors import InputError
+from packrank.jobs.score import Scorer
+from packrank.late_interaction import LateInteraction
+from packrank.reranker import Reranker
+from packrank.scoring.recognition import is_reranker
+
+# Options that late interaction has no use for.
+_RERANKER_ONLY = (
+    "max_length",
+    "truncation",
+    "activation",
+    "template",
+    "instruction",
+    "compress_ratio",
+    "compress_layers",
+    "head_index",
+    "cutoff_layer",
+    "exit",
+)
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """How the model is opened."""
+    add_reranker_options(parser)
+    parser.add_argument("--activation", choices=get_args(Activation), help="of logits")
+
+
+def open_model(args: argparse.Namespace) -> Scorer:
+    """A reranker where the files name a head or a decoder, else late interaction."""
+    folder = folder_of(args.model)
+    store = getattr(args, "store", None)
+    if is_reranker(folder):
+        if store is not None:
+            raise InputError(f"--store is for late interaction, and {args.model} is a reranker")
+        return Reranker(folder, **reranker_options(args))
+    for option in _RERANKER_ONLY:
+        if getattr(args, option, None) is not None:
+            raise InputError(
+                f"--{option.replace('_', '-')} is for rerankers, and {args.model} scores by "
+                "late interaction; leave it out"
+            )
+    if "," in args.device:
+        raise InputError(
+            f"--device names several devices, and {args.model} scores by late interaction, which "
+            "takes one"
+        )
+    return LateInteraction(folder, store=store, device=args.device, dtype=args.dtype)

@@ -1,0 +1,104 @@
+"""Options that several commands have: the model, where it runs, what a reranker takes."""
+
+import argparse
+from pathlib import Path
+from typing import Any, get_args
+
+from packrank.arguments import check_text
+from packrank.checkpoint.hub import resolve
+from packrank.demo import default_model
+from packrank.errors import InputError
+from packrank.text.tokenizer import Truncation
+
+MODEL_HELP = 'a model folder, a hub name (organisation/name), or "default"'
+_MOST_THREADS = 4096
+_DEVICES = "auto, cpu, cuda, cuda:N, or several: cuda:0,cuda:1"
+_OPTIONS = (
+    "dtype",
+    "max_length",
+    "truncation",
+    "template",
+    "instruction",
+    "compress_ratio",
+    "compress_layers",
+    "head_index",
+    "activation",
+)
+
+
+def folder_of(model: str) -> Path:
+    """The folder of a model as `MODEL_HELP` names it."""
+    return default_model() if model == "default" else resolve(model)
+
+
+def add_device_options(parser: argparse.ArgumentParser, devices: str) -> None:
+    """Where and how a model runs."""
+    parser.add_argument("--device", default="auto", help=f"{devices} (default: auto)")
+    parser.add_argument(
+        "--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16")
+    )
+    parser.add_argument("--threads", type=threads, metavar="N", help="of the processor")
+
+
+def add_reranker_options(parser: argparse.ArgumentParser) -> None:
+    """How a reranker is opened, but for its activation."""
+    add_device_options(parser, _DEVICES)
+    parser.add_argument("--max-length", type=positive, metavar="N", help="tokens of a pair")
+    parser.add_argument("--truncation", choices=get_args(Truncation), help="of longer pairs")
+    parser.add_argument(
+        "--template", metavar="NAME", help='of a decoder\'s input, or "pair" for none'
+    )
+    parser.add_argument(
+        "--instruction", type=valid_text, metavar="TEXT", help="in place of the template's own"
+    )
+    parser.add_argument(
+        "--compress-ratio",
+        type=positive,
+        metavar="N",
+        help="document tokens that become one: 1, 2, 4 or 8",
+    )
+    parser.add_argument(
+        "--compress-layers", type=layer_numbers, metavar="L,L,...", help="before which layers"
+    )
+    parser.add_argument(
+        "--head-index",
+        choices=("upstream", "layer"),
+        help="which head each cutoff layer of bge-reranker-v2.5-gemma2-lightweight has",
+    )
+
+
+def reranker_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Of the options of `Reranker`, those that are given."""
+    given = {name: getattr(args, name, None) for name in _OPTIONS}
+    given["device"] = args.device.split(",") if "," in args.device else args.device
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def positive(text: str) -> int:
+    """An option that is a whole number of at least 1."""
+    value = int(text) if text.isdecimal() and len(text) < 20 else 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return value
+
+
+def threads(text: str) -> int:
+    """An option that is a number of threads."""
+    value = positive(text)
+    if value > _MOST_THREADS:
+        raise argparse.ArgumentTypeError(f"{text} is more than {_MOST_THREADS}")
+    return value
+
+
+def valid_text(text: str) -> str:
+    """An option that is a text."""
+    try:
+        check_text(text)
+    except InputError:
+        raise argparse.ArgumentTypeError("not valid in the encoding of this terminal") from None
+    return text
+
+
+def layer_numbers(text: str) -> tuple[int, ...]:
+    """An option that is numbers of layers."""
+    return tuple(sorted({positive(part) for part in text.split(",")}))

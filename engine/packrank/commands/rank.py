@@ -1,0 +1,142 @@
+"""packrank rank: documents, or those of a store, best first."""
+
+import argparse
+import json
+import math
+
+from packrank.commands.model import add_model_options, open_model
+from packrank.commands.options import MODEL_HELP, positive, valid_text
+from packrank.commands.output import check_stdout, printable, report, say
+from packrank.errors import InputError
+from packrank.jobs.score import Scorer
+from packrank.late_interaction import LateInteraction
+from packrank.lines import Line, is_jsonl, open_lines, read_jsonl, read_plain
+from packrank.request import Ranked, Ranking
+from packrank.reranker import Reranker
+
+_SHOWN_CHARACTERS = 80  # of a document in the table
+
+
+def add_rank(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """The command and its options."""
+    parser = commands.add_parser("rank", help="rank documents for a query")
+    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+    parser.add_argument("--query", required=True, type=valid_text)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument(
+        "--documents",
+        metavar="FILE",
+        help='JSON Lines with "text" (and "id"), or one document a line; - for standard input',
+    )
+    source.add_argument("--store", help="rank what packrank encode has put there")
+    parser.add_argument(
+        "--candidates", metavar="FILE", help="ids, one a line, of what to rank of the store"
+    )
+    parser.add_argument(
+        "--format",
+        choices=("jsonl", "text"),
+        help="of FILE; by default .jsonl and .ndjson are jsonl",
+    )
+    parser.add_argument("--top-k", type=positive, metavar="K", help="show the best K")
+    parser.add_argument(
+        "--json", action="store_true", help="one JSON object a document, then one of layers run"
+    )
+    parser.add_argument("--cutoff-layer", type=positive, metavar="L", help="layers to run")
+    parser.add_argument(
+        "--exit",
+        metavar="MARGINS",
+        help='let candidates stop early: by a file that packrank calibrate wrote, or "calibrated", '
+        "the one that it left in the model's folder",
+    )
+    add_model_options(parser)
+    parser.set_defaults(run=_rank)
+
+
+def _rank(args: argparse.Namespace) -> int:
+    check_stdout()
+    if args.store is not None:
+        return _rank_store(args)
+    if args.candidates is not None:
+        raise InputError("--candidates are ids of documents of a store; give --store as well")
+    jsonl = args.format == "jsonl" or (args.format is None and is_jsonl(args.documents))
+    with open_lines(args.documents) as source:
+        lines = list(read_jsonl(source, "text") if jsonl else read_plain(source))
+    failures = [(line.number, line.error) for line in lines if line.error is not None]
+    documents = [line for line in lines if line.error is None]
+    if not lines:
+        raise InputError(f"{args.documents} holds no document to rank; expected one a line")
+    ranking: Ranking | list[Ranked] = []
+    if documents:
+        texts = [str(line.fields["text"]) for line in documents]
+        ranking, reasons = _try_rank(open_model(args), args, texts)
+        failures += [(documents[index].number, reason) for index, reason in reasons.items()]
+    if not ranking:
+        number, reason = min(failures)
+        raise InputError(f"{args.documents} holds no usable document; line {number}: {reason}")
+    _show(ranking, documents, as_json=args.json)
+    report(sorted(failures))
+    return 1 if failures else 0
+
+
+def _rank_store(args: argparse.Namespace) -> int:
+    candidates = None
+    if args.candidates is not None:
+        with open_lines(args.candidates) as source:
+            lines = list(read_plain(source))
+        for line in lines:
+            if line.error is not None:
+                raise InputError(f"{args.candidates}, line {line.number}: {line.error}")
+        candidates = [str(line.fields["text"]) for line in lines]
+    model = open_model(args)
+    assert isinstance(model, LateInteraction) and model.store is not None
+    if not model.store.complete:
+        say(f"packrank: {args.store} is unfinished; packrank encode goes on with it")
+    ranking, failures = model.try_rank(args.query, None, args.top_k, candidates=candidates)
+    if not ranking:
+        raise InputError(f"{args.store} has no document to rank that can be scored")
+    if not args.json:
+        print("rank     score  id")
+    for rank, (_, score, id) in enumerate(ranking, start=1):
+        shown = None if score == -math.inf else score
+        row = {"rank": rank, "score": shown, "id": id}
+        print(json.dumps(row) if args.json else f"{rank:4} {score:9.4f}  {printable(id)}")
+    for index, reason in failures.items():
+        say(f"packrank: document {model.store.ids[index]!r} was left out: {reason}")
+    return 1 if failures else 0
+
+
+def _try_rank(
+    model: Scorer, args: argparse.Namespace, texts: list[str]
+) -> tuple[Ranking | list[Ranked], dict[int, str]]:
+    if isinstance(model, Reranker):
+        return model.try_rank(
+            args.query, texts, args.top_k, cutoff_layer=args.cutoff_layer, exit=args.exit
+        )
+    return model.try_rank(args.query, texts, args.top_k)
+
+
+def _show(ranking: Ranking | list[Ranked], documents: list[Line], *, as_json: bool) -> None:
+    if not as_json:
+        print("rank     score    line  text")
+    for rank, (index, score, _) in enumerate(ranking, start=1):
+        line = documents[index]
+        if not as_json:
+            words = " ".join(line.fields["text"].split())[:_SHOWN_CHARACTERS]
+            print(f"{rank:4} {score:9.4f} {line.number:7}  {printable(words)}")
+            continue
+        # -inf, of a document without token vectors, has no spelling in JSON.
+        row = {"rank": rank, "score": None if score == -math.inf else score, "line": line.number}
+        if isinstance(ranking, Ranking):
+            row["layers"] = int(ranking.num_layers[index])
+        row |= {name: line.fields[name] for name in ("id", "text") if name in line.fields}
+        print(json.dumps(row))
+    if as_json and isinstance(ranking, Ranking):
+        run = zip(documents, ranking.num_layers.tolist(), strict=True)
+        summary: dict[str, object] = {"layers": {line.number: layers for line, layers in run}}
+        if (work := ranking.work) is not None:
+            saved = ("prefix", "exits", "last_layer", "compression")
+            shown = {name: getattr(work, name) for name in ("total", "computed", "recomputed")}
+            summary["token_layers"] = shown | {
+                f"saved_by_{what}": getattr(work, f"saved_by_{what}") for what in saved
+            }
+        print(json.dumps({"summary": summary}))

@@ -1,0 +1,1 @@
+"""Candidates that stop early: margins, the stages that they run through, calibration."""

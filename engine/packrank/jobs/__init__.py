@@ -1,0 +1,1 @@
+"""Work on files: a file in, scores or a store out."""

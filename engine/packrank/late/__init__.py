@@ -1,0 +1,1 @@
+"""Late interaction: what its folders ask for, texts to token vectors, explanations."""

@@ -1,0 +1,161 @@
+"""A store beside the model that encoded it: its documents ranked, new ones added."""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import count, islice
+
+import torch
+from torch import Tensor
+
+from packrank.arguments import check_text, listed_texts
+from packrank.errors import InputError, PairError, StoreError
+from packrank.late.identity import Identity, check_same, check_size
+from packrank.request import RankedId
+from packrank.stores.store import Store
+from packrank.stores.streaming import gather, maxsim, place
+from packrank.stores.writer import StoreWriter, not_finite
+from packrank_kernels import TokenEmbeddings, TopK, merge
+
+# Encoded at once, and appended: their vectors, at 200 tokens of 128 floats, take 50 MB.
+_DOCUMENTS_AT_ONCE = 512
+# Of which the best are taken at once: their order takes 16 MB.
+_SCORES_AT_ONCE = 1 << 20
+
+
+class Attached:
+    """The documents of a store, on the device where they fit in half of its free memory.
+
+    Attributes:
+        store: as it was opened.
+    """
+
+    def __init__(
+        self, store: Store, size: int, identity: Callable[[], Identity], device: torch.device
+    ) -> None:
+        """Check that a model of this size and identity made the store, and place it.
+
+        Raises:
+            StoreError: it did not.
+        """
+        check_size(store.size, size, store.path)
+        if store.model is not None:
+            check_same(store.model, identity(), store.path)
+        self.store = store
+        self._device = device
+        self._embeddings = place(store.embeddings, device)
+
+    def rank(
+        self, query: Tensor, mean: bool, top_k: int | None, candidates: Sequence[str] | None
+    ) -> tuple[list[RankedId], dict[int, str]]:
+        """The best, and place in the store -> reason of those without a score.
+
+        Takes some 10 bytes a candidate beside the ranking.
+        """
+        indices = None
+        if candidates is not None:
+            indices = self.store.indices(listed_texts("candidates", candidates))
+        scores = maxsim(query, self._embeddings, indices, device=self._device)
+        assert isinstance(scores, Tensor)
+        if mean:
+            scores = per_token(scores, query)
+        failures: dict[int, str] = {}
+        if not bool(scores.isfinite().all()):
+            starts = self.store.embeddings.cu_seqlens
+            spots = (~scores.isfinite()).nonzero().flatten().cpu()
+            places = spots if indices is None else indices[spots]
+            filled = starts[places] < starts[places + 1]
+            reason = "its score is not a finite number"
+            failures = dict.fromkeys(sorted(set(places[filled].tolist())), reason)
+            scores[spots[filled].to(scores.device)] = torch.nan
+        best = _best(scores, top_k)
+        spots = best.indices.cpu()
+        places = spots if indices is None else indices[spots]
+        ranking = [
+            RankedId(index, score, self.store.ids[index])
+            for index, score in zip(places.tolist(), best.scores.tolist(), strict=True)
+            if index not in failures
+        ]
+        return ranking, failures
+
+    def document(self, id: str) -> TokenEmbeddings:
+        """One document, on the device."""
+        index = self.store.indices([id]).to(self._embeddings.device)
+        return gather(self._embeddings, index).to(self._device)
+
+
+def _best(scores: Tensor, top_k: int | None) -> TopK:
+    """The best of [N] scores, in order; all of them if `top_k` is None."""
+    count = top_k or max(len(scores), 1)
+    step = max(count, _SCORES_AT_ONCE)
+    best = TopK(scores[:0], torch.empty(0, dtype=torch.int64, device=scores.device))
+    for start in range(0, len(scores), step):
+        part = scores[start : start + step]
+        order = torch.arange(start, start + len(part), device=scores.device)
+        best = merge([best, TopK(part, order)], count)
+    return best
+
+
+def per_token(scores: Tensor, query: Tensor) -> Tensor:
+    """Scores divided by the number of query tokens, rounded once on every device."""
+    # By a number, torch multiplies with its reciprocal on a CUDA device.
+    return scores / torch.full((1,), float(len(query)), device=scores.device)
+
+
+def append(
+    encode: Callable[[Sequence[str]], list[Tensor]],
+    texts: Sequence[str],
+    ids: Sequence[str] | None,
+    store: str | os.PathLike[str] | Store,
+    size: int,
+    identity: Identity,
+) -> None:
+    """Encode documents into a store, which is made (in int8) if it is not there; all or none.
+
+    Args:
+        encode: one [L, size] tensor a text.
+        texts: the documents.
+        ids: of theirs; None for numbers that none has, counted on from those of the store.
+        store: the folder.
+        size: D.
+        identity: of the model.
+
+    Raises:
+        InputError: ids that are no strings, or not as many as texts.
+        PairError: a text cannot be encoded; `.index` says which.
+        StoreError: the store cannot be written, is another model's or unfinished, or has one of
+            the ids.
+    """
+    names = None if ids is None else listed_texts("ids", ids)
+    if names is not None and len(names) != len(texts):
+        raise InputError(f"there are {len(names)} ids for {len(texts)} documents")
+    for index, name in enumerate(names or []):
+        check_text(name, f"id of document {index}")
+    path = store.path if isinstance(store, Store) else store
+    with StoreWriter(path) as writer:
+        if writer.manifest is None:
+            writer.create("int8", size, identity)
+        else:
+            check_size(writer.manifest.size, size, path)
+            check_same(writer.manifest.model, identity, path)
+        assert writer.manifest is not None
+        kind, source = writer.manifest.format, writer.manifest.source
+        if source is not None and not source.complete:
+            raise StoreError(f"{os.fspath(path)} is unfinished; run packrank encode again first")
+        if names is None:
+            first = writer.num_documents if source is None else source.before + source.lines + 1
+            numbers = map(str, count(first))
+            names = list(islice((name for name in numbers if not writer.holds(name)), len(texts)))
+            if source is not None and names:
+                # Lines that the file will gain get numbers beyond these.
+                source = replace(source, before=int(names[-1]) - source.lines)
+        for start in range(0, len(texts), _DOCUMENTS_AT_ONCE):
+            stop = start + _DOCUMENTS_AT_ONCE
+            try:
+                vectors = encode(texts[start:stop])
+            except PairError as error:
+                raise PairError(start + error.index, error.reason) from None
+            for index in not_finite(vectors, kind):
+                raise PairError(start + index, f"a value of its vectors is not finite in {kind}")
+            writer.append(names[start:stop], vectors)
+        writer.commit(source)

@@ -1,0 +1,150 @@
+"""A late-interaction model's texts to a vector for every token."""
+
+import os
+from collections.abc import Sequence
+from functools import cached_property
+
+from torch import Tensor
+
+from packrank.arguments import check_count, listed_texts
+from packrank.checkpoint.hub import resolve
+from packrank.checkpoint.modules import encoder_folder
+from packrank.errors import InputError, PairError
+from packrank.late.attached import append
+from packrank.late.formats import read_settings
+from packrank.late.identity import Identity, identify
+from packrank.late.settings import Settings
+from packrank.late.token_vectors import Projection, TokenVectors
+from packrank.models import load_model
+from packrank.runtime.device import choose_device
+from packrank.runtime.runner import Runner
+from packrank.stores.store import Store
+from packrank.text.tokenizer import Tokenizer
+
+Path = str | os.PathLike[str]
+
+
+class LateEncoder:
+    """Queries and documents to token vectors, as the model's folder asks; see `LateInteraction`.
+
+    Attributes:
+        settings: what the folder asks for.
+        size: D of a token vector.
+        device: where it runs.
+    """
+
+    def __init__(
+        self,
+        model: Path,
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        budget_tokens: int | None = None,
+        deterministic: bool = False,
+    ) -> None:
+        """Load a model; see `LateInteraction`."""
+        chosen_device, chosen_dtype = choose_device(device, dtype)
+        check_count("budget_tokens", budget_tokens)
+        folder = resolve(model)
+        encoder = encoder_folder(folder)
+        tokenizer = Tokenizer.from_folder(encoder)
+        loaded = load_model(
+            encoder,
+            device=chosen_device,
+            dtype=chosen_dtype,
+            head=False,
+            deterministic=deterministic,
+        )
+        self.settings: Settings = read_settings(
+            folder, tokenizer, loaded.hidden_size, loaded.config.max_length
+        )
+        settings = self.settings
+        runner = Runner(loaded, budget_tokens)
+        projection = [
+            Projection(dense, loaded.device, loaded.dtype, deterministic)
+            for dense in settings.projection
+        ]
+        self._queries = TokenVectors(
+            "query",
+            tokenizer,
+            runner,
+            settings.query,
+            settings.expansion,
+            projection,
+            settings.normalize,
+        )
+        self._documents = TokenVectors(
+            "document", tokenizer, runner, settings.document, None, projection, settings.normalize
+        )
+        sizes = [loaded.hidden_size, *(dense.out_features for dense in settings.projection)]
+        self.size: int = sizes[-1]
+        self.device = loaded.device
+        name = os.path.abspath(model) if os.path.isdir(model) else os.fspath(model)
+        self._named = folder, name
+
+    @cached_property
+    def identity(self) -> Identity:
+        """What a store says of this model; the first use reads the model's files whole."""
+        return identify(self.settings, *self._named)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that have gone through the model so far, special ones included."""
+        return self._queries.num_tokens + self._documents.num_tokens
+
+    def encode_queries(self, texts: Sequence[str]) -> list[Tensor]:
+        """One [Q, D] tensor a query, on the model's device and in its dtype; equal texts share one.
+
+        Raises:
+            InputError: a text is not a string, or cannot be encoded; the message gives its place.
+        """
+        every = listed_texts("queries", texts)
+        vectors, failures = self._queries.encode(every)
+        for index, text in enumerate(every):
+            if text in failures:
+                raise InputError(f"queries[{index}]: {failures[text]}")
+        return [vectors[text] for text in every]
+
+    def encode_documents(
+        self,
+        texts: Sequence[str],
+        store: Path | Store | None = None,
+        ids: Sequence[str] | None = None,
+    ) -> list[Tensor]:
+        """One [L, D] tensor a document, on the model's device and in its dtype; or into a store.
+
+        L is 0 where every token is one that is not scored. Equal texts share a tensor; else each
+        has memory of its own, so that keeping a few keeps no others alive.
+
+        Args:
+            texts: any strings.
+            store: where the documents are appended, all or none, instead of being returned; made,
+                in format int8, if it is not there. One that is open stays as it was opened.
+            ids: of the documents in the store; None for numbers that none has, counted on from
+                those of the store.
+
+        Raises:
+            InputError: a text or an id is not a string.
+            PairError: a text cannot be encoded; `.index` says which.
+            StoreError: the store cannot be written, is another model's or unfinished, or has one
+                of the ids.
+        """
+        every = listed_texts("documents", texts)
+        if store is not None:
+            append(self.encode_documents, every, ids, store, self.size, self.identity)
+            return []
+        if ids is not None:
+            raise InputError("ids are those of documents in a store; name one")
+        vectors, failures = self.try_encode_documents(every)
+        for index, reason in failures.items():
+            raise PairError(index, reason)
+        return [found for found in vectors if found is not None]
+
+    def try_encode_documents(
+        self, texts: Sequence[str]
+    ) -> tuple[list[Tensor | None], dict[int, str]]:
+        """As `encode_documents`; None for a text that cannot be encoded, and index -> reason."""
+        every = listed_texts("documents", texts)
+        vectors, failures = self._documents.encode(every)
+        reasons = {i: failures[text] for i, text in enumerate(every) if text in failures}
+        return [vectors.get(text) for text in every], reasons

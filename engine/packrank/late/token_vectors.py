@@ -1,0 +1,238 @@
+"""Texts of one side, queries or documents, to a vector for every scored token."""
+
+import threading
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import safe_open
+from torch import Tensor
+
+from packrank.arguments import check_text
+from packrank.checkpoint.weights import Weights
+from packrank.errors import InputError, ModelError
+from packrank.late.settings import Dense, Expansion, Side
+from packrank.models.base import Parameters
+from packrank.request import Int32, Sequence, Token
+from packrank.runtime.runner import Runner
+from packrank.text.tokenizer import Tokenizer, batches
+
+# A window is tokenized at once. Its ids take a few MB, and some 50 MB while they are made; and it
+# is many packs, so that the last one, which is not full, costs little.
+WINDOW_TEXTS = 1024
+WINDOW_CHARACTERS = 2_000_000
+
+
+class TokenVectors:
+    """Encodes texts of one side, "query" or "document" by name. Threads may share one.
+
+    Memory follows the runner's token budget and the vectors that are returned: only one pack's
+    hidden states are alive.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        tokenizer: Tokenizer,
+        runner: Runner,
+        side: Side,
+        expansion: Expansion | None,
+        projection: "list[Projection]",
+        normalize: bool,
+    ) -> None:
+        self._name = name
+        self._tokenizer = tokenizer
+        self._runner = runner
+        self._side = side
+        self._expansion = expansion
+        self._projection = projection
+        self._normalize = normalize
+        self._skipped = np.array(sorted(side.skipped), dtype=np.int32)
+        self._num_tokens = 0
+        self._counting = threading.Lock()
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that have gone through the model so far."""
+        return self._num_tokens
+
+    def encode(self, texts: Iterable[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
+        """Encode every distinct text once.
+
+        Returns:
+            Text -> [L, D], on the model's device and in its dtype, L = 0 where every token is
+            skipped; each has memory of its own. And text -> reason of those that cannot be encoded.
+        """
+        vectors: dict[str, Tensor] = {}
+        failures: dict[str, str] = {}
+        for window in batches(list(dict.fromkeys(texts)), len, WINDOW_TEXTS, WINDOW_CHARACTERS):
+            sound = []
+            for text in window:
+                try:
+                    check_text(text, self._name)
+                    sound.append(text)
+                except InputError as error:
+                    failures[text] = str(error)
+            self._encode_window(sound, vectors, failures)
+        return vectors, failures
+
+    def _encode_window(
+        self, texts: list[str], vectors: dict[str, Tensor], failures: dict[str, str]
+    ) -> None:
+        kept: list[str] = []
+        sequences: list[Sequence] = []
+        num_keys: list[int] = []
+        encoded = self._tokenizer.encode([self._side.prompt + text for text in texts])
+        for text, ids in zip(texts, encoded, strict=True):
+            tokens, keys = self._lay_out(ids)
+            reason = self._refusal(tokens)
+            if reason is not None:
+                failures[text] = reason
+                continue
+            kept.append(text)
+            sequences.append(Sequence(tokens, np.zeros_like(tokens)))
+            num_keys.append(keys)
+        attended = None
+        if self._expansion is not None and not self._expansion.attend:
+            attended = np.array(num_keys, dtype=np.int32)
+        packs = self._runner.packs_of_hidden_states(sequences, attended)
+        for indices, states, cu_seqlens in packs:
+            ids = np.concatenate([sequences[index].token_ids for index in indices])
+            for index, piece in zip(indices, self._vectors(states, ids, cu_seqlens), strict=True):
+                # A copy each: a view would keep its whole pack alive while any of it is kept.
+                vectors[kept[index]] = piece.clone()
+            del states, piece  # or they would be alive while the next pack is computed
+            with self._counting:
+                self._num_tokens += len(ids)
+
+    def tokens(self, text: str) -> tuple[Token, ...]:
+        """What each token of a text's sequence is; vectors are those of the scored ones.
+
+        Raises:
+            InputError: the text cannot be encoded.
+        """
+        check_text(text, self._name)
+        whole = self._side.prompt + text
+        ids, offsets = self._tokenizer.offsets(whole)
+        # Places in the text go the way of their ids, as numbers that no token has.
+        places, num_keys = self._lay_out(-1 - np.arange(len(ids), dtype=np.int32))
+        is_text = places < 0
+        laid_out = places.copy()
+        laid_out[is_text] = ids[-1 - places[is_text]]
+        reason = self._refusal(laid_out)
+        if reason is not None:
+            raise InputError(reason)
+        scored = self._is_scored(laid_out).tolist()
+        marker = -1 if self._side.marker is None else min(num_keys - 1, 1)
+        tokens = []
+        for i, place in enumerate(places.tolist()):
+            name = self._tokenizer.token(int(laid_out[i]))
+            if place < 0:
+                tokens.append(self._token(whole, offsets[-1 - place], name, scored[i]))
+            elif i >= num_keys:
+                tokens.append(Token(name, "expansion", scored[i]))
+            else:
+                tokens.append(Token(name, "marker" if i == marker else "special", scored[i]))
+        return tuple(tokens)
+
+    def _token(self, whole: str, span: tuple[int, int], name: str, scored: bool) -> Token:
+        """A token of the prompt or of the text, by its characters in both together."""
+        start, stop = span
+        text, prompt = whole[start:stop] or name, len(self._side.prompt)
+        if start < prompt and stop <= prompt:
+            return Token(text, "prompt", scored)
+        return Token(text, "text", scored, max(start - prompt, 0), stop - prompt)
+
+    def _lay_out(self, ids: Int32) -> tuple[Int32, int]:
+        """[L] int32, and how many of them come before the expansion.
+
+        Special tokens, marker, as many of a text's tokens as fit, then what fills a short query.
+        """
+        marker, length = self._side.marker, self._side.max_length
+        if marker is None:
+            tokens = self._tokenizer.single(ids, length, "longest_first").token_ids
+        else:
+            tokens = self._tokenizer.single(ids, length - 1, "longest_first").token_ids
+            tokens = np.insert(tokens, min(len(tokens), 1), marker)
+        num_keys = len(tokens)
+        if self._expansion is not None:
+            tokens = _expand(tokens, self._expansion)
+        return tokens, num_keys
+
+    def _is_scored(self, ids: Int32) -> NDArray[np.bool_]:
+        return ~np.isin(ids, self._skipped)
+
+    def _refusal(self, tokens: Int32) -> str | None:
+        """Why the model cannot take these tokens, None if it can."""
+        vocab_size = self._runner.model.config.vocab_size
+        if not len(tokens):
+            return f"the {self._name} is empty, and the tokenizer adds no special tokens"
+        if tokens.max() >= vocab_size:
+            return (
+                f"the {self._name} holds token {tokens.max()}, and the model knows {vocab_size}; "
+                "is the tokenizer another model's?"
+            )
+        return None
+
+    def _vectors(self, states: Tensor, ids: Int32, cu_seqlens: Int32) -> tuple[Tensor, ...]:
+        """[T, hidden] of a pack to [L, D] of each of its texts."""
+        ends: NDArray[np.int64] = cu_seqlens.astype(np.int64)
+        if len(self._skipped):
+            scored = self._is_scored(ids)
+            states = states[torch.from_numpy(scored).to(states.device)]
+            ends = np.append(0, np.cumsum(scored))[ends]
+        for layer in self._projection:
+            states = layer(states)
+        if self._normalize:
+            states = normalize(states)
+        return torch.split(states, np.diff(ends).tolist())
+
+
+class Projection:
+    """A `Dense` with its weights."""
+
+    def __init__(
+        self, dense: Dense, device: torch.device, dtype: torch.dtype, deterministic: bool
+    ) -> None:
+        weights = Weights.open(dense.folder)
+        _check_shape(weights, dense)
+        parameters = Parameters(weights, "", device, dtype, deterministic)
+        sizes = (dense.in_features, dense.out_features)
+        self._linear = parameters.linear(
+            "linear", *sizes, bias=dense.bias, activation=dense.activation
+        )
+        self._adds_input = dense.residual
+        self._residual = None
+        if dense.residual and dense.in_features != dense.out_features:
+            self._residual = parameters.linear("residual", *sizes, bias=False)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[T, in_features] -> [T, out_features]."""
+        y = self._linear(x)
+        if not self._adds_input:
+            return y
+        return y + (x if self._residual is None else self._residual(x))
+
+
+def normalize(x: Tensor) -> Tensor:
+    """Rows of x [T, D] at length 1, rows of zeros as they are; float32 inside, dtype of x out."""
+    wide = x.float()
+    norms: Tensor = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
+    return (wide / norms.clamp_min(1e-12)).to(x.dtype)
+
+
+def _check_shape(weights: Weights, dense: Dense) -> None:
+    """Refuse another shape by the name of the file that gives the sizes."""
+    path, shape = weights.files.get("linear.weight"), [dense.out_features, dense.in_features]
+    if path is None:
+        return
+    with safe_open(path, framework="pt") as file:
+        found = file.get_slice("linear.weight").get_shape()
+    if found != shape:
+        raise ModelError(f"linear.weight has shape {found}, {dense.config} implies {shape}")
+
+
+def _expand(tokens: Int32, expansion: Expansion) -> Int32:
+    missing = max(expansion.length - len(tokens), 0)
+    return np.append(tokens, np.full(missing, expansion.token_id, dtype=np.int32))

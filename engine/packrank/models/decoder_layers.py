@@ -1,0 +1,164 @@
+"""Layers of decoders: thin modules over packrank_kernels, for packs with shared prefixes."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from packrank.checkpoint.causal_config import Rope
+from packrank.models.layers import MLP, Linear, Rotary
+from packrank_kernels import add_rms_norm, attention
+
+
+@dataclass(frozen=True)
+class CausalSpans:
+    """Where the sequences of a pack lie on the device.
+
+    Attributes:
+        cu_seqlens: [M + 1] int32.
+        max_seqlen_q: tokens of the longest sequence by itself.
+        max_seqlen_k: of the longest, its prefix included.
+        prefix_of: [M] int32, or None where no sequence has a prefix.
+        last: [M] int32. Row of each sequence's last token.
+        cu_last: [M + 1] int32. 0, 1, ... M: cu_seqlens of the last tokens alone.
+    """
+
+    cu_seqlens: Tensor
+    max_seqlen_q: int
+    max_seqlen_k: int
+    prefix_of: Tensor | None
+    last: Tensor
+    cu_last: Tensor
+
+
+class RMSNorm:
+    """RMSNorm of a sum; see `packrank_kernels.add_rms_norm`."""
+
+    def __init__(self, weight: Tensor, eps: float) -> None:
+        self._weight, self._eps = weight, eps
+
+    def __call__(
+        self, x: Tensor, residual: Tensor | None = None, scale: float = 1.0
+    ) -> tuple[Tensor, Tensor]:
+        """(normed, total) of scale * x + residual, both [T, H]; scale counts with a residual."""
+        if residual is None:
+            return add_rms_norm(x, None, self._weight, self._eps)
+        return add_rms_norm(x, residual, self._weight, self._eps, scale=scale)
+
+    def heads(self, x: Tensor) -> Tensor:
+        """Each head of x [T, H, D] on its own."""
+        normed, _ = add_rms_norm(x.reshape(-1, x.shape[2]), None, self._weight, self._eps)
+        return normed.view(x.shape)
+
+
+@dataclass(frozen=True)
+class CausalAttention:
+    """Every token attends to itself and to what comes before it, its prefix included.
+
+    Attributes:
+        q: the projection of queries; kv: of keys and values, one product.
+        out: the output projection.
+        num_heads: H.
+        num_key_heads: Hk.
+        scale: see `packrank_kernels.attention`; likewise window, rotary, softcap, deterministic.
+        q_norm: of each head of queries before rotation, or None; likewise k_norm.
+    """
+
+    q: Linear
+    kv: Linear
+    out: Linear
+    num_heads: int
+    num_key_heads: int
+    scale: float
+    rotary: Rotary
+    window: int | None = None
+    softcap: float | None = None
+    q_norm: RMSNorm | None = None
+    k_norm: RMSNorm | None = None
+    deterministic: bool = False
+
+    def __call__(self, x: Tensor, spans: CausalSpans, *, last_only: bool) -> Tensor:
+        """[T, hidden] -> [T, hidden]; of the last tokens alone, [M, hidden]."""
+        asking = x.index_select(0, spans.last) if last_only else x
+        q = self.q(asking).view(len(asking), self.num_heads, -1)
+        k, v = self.kv(x).view(len(x), 2, self.num_key_heads, -1).unbind(1)
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm.heads(q), self.k_norm.heads(k)
+        y = attention(
+            q,
+            k,
+            v,
+            spans.cu_last if last_only else spans.cu_seqlens,
+            spans.cu_seqlens,
+            scale=self.scale,
+            window=self.window,
+            rotary=self.rotary,
+            causal=True,
+            prefix_of=spans.prefix_of,
+            softcap=self.softcap,
+            max_seqlen_q=1 if last_only else spans.max_seqlen_q,
+            max_seqlen_k=spans.max_seqlen_k,
+            deterministic=self.deterministic,
+        )
+        return self.out(y.flatten(1))
+
+
+@dataclass(frozen=True)
+class DecoderLayer:
+    """x += attention(norm(x)); x += mlp(norm(x)), the last sum left to the next layer's norm.
+
+    Attributes:
+        attention_norm: before attention; mlp_norm: before the MLP.
+        after_attention: Gemma 2's, of what attention adds; likewise after_mlp. None elsewhere.
+        scale: factor on what is added.
+    """
+
+    attention_norm: RMSNorm
+    attention: CausalAttention
+    after_attention: RMSNorm | None
+    mlp_norm: RMSNorm
+    mlp: MLP
+    after_mlp: RMSNorm | None
+    scale: float
+
+    def __call__(
+        self, x: Tensor, update: Tensor | None, spans: CausalSpans, *, last_only: bool
+    ) -> tuple[Tensor, Tensor]:
+        """(x, update) -> (x, update): x + scale * update is the layer's input and output.
+
+        Of the last tokens alone where they are all that is asked for.
+        """
+        if update is None:
+            normed, x = self.attention_norm(x)
+        else:
+            normed, x = self.attention_norm(update, x, self.scale)
+        attended = self.attention(normed, spans, last_only=last_only)
+        if self.after_attention is not None:
+            attended, _ = self.after_attention(attended)
+        if last_only:
+            x = x.index_select(0, spans.last)
+        normed, x = self.mlp_norm(attended, x, self.scale)
+        added = self.mlp(normed)
+        if self.after_mlp is not None:
+            added, _ = self.after_mlp(added)
+        return x, added
+
+
+def rotary_table(rope: Rope, head_size: int, length: int, device: torch.device) -> Rotary:
+    """(cos, sin), each [length, head_size / 2] float32, for positions from 0.
+
+    Frequencies are rounded to float32 where transformers rounds them. Source: Su et al. 2021, eq.
+    15; "llama3" as Llama 3.1 stretches it.
+    """
+    exponents = torch.arange(0, head_size, 2, dtype=torch.float32) / head_size
+    frequencies = 1.0 / rope.theta**exponents
+    if rope.kind == "linear":
+        frequencies = frequencies / rope.factor
+    elif rope.kind == "llama3":
+        waves = 2 * math.pi / frequencies
+        # 0 for the longest waves, which are stretched whole, to 1 for the short ones, left alone.
+        kept = ((rope.original / waves - rope.low) / (rope.high - rope.low)).clamp(0, 1)
+        frequencies = (1 - kept) * frequencies / rope.factor + kept * frequencies
+    angles = torch.arange(length, dtype=torch.float32)[:, None] * frequencies
+    return angles.cos().to(device), angles.sin().to(device)

@@ -1,0 +1,1 @@
+"""Which sequences go together, and how packs of them run on a device or several."""

@@ -1,0 +1,1 @@
+"""Which reranker a folder holds, and its pairs to logits."""

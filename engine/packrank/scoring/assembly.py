@@ -1,0 +1,218 @@
+"""A reranker's folder and its options, put together: what the model reads and how it scores."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from packrank.arguments import listed
+from packrank.checkpoint.config import Activation, ModelConfig, load_config
+from packrank.checkpoint.modules import encoder_folder
+from packrank.errors import InputError
+from packrank.models import CausalSettings
+from packrank.scoring.recognition import Scoring, recognise
+from packrank.text.pairs import PairLayout, PairReader
+from packrank.text.prompt import PromptLayout
+from packrank.text.templates import TEMPLATES
+from packrank.text.tokenizer import Tokenizer, Truncation
+
+HeadIndex = Literal["upstream", "layer"]
+
+_RATIOS = (1, 2, 4, 8)
+_COMPRESSES = "CostWiseGemmaForCausalLM"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a caller says of how a model is used; see `Reranker`."""
+
+    max_length: int | None
+    truncation: Truncation
+    template: str | None
+    instruction: str | None
+    compress_ratio: int
+    compress_layers: tuple[int, ...]
+    head_index: HeadIndex
+    share_prefixes: bool
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """How a model is used.
+
+    Attributes:
+        folder: of model and tokenizer.
+        config: of the model.
+        layout: how a pair becomes a sequence.
+        activation: what turns logits into scores by default.
+        shift: "normalized" scores are sigmoid(logit - shift).
+        causal: how a decoder scores; None for encoders.
+        share_prefixes: whether what the pairs of a query begin with is computed once.
+        exit_settings: what changes logits beside the model's files.
+    """
+
+    folder: Path
+    config: ModelConfig
+    layout: PairLayout
+    activation: Activation
+    shift: float
+    causal: CausalSettings | None
+    share_prefixes: bool
+    exit_settings: dict[str, Any]
+
+    @property
+    def reader(self) -> PairReader:
+        """What makes sequences of pairs."""
+        is_classifier = self.causal is not None and self.causal.head == "classifier"
+        return PairReader(
+            self.layout,
+            self.config.vocab_size,
+            self.share_prefixes,
+            self.config.pad_token_id if is_classifier else -1,
+        )
+
+    @property
+    def exit_layers(self) -> tuple[int, ...]:
+        """After how many layers there is a head, ascending."""
+        return self.config.exit_layers
+
+    def check_layer(self, name: str, layer: Any) -> int:
+        """A number of layers; InputError unless there is a head after so many."""
+        layers = self.exit_layers
+        if isinstance(layer, int | np.integer) and not isinstance(layer, bool) and layer in layers:
+            return int(layer)
+        known = f"{layers[0]} to {layers[-1]}"
+        if len(layers) != layers[-1] - layers[0] + 1:
+            known = ", ".join(map(str, layers))
+        heads = f"heads after {known} layers"
+        if len(layers) == 1:
+            heads = f"its only head after all {layers[0]} layers"
+        raise InputError(f"{name} is {layer!r}, and the model has {heads}")
+
+    def check_exits(self) -> None:
+        """Raise InputError unless candidates can stop at layers that score by themselves."""
+        if len(self.exit_layers) == 1:
+            raise InputError(
+                "the model has one head, after all its layers, so no candidate can stop before"
+            )
+        if self.causal is not None and self.causal.head_index == "upstream":
+            raise InputError(
+                "exits need the head that belongs to each layer, and upstream's order has another "
+                'one for each list of layers; pass head_index="layer"'
+            )
+
+    def cutoffs(self, asked: Any) -> tuple[tuple[int, ...] | None, list[int] | None]:
+        """Numbers of layers to score after.
+
+        Args:
+            asked: one, several in any order, or None for all layers.
+
+        Returns:
+            They, ascending, and where each that was asked for is among them; None of the latter
+            unless several may be asked for, and of the former for all layers.
+
+        Raises:
+            InputError: there is no head after one of them.
+        """
+        if asked is None:
+            return None, None
+        everything = (self.config.num_layers,)
+        if not hasattr(asked, "__iter__") or getattr(asked, "ndim", 1) == 0:
+            one = (
+                self.check_layer(
+                    "cutoff_layers", asked.item() if isinstance(asked, np.ndarray) else asked
+                ),
+            )
+            return None if one == everything else one, None
+        layers = listed("cutoff_layers", asked, "numbers of layers")
+        if not layers:
+            raise InputError("cutoff_layers is empty; leave it out to run all layers")
+        layers = [self.check_layer(f"cutoff_layers[{n}]", layer) for n, layer in enumerate(layers)]
+        if self.config.num_labels != 1:
+            raise InputError("the model has several labels and is scored after one layer at a time")
+        ascending = tuple(sorted(set(layers)))
+        return ascending, [ascending.index(layer) for layer in layers]
+
+
+def assemble(folder: Path, name: str, options: Options) -> Assembly:
+    """Put a model's files and the caller's options together.
+
+    Args:
+        folder: as the user names it.
+        name: what the user called it.
+        options: see `Reranker`.
+
+    Raises:
+        ModelError: the folder cannot be used.
+        InputError: an option cannot.
+    """
+    inner = encoder_folder(folder)
+    config, tokenizer = load_config(inner), Tokenizer.from_folder(inner)
+    scoring = recognise(folder, config, tokenizer, template=options.template, name=name)
+    layout = scoring.layout(
+        tokenizer,
+        config,
+        max_length=options.max_length,
+        truncation=options.truncation,
+        instruction=options.instruction,
+    )
+    _check_compression(config, options)
+    causal = None if config.decoder is None else _causal(config, scoring, layout, options)
+    settings = {
+        "template": next((key for key, one in TEMPLATES.items() if one is scoring.template), None),
+        "instruction": options.instruction,
+        "max_length": layout.max_length,
+        "truncation": options.truncation,
+        "head_index": None if causal is None else causal.head_index,
+        "compress_ratio": options.compress_ratio,
+        "compress_layers": sorted(options.compress_layers) if options.compress_ratio > 1 else [],
+    }
+    return Assembly(
+        folder=inner,
+        config=config,
+        layout=layout,
+        activation=scoring.activation,
+        shift=scoring.shift,
+        causal=causal,
+        share_prefixes=options.share_prefixes,
+        exit_settings=settings,
+    )
+
+
+def _causal(
+    config: ModelConfig, scoring: Scoring, layout: PairLayout, options: Options
+) -> CausalSettings:
+    tokens = scoring.tokens
+    # MiniCPM's own code pairs layers and heads as they belong.
+    upstream = config.architecture == _COMPRESSES and options.head_index == "upstream"
+    return CausalSettings(
+        head=scoring.head,
+        true_token_id=None if tokens is None else tokens.true_token_id,
+        false_token_id=None if tokens is None else tokens.false_token_id,
+        head_index="upstream" if upstream else "layer",
+        compress_ratio=options.compress_ratio,
+        compress_layers=options.compress_layers,
+        tail=layout.num_tail if isinstance(layout, PromptLayout) else 0,
+    )
+
+
+def _check_compression(config: ModelConfig, options: Options) -> None:
+    if not isinstance(options.share_prefixes, bool):
+        raise InputError(f"share_prefixes is {options.share_prefixes!r}, expected True or False")
+    ratio = options.compress_ratio
+    if type(ratio) is not int or ratio not in _RATIOS:
+        known = ", ".join(map(str, _RATIOS))
+        raise InputError(f"compress_ratio is {ratio!r}, expected one of {known}")
+    for layer in options.compress_layers:
+        if isinstance(layer, bool) or not isinstance(layer, int) or layer < 0:
+            raise InputError(f"compress_layers holds {layer!r}, expected numbers of layers")
+    if ratio == 1:
+        return
+    if config.architecture != _COMPRESSES:
+        raise InputError(
+            "compress_ratio is for bge-reranker-v2.5-gemma2-lightweight; "
+            f"{config.architecture} was not trained to be compressed"
+        )
+    if not options.share_prefixes:
+        raise InputError("compression keeps prefixes apart; leave share_prefixes on")

@@ -1,0 +1,154 @@
+"""Pairs of texts to logits: windows read ahead, packs on the devices, failures by name."""
+
+import threading
+from collections.abc import Callable
+from contextlib import closing
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from packrank.checkpoint.config import Activation
+from packrank.exits.stages import Outcome, StagedRun, Stages
+from packrank.models.staged import StagedModel
+from packrank.request import Pack
+from packrank.runtime.fleet import Fleet
+from packrank.runtime.runner import Pending, Runner
+from packrank.scoring.assembly import Assembly
+from packrank.text.pairs import Window
+from packrank.work import Work
+
+
+class PairScorer:
+    """A model on its devices, and how texts reach it. Threads may share one.
+
+    Args:
+        assembly: how the model is used.
+        runner: where it runs.
+
+    Attributes:
+        num_tokens: of all pairs scored so far, special tokens included.
+    """
+
+    def __init__(self, assembly: Assembly, runner: Runner | Fleet) -> None:
+        self.num_tokens = 0
+        self._assembly, self._runner = assembly, runner
+        self._reader = assembly.reader
+        self._counting = threading.Lock()
+
+    def logits(
+        self,
+        pairs: list[Any],
+        cutoff_layers: tuple[int, ...] | None,
+        on_failure: Callable[[int, str], None],
+        on_window: Callable[[Pack], None] | None = None,
+    ) -> NDArray[np.float32]:
+        """Logits of pairs.
+
+        Args:
+            pairs: N (query, document) pairs; anything else fails by name.
+            cutoff_layers: ascending, among the model's exit layers; None: after all layers.
+            on_failure: called with the index of a pair and the reason why it has none.
+            on_window: called with the sequences that are run, as many as are read at a time.
+
+        Returns:
+            [N, labels] or [N, cutoff layers] float32, NaN for pairs that failed.
+        """
+        labels = self._assembly.config.num_labels
+        columns = labels * len(cutoff_layers or (0,))
+        out = np.full((len(pairs), columns), np.nan, dtype=np.float32)
+
+        def finish(window: Window, pending: Pending) -> None:
+            logits = pending.result()
+            finite = np.isfinite(logits).all(1)
+            indices = np.array(window.indices, dtype=np.int64)
+            out[indices[finite]] = logits[finite]
+            for place in np.flatnonzero(~finite).tolist():
+                unfinite = "the model's logits for it are not finite numbers"
+                on_failure(window.indices[place], pending.failures.get(place, unfinite))
+
+        # A device still works on one window while the packs of the next are made.
+        running: tuple[Window, Pending] | None = None
+        with closing(self._reader.windows(pairs)) as windows:
+            for window in windows:
+                for index, reason in window.failures.items():
+                    on_failure(index, reason)
+                started = window, self._runner.submit(window.sequences, cutoff_layers)
+                self._count(len(window.sequences.token_ids))
+                if on_window is not None:
+                    on_window(window.sequences)
+                if running is not None:
+                    finish(*running)
+                running = started
+            if running is not None:
+                finish(*running)
+        return out
+
+    def outcomes(
+        self, requests: list[tuple[str, list[str]]], stages: Stages
+    ) -> tuple[list[Outcome], Work | None]:
+        """What becomes of the candidates of each request, in their order.
+
+        And the work of all; None where several devices share it.
+
+        Args:
+            requests: (query, documents) each.
+            stages: where candidates may stop.
+
+        Raises:
+            InputError: the model has no head where they may stop.
+        """
+        for layer in stages.stops:
+            self._assembly.check_layer("exit layer", layer)
+        runner = self._runner
+        is_causal = self._assembly.causal is not None
+        whole = (self._assembly.config.num_layers,)
+        # An encoder that runs all its layers has nothing to gain from stages.
+        staged = is_causal or stages.stops != whole
+        if staged and isinstance(runner, Runner) and isinstance(runner.model, StagedModel):
+            run = StagedRun(runner.model, stages, runner.budget_tokens, requests)
+            work = run.run(self._reader)
+            runner.budget_tokens = min(runner.budget_tokens, run.cascade.budget_tokens)
+            self._count(work.total // stages.stops[-1])
+            return run.outcomes, work
+        pairs = [(query, document) for query, texts in requests for document in texts]
+        failures: dict[int, str] = {}
+        ran: list[Work] = []
+        logits = self.logits(
+            pairs,
+            stages.stops if staged else None,
+            failures.__setitem__,
+            lambda pack: ran.append(self._encoder_work(pack)),
+        )[:, 0]
+        outcomes, start = [], 0
+        for _, texts in requests:
+            outcome = Outcome.of(len(texts))
+            outcome.logits[:] = logits[start : start + len(texts)]
+            outcome.num_layers[:] = np.where(np.isnan(outcome.logits), 0, stages.stops[-1])
+            for index in failures.keys() & range(start, start + len(texts)):
+                outcome.failures[index - start] = failures[index]
+            outcomes.append(outcome)
+            start += len(texts)
+        return outcomes, None if staged else sum(ran, Work())
+
+    def activate(self, logits: NDArray[np.float32], activation: Activation) -> NDArray[np.float32]:
+        """Scores of logits, float32; NaN stays NaN."""
+        if activation == "identity":
+            return logits
+        # 1 / (1 + exp(-x)), with no exponential of a positive number that could overflow.
+        x = logits.astype(np.float64)
+        if activation == "normalized":
+            x = x - self._assembly.shift
+        small = np.exp(-np.abs(x))
+        return (np.where(x < 0, small, 1.0) / (1.0 + small)).astype(np.float32)
+
+    def _encoder_work(self, pack: Pack) -> Work:
+        """Of an encoder, whose last layer may run for first tokens alone."""
+        config, num_tokens = self._assembly.config, len(pack.token_ids)
+        spared = num_tokens - pack.num_sequences if config.pooling == "cls" else 0
+        total = num_tokens * config.num_layers
+        return Work(total=total, computed=total - spared, saved_by_last_layer=spared)
+
+    def _count(self, num_tokens: int) -> None:
+        with self._counting:
+            self.num_tokens += num_tokens

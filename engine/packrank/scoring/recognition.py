@@ -1,0 +1,252 @@
+"""Which kind of reranker a folder holds: what its model reads, and what of it is a score."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from packrank.checkpoint.config import Activation, ModelConfig, load_config
+from packrank.checkpoint.files import field, read_object
+from packrank.checkpoint.modules import encoder_folder
+from packrank.errors import InputError, ModelError
+from packrank.scoring.cross_encoder import LogitScore, Settings, read_settings
+from packrank.text.chat_template import ChatLayout, ChatTemplate
+from packrank.text.pairs import PairLayout, TokenizerLayout, usable_length
+from packrank.text.prompt import PromptLayout, token_of
+from packrank.text.templates import TEMPLATES, Template
+from packrank.text.tokenizer import Tokenizer, Truncation
+
+Head = Literal["classifier", "tokens", "layerwise"]
+
+# The name of the tokenizer's own layout of pairs, beside those of templates.
+PLAIN = "pair"
+
+# Architectures that say which template they were trained on.
+_BY_ARCHITECTURE = {
+    "LayerWiseMiniCPMForCausalLM": "bge-minicpm-layerwise",
+    "CostWiseGemmaForCausalLM": "bge-gemma2-lightweight",
+}
+# Those that many models have: a reranker among them, what its name and those of conversions hold,
+# and its template.
+_BGE_GEMMA = ("bge-reranker-v2-gemma", "bge-reranker-v2-gemma", "bge-gemma")
+_MXBAI = ("mxbai-rerank-v2", r"mxbai-rerank-((base|large)-)?v2(?!\.?\d)", "mxbai-v2")
+_QWEN3 = ("Qwen3-Reranker", "Qwen3-Reranker", "qwen3")
+_BY_NAME = {
+    "GemmaForCausalLM": _BGE_GEMMA,
+    "GemmaForSequenceClassification": _BGE_GEMMA,
+    "Qwen2ForCausalLM": _MXBAI,
+    "Qwen2ForSequenceClassification": _MXBAI,
+    "Qwen3ForCausalLM": _QWEN3,
+    "Qwen3ForSequenceClassification": _QWEN3,
+}
+# Under any other name, what has one label may be a conversion as well as read plain pairs.
+_DOUBTFUL = "Qwen3ForSequenceClassification"
+
+
+def is_reranker(folder: Path) -> bool:
+    """Whether a folder holds a model with a scoring head or a decoder; else it gives vectors.
+
+    Raises:
+        ModelError: config.json cannot be used.
+    """
+    config = load_config(encoder_folder(folder))
+    return config.is_classifier or config.decoder is not None
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """What a model reads, and what of it is a score.
+
+    Attributes:
+        head: "classifier", the model's own; "tokens", the logit of a token, less that of another;
+            "layerwise", one at each of several layers.
+        activation: what turns logits into scores by default.
+        max_length: by default; as the template counts it, if there is one.
+        shift: "normalized" scores are sigmoid(logit - shift).
+        template: what the model reads; None: see `chat`.
+        chat: the same; None too: the tokenizer's own layout of pairs.
+        prompt: before every query in that; in a chat, the system's message.
+        tokens: of the head "tokens"; None of the others.
+    """
+
+    head: Head
+    activation: Activation
+    max_length: int
+    shift: float = 0.0
+    template: Template | None = None
+    chat: ChatTemplate | None = None
+    prompt: str = ""
+    tokens: LogitScore | None = None
+
+    def layout(
+        self,
+        tokenizer: Tokenizer,
+        config: ModelConfig,
+        *,
+        max_length: int | None = None,
+        truncation: Truncation = "longest_first",
+        instruction: str | None = None,
+    ) -> PairLayout:
+        """How pairs become sequences of this model.
+
+        Args:
+            tokenizer: of the model.
+            config: of the model.
+            max_length: if None, the default, within the positions of the model.
+            truncation: "off": what is too long fails. Else templates and chats say themselves what
+                is cut.
+            instruction: instead of the model's own; in a chat, the system's message.
+
+        Raises:
+            InputError: an argument of which the model can make nothing.
+            ModelError: the tokenizer is not of this model.
+        """
+        positions, truncate = config.max_length, truncation != "off"
+        if self.template is not None:
+            return PromptLayout(
+                self.template,
+                tokenizer,
+                positions,
+                max_length=max_length,
+                instruction=instruction,
+                truncate=truncate,
+            )
+        usual = self.max_length
+        if self.chat is not None:
+            length = usable_length(max_length, positions, usual, 0)
+            prompt = self.prompt if instruction is None else instruction
+            return ChatLayout(self.chat, tokenizer, length, prompt=prompt, truncate=truncate)
+        if instruction is not None:
+            raise InputError("the model reads query and document alone and takes no instruction")
+        special = tokenizer.num_special_tokens(pair=True)
+        length = usable_length(max_length, positions, usual, special)
+        causal = config.decoder is not None
+        return TokenizerLayout(tokenizer, length, truncation, self.prompt, causal)
+
+
+def recognise(
+    folder: Path,
+    config: ModelConfig,
+    tokenizer: Tokenizer,
+    *,
+    template: str | None = None,
+    name: str | None = None,
+) -> Scoring:
+    """How a reranker's folder is scored.
+
+    In this order: what the caller says, sentence-transformers' files, the architecture, the model's
+    name. Nothing is guessed.
+
+    Args:
+        folder: as the user names it.
+        config: of `encoder_folder(folder)`.
+        tokenizer: of the same.
+        template: a key of `TEMPLATES`, or "pair": query and document alone, as the tokenizer lays
+            them out; None: as the files say.
+        name: what the user calls the model, where that is not the folder.
+
+    Raises:
+        ModelError: the files do not say how, or ask for what is not supported.
+        InputError: there is no such template, or it is not for this model.
+    """
+    if template is not None and template not in (*TEMPLATES, PLAIN):
+        known = ", ".join(map(repr, (*TEMPLATES, PLAIN)))
+        raise InputError(f"template is {template!r}, expected one of {known}")
+    settings = read_settings(folder, config, tokenizer)
+    if config.decoder is None:
+        if template not in (None, PLAIN):
+            raise InputError(
+                f"template {template!r} is for decoders, and {config.architecture} is none"
+            )
+        return _untemplated(config, settings, plain=template == PLAIN)
+    if template is None and settings.chat is None:
+        template = _template_of(folder, config, settings, name)
+    if template in (None, PLAIN):
+        return _untemplated(config, settings, plain=template == PLAIN)
+    return _templated(TEMPLATES[template], template, config, tokenizer, settings)
+
+
+def _template_of(
+    folder: Path, config: ModelConfig, settings: Settings, name: str | None
+) -> str | None:
+    """What architecture and name say; None: the tokenizer's own layout."""
+    architecture = config.architecture
+    if settings.logit_score is not None or (config.is_classifier and settings.saved):
+        return None
+    if architecture in _BY_ARCHITECTURE:
+        return _BY_ARCHITECTURE[architecture]
+    if architecture in _BY_NAME:
+        original, pattern, template = _BY_NAME[architecture]
+        named = any(re.search(pattern, one, re.IGNORECASE) for one in _names(folder, name))
+        several = config.is_classifier and config.num_labels != 1
+        if named and not several:
+            return template
+        if named or (architecture == _DOUBTFUL and not several):
+            why = f", of {config.num_labels} labels where a {original} has one," if named else ""
+            raise ModelError(
+                f"{folder} is a {architecture}{why} and does not say how its pairs are laid out; "
+                f'pass template="{template}" if it was made from a {original}, template="{PLAIN}" '
+                "if it was trained on query and document alone"
+            )
+    if config.is_classifier:
+        return None
+    known = ", ".join(map(repr, TEMPLATES))
+    raise ModelError(
+        f"{folder} is a {architecture} and does not say what makes it a reranker; pass template=, "
+        f"one of {known}"
+    )
+
+
+def _names(folder: Path, name: str | None) -> list[str]:
+    """What the model is called: last parts of names, and the hub's names of its own folders."""
+    config = read_object(encoder_folder(folder) / "config.json")
+    saved = field(config, "_name_or_path", str, "", "config.json")
+    lasts = [re.split(r"[/\\]", one.rstrip("/\\"))[-1] for one in (name or "", str(folder), saved)]
+    return [*lasts, *(part for part in folder.parts if part.startswith("models--"))]
+
+
+def _untemplated(config: ModelConfig, settings: Settings, *, plain: bool) -> Scoring:
+    tokens = settings.logit_score
+    if tokens is None and not config.is_classifier:
+        raise InputError(
+            f'template "{PLAIN}" does not say which tokens score, and {config.architecture} has no '
+            "head that does"
+        )
+    return Scoring(
+        head="classifier" if tokens is None else "tokens",
+        activation=settings.activation,
+        max_length=settings.max_length,
+        chat=None if plain else settings.chat,
+        prompt=settings.prompt,
+        tokens=tokens,
+    )
+
+
+def _templated(
+    template: Template, name: str, config: ModelConfig, tokenizer: Tokenizer, settings: Settings
+) -> Scoring:
+    activation, tokens = template.activation, None
+    head: Head = "tokens"
+    if config.is_classifier:
+        head, activation = "classifier", settings.activation
+    elif config.decoder is not None and config.decoder.first_exit is not None:
+        head = "layerwise"
+    elif template.true_token is None:
+        raise InputError(
+            f"template {name!r} is for models with a head at several layers, and "
+            f"{config.architecture} has none"
+        )
+    else:
+        false = template.false_token
+        tokens = LogitScore(
+            token_of(tokenizer, template.true_token),
+            None if false is None else token_of(tokenizer, false),
+        )
+    return Scoring(
+        head=head,
+        activation=activation,
+        max_length=template.max_length,
+        shift=template.shifts.get(config.hidden_size, template.shift),
+        template=template,
+        tokens=tokens,
+    )

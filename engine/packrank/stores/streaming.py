@@ -1,0 +1,336 @@
+"""MaxSim over documents that need not fit: run by run, each fetched while the last is scored.
+
+On the CPU the documents may be a memory map of more than the machine's memory: the system is told
+which pages come next. To a CUDA device runs go by two pinned buffers, and are copied on a stream of
+their own while the device scores. Scores have the bits that they have in one piece.
+"""
+
+import ctypes
+import mmap
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from itertools import zip_longest
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import pad
+
+import packrank_kernels
+from packrank.arguments import listed
+from packrank.errors import InputError
+from packrank.runtime.device import choose_device
+from packrank.stores.pinned import CopyStream, Slot
+from packrank.stores.store import Store
+from packrank_kernels import TokenEmbeddings, TopK
+
+# Of one run: much beside what the host does for each, little beside a device's memory.
+RUN_BYTES = 1 << 28
+
+Documents = Store | TokenEmbeddings | Sequence[Tensor]
+Candidates = Tensor | Sequence[Tensor] | None
+Scored = Tensor | TopK | list[Tensor]
+# Documents [start, stop) of those that are streamed, where they are scored.
+Run = tuple[int, int, TokenEmbeddings]
+
+
+def maxsim(
+    queries: Tensor | Sequence[Tensor],
+    documents: Documents,
+    candidates: Candidates | Sequence[int] = None,
+    top_k: int | None = None,
+    *,
+    device: str | torch.device | None = None,
+) -> Scored:
+    """Late-interaction scores of one or many queries against documents of any number.
+
+    Args:
+        queries: [Q, D] for one, or a sequence of M such tensors, of any lengths; float32, float16
+            or bfloat16, on any device.
+        documents: a `Store`; `packrank_kernels.TokenEmbeddings`; or N tensors [L, D] of one dtype.
+            What is in the CPU's memory and not on `device` goes there in runs of bounded bytes.
+        candidates: places of documents (of ids: `Store.indices`). None for all documents; [K]
+            int64, or K numbers, for the same ones for every query; or, of several queries, a
+            sequence of one such tensor each. Any order, repetitions allowed.
+        top_k: how many of the best to return; equal scores in the order of the documents. All
+            scores if None.
+        device: what scores: "cpu", "cuda" or "cuda:N"; where the documents are if None.
+
+    Returns:
+        On `device`. Without top_k: [N] or [K] float32 for one query; [M, N] or [M, K] for several;
+        a list of [K_m] for lists of their own. With top_k: a `packrank_kernels.TopK`, k =
+        min(top_k, most candidates of a query), whose rows end in index -1 and score -inf for a
+        query that has fewer; memory does not grow with N.
+
+    Raises:
+        InputError: shapes or dtypes disagree, a candidate is no document, or there is no such
+            device.
+    """
+    every = [queries] if isinstance(queries, Tensor) else _tensors("queries", queries)
+    candidates = _numbers(candidates)
+    embeddings = _embeddings(documents, every)
+    target = embeddings.device if device is None else _device(device)
+    every = [query.to(target) for query in every]
+    here = every[0] if isinstance(queries, Tensor) else every
+    try:
+        if target.type == "cuda" and embeddings.device.type == "cpu":
+            return upload(here, embeddings, candidates, top_k, CopyStream(target), RUN_BYTES)
+        embeddings = embeddings.to(target)
+        if target.type == "cpu" and candidates is None:
+            return _in_turn(here, _runs(embeddings, None, RUN_BYTES), None, None, top_k)
+        found = _moved(candidates, target)
+        if found is not None and target.type == "cpu" and _is_large(embeddings):
+            _fetch(embeddings, _union(found, embeddings))
+        return packrank_kernels.maxsim(here, embeddings, found, top_k)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+
+
+def place(documents: TokenEmbeddings, device: torch.device) -> TokenEmbeddings:
+    """The documents on a device if they fit in half of what is free there, else as they are."""
+    if device.type == "cuda" and 2 * _num_bytes(documents) <= _free_memory(device):
+        with suppress(torch.OutOfMemoryError):
+            return documents.to(device)
+    return documents
+
+
+def gather(documents: TokenEmbeddings, indices: Tensor) -> TokenEmbeddings:
+    """Some documents, [K] int64, as ones of their own, on the same device."""
+    starts = documents.cu_seqlens[indices]
+    lengths = documents.cu_seqlens[indices + 1] - starts
+    ends = pad(lengths.cumsum(0), (1, 0))
+    rows = torch.arange(int(ends[-1]), device=documents.device)
+    rows += (starts - ends[:-1]).repeat_interleave(lengths)
+
+    def take(x: Tensor | None) -> Tensor | None:
+        return None if x is None else x.index_select(0, rows)
+
+    return replace(
+        documents,
+        values=documents.values.index_select(0, rows),
+        cu_seqlens=ends,
+        scales=take(documents.scales),
+        codes=take(documents.codes),
+    )
+
+
+def upload(
+    queries: Tensor | list[Tensor],
+    documents: TokenEmbeddings,
+    candidates: Candidates,
+    top_k: int | None,
+    copies: CopyStream,
+    run_bytes: int,
+) -> Scored:
+    """`maxsim` of documents in the CPU's memory, on the device of `copies`, queries there already.
+
+    Of candidates only their rows are copied, each once.
+    """
+    chosen = _moved(candidates, torch.device("cpu"))
+    wanted = None if chosen is None else _union(chosen, documents)
+    runs = _uploaded(_runs(documents, wanted, run_bytes), documents, copies)
+    if chosen is None or wanted is None:
+        return _in_turn(queries, runs, None, None, top_k)
+    places: Tensor | list[Tensor]
+    if isinstance(chosen, Tensor):
+        places = torch.searchsorted(wanted, chosen)
+    else:
+        places = [torch.searchsorted(wanted, ids) for ids in chosen]
+    return _in_turn(queries, runs, wanted.to(copies.device), places, top_k)
+
+
+def _in_turn(
+    queries: Tensor | list[Tensor],
+    runs: Iterator[Run],
+    wanted: Tensor | None,
+    candidates: Tensor | list[Tensor] | None,
+    top_k: int | None,
+) -> Scored:
+    """Score run after run.
+
+    Args:
+        queries: where the runs are.
+        runs: at least one.
+        wanted: [U], the document that each of those streamed is; None if they are all.
+        candidates: as for `maxsim`, on the CPU, counted among those streamed.
+        top_k: as for `maxsim`.
+    """
+    lists = [candidates] if isinstance(candidates, Tensor) else candidates
+    best: TopK | None = None
+    pieces: list[list[Tensor]] = []
+    places: list[list[Tensor]] = []
+    for start, stop, part in runs:
+        here: Candidates = None
+        if lists is not None:
+            places.append([((ids >= start) & (ids < stop)).nonzero().flatten() for ids in lists])
+            inside = zip(lists, places[-1], strict=True)
+            numbers = [(ids[place] - start).to(part.device) for ids, place in inside]
+            here = numbers[0] if isinstance(candidates, Tensor) else numbers
+        found = packrank_kernels.maxsim(queries, part, here, top_k)
+        if not isinstance(found, TopK):
+            pieces.append(found if isinstance(found, list) else [found])
+            continue
+        indices = (found.indices + start).clamp(min=0)
+        indices = indices if wanted is None else wanted[indices]
+        found = TopK(found.scores, torch.where(found.indices < 0, -1, indices))
+        best = found if best is None else packrank_kernels.merge([best, found], top_k or 1)
+    if best is not None:
+        most = max(map(len, lists)) if lists else None
+        return TopK(best.scores[..., :most], best.indices[..., :most])
+    whole = [torch.cat(found, dim=-1) for found in zip(*pieces, strict=True)]
+    if lists is not None:
+        for scores, *found in zip(whole, *places, strict=True):
+            scores[..., torch.cat(found).to(scores.device)] = scores.clone()
+    return whole if isinstance(candidates, list) else whole[0]
+
+
+def _runs(documents: TokenEmbeddings, wanted: Tensor | None, run_bytes: int) -> Iterator[Run]:
+    """The documents, or those wanted, a run at a time; at least one run, of none if need be.
+
+    The pages of a run are on their way from disk while the one before is worked on.
+    """
+    ends = documents.cu_seqlens
+    if wanted is not None:
+        ends = pad((ends[wanted + 1] - ends[wanted]).cumsum(0), (1, 0))
+    cuts = _cut(ends.numpy(), documents.bytes_per_token, run_bytes)
+
+    def fetch(start: int, stop: int) -> None:
+        if wanted is None:
+            _will_need(documents, int(ends[start]), int(ends[stop]))
+        elif _is_large(documents):
+            _fetch(documents, wanted[start:stop])
+
+    fetch(*cuts[0])
+    for (start, stop), following in zip_longest(cuts, cuts[1:]):
+        if following is not None:
+            fetch(*following)
+        if wanted is None:
+            yield start, stop, documents.slice(start, stop)
+        else:
+            yield start, stop, gather(documents, wanted[start:stop])
+
+
+def _cut(ends: NDArray[np.int64], token_bytes: float, run_bytes: int) -> list[tuple[int, int]]:
+    """[start, stop) of runs that take `run_bytes`, or more where a single document does."""
+    most_tokens = int(run_bytes * 0.85 / token_bytes)
+    most = max(run_bytes // 64, 1)  # an eighth of the bytes for their offsets
+    cuts: list[tuple[int, int]] = []
+    start, last = 0, len(ends) - 1
+    while not cuts or start < last:
+        stop = int(np.searchsorted(ends, ends[start] + most_tokens, side="right")) - 1
+        stop = min(max(stop, start + 1), start + most, last)
+        cuts.append((start, stop))
+        start = stop
+    return cuts
+
+
+def _uploaded(runs: Iterator[Run], documents: TokenEmbeddings, copies: CopyStream) -> Iterator[Run]:
+    """Runs on the device, which is scoring one while the next one is copied."""
+    codec = None if documents.codec is None else documents.codec.to(copies.device)
+    slots = [Slot(copies), Slot(copies)]
+    for start, stop, part in runs:
+        slots.reverse()
+        yield start, stop, replace(slots[0].send(part), codec=codec)
+        slots[0].scored = copies.mark()
+
+
+def _embeddings(documents: Documents, queries: list[Tensor]) -> TokenEmbeddings:
+    if isinstance(documents, Store):
+        return documents.embeddings
+    if isinstance(documents, TokenEmbeddings):
+        return documents
+    every = _tensors("documents", documents)
+    if any(x.ndim != 2 for x in every):
+        raise InputError("documents holds something else than [L, D] tensors")
+    if not every:
+        every = [queries[0][:0] if queries else torch.empty(0, 0)]
+        return TokenEmbeddings.encode(every, "float32").slice(0, 0)
+    if len({(x.dtype, x.device, x.shape[1]) for x in every}) > 1:
+        raise InputError("documents differ in dtype, device or dimension")
+    return TokenEmbeddings.encode(every, str(every[0].dtype).removeprefix("torch."))
+
+
+def _tensors(name: str, values: Any) -> list[Tensor]:
+    every = listed(name, values, "tensors")
+    for index, value in enumerate(every):
+        if not isinstance(value, Tensor):
+            raise InputError(f"{name}[{index}] is of type {type(value).__name__}, not a tensor")
+    return every
+
+
+def _numbers(candidates: Candidates | Sequence[int]) -> Candidates:
+    """Candidates given as numbers, as a tensor."""
+    if isinstance(candidates, np.ndarray):
+        return torch.from_numpy(candidates).to(torch.int64)
+    is_list = isinstance(candidates, list | tuple) and candidates
+    if is_list and all(isinstance(place, int) for place in candidates or ()):
+        return torch.tensor(candidates, dtype=torch.int64)
+    return candidates  # type: ignore[return-value]
+
+
+def _moved(candidates: Candidates, device: torch.device) -> Tensor | list[Tensor] | None:
+    if candidates is None or isinstance(candidates, Tensor):
+        return None if candidates is None else candidates.to(device)
+    return [ids.to(device) for ids in _tensors("candidates", candidates)]
+
+
+def _union(candidates: Tensor | list[Tensor], documents: TokenEmbeddings) -> Tensor:
+    """[U] int64, which documents are candidates, rising; refuses what is none."""
+    lists = [candidates] if isinstance(candidates, Tensor) else candidates
+    for ids in lists:
+        if ids.ndim != 1 or ids.dtype != torch.int64:
+            raise InputError(
+                f"candidates are {ids.dtype} of shape {list(ids.shape)}, expected [K] int64"
+            )
+    wanted = np.unique(torch.cat([documents.cu_seqlens[:0], *lists]).numpy())
+    for wrong in wanted[(wanted < 0) | (wanted >= len(documents))]:
+        raise InputError(f"candidate {wrong} is not among {len(documents)} documents")
+    return torch.from_numpy(wanted)
+
+
+def _is_large(documents: TokenEmbeddings) -> bool:
+    """Whether documents in a memory map are likely not to be in memory."""
+    return 2 * _num_bytes(documents) > os.sysconf("SC_PHYS_PAGES") * mmap.PAGESIZE
+
+
+def _fetch(documents: TokenEmbeddings, wanted: Tensor) -> None:
+    """Have the system read some documents ahead."""
+    starts = documents.cu_seqlens
+    rows = zip(starts[wanted].tolist(), starts[wanted + 1].tolist(), strict=True)
+    for first, last in rows:
+        _will_need(documents, first, last)
+
+
+def _will_need(documents: TokenEmbeddings, first: int, last: int) -> None:
+    """Have the system read the pages of some rows ahead; nothing to do for what it has."""
+    for x in (documents.values, documents.scales, documents.codes):
+        if x is not None and hasattr(mmap, "MADV_WILLNEED"):
+            size = x[:1].nbytes
+            start = x.data_ptr() + first * size
+            aligned = start // mmap.PAGESIZE * mmap.PAGESIZE
+            length = x.data_ptr() + last * size - aligned
+            madvise = ctypes.CDLL(None).madvise
+            madvise(ctypes.c_void_p(aligned), ctypes.c_size_t(length), mmap.MADV_WILLNEED)
+
+
+def _num_bytes(documents: TokenEmbeddings) -> int:
+    tokens = int(documents.cu_seqlens[-1] - documents.cu_seqlens[0])
+    return int(tokens * documents.bytes_per_token)
+
+
+def _free_memory(device: torch.device) -> int:
+    """Bytes that could still be taken on a CUDA device."""
+    free, _ = torch.cuda.mem_get_info(device)
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(free) + int(unused)
+
+
+def _device(device: str | torch.device) -> torch.device:
+    chosen, _ = choose_device(str(device), "auto")
+    if chosen.type == "cuda" and chosen.index is None:
+        return torch.device("cuda", torch.cuda.current_device())
+    return chosen

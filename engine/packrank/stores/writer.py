@@ -1,0 +1,385 @@
+"""Writing a store: what is committed stays, whatever happens to the process or the machine.
+
+A segment is appended to the files, they are brought to the disk, and then a new manifest takes the
+place of the old one. What a writer that was stopped left beyond the manifest's totals is cut off by
+the next.
+"""
+
+import fcntl
+import json
+import os
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from hashlib import blake2b
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from packrank.errors import StoreError
+from packrank.stores.manifest import (
+    CODEC,
+    FILES,
+    LOCK,
+    MANIFEST,
+    SEGMENTS,
+    UNFINISHED,
+    Manifest,
+    Source,
+    check_sizes,
+    check_sums,
+)
+from packrank.stores.store import Store, read_codec
+from packrank_kernels import FORMATS, Codec, TokenEmbeddings
+
+# What a writer makes before the first manifest is there.
+_MADE = (*FILES, SEGMENTS, CODEC, UNFINISHED)
+
+
+class StoreWriter:
+    """The one writer of a store; use as a context manager.
+
+    Between commits it holds nothing of the documents but a digest of each id, some 100 bytes.
+
+    Attributes:
+        path: the folder.
+        manifest: as of the last commit; None before `create`.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Take the folder, which is made if it is not there.
+
+        Raises:
+            StoreError: somebody else writes to it, it cannot be written to, it is damaged, or it
+                holds something else.
+        """
+        self.path = Path(path)
+        self.manifest: Manifest | None = None
+        self._codec: Codec | None = None
+        self._codecs: dict[torch.device, Codec] = {}
+        self._files: dict[str, int] = {}
+        self._seen: set[bytes] | None = None
+        # Documents, tokens and bytes of ids, with what is not committed; and its checksums.
+        self._pending = (0, 0, 0)
+        self._sums = dict.fromkeys(FILES, 0)
+        with self._writing():
+            self.path.mkdir(exist_ok=True)
+            if not (self.path / MANIFEST).exists():
+                self._check_new()
+            self._lock: int | None = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            self._take_lock(self._lock)
+            if (self.path / MANIFEST).exists():
+                self._open()
+        except BaseException:
+            self.close()
+            raise
+
+    def _check_new(self) -> None:
+        """Raise StoreError if the folder holds anything that is not known to be worthless."""
+        for name in sorted(os.listdir(self.path)):
+            if name not in (*_MADE, LOCK):
+                raise StoreError(
+                    f"{self.path} is no store, and holds {name!r}; name a folder that is new or "
+                    "empty"
+                )
+        values = self.path / FILES[0]
+        if values.exists() and values.stat().st_size:
+            raise StoreError(
+                f"{self.path} holds vectors and no {MANIFEST}; bring that back, or name another "
+                "folder"
+            )
+
+    def _take_lock(self, lock: int) -> None:
+        with self._writing():
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise StoreError(
+                    f"{self.path} is being written by another process; wait until it has ended"
+                ) from None
+
+    def _open(self) -> None:
+        self.manifest = Manifest.load(self.path)
+        check_sizes(self.path, self.manifest)
+        check_sums(self.path, self.manifest)
+        if self.manifest.codec_crc32 is not None:
+            self._codec = read_codec(self.path, self.manifest.codec_crc32)
+        with self._writing():
+            (self.path / UNFINISHED).unlink(missing_ok=True)
+            for name in self.manifest.sizes():
+                self._files[name] = os.open(self.path / name, os.O_RDWR)
+            self._cut_back()
+
+    def create(
+        self, format: str, size: int, model: Mapping[str, Any] | None, codec: Codec | None = None
+    ) -> Manifest:
+        """Begin a store of no documents, where there is none, and commit it.
+
+        Args:
+            format: as of `TokenEmbeddings`.
+            size: D.
+            model: what encodes; anything JSON can hold, "fingerprint" tells models apart.
+            codec: of 4bit and 2bit.
+
+        Raises:
+            StoreError: codec and format do not fit, or the folder cannot be written or holds
+                something else by now.
+        """
+        assert self.manifest is None
+        if format not in FORMATS:
+            raise StoreError(f"there is no format {format!r}; there are {', '.join(FORMATS)}")
+        if (None if codec is None else f"{codec.bits}bit") != (
+            format if format in ("4bit", "2bit") else None
+        ) or (codec is not None and codec.size != size):
+            raise StoreError(f"the codec does not fit format {format} of {size} dimensions")
+        encoded = None if codec is None else _dump_codec(codec)
+        known: dict[str, Any] | None = json.loads(json.dumps(model))  # as it will be read
+        manifest = Manifest(format, size, known, None if encoded is None else zlib.crc32(encoded))
+        with self._writing():
+            self._check_new()
+            for name in _MADE:
+                (self.path / name).unlink(missing_ok=True)
+            for name in manifest.sizes():
+                flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC
+                self._files[name] = os.open(self.path / name, flags, 0o666)
+            for name in ("cu_seqlens.bin", "id_offsets.bin"):
+                _write(self._files[name], bytes(8), 0)
+            if encoded is not None:
+                _write_file(self.path / CODEC, encoded)
+            for file in self._files.values():
+                os.fsync(file)
+            with suppress(PermissionError):  # of a folder that may not be listed
+                _sync(self.path.absolute().parent)
+            self._replace(manifest)
+        self._codec = codec
+        self._reset()
+        return manifest
+
+    def holds(self, id: str) -> bool:
+        """Whether a document has this id; the first call reads the ids that are there."""
+        return _digest(id) in self._ids()
+
+    def append(self, ids: Sequence[str], documents: Sequence[Tensor]) -> None:
+        """Add documents, which are there once they are committed.
+
+        Args:
+            ids: any strings, of which none is there yet.
+            documents: [L, D] each, on one device; finite.
+
+        Raises:
+            StoreError: an id is there already, or the disk is full; nothing since the last commit
+                is kept then.
+            ValueError: shapes disagree, or a value is not finite.
+        """
+        assert self.manifest is not None
+        if len(ids) != len(documents):
+            raise ValueError(f"store: {len(ids)} ids of {len(documents)} documents")
+        if any(x.ndim != 2 or x.shape[1] != self.manifest.size for x in documents):
+            raise ValueError(f"store: documents must be [L, {self.manifest.size}]")
+        digests = [_digest(id) for id in ids]
+        fresh: set[bytes] = set()
+        for id, digest in zip(ids, digests, strict=True):
+            if digest in self._ids() or digest in fresh:
+                raise StoreError(f"{self.path} has a document {id!r} already; ids must differ")
+            fresh.add(digest)
+        if not ids:
+            return
+        encoded = self._encode(documents)
+        raw = [id.encode() for id in ids]
+        ends = np.cumsum([len(id) for id in raw], dtype="<i8") + self._pending[2]
+        parts = {
+            "values.bin": _bytes_of(encoded.values),
+            "scales.bin": None if encoded.scales is None else _bytes_of(encoded.scales),
+            "codes.bin": None if encoded.codes is None else _bytes_of(encoded.codes),
+            "cu_seqlens.bin": _bytes_of(encoded.cu_seqlens[1:] + self._pending[1]),
+            "ids.bin": b"".join(raw),
+            "id_offsets.bin": ends.tobytes(),
+        }
+        sums = {
+            name: 0 if content is None else zlib.crc32(content, self._sums[name])
+            for name, content in parts.items()
+        }
+        extents = dict(zip(FILES, self.manifest.extents(*self._pending), strict=True))
+        with self._writing():
+            for name, content in parts.items():
+                offset = extents[name]
+                if content is not None and offset is not None:
+                    _write(self._files[name], content, offset)
+        self._ids().update(fresh)
+        self._sums = sums
+        self._pending = (
+            self._pending[0] + len(ids),
+            self._pending[1] + len(encoded.values),
+            int(ends[-1]),
+        )
+
+    @property
+    def num_documents(self) -> int:
+        """Documents that are there or appended."""
+        return self._pending[0]
+
+    @property
+    def pending_tokens(self) -> int:
+        """Tokens appended since the last commit."""
+        assert self.manifest is not None
+        return self._pending[1] - self.manifest.tokens
+
+    def commit(self, source: Source | None = None) -> Manifest:
+        """Make what was appended a segment, and safe.
+
+        Args:
+            source: how far a file has been encoded; None leaves it as it is.
+
+        Raises:
+            StoreError: the disk is full; nothing since the last commit is kept then.
+        """
+        old = self.manifest
+        assert old is not None
+        source = old.source if source is None else source
+        documents, tokens, id_bytes = self._pending
+        new = replace(old, documents=documents, tokens=tokens, id_bytes=id_bytes, source=source)
+        if new == old:
+            return old
+        with self._writing():
+            if documents > old.documents:
+                totals = (documents - old.documents, tokens - old.tokens, id_bytes - old.id_bytes)
+                record = np.array([*totals, *self._sums.values()], dtype="<i8").tobytes()
+                _write(self._files[SEGMENTS], record, old.segments * len(record))
+                new = replace(
+                    new,
+                    segments=old.segments + 1,
+                    segments_crc32=zlib.crc32(record, old.segments_crc32),
+                )
+                for file in self._files.values():
+                    os.fsync(file)
+            self._replace(new)
+        self._reset()
+        return new
+
+    def close(self) -> None:
+        """Let go of the folder; what was not committed will be cut off."""
+        for file in self._files.values():
+            os.close(file)
+        self._files = {}
+        if self._lock is not None:
+            os.close(self._lock)
+        self._lock = None
+
+    def __enter__(self) -> "StoreWriter":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _ids(self) -> set[bytes]:
+        if self._seen is None:
+            self._seen = set(map(_digest, Store.open(self.path, verify=False).ids))
+        return self._seen
+
+    def _encode(self, documents: Sequence[Tensor]) -> TokenEmbeddings:
+        """Residuals are those of directions, so that any length of vectors fits one codec."""
+        assert self.manifest is not None
+        if self._codec is None:
+            return TokenEmbeddings.encode(documents, self.manifest.format)
+        device = documents[0].device
+        if device not in self._codecs:
+            self._codecs[device] = self._codec.to(device)
+        x = torch.cat(list(documents)).float()
+        norms = torch.linalg.vector_norm(x, dim=1)
+        directions = x / torch.where(norms > 0, norms, 1.0)[:, None]
+        parts = torch.split(directions, [len(document) for document in documents])
+        encoded = TokenEmbeddings.encode(parts, self.manifest.format, self._codecs[device])
+        assert encoded.scales is not None
+        return replace(encoded, scales=encoded.scales * norms)
+
+    def _replace(self, manifest: Manifest) -> None:
+        """The new manifest in place of the old one, in one step, and on the disk."""
+        _write_file(self.path / UNFINISHED, manifest.dump())
+        os.replace(self.path / UNFINISHED, self.path / MANIFEST)
+        self.manifest = manifest
+        _sync(self.path)
+
+    def _reset(self) -> None:
+        """Nothing has been appended since the last commit."""
+        assert self.manifest is not None
+        self._pending = (self.manifest.documents, self.manifest.tokens, self.manifest.id_bytes)
+        self._sums = dict.fromkeys(FILES, 0)
+
+    def _cut_back(self) -> None:
+        """To the last commit."""
+        assert self.manifest is not None
+        self._reset()
+        self._seen = None
+        sizes = self.manifest.sizes()
+        for name, file in self._files.items():
+            os.ftruncate(file, sizes[name])
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """What the system refuses, in a sentence; and back to the last commit."""
+        try:
+            yield
+        except OSError as error:
+            kept = "nothing was encoded"
+            if self.manifest is not None:
+                kept = f"it is as of its last commit, {self.manifest.documents} documents"
+                with suppress(OSError):
+                    self._cut_back()
+            raise StoreError(f"{self.path} cannot be written: {error.strerror}; {kept}") from None
+
+
+def not_finite(documents: Sequence[Tensor], format: str) -> list[int]:
+    """Which of documents [L, D] have a value that is not finite in a format, rising."""
+    dtype = torch.float16 if format == "float16" else torch.float32
+    sound = [x.to(dtype).isfinite().all() for x in documents]
+    return [] if not sound else (~torch.stack(sound)).nonzero().flatten().tolist()
+
+
+def _digest(id: str) -> bytes:
+    return blake2b(id.encode(), digest_size=16).digest()
+
+
+def _bytes_of(x: Tensor) -> memoryview:
+    return x.cpu().contiguous().view(torch.uint8).flatten().numpy().data
+
+
+def _write(file: int, content: bytes | memoryview, offset: int) -> None:
+    view = memoryview(content)
+    while view:
+        written = os.pwrite(file, view, offset)
+        view, offset = view[written:], offset + written
+
+
+def _write_file(path: Path, content: bytes) -> None:
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+    try:
+        _write(file, content, 0)
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def _sync(folder: Path) -> None:
+    """Bring what a folder holds to the disk, by name."""
+    file = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def _dump_codec(codec: Codec) -> bytes:
+    parts = ("centroids", "bucket_cutoffs", "bucket_weights")
+    return save({part: getattr(codec, part).cpu().contiguous() for part in parts})

@@ -1,0 +1,323 @@
+"""Pairs under a chat template of a folder's own, as sentence-transformers shows them to decoders.
+
+A pair is one message of the role "query" and one of the role "document", after the prompt, if there
+is one, as the role "system".
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+from jinja2 import nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from packrank.arguments import check_text
+from packrank.checkpoint.files import field as value_of
+from packrank.checkpoint.files import read_object, shown
+from packrank.errors import InputError, ModelError
+from packrank.request import Pack
+from packrank.text.layout import Layout, common_prefix, share
+from packrank.text.prompt import gather, numbered
+from packrank.text.tokenizer import Tokenizer
+
+_FILE = "chat_template.jinja"
+_CONFIG = "tokenizer_config.json"
+
+# Two of everything, in which no token is like the other's at the same place from the end.
+_FILLERS = ("0", "1 2 3 4")
+
+
+@dataclass(frozen=True)
+class ChatTemplate:
+    """A chat template, and what it is rendered with.
+
+    Attributes:
+        source: in Jinja.
+        variables: what it may read beside the messages.
+        structured: a message's content is a list of parts, not a text.
+        restores_suffix: where a prompt is cut, what the template ends with takes the place of the
+            last tokens.
+    """
+
+    source: str
+    variables: Mapping[str, Any] = field(default_factory=dict)
+    structured: bool = False
+    restores_suffix: bool = True
+
+    @classmethod
+    def from_folder(
+        cls,
+        folder: Path,
+        variables: Mapping[str, Any],
+        structured: bool | None,
+        restores_suffix: bool,
+    ) -> "ChatTemplate":
+        """The chat template saved with a tokenizer.
+
+        Args:
+            folder: of the tokenizer.
+            variables: beside the special tokens.
+            structured: None: as its source looks.
+            restores_suffix: see `ChatTemplate`.
+
+        Raises:
+            ModelError: there is none.
+        """
+        config = read_object(folder / _CONFIG) if (folder / _CONFIG).is_file() else {}
+        source = _source(folder, config)
+        if structured is None:
+            signs = ("content[0]", ".type", "'type'", '"type"', "message.content[")
+            structured = any(sign in source for sign in signs)
+        return cls(source, _special_tokens(config) | dict(variables), structured, restores_suffix)
+
+    def message(self, role: str, text: str) -> dict[str, Any]:
+        """A message as the template expects it."""
+        content = [{"type": "text", "text": text}] if self.structured else text
+        return {"role": role, "content": content}
+
+
+class ChatLayout:
+    """The layout of pairs that a chat template makes. See `pairs.PairLayout`.
+
+    Every prompt is tokenized whole. What pairs of one query share is what all their prompts begin
+    with, as far as that is there before any document.
+
+    Attributes:
+        max_length: most tokens of a sequence.
+        longest: the same.
+    """
+
+    max_length: int
+    longest: int
+
+    def __init__(
+        self,
+        template: ChatTemplate,
+        tokenizer: Tokenizer,
+        max_length: int,
+        *,
+        prompt: str = "",
+        truncate: bool = True,
+    ) -> None:
+        """Compile the template, and see that it shows the model both texts.
+
+        Args:
+            template: of the model.
+            tokenizer: of the model.
+            max_length: most tokens of a sequence.
+            prompt: the system's message; there is none if empty.
+            truncate: cut what is too long; else such a pair fails.
+
+        Raises:
+            ModelError: the template cannot be used.
+            InputError: `max_length` leaves no token for query and document.
+        """
+        self.max_length = self.longest = max_length
+        self._template = template
+        self._tokenizer = tokenizer
+        self._truncate = truncate
+        self._system = [template.message("system", prompt)] if prompt else []
+        self._layout = Layout((0, 1), np.zeros(2, dtype=np.int32))
+        try:
+            self._compiled = _environment().from_string(template.source)
+            texts = [self._render(a, b) for a in _FILLERS for b in _FILLERS]
+            empty = self._render("", "")
+        except Exception as error:  # whatever a template makes Python raise
+            raise ModelError(f"the chat template cannot be used ({_line(error)})") from error
+        for role, other in (("query", texts[2]), ("document", texts[1])):
+            if other == texts[0]:
+                raise ModelError(
+                    f'the chat template leaves out messages of the role "{role}"; it is none for a '
+                    'reranker, so pass template="pair" or the name of one'
+                )
+        self._gap = self._gap_of(texts)
+        first, second, nothing = self._tokenizer.encode([texts[0], texts[3], empty])
+        size = min(len(first), len(second))
+        same = first[::-1][:size] == second[::-1][:size]
+        count = 0 if same.all() or not template.restores_suffix else int(same.argmin())
+        self._suffix = first[len(first) - count :]
+        # The suffix is the longer where the template leaves something out around empty texts.
+        least = max(len(nothing), count)
+        if max_length <= least:
+            raise InputError(
+                f"max_length is {max_length}, but the chat template alone has {least} tokens; pass "
+                "more"
+            )
+
+    def lay_out(self, pairs: list[tuple[str, str]]) -> tuple[Pack, dict[int, str]]:
+        """Sequences of pairs: see `PairLayout`."""
+        failures: dict[int, str] = {}
+        places, sides = [], []
+        around: dict[str, tuple[str, str, str]] = {}
+        for place, (query, document) in enumerate(pairs):
+            try:
+                if query not in around:
+                    around[query] = self._around(query)
+                sides.append((self._render(query, document), *around[query], query))
+            except Exception as error:  # whatever a template makes Python raise
+                failures[place] = f"the model's chat template refuses it ({_line(error)})"
+            else:
+                places.append(place)
+        return self._join(places, sides, failures)
+
+    def _join(
+        self,
+        places: list[int],
+        sides: list[tuple[str, str, str, str, str]],
+        failures: dict[int, str],
+    ) -> tuple[Pack, dict[int, str]]:
+        number_of: dict[str, int] = {}
+        numbers = [number_of.setdefault(query, len(number_of)) for *_, query in sides]
+        queries = np.array(numbers, dtype=np.int64)
+        ids, starts, lengths = gather(self._tokenizer, [side[:4] for side in sides], 4)
+        keeps_end = self._tokenizer.keeps_end
+        over = lengths[:, 0] - self.max_length
+        shift = over.clip(0) if keeps_end else np.zeros_like(over)
+        # Also of one that just fits, as sentence-transformers does it.
+        suffix = np.where(over >= 0, len(self._suffix), 0)
+        kept = np.minimum(lengths[:, 0], self.max_length) - suffix
+        # Tokens of a prompt that stay, and those before its document and its query, all counted
+        # from the end that is not cut.
+        room = kept + suffix if keeps_end else kept
+        document = lengths[:, 2 if keeps_end else 1]
+        query = np.zeros_like(over) if self._gap is None else lengths[:, 0] - lengths[:, 3]
+        sound = np.ones(len(sides), dtype=bool)
+        for index in np.flatnonzero(over > 0).tolist():
+            if not self._truncate:
+                reason = f"its prompt has {lengths[index, 0]} tokens, more than max_length "
+                reason += f"{self.max_length}; shorten it or allow truncation"
+            elif room[index] <= document[index]:
+                reason = "the query leaves no room for a document within max_length "
+                reason += f"{self.max_length}; shorten it or raise max_length"
+            elif room[index] <= query[index] and sides[index][-1]:
+                reason = "the document leaves no room for the query within max_length "
+                reason += f"{self.max_length}; shorten it or raise max_length"
+            else:
+                continue
+            sound[index] = False
+            failures[places[index]] = reason
+        queries, starts, lengths = queries[sound], starts[sound], lengths[sound]
+        shift, suffix, kept = shift[sound], suffix[sound], kept[sound]
+        begin = starts[:, 0] + shift
+        pack = self._layout.join(
+            np.append(ids, self._suffix),
+            np.column_stack([begin, np.full_like(begin, len(ids))]),
+            np.column_stack([kept, suffix]),
+        )
+        alike = common_prefix(ids, begin, starts[:, 1], np.minimum(kept, lengths[:, 1]))
+        return share(pack, numbered(np.column_stack([queries, shift])), alike), failures
+
+    def _around(self, query: str) -> tuple[str, str, str]:
+        """What a query's prompts begin with, what they end with, and that up to the query.
+
+        The last is of the side that is cut, the query included.
+        """
+        first, second = (self._render(query, filler) for filler in _FILLERS)
+        beginning, ending = _common_beginning(first, second), _common_ending(first, second)
+        gap = self._gap or 0
+        if self._tokenizer.keeps_end:
+            return beginning, ending, beginning[: len(beginning) - gap]
+        return beginning, ending, ending[gap:]
+
+    def _gap_of(self, texts: list[str]) -> int | None:
+        """Characters between the document and a query that is cut before it; else None.
+
+        Args:
+            texts: two prompts of a query, and two of another.
+        """
+        common = _common_beginning, _common_ending
+        near, far = common[::-1] if self._tokenizer.keeps_end else common
+        if near(*texts[:2]) != near(*texts[2:]):
+            return None
+        sides = far(*texts[:2]), far(*texts[2:])
+        return None if sides[0] == sides[1] else len(near(*sides))
+
+    def _render(self, query: str, document: str) -> str:
+        messages = [
+            *self._system,
+            self._template.message("query", query),
+            self._template.message("document", document),
+        ]
+        given = {"tools": None, "documents": None, "add_generation_prompt": False}
+        text = self._compiled.render(messages=messages, **given | dict(self._template.variables))
+        check_text(text, "prompt")
+        return text
+
+
+class _Generation(Extension):
+    """{% generation %} marks what a model is trained to say; it changes no text."""
+
+    tags = {"generation"}  # noqa: RUF012  # as jinja2 declares it
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    """What chat templates may use, as transformers' documentation has it."""
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
+    )
+
+    def refuse(message: str) -> None:
+        raise jinja2.TemplateError(message)
+
+    def to_json(value: Any, **options: Any) -> str:
+        return json.dumps(value, **{"ensure_ascii": False} | options)
+
+    environment.filters["tojson"] = to_json
+    environment.globals["raise_exception"] = refuse
+    environment.globals["strftime_now"] = lambda pattern: datetime.now().strftime(pattern)
+    return environment
+
+
+def _source(folder: Path, config: dict[str, Any]) -> str:
+    path = folder / _FILE
+    if path.is_file():
+        try:
+            return path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ModelError(f"{path} cannot be read ({error})") from error
+    found = value_of(config, "chat_template", (str, list), None, folder / _CONFIG)
+    if isinstance(found, list):
+        named = {
+            entry.get("name"): entry.get("template") for entry in found if isinstance(entry, dict)
+        }
+        found = named.get("default")
+    if not isinstance(found, str):
+        raise ModelError(
+            f"{folder} is scored by its chat template, and there is none: neither {_FILE} nor "
+            f"chat_template in {_CONFIG}"
+        )
+    return found
+
+
+def _special_tokens(config: dict[str, Any]) -> dict[str, Any]:
+    """bos_token and the like, by their names."""
+    tokens = {}
+    for name, value in config.items():
+        text = value.get("content") if isinstance(value, dict) else value
+        if name.endswith("_token") and isinstance(text, str):
+            tokens[name] = text
+    return tokens
+
+
+def _common_beginning(first: str, second: str) -> str:
+    differing = (place for place, (a, b) in enumerate(zip(first, second, strict=False)) if a != b)
+    return first[: next(differing, min(len(first), len(second)))]
+
+
+def _common_ending(first: str, second: str) -> str:
+    return _common_beginning(first[::-1], second[::-1])[::-1]
+
+
+def _line(error: Exception) -> str:
+    return shown(" ".join(str(error).split()) or type(error).__name__)

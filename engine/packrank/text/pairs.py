@@ -1,0 +1,270 @@
+"""Pairs to sequences, a window at a time: the next is tokenized while this one is scored."""
+
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+
+from packrank.arguments import check_text
+from packrank.errors import InputError
+from packrank.request import Pack, spread
+from packrank.text.tokenizer import Tokenizer, Truncation, batches
+
+# Pairs of a window, and characters of them. Two windows are alive at a time, so a whole call holds
+# 2 * 1024 pairs * 200 tokens * 8 bytes = 3 MB of sequences at usual lengths, and of long texts the
+# ids of 2 * 4 million characters, 4 bytes each where every one is a token: 32 MB. Packs have no
+# padding, so more pairs would not pack better.
+WINDOW_PAIRS = 1024
+WINDOW_CHARACTERS = 4_000_000
+
+
+class PairLayout(Protocol):
+    """How pairs become sequences; an implementation for each way that models were trained on."""
+
+    @property
+    def max_length(self) -> int:
+        """Most tokens of a pair, as those who trained the model count them."""
+        ...
+
+    def lay_out(self, pairs: list[tuple[str, str]]) -> tuple[Pack, dict[int, str]]:
+        """Sequences of pairs.
+
+        Args:
+            pairs: N (query, document) pairs of valid texts. Every distinct text is tokenized once.
+
+        Returns:
+            Sequences of those that fit, in order; and place -> reason of the others.
+
+        Raises:
+            PackrankError: the tokenizer cannot be used at all.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class TokenizerLayout:
+    """The layout of pairs that the tokenizer itself has.
+
+    Attributes:
+        tokenizer: of the model.
+        max_length: most tokens of a pair, special ones included.
+        truncation: what is cut off a longer pair.
+        prompt: put before every query.
+        causal: the model is causal, so that pairs of one query share their beginning.
+    """
+
+    tokenizer: Tokenizer
+    max_length: int
+    truncation: Truncation
+    prompt: str = ""
+    causal: bool = False
+
+    def lay_out(self, pairs: list[tuple[str, str]]) -> tuple[Pack, dict[int, str]]:
+        """Sequences of pairs: see `PairLayout`."""
+        places_of: dict[str, int] = {}
+        chosen = [
+            [places_of.setdefault(text, len(places_of)) for text in (self.prompt + query, document)]
+            for query, document in pairs
+        ]
+        return self.tokenizer.pairs(
+            self.tokenizer.encode(list(places_of)),
+            np.array(chosen, dtype=np.int64).reshape(-1, 2),
+            self.max_length,
+            self.truncation,
+            self.causal,
+        )
+
+
+def usable_length(asked: int | None, positions: int, usual: int, special: int) -> int:
+    """Most tokens of a pair.
+
+    Args:
+        asked: by the caller, if at all.
+        positions: tokens that the model takes.
+        usual: where the caller does not ask.
+        special: tokens of a pair of empty texts.
+
+    Raises:
+        InputError: the model takes less, or no token of a text would be left.
+    """
+    if asked is not None and asked > positions:
+        raise InputError(f"max_length is {asked}, but the model has {positions} positions")
+    length = asked or usual
+    if length <= special:
+        raise InputError(
+            f"max_length is {length}, but a pair has {special} special tokens; pass more"
+        )
+    return length
+
+
+@dataclass(frozen=True)
+class PairReader:
+    """Pairs to sequences, window by window.
+
+    Attributes:
+        layout: how a pair becomes a sequence.
+        vocab_size: rows of the model's token table; the tokenizer may know more tokens.
+        share_prefixes: whether sequences say what they have in common, as far as the layout does.
+        pad_token_id: what a causal classifier does not read at the end of a sequence, so that its
+            score is that of the last token before; -1: nothing.
+    """
+
+    layout: PairLayout
+    vocab_size: int
+    share_prefixes: bool = True
+    pad_token_id: int = -1
+
+    def windows(self, pairs: Sequence[object]) -> Generator["Window", None, None]:
+        """All pairs in order. One background thread works ahead where there are several windows.
+
+        Close the generator where it is not run to its end: that ends the thread.
+
+        Args:
+            pairs: anything; what is no pair of texts is a failure of the window it falls in.
+
+        Raises:
+            PackrankError: the tokenizer cannot be used at all.
+        """
+        places = range(len(pairs))
+        parts = batches(places, lambda i: _size(pairs[i]), WINDOW_PAIRS, WINDOW_CHARACTERS)
+        return _one_ahead(lambda part: self._read(pairs, part), list(parts))
+
+    def _read(self, pairs: Sequence[object], places: Sequence[int]) -> "Window":
+        window = Window()
+        texts: dict[int, tuple[str, str]] = {}
+        for index in places:
+            try:
+                texts[index] = texts_of(pairs[index])
+            except InputError as error:
+                window.failures[index] = str(error)
+        reasons = _unusable({text for pair in texts.values() for text in pair})
+        for index in [i for i, pair in texts.items() if not reasons.keys().isdisjoint(pair)]:
+            query, document = texts.pop(index)
+            window.failures[index] = reasons.get(query) or reasons[document]
+        pack, failures = self.layout.lay_out(list(texts.values()))
+        indices = list(texts)
+        for place, reason in failures.items():
+            window.failures[indices[place]] = reason
+        window.indices = [index for place, index in enumerate(indices) if place not in failures]
+        if self.pad_token_id >= 0:
+            pack = without_tail(pack, self.pad_token_id)
+        if not self.share_prefixes:
+            pack = replace(pack, queries=None, shared=None)
+        window.sequences = pack
+        self._drop_unusable(window)
+        return window
+
+    def _drop_unusable(self, window: "Window") -> None:
+        """Turn sequences that the model cannot take into failures.
+
+        The usual window has none, which one look at all ids together shows.
+        """
+        pack = window.sequences
+        if pack.token_ids.max(initial=0) < self.vocab_size and pack.lengths.all():
+            return
+        sound = []
+        for place, (index, sequence) in enumerate(zip(window.indices, pack, strict=True)):
+            highest = sequence.token_ids.max(initial=0)
+            if not len(sequence.token_ids):
+                window.failures[index] = (
+                    "both texts are empty, and the tokenizer adds no special tokens"
+                )
+            elif highest >= self.vocab_size:
+                window.failures[index] = (
+                    f"it holds token {highest}, and the model knows {self.vocab_size}; "
+                    "is the tokenizer another model's?"
+                )
+            else:
+                sound.append(place)
+        window.indices = [window.indices[place] for place in sound]
+        window.sequences = pack.take(np.array(sound, dtype=np.int64))
+
+
+@dataclass
+class Window:
+    """A run of pairs, ready for the model.
+
+    Attributes:
+        indices: where the pair of each sequence stands among all pairs.
+        sequences: one a pair, end to end.
+        failures: the other pairs of the run, each with the reason.
+    """
+
+    indices: list[int] = field(default_factory=list)
+    sequences: Pack = field(default_factory=lambda: Pack.of([]))
+    failures: dict[int, str] = field(default_factory=dict)
+
+
+def without_tail(pack: Pack, token_id: int) -> Pack:
+    """The same sequences without their last tokens that are `token_id`; each keeps one at least.
+
+    Source: GenericForSequenceClassification of transformers, which pools the last other token.
+    """
+    is_read = pack.token_ids != token_id
+    starts, lengths = pack.cu_seqlens[:-1], pack.lengths
+    if is_read.all() or not len(starts):
+        return pack
+    latest = np.maximum.accumulate(np.where(is_read, np.arange(len(is_read)), -1))
+    last = latest[np.maximum(pack.cu_seqlens[1:] - 1, 0)]
+    kept = np.where(last >= starts, last - starts + 1, np.minimum(lengths, 1)).astype(np.int32)
+    rows, cu_seqlens = spread(starts, kept)
+    queries, shared = pack.queries, pack.shared
+    if queries is not None and shared is not None:
+        # One that ends within what it shares is no longer like the others of its query.
+        alone = kept <= shared
+        numbers = queries.max(initial=-1) + 1 + np.arange(len(queries), dtype=np.int32)
+        queries = np.where(alone, numbers, queries).astype(np.int32)
+        shared = np.where(alone, 0, shared).astype(np.int32)
+    return Pack(pack.token_ids[rows], pack.token_types[rows], cu_seqlens, queries, shared)
+
+
+def _size(pair: object) -> int:
+    """Characters of a pair, as far as it is one."""
+    if not isinstance(pair, tuple | list):
+        return 0
+    return sum([len(text) for text in pair if isinstance(text, str)])
+
+
+def texts_of(pair: Any) -> tuple[str, str]:
+    """The query and the document of a pair; InputError if it is none."""
+    if not isinstance(pair, tuple | list) or len(pair) != 2:
+        size = f" of {len(pair)}" if isinstance(pair, tuple | list) else ""
+        raise InputError(f"it is a {type(pair).__name__}{size}, expected (query, document)")
+    query, document = pair
+    if not isinstance(query, str):
+        raise InputError(f"the query is a {type(query).__name__}, expected a str")
+    if not isinstance(document, str):
+        raise InputError(f"the document is a {type(document).__name__}, expected a str")
+    return query, document
+
+
+def _unusable(texts: set[str]) -> dict[str, str]:
+    """Those texts that cannot be tokenized, with the reason."""
+    reasons = {}
+    for text in texts:
+        try:
+            check_text(text)
+        except InputError as error:
+            reasons[text] = str(error)
+    return reasons
+
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+
+def _one_ahead(
+    compute: Callable[[_Item], _Result], items: Sequence[_Item]
+) -> Generator[_Result, None, None]:
+    """compute(item) for each item in order, each while the caller uses the one before."""
+    if len(items) < 2:
+        yield from map(compute, items)
+        return
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="packrank-pairs") as pool:
+        coming = pool.submit(compute, items[0])
+        for item in items[1:]:
+            ready, coming = coming.result(), pool.submit(compute, item)
+            yield ready
+        yield coming.result()

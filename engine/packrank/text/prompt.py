@@ -1,0 +1,265 @@
+"""Pairs under a template: ids of the prompt, what is cut, and what pairs of one query share."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from packrank.arguments import check_str, check_text
+from packrank.errors import InputError, ModelError
+from packrank.request import Int32, Pack
+from packrank.text.layout import Layout, common_prefix, share
+from packrank.text.templates import Template
+from packrank.text.tokenizer import Tokenizer
+
+# How documents begin that a tokenizer might join to what stands before them.
+_BEGINNINGS = (
+    "", " ", "  a", "\n", "\n\na", "\t", "\r\n", "a", "A", "'s", ".", "...", ">", ":", "<", "1",
+    "_", "é", "\u0301", "\u0338", "\u200d", "\u00a0", "漢", "🦙",
+)  # fmt: skip
+
+
+class PromptLayout:
+    """The layout of pairs that a template describes. See `pairs.PairLayout`.
+
+    Where the document's part of the prompt is tokenized by itself, which it is under all templates
+    with the tokenizers of their models, `shared` of the Pack counts all tokens before it.
+
+    Attributes:
+        max_length: what the template's budget goes by.
+        longest: most tokens of a sequence.
+        num_tail: tokens at the end that are the same in every sequence.
+    """
+
+    max_length: int
+    longest: int
+    num_tail: int
+
+    def __init__(
+        self,
+        template: Template,
+        tokenizer: Tokenizer,
+        positions: int,
+        *,
+        max_length: int | None = None,
+        instruction: str | None = None,
+        truncate: bool = True,
+    ) -> None:
+        """Tokenize what all prompts have in common.
+
+        Args:
+            template: of the model.
+            tokenizer: of the model.
+            positions: tokens that the model takes.
+            max_length: as the template's budget counts it; if None, the template's own, or as much
+                as there are positions for.
+            instruction: instead of the template's own.
+            truncate: cut what is too long; else such a pair fails.
+
+        Raises:
+            InputError: `max_length` leaves no token for query and document or is more than the
+                model takes, or the template has no place for an instruction.
+            ModelError: the tokenizer lacks a token of the template.
+        """
+        self._tokenizer = tokenizer
+        self._truncate = truncate
+        self._closing = template.closing
+        self._query = _around_query(template, instruction)
+        before, after = template.document.split("{document}")
+        self._document = before, after
+        for token in template.special_tokens:
+            token_of(tokenizer, token)
+        head, separator, *tail = tokenizer.encode(
+            [template.head, template.separator, *template.tail]
+        )
+        head, tail_ids = np.append(_bos(template, tokenizer), head), np.concatenate(tail)
+        self._num_head, self.num_tail = len(head), len(tail_ids)
+        self._apart = not template.one_string or self._splits()
+        middle = (0, separator, 1, 2) if self._apart else (0, 1)
+        parts = (head, *middle, tail_ids)
+        self._layout = Layout(parts, np.zeros(len(parts), dtype=np.int32))
+        self._set_budget(template, len(separator), max_length, positions)
+
+    def lay_out(self, pairs: list[tuple[str, str]]) -> tuple[Pack, dict[int, str]]:
+        """Sequences of pairs: see `PairLayout`."""
+        sides = []
+        for query, document in pairs:
+            first, second = query.join(self._query), document.join(self._document)
+            sides.append(
+                (first, second, self._closing)
+                if self._apart
+                else (first + second, self._closing, first)
+            )
+        ids, starts, lengths = gather(self._tokenizer, sides, 3)
+        kept = self._cut(lengths)
+        failures = self._failures(lengths, kept)
+        failed = list(failures)
+        starts, lengths, kept = (np.delete(of, failed, axis=0) for of in (starts, lengths, kept))
+        pack = self._layout.join(ids, starts, kept, causal=self._apart)
+        if not self._apart:
+            alike = np.minimum(kept[:, 0], lengths[:, 2])
+            alike = common_prefix(ids, starts[:, 0], starts[:, 2], alike)
+            pack = share(pack, numbered(starts[:, 2]), self._num_head + alike)
+        return pack, failures
+
+    def _splits(self) -> bool:
+        """Whether the document's part, tokenized by itself, has the ids that it has in the whole.
+
+        Before it always stands the same: what ends the query's part.
+        """
+        query = "a".join(self._query)
+        documents = [text.join(self._document) for text in _BEGINNINGS]
+        head, *rest = self._tokenizer.encode([query, *documents])
+        joined = self._tokenizer.encode([query + document for document in documents])
+        return all(
+            np.array_equal(whole, np.append(head, part))
+            for whole, part in zip(joined, rest, strict=True)
+        )
+
+    def _set_budget(
+        self, template: Template, num_separator: int, asked: int | None, positions: int
+    ) -> None:
+        prompt = self._num_head + self.num_tail
+        # Tokens of a sequence beyond max_length.
+        beyond = {"flagembedding": 2 * self.num_tail, "mxbai": prompt, "whole": 0}[template.budget]
+        if asked is not None and asked + beyond > positions:
+            raise InputError(
+                f"max_length is {asked}, but the model has {positions} positions, {beyond} of "
+                "which the prompt takes"
+            )
+        limit = min(template.max_length, positions - beyond) if asked is None else asked
+        # Tokens of the query's and the document's parts.
+        self._room = (
+            limit
+            - num_separator
+            + {
+                "flagembedding": self.num_tail - self._num_head,
+                "mxbai": 0,
+                "whole": -prompt,
+            }[template.budget]
+        )
+        self._query_most = self._room if template.budget == "whole" else limit * 3 // 4
+        self._document_most = self._room if template.budget == "whole" else limit
+        query, document = self._tokenizer.encode(
+            ["".join(part).rstrip() for part in (self._query, self._document)]
+        )
+        self._num_prefix = len(document)
+        if (
+            self._query_most <= len(query)
+            or self._document_most <= len(document)
+            or self._room <= len(query) + len(document)
+        ):
+            raise InputError(
+                f"max_length is {limit}, which the prompt leaves no token of for query and "
+                "document; pass more"
+            )
+        self.max_length, self.longest = limit, limit + beyond
+
+    def _cut(self, lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+        """[N, 3]: how many tokens of each part stay; where none would, the number may be negative.
+
+        Args:
+            lengths: [N, 3]. Of the query's part, the document's and the closing; or else of both
+                parts as one, the closing, and the query's part, which is only compared with.
+        """
+        kept = np.zeros_like(lengths)
+        if self._apart:
+            kept[:, 0] = np.minimum(lengths[:, 0], self._query_most)
+            left = self._room - kept[:, 0]
+            kept[:, 1] = np.minimum(np.minimum(lengths[:, 1], self._document_most), left)
+            kept[:, 2] = np.clip(left - kept[:, 1], 0, lengths[:, 2])
+        else:
+            kept[:, 0] = np.minimum(lengths[:, 0], self._room)
+            kept[:, 1] = np.clip(self._room - kept[:, 0], 0, lengths[:, 1])
+        return kept
+
+    def _failures(self, lengths: NDArray[np.int64], kept: NDArray[np.int64]) -> dict[int, str]:
+        failures = {}
+        if self._apart:
+            cut, prefix = kept < lengths, np.full(len(kept), self._num_prefix)
+            place = 1
+        else:
+            cut, prefix = kept[:, :2] < lengths[:, :2], lengths[:, 2]
+            place = 0
+        if not self._truncate:
+            for index in np.flatnonzero(cut.any(1)).tolist():
+                failures[index] = (
+                    f"its prompt is {int((lengths[index] - kept[index])[: cut.shape[1]].sum())} "
+                    f"tokens longer than max_length {self.max_length} allows; shorten it or allow "
+                    "truncation"
+                )
+            return failures
+        empty = cut[:, place] & (kept[:, place] <= prefix)
+        for index in np.flatnonzero(empty).tolist():
+            failures[index] = (
+                f"the query leaves no room for a document within max_length {self.max_length}; "
+                "shorten it or raise max_length"
+            )
+        return failures
+
+
+def gather(
+    tokenizer: Tokenizer, sides: Sequence[tuple[str, ...]], width: int
+) -> tuple[Int32, NDArray[np.int64], NDArray[np.int64]]:
+    """Ids of texts, each distinct one tokenized once.
+
+    Args:
+        tokenizer: any.
+        sides: N tuples of S texts.
+        width: S.
+
+    Returns:
+        The ids of all, [N, S] where those of each text start among them, and [N, S] how many.
+    """
+    places_of: dict[str, int] = {}
+    chosen = [[places_of.setdefault(text, len(places_of)) for text in side] for side in sides]
+    texts = tokenizer.encode(list(places_of))
+    sizes = np.array([len(ids) for ids in texts], dtype=np.int64)
+    where = np.array(chosen, dtype=np.int64).reshape(-1, width)
+    ids = np.concatenate([np.zeros(0, dtype=np.int32), *texts])
+    return ids, (np.cumsum(sizes) - sizes)[where], sizes[where]
+
+
+def numbered(keys: NDArray[np.int64]) -> NDArray[np.int64]:
+    """[N]: a number for each key, or row of keys; equal ones have the same."""
+    return np.unique(keys, axis=0, return_inverse=True)[1].reshape(-1)
+
+
+def token_of(tokenizer: Tokenizer, token: str) -> int:
+    """The id of a text that must be one token.
+
+    Raises:
+        ModelError: it is none, or several.
+    """
+    (ids,) = tokenizer.encode([token])
+    if len(ids) != 1 or ids[0] == tokenizer.unk_token_id:
+        raise ModelError(
+            f"the tokenizer has no token {token!r}, which the template needs; is it another "
+            "model's?"
+        )
+    return int(ids[0])
+
+
+def _around_query(template: Template, instruction: str | None) -> tuple[str, str]:
+    """What stands before and after the query in its part of the prompt."""
+    pattern = template.query
+    if instruction is not None:
+        check_str("instruction", instruction)
+        check_text(instruction, "instruction")
+        if not template.takes_instruction:
+            raise InputError("the model's prompt has no place for an instruction")
+        # An empty one is none, unless there always is one.
+        pattern = (instruction and template.instructed) or pattern
+    given = template.instruction if instruction is None else instruction
+    before, after = pattern.split("{query}")
+    return before.replace("{instruction}", given or ""), after
+
+
+def _bos(template: Template, tokenizer: Tokenizer) -> Int32:
+    token_id = tokenizer.bos_token_id
+    if template.bos == "always" and token_id is None:
+        raise ModelError("the tokenizer has no bos token, which the template begins with")
+    omitted = template.bos == "if any" and token_id in (None, tokenizer.pad_token_id)
+    if template.bos == "never" or omitted or token_id is None:
+        return np.zeros(0, dtype=np.int32)
+    return np.array([token_id], dtype=np.int32)

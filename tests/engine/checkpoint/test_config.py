@@ -1,0 +1,286 @@
+"""config.json in every spelling, and a sentence for what cannot be run as it was meant."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from packrank.checkpoint.config import ARCHITECTURES, LayerAttention, ModelConfig, load_config
+from packrank.errors import ModelError
+
+BERT = {
+    "architectures": ["BertForSequenceClassification"],
+    "hidden_size": 12,
+    "num_attention_heads": 3,
+    "num_hidden_layers": 2,
+    "intermediate_size": 7,
+    "vocab_size": 11,
+    "max_position_embeddings": 514,
+}
+MODERNBERT = BERT | {"architectures": ["ModernBertModel"], "num_hidden_layers": 5}
+FULL, SLIDING = LayerAttention(160_000.0, None), LayerAttention(10_000.0, 64)
+
+
+@pytest.fixture
+def load(tmp_path: Path) -> Any:
+    def write_and_load(raw: Any) -> ModelConfig:
+        (tmp_path / "config.json").write_text(json.dumps(raw))
+        return load_config(tmp_path)
+
+    return write_and_load
+
+
+def test_defaults_are_those_of_transformers(load: Any) -> None:
+    config = load(BERT)
+    assert (config.family, config.is_classifier) == ("bert", True)
+    assert (config.norm_eps, config.activation) == (1e-12, "gelu")
+    assert (config.type_vocab_size, config.pad_token_id, config.num_labels) == (2, 0, 2)
+    assert (config.embedding_size, config.pooling, config.modernbert) == (12, "cls", None)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "pad_token_id", "expected"),
+    [
+        ("BertModel", 5, 514),
+        ("DistilBertModel", None, 514),
+        ("RobertaModel", None, 512),
+        ("XLMRobertaForSequenceClassification", 1, 512),
+        ("CamembertForMaskedLM", 5, 508),
+    ],
+)
+def test_max_length(load: Any, architecture: str, pad_token_id: int | None, expected: int) -> None:
+    distilbert = {"dim": 12, "n_heads": 3, "n_layers": 2, "hidden_dim": 7}
+    raw = BERT | distilbert | {"architectures": [architecture], "pad_token_id": pad_token_id}
+    assert load(raw).max_length == expected
+
+
+def test_distilbert_spelling(load: Any) -> None:
+    raw = {
+        "architectures": ["DistilBertForSequenceClassification"],
+        "dim": 10,
+        "n_heads": 5,
+        "n_layers": 4,
+        "hidden_dim": 9,
+        "activation": "relu",
+        "vocab_size": 11,
+        "max_position_embeddings": 8,
+        "layer_norm_eps": 0.5,
+    }
+    config = load(raw)
+    assert (config.hidden_size, config.num_heads, config.num_layers) == (10, 5, 4)
+    assert (config.intermediate_size, config.activation) == (9, "relu")
+    assert (config.norm_eps, config.type_vocab_size) == (1e-12, 0)
+
+
+def test_electra_embedding_size(load: Any) -> None:
+    electra = BERT | {"architectures": ["ElectraModel"]}
+    assert load(electra | {"embedding_size": 5}).embedding_size == 5
+    assert load(electra).embedding_size == 128
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, [FULL, SLIDING, SLIDING, FULL, SLIDING]),
+        ({"global_attn_every_n_layers": 2}, [FULL, SLIDING, FULL, SLIDING, FULL]),
+        ({"layer_types": ["sliding_attention"] * 4 + ["full_attention"]}, [SLIDING] * 4 + [FULL]),
+        (
+            {"local_attention": 9, "local_rope_theta": 7.0, "global_rope_theta": 8},
+            [LayerAttention(8.0, None), *[LayerAttention(7.0, 4)] * 2] * 2,
+        ),
+        (
+            {"rope_parameters": {"sliding_attention": {"rope_type": "default", "rope_theta": 7}}},
+            [FULL, LayerAttention(7.0, 64), LayerAttention(7.0, 64), FULL, LayerAttention(7.0, 64)],
+        ),
+        (
+            {"global_rope_theta": 8.0, "local_rope_theta": None},
+            [LayerAttention(8.0, None), *[LayerAttention(8.0, 64)] * 2] * 2,
+        ),
+    ],
+)
+def test_modernbert_layers(load: Any, options: dict[str, Any], expected: list[Any]) -> None:
+    modernbert = load(MODERNBERT | options).modernbert
+    assert list(modernbert.attention) == expected[:5]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("gelu", "gelu"),
+        ("gelu_new", "gelu_tanh"),
+        ("gelu_pytorch_tanh", "gelu_tanh"),
+        ("relu", "relu"),
+        ("silu", "silu"),
+        ("swish", "silu"),
+        ("tanh", "tanh"),
+    ],
+)
+def test_activations(load: Any, name: str, expected: str) -> None:
+    assert load(BERT | {"hidden_act": name}).activation == expected
+    modernbert = load(MODERNBERT | {"hidden_activation": name, "classifier_activation": name})
+    assert modernbert.activation == modernbert.modernbert.head_activation == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"id2label": {"0": "LABEL_0"}}, 1),
+        ({"id2label": {"0": "a", "1": "b", "2": "c"}}, 3),
+        ({"num_labels": 4}, 4),
+        ({"id2label": None, "num_labels": 1}, 1),
+    ],
+)
+def test_num_labels(load: Any, options: dict[str, Any], expected: int) -> None:
+    assert load(BERT | options).num_labels == expected
+
+
+SIGMOID, IDENTITY = "torch.nn.modules.activation.Sigmoid", "torch.nn.modules.linear.Identity"
+
+
+@pytest.mark.parametrize(
+    ("nested", "old", "num_labels", "expected"),
+    [
+        (None, None, 1, "sigmoid"),
+        (None, None, 2, "identity"),
+        (None, IDENTITY, 1, "identity"),
+        (None, SIGMOID, 2, "sigmoid"),
+        (IDENTITY, SIGMOID, 1, "identity"),
+        ("mine.Thing", IDENTITY, 1, "sigmoid"),
+    ],
+)
+def test_default_activation(
+    load: Any, nested: str, old: str, num_labels: int, expected: str
+) -> None:
+    raw = BERT | {"num_labels": num_labels, "sbert_ce_default_activation_function": old}
+    if nested is not None:
+        raw |= {"sentence_transformers": {"activation_fn": nested, "version": "5.0"}}
+    assert load(raw).default_activation == expected
+
+
+def test_every_architecture_has_a_family() -> None:
+    assert ARCHITECTURES["XLMRobertaForSequenceClassification"] == "roberta"
+    assert ARCHITECTURES["HF_ColBERT"] == "bert"
+    assert ARCHITECTURES["Qwen2ForCausalLM"] == "causal"
+    assert len(ARCHITECTURES) == 7 * 5 + 1 + 7 * 2 + 2
+
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"architectures": ["T5Model"]}, "architecture T5Model is not supported; there are {Bert, "),
+    ({"architectures": []}, "(none named in config.json) is not supported"),
+    ({"architectures": None}, "(none named in config.json) is not supported"),
+    ({"use_flash_attn": True}, "xlm-roberta-flash layout (jina-reranker-v2)"),
+    ({"auto_map": {"AutoModel": "j/xlm-roberta-flash-implementation--m.X"}}, "xlm-roberta-flash"),
+    ({"position_embedding_type": "alibi"}, "position_embedding_type 'alibi' is not supported"),
+    ({"is_decoder": True}, "is a decoder"),
+    ({"hidden_act": "quick_gelu"}, "hidden_act 'quick_gelu' is not supported"),
+    ({"hidden_size": 13}, "hidden_size 13 is not a multiple of 3 heads"),
+    ({"hidden_size": None}, "hidden_size is None, expected a whole number"),
+    ({"vocab_size": "many"}, "vocab_size is 'many', expected a whole number"),
+    ({"vocab_size": True}, "vocab_size is True, expected a whole number"),
+    ({"num_hidden_layers": 0}, "num_hidden_layers is 0"),
+    ({"pad_token_id": -1}, "pad_token_id is -1, expected a whole number"),
+    ({"layer_norm_eps": "x"}, "layer_norm_eps is 'x', expected a number"),
+    (
+        {"sbert_ce_default_activation_function": "torch.nn.Tanh"},
+        "activation_fn 'torch.nn.Tanh' is not supported",
+    ),
+]
+REFUSED_MODERNBERT: list[tuple[dict[str, Any], str]] = [
+    ({"classifier_pooling": "max"}, "classifier_pooling 'max' is neither cls nor mean"),
+    ({"hidden_activation": "mish"}, "hidden_activation 'mish' is not supported"),
+    ({"classifier_activation": "mish"}, "classifier_activation 'mish' is not supported"),
+    ({"layer_types": ["full_attention"]}, "layer_types is ['full_attention'], expected 5 of"),
+    ({"layer_types": ["chunked"] * 5}, "expected 5 of ['full_attention', 'sliding_attention']"),
+    ({"rope_scaling": {"type": "ntk"}}, "rope scaling {'type': 'ntk'} is not supported"),
+    ({"rope_parameters": {"full_attention": {"rope_type": "yarn"}}}, "rope scaling"),
+    ({"rope_parameters": {"full_attention": {"rope_theta": "x"}}}, "rope_theta is 'x', expected"),
+    ({"hidden_size": 9}, "hidden_size 9 gives heads of odd size 3"),
+]
+
+
+WRONG_TYPES: list[tuple[str, Any]] = [
+    ("architectures", [{}]),
+    ("architectures", [["BertModel"]]),
+    ("architectures", "BertModel"),
+    ("is_decoder", "no"),
+    ("hidden_size", "12"),
+    ("num_attention_heads", 3.0),
+    ("num_hidden_layers", [2]),
+    ("intermediate_size", {}),
+    ("vocab_size", True),
+    ("max_position_embeddings", "514"),
+    ("type_vocab_size", 2.5),
+    ("pad_token_id", [0]),
+    ("layer_norm_eps", float("nan")),
+    ("layer_norm_eps", float("inf")),
+    ("layer_norm_eps", True),
+    ("hidden_act", ["gelu"]),
+    ("hidden_act", {}),
+    ("position_embedding_type", ["absolute"]),
+    ("id2label", ["a"]),
+    ("num_labels", "1"),
+    ("sentence_transformers", ["activation_fn"]),
+    ("sentence_transformers", {"activation_fn": 3}),
+    ("sbert_ce_default_activation_function", ["torch.nn.Sigmoid"]),
+]
+WRONG_TYPES_MODERNBERT: list[tuple[str, Any]] = [
+    ("norm_eps", "small"),
+    ("hidden_activation", 3),
+    ("classifier_activation", ["gelu"]),
+    ("classifier_pooling", ["cls"]),
+    ("norm_bias", 1),
+    ("attention_bias", "false"),
+    ("mlp_bias", {}),
+    ("classifier_bias", 0),
+    ("layer_types", 3),
+    ("layer_types", [["full_attention"]] * 5),
+    ("layer_types", [{}] * 5),
+    ("global_attn_every_n_layers", "3"),
+    ("local_attention", 128.0),
+    ("global_rope_theta", "x"),
+    ("local_rope_theta", float("nan")),
+    ("rope_parameters", [1]),
+    ("rope_parameters", {"full_attention": 3}),
+    ("rope_parameters", {"full_attention": {"rope_theta": "x"}}),
+    ("rope_scaling", 3),
+]
+
+
+@pytest.mark.parametrize(
+    ("raw", "key"),
+    [(BERT | {key: value}, key) for key, value in WRONG_TYPES]
+    + [(MODERNBERT | {key: value}, key) for key, value in WRONG_TYPES_MODERNBERT]
+    + [(BERT | {"architectures": ["ElectraModel"], "embedding_size": "5"}, "embedding_size")],
+)
+def test_every_key_of_the_wrong_type_is_named(load: Any, raw: dict[str, Any], key: str) -> None:
+    with pytest.raises(ModelError) as raised:
+        load(raw)
+    message = str(raised.value)
+    last = "rope_theta" if "rope_theta is" in message else key
+    assert last.removesuffix("s").replace("_scaling", " scaling") in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [(BERT | options, message) for options, message in REFUSED]
+    + [(MODERNBERT | options, message) for options, message in REFUSED_MODERNBERT],
+)
+def test_refusals(load: Any, raw: dict[str, Any], message: str) -> None:
+    with pytest.raises(ModelError, match=re.escape(message)) as raised:
+        load(raw)
+    assert "\n" not in str(raised.value)
+
+
+def test_no_config(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"has no config\.json"):
+        load_config(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe{}", b"[1]"])
+def test_damaged_config(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(ModelError, match=r"config\.json (cannot be read as JSON|holds a list)"):
+        load_config(tmp_path)

@@ -1,0 +1,252 @@
+"""Documents of a store rank as their texts do, and get there whole or not at all."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from packrank import InputError, LateInteraction, PairError, Store, StoreError
+from packrank.stores.writer import StoreWriter
+from packrank_kernels import TokenEmbeddings
+
+QUERIES = ["the sea", "", "a longer query of more words than the others", "sea sea the sea"]
+DOCUMENTS = ["the sea a sea", "", "boat", "sea", "a longer document of words " * 5, "boat"]
+IDS = [f"{document[:3]} {place}" for place, document in enumerate(DOCUMENTS)]
+CONFIG = {"model_type": "ColBERT", "query_length": 16, "document_length": 24}
+
+
+@pytest.fixture(scope="module")
+def folder(
+    checkpoint: Callable[..., Path],
+    save_tokenizer: Callable[..., None],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    path = tmp_path_factory.mktemp("late") / "model"
+    shutil.copytree(checkpoint("Bert", "Model"), path)
+    save_tokenizer(path, "the sea a boat longer query document of more words than others")
+    (path / "config_sentence_transformers.json").write_text(json.dumps(CONFIG))
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> LateInteraction:
+    return LateInteraction(folder, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def store(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """DOCUMENTS in float32, their ids their first characters and places."""
+    path = tmp_path_factory.mktemp("stores") / "store"
+    model = LateInteraction(folder, device="cpu")
+    with StoreWriter(path) as writer:
+        writer.create("float32", model.size, model.identity)
+        writer.append(IDS, model.encode_documents(DOCUMENTS))
+        writer.commit()
+    return Store.open(path)
+
+
+@pytest.fixture(scope="module")
+def stored(folder: Path, store: Store) -> LateInteraction:
+    return LateInteraction(folder, device="cpu", store=store.path)
+
+
+def test_a_store_ranks_as_its_texts_do(stored: LateInteraction) -> None:
+    for query in QUERIES:
+        expected = [(r.index, r.score, IDS[r.index]) for r in stored.rank(query, DOCUMENTS)]
+        assert stored.rank(query) == expected
+        assert stored.rank(query, top_k=2) == expected[:2]
+        assert stored.rank(query, candidates=IDS[::-1], top_k=1)[0].score == expected[0][1]
+        some = [expected[4], expected[0]]
+        assert stored.rank(query, candidates=[id for *_, id in some]) == some[::-1]
+    assert stored.rank("sea", candidates=[]) == []
+    assert stored.store is not None and len(stored.store) == len(DOCUMENTS)
+
+
+def test_the_best_are_those_of_all(
+    stored: LateInteraction, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However few scores are looked at at once."""
+    expected = stored.rank("the sea")
+    monkeypatch.setattr("packrank.late.attached._SCORES_AT_ONCE", 2)
+    for top_k in range(1, 8):
+        assert stored.rank("the sea", top_k=top_k) == expected[:top_k]
+
+
+def test_equal_scores_keep_the_order_given_or_that_of_the_store(stored: LateInteraction) -> None:
+    twins = [IDS[5], IDS[2]]  # the same text
+    assert [r.id for r in stored.rank("sea", candidates=twins)] == twins
+    assert [r.id for r in stored.rank("sea", candidates=twins[::-1])] == twins[::-1]
+    places = [r.index for r in stored.rank("sea")]
+    assert places.index(2) + 1 == places.index(5)
+
+
+def test_the_mean_of_a_store_is_that_of_texts(folder: Path, store: Store) -> None:
+    model = LateInteraction(folder, device="cpu", store=store)
+    model.settings = replace(model.settings, mean=True)
+    texts = [(r.index, r.score) for r in model.rank("the sea", DOCUMENTS)]
+    assert [(r.index, r.score) for r in model.rank("the sea")] == texts
+    total = LateInteraction(folder, device="cpu").rank("the sea", DOCUMENTS)
+    assert np.float32(total[0].score) / np.float32(16) == np.float32(texts[0][1])
+
+
+def test_documents_without_vectors_are_last_and_broken_ones_left_out(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vectors = list(torch.nn.functional.normalize(torch.randn(9, 60)).split([3, 1, 0, 2, 3]))
+    vectors[0] = vectors[0] * float("nan")
+    vectors[3][:, 0] = torch.tensor([1, -1]) * float("inf")  # its score is infinite
+    embeddings = TokenEmbeddings.encode(vectors, "float32")
+    model = LateInteraction(folder, device="cpu", store=Store(tmp_path, embeddings, [*"abcde"]))
+    reason = "its score is not a finite number"
+    ranking, failures = model.try_rank("sea")
+    assert [r.id for r in ranking][2:] == ["c"]
+    assert ranking[-1].score == -np.inf
+    assert {r.id for r in ranking} == {"b", "c", "e"}
+    assert failures == {0: reason, 3: reason}
+    assert model.try_rank("sea", top_k=1) == (ranking[:1], failures)
+    assert model.try_rank("sea", candidates=["d", "c", "e", "d"])[1] == {3: reason}
+    monkeypatch.setattr("packrank.late.attached._SCORES_AT_ONCE", 2)
+    assert [model.try_rank("sea", top_k=k) for k in (2, 4)] == [
+        (ranking[:2], failures),
+        (ranking, failures),
+    ]
+    with pytest.raises(InputError, match=f"document 'a' of the store: {reason}"):
+        model.rank("sea")
+    with pytest.raises(InputError, match=f"document 'd' of the store: {reason}"):
+        model.rank("sea", candidates=["c", "d"])
+
+
+def test_refuses_another_store(model: LateInteraction, stored: LateInteraction) -> None:
+    for call, message in (
+        (lambda: model.rank("sea"), "there is no store; give LateInteraction one, or give"),
+        (lambda: stored.rank("sea", candidates=["x"]), "no document of .* has the id 'x'"),
+        (lambda: stored.rank("sea", candidates="abc"), "candidates is a str, expected"),
+        (lambda: stored.rank("sea", ["a"], candidates=["x"]), "leave documents out"),
+        (lambda: stored.rank("sea", top_k=0), "top_k is 0"),
+        (lambda: stored.rank("\ud800"), "the query holds a lone surrogate"),
+        (lambda: stored.rank(7), "query is a int"),  # type: ignore[call-overload]
+    ):
+        with pytest.raises(InputError, match=message):
+            call()
+
+
+def test_refuses_a_store_of_another_model(tmp_path: Path, folder: Path, store: Store) -> None:
+    narrow = Store(tmp_path, TokenEmbeddings.encode([torch.ones(1, 4)], "int8"), ["a"])
+    with pytest.raises(StoreError, match="holds vectors of 4 dimensions, and the model makes 60"):
+        LateInteraction(folder, device="cpu", store=narrow)
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    config = other / "config_sentence_transformers.json"
+    config.write_text(json.dumps(CONFIG | {"query_length": 9}))
+    with pytest.raises(StoreError, match=f"was encoded by {folder}, and {other} is another model"):
+        LateInteraction(other, device="cpu", store=store)
+    with pytest.raises(StoreError, match="is not there; pass a folder"):
+        LateInteraction(folder, device="cpu", store=tmp_path / "nowhere")
+    foreign = Store(tmp_path, store.embeddings, IDS)  # of an index, which names no model
+    assert LateInteraction(other, device="cpu", store=foreign).rank("sea")
+
+
+def test_a_model_is_the_files_that_it_is_loaded_from(folder: Path, tmp_path: Path) -> None:
+    path = shutil.copytree(folder, tmp_path / "model")
+    dense = {"in_features": 60, "out_features": 4, "bias": False}
+    modules = [
+        {"path": "", "type": "sentence_transformers.models.Transformer"},
+        {"path": "1_Dense", "type": "pylate.models.Dense"},
+        {"path": "2_Normalize", "type": "sentence_transformers.models.Normalize"},  # has no folder
+    ]
+    (path / "1_Dense").mkdir()
+    (path / "1_Dense/config.json").write_text(json.dumps(dense))
+    (path / "modules.json").write_text(json.dumps(modules))
+    weights = path / "1_Dense/model.safetensors"
+    save_file({"linear.weight": torch.ones(4, 60)}, weights)
+    LateInteraction(path, device="cpu").encode_documents(["sea"], path / "passages.store")
+    (path / "results.json").write_text("{}")
+    (path / "onnx").mkdir()
+    (path / "onnx/config.json").write_text("{}")
+    LateInteraction(path, device="cpu").encode_documents(["boat"], path / "passages.store")
+    assert len(Store.open(path / "passages.store")) == 2
+    save_file({"linear.weight": torch.zeros(4, 60)}, weights)
+    with pytest.raises(StoreError, match=f"encoded by {path}, and its files have changed; name"):
+        LateInteraction(path, device="cpu", store=path / "passages.store")
+
+
+def test_documents_are_encoded_into_a_store(
+    model: LateInteraction, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("packrank.late.attached._DOCUMENTS_AT_ONCE", 2)
+    path = tmp_path / "store"
+    assert model.encode_documents(DOCUMENTS[:3], path) == []
+    opened = Store.open(path)
+    model.encode_documents(DOCUMENTS[3:], opened, [*"xyz"])
+    assert len(opened) == 3
+    store = Store.open(path)
+    assert (store.format, [*store.ids]) == ("int8", ["0", "1", "2", "x", "y", "z"])
+    expected = TokenEmbeddings.encode(model.encode_documents(DOCUMENTS), "int8")
+    assert torch.equal(store.embeddings.values, expected.values)
+    assert torch.equal(store.embeddings.cu_seqlens, expected.cu_seqlens)
+    assert LateInteraction(folder, device="cpu", store=store).rank("sea", candidates=["y"])
+
+
+def test_all_documents_get_into_a_store_or_none(
+    model: LateInteraction, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("packrank.late.attached._DOCUMENTS_AT_ONCE", 2)
+    path = tmp_path / "store"
+    model.encode_documents(["sea"], path)
+    for error, call, message in (
+        (
+            PairError,
+            lambda: model.encode_documents([*"abc", "\ud800"], path),
+            "pair 3: .*surrogate",
+        ),
+        (InputError, lambda: model.encode_documents([*"ab"], path, ["a"]), "1 ids for 2 documents"),
+        (InputError, lambda: model.encode_documents(["a"], path, ["\ud800"]), "id of document 0"),
+        (InputError, lambda: model.encode_documents(["a"], path, "a"), "ids is a str"),
+        (InputError, lambda: model.encode_documents(["a"], ids=["a"]), "name one"),
+        (StoreError, lambda: model.encode_documents([*"abc"], path, [*"xyx"]), "'x' already"),
+    ):
+        with pytest.raises(error, match=message):
+            call()
+        assert [*Store.open(path).ids] == ["0"]
+    other = LateInteraction(shutil.copytree(folder, tmp_path / "other"), device="cpu")
+    other.encode_documents(["the sea"], path)  # the same files elsewhere are the same model
+    (tmp_path / "other/config_sentence_transformers.json").write_text('{"model_type": "ColBERT"}')
+    with pytest.raises(StoreError, match="is another model"):
+        LateInteraction(tmp_path / "other", device="cpu").encode_documents(["x"], path)
+
+
+@pytest.mark.parametrize(
+    ("format", "factor", "fits"),
+    [("int8", 1e6, True), ("float16", 1e6, False), ("int8", torch.inf, False)],
+)
+def test_vectors_that_a_format_cannot_hold_are_named(
+    model: LateInteraction,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    format: str,
+    factor: float,
+    fits: bool,
+) -> None:
+    encode = model.try_encode_documents
+    (vectors,) = model.encode_documents(["sea"])
+    monkeypatch.setattr(
+        model,
+        "try_encode_documents",
+        lambda t: ([x * factor for x in encode(t)[0] if x is not None], {}),
+    )
+    with StoreWriter(tmp_path / "store") as writer:
+        writer.create(format, model.size, model.identity)
+    if fits:
+        model.encode_documents(["sea"], tmp_path / "store")
+        kept = Store.open(tmp_path / "store").embeddings.decode(0)
+        assert (kept / factor - vectors).abs().max() < 1 / 127
+        return
+    reason = f"pair 0: a value of its vectors is not finite in {format}"
+    with pytest.raises(PairError, match=reason):
+        model.encode_documents(["sea"], tmp_path / "store")

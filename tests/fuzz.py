@@ -41,7 +41,7 @@ def lengths(rng, longest):
 def fuzz_linear(rng, dtype, backend):
     t, k, n = rng.randint(0, 130), rng.randint(1, 150), rng.randint(1, 150)
     gated = rng.random() < 0.3
-    activation = rng.choice([None, *reference.ACTIVATIONS])
+    activation = rng.choice([None, *reference.ACTIVATE])
     weight = (torch.randn(n * (1 + gated), k) / k**0.5).to(dtype)
     # Signed terms may cancel; a bias of 2 keeps some output near the size of its terms.
     x, bias = torch.randn(t, k).to(dtype), torch.randn(len(weight)) + 2
@@ -127,7 +127,7 @@ def fuzz_score_head(rng, dtype, backend):
     weights = (
         torch.randn(inner, size) / size**0.5,
         rng.choice([None, torch.randn(inner)]),
-        rng.choice([None, *reference.ACTIVATIONS]),
+        rng.choice([None, *reference.ACTIVATE]),
         norm,
         torch.randn(labels, inner) / inner**0.5,
         torch.randn(labels) + 2,

@@ -1,6 +1,7 @@
 """The rules of the layout: what may import what, how long a file may be, what import may do."""
 
 import ast
+import functools
 import re
 import subprocess
 import sys
@@ -31,6 +32,7 @@ def name_of(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
+@functools.cache
 def tree_of(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
 
@@ -67,7 +69,7 @@ def test_the_rules_have_files_to_hold_for() -> None:
 @pytest.mark.parametrize("path", KERNEL_FILES, ids=name_of)
 def test_kernels_know_tensors_only(path: Path) -> None:
     allowed = {"torch", "numpy", "packrank_kernels"}
-    if path.is_relative_to(KERNELS / "triton"):
+    if path.is_relative_to(KERNELS / "backend/triton"):
         allowed.add("triton")
     assert packages(path) <= allowed
 
@@ -127,12 +129,14 @@ def modules(path: Path, root: Path) -> set[str]:
         if first == root.name:
             inner = "/".join(parts[:-1]) or "__init__"
             whole = "/".join(parts)
-            is_module = (root / f"{whole}.py").is_file() or (root / whole / "__init__.py").is_file()
+            is_module = any(
+                (root / f"{whole}{end}").is_file() for end in (".py", ".pyi", "/__init__.py")
+            )
             found.add(whole if is_module else inner)
     return found
 
 
-@pytest.mark.parametrize("root", [ENGINE], ids=lambda root: root.name)
+@pytest.mark.parametrize("root", [ENGINE, KERNELS], ids=lambda root: root.name)
 def test_no_file_imports_itself_by_way_of_others(root: Path) -> None:
     graph = {
         path.relative_to(root).with_suffix("").as_posix().removesuffix("/__init__"): modules(
@@ -145,85 +149,128 @@ def test_no_file_imports_itself_by_way_of_others(root: Path) -> None:
     tuple(TopologicalSorter(graph).static_order())
 
 
-# Room -> the rooms below that it may import. A file at the top of a package is a room of its own.
-GROUND = ("errors", "request", "work", "arguments", "lines")
-DOORS = ("reranker", "late_interaction")
-FLOORS: dict[str, tuple[str, ...]] = {
-    "ground": (),
-    "checkpoint": ("ground",),
-    "text": ("ground", "checkpoint"),
-    "models": ("ground", "checkpoint"),
-    "runtime": ("ground", "checkpoint", "models"),
-    "stores": ("ground", "runtime"),
-    "exits": ("ground", "text", "models", "runtime"),
-    "late": ("ground", "checkpoint", "text", "models", "runtime", "stores"),
-    "scoring": ("ground", "checkpoint", "text", "models", "runtime", "exits"),
-    "doors": ("ground", "checkpoint", "text", "runtime", "stores", "exits", "late", "scoring"),
-    "jobs": ("ground", "checkpoint", "text", "stores", "late", "doors"),
-    "demo": ("ground", "doors"),
-    "commands": (
-        *("ground", "checkpoint", "text", "runtime", "stores", "exits", "late", "scoring"),
-        *("doors", "jobs", "demo", "packrank"),
-    ),
-    "packrank": ("ground", "text", "stores", "exits", "late", "doors"),
-    "__main__": ("commands",),
+# Room -> the rooms below that it may import. Files at the top of a package are in the rooms of
+# PLACES; __init__ and __main__ are rooms of their own.
+PLACES = {
+    "packrank": {
+        "ground": ("errors", "request", "work", "arguments", "lines"),
+        "doors": ("reranker", "late_interaction"),
+    },
+    "packrank_kernels": {
+        "extensions": ("_cpu", "_cuda"),
+        "ground": ("packed", "checks", "top_k", "testing"),
+        "reference": ("reference",),
+        "dispatch": ("dispatch",),
+        "ops": (
+            *("attention", "embedding", "head", "layer_norm", "linear", "maxsim", "residual"),
+            *("rms_norm", "rows", "token_embeddings", "threads", "info"),
+        ),
+    },
 }
+FLOORS: dict[str, dict[str, tuple[str, ...]]] = {
+    "packrank": {
+        "ground": (),
+        "checkpoint": ("ground",),
+        "text": ("ground", "checkpoint"),
+        "models": ("ground", "checkpoint"),
+        "runtime": ("ground", "checkpoint", "models"),
+        "stores": ("ground", "runtime"),
+        "exits": ("ground", "text", "models", "runtime"),
+        "late": ("ground", "checkpoint", "text", "models", "runtime", "stores"),
+        "scoring": ("ground", "checkpoint", "text", "models", "runtime", "exits"),
+        "doors": ("ground", "checkpoint", "text", "runtime", "stores", "exits", "late", "scoring"),
+        "jobs": ("ground", "checkpoint", "text", "stores", "late", "doors"),
+        "demo": ("ground", "doors"),
+        "commands": (
+            *("ground", "checkpoint", "text", "runtime", "stores", "exits", "late", "scoring"),
+            *("doors", "jobs", "demo", "__init__"),
+        ),
+        "__init__": ("ground", "text", "stores", "exits", "late", "doors"),
+        "__main__": ("commands",),
+    },
+    "packrank_kernels": {
+        "extensions": (),
+        "ground": (),
+        "reference": ("ground",),
+        "backend": ("extensions", "ground"),
+        "dispatch": ("reference", "backend"),
+        "ops": ("ground", "backend", "dispatch"),
+        "__init__": ("ground", "ops"),
+    },
+}
+MODULES = [
+    (root, path.relative_to(root).with_suffix("").as_posix())
+    for root in (ENGINE, KERNELS)
+    for path in PYTHON
+    if path.is_relative_to(root)
+]
 
 
-def room_of(module: str) -> str:
-    """The room of a module of the engine, such as "models/base" or "errors"."""
+def room_of(module: str, root: Path) -> str:
+    """The room of a module, such as "models/base" or "errors"."""
     top = module.split("/")[0]
-    if top in GROUND:
-        return "ground"
-    if top in DOORS:
-        return "doors"
-    return "packrank" if top == "__init__" else top
+    places = PLACES[root.name]
+    return next((room for room, files in places.items() if top in files), top)
 
 
-def misplaced(module: str, imported: set[str]) -> list[str]:
+def misplaced(module: str, imported: set[str], root: Path) -> list[str]:
     """What is wrong with the imports of a module, a sentence for each."""
-    here, sentences = room_of(module), []
+    floors = FLOORS[root.name]
+    here, sentences = room_of(module, root), []
     for other in sorted(imported):
-        there = room_of(other)
-        if there == here or there in FLOORS[here]:
+        there = room_of(other, root)
+        if there == here or there in floors[here]:
             continue
-        above = [room for room, below in FLOORS.items() if {here, there} <= {*below, room}]
+        above = [room for room, below in floors.items() if {here, there} <= {*below, room}]
         sentences.append(
-            f"engine/packrank/{module}.py imports {other}: {here} may import "
-            f"{', '.join(FLOORS[here]) or 'nothing'}. Move what it needs of {other} down into one "
+            f"{root.name}/{module}.py imports {other}: {here} may import "
+            f"{', '.join(floors[here]) or 'nothing'}. Move what it needs of {other} down into one "
             f"of these, or the code that needs it up into {' or '.join(above)}"
         )
     return sentences
 
 
-@pytest.mark.parametrize("path", ENGINE_FILES, ids=name_of)
-def test_imports_run_downwards(path: Path) -> None:
-    module = path.relative_to(ENGINE).with_suffix("").as_posix()
-    wrong = misplaced(module, modules(path, ENGINE))
+@pytest.mark.parametrize(("root", "module"), MODULES, ids=lambda part: getattr(part, "name", part))
+def test_imports_run_downwards(root: Path, module: str) -> None:
+    wrong = misplaced(module, modules(root / f"{module}.py", root), root)
     assert not wrong, "\n".join(wrong)
 
 
-def test_floors_are_a_table_of_rooms_that_there_are() -> None:
+@pytest.mark.parametrize("root", [ENGINE, KERNELS], ids=lambda root: root.name)
+def test_floors_are_a_table_of_rooms_that_there_are(root: Path) -> None:
     """Without a circle, without a room that nobody made, and without leave that nobody takes."""
-    rooms = {path.parent.name for path in ENGINE.glob("*/__init__.py")}
-    assert rooms | {"ground", "doors", "packrank", "__main__"} == FLOORS.keys()
-    assert next(iter(TopologicalSorter(FLOORS).static_order())) == "ground"
-    taken: dict[str, set[str]] = {room: set() for room in FLOORS}
-    for path in ENGINE_FILES:
-        here = room_of(path.relative_to(ENGINE).as_posix().removesuffix(".py"))
-        taken[here] |= {room_of(module) for module in modules(path, ENGINE)} - {here}
-    assert {room: set(below) for room, below in FLOORS.items()} == taken
+    floors = FLOORS[root.name]
+    tuple(TopologicalSorter(floors).static_order())
+    taken: dict[str, set[str]] = {room: set() for room in PLACES[root.name]}
+    for _, module in (each for each in MODULES if each[0] == root):
+        here = room_of(module, root)
+        found = {room_of(other, root) for other in modules(root / f"{module}.py", root)}
+        taken[here] = taken.get(here, set()) | (found - {here})
+    assert taken == {room: set(below) for room, below in floors.items()}
 
 
 def test_an_import_that_runs_upwards_is_told_where_it_should_go() -> None:
-    assert misplaced("scoring/assembly", {"text/pairs", "errors", "scoring/recognition"}) == []
-    [sentence] = misplaced("text/pairs", {"stores/store"})
-    assert sentence.startswith("engine/packrank/text/pairs.py imports stores/store: text may ")
+    right = {"text/pairs", "errors", "scoring/recognition"}
+    assert misplaced("scoring/assembly", right, ENGINE) == []
+    [sentence] = misplaced("text/pairs", {"stores/store"}, ENGINE)
+    assert sentence.startswith("packrank/text/pairs.py imports stores/store: text may import gro")
     assert "down into one of these" in sentence
-    assert sentence.endswith("up into late or doors or jobs or commands or packrank")
+    assert sentence.endswith("up into late or doors or jobs or commands or __init__")
+    [sentence] = misplaced("backend/native", {"maxsim"}, KERNELS)
+    assert (
+        "backend may import extensions, ground. Move what it needs of maxsim down into" in sentence
+    )
 
 
-@pytest.mark.parametrize("init", sorted(ENGINE.glob("*/__init__.py")), ids=name_of)
+@pytest.mark.parametrize("path", ENGINE_FILES + KERNEL_FILES, ids=name_of)
+def test_no_circle_hides_behind_types(path: Path) -> None:
+    assert "TYPE_CHECKING" not in path.read_text(encoding="utf-8")
+
+
+ROOMS = [*ENGINE.glob("*/__init__.py"), *KERNELS.glob("**/__init__.py")]
+
+
+@pytest.mark.parametrize("init", ROOMS, ids=name_of)
 def test_a_room_says_in_a_sentence_what_it_is_for(init: Path) -> None:
     said = ast.get_docstring(tree_of(init)) or ""
     assert 20 < len(said.splitlines()[0]) <= 100

@@ -20,9 +20,10 @@ from torch.nn.functional import normalize
 import packrank
 from packrank_kernels import Codec, TokenEmbeddings, TopK, maxsim, reference
 from packrank_kernels.dispatch import TABLE, choose
+from packrank_kernels.packed import BITS, FLOATS
 from packrank_kernels.residual import to_planes
 from packrank_kernels.testing import assert_close, cu_seqlens
-from packrank_kernels.token_embeddings import BITS, FLOATS, quantize_int8
+from packrank_kernels.token_embeddings import quantize_int8
 
 OURS = ("cuda", "triton")
 MANY = ("float16", "bfloat16", "int8", "4bit", "2bit")

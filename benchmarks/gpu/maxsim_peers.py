@@ -21,7 +21,7 @@ from maxsim import Case, Shape, shapes
 from measure import Contestant, Session
 from torch import Tensor
 
-from packrank_kernels.token_embeddings import BITS
+from packrank_kernels.packed import BITS
 
 PEERS = ("late-interaction-kernels", "flash-maxsim")
 # Its offsets are int32: past so many elements it reads elsewhere.

@@ -1,5 +1,5 @@
 // Launches of the MaxSim kernels. They are for compute capability 9.0 alone: what is built for
-// other devices does nothing, and packrank_kernels.cuda_maxsim does not call it.
+// other devices does nothing, and packrank_kernels.backend.cuda_maxsim does not call it.
 #include <cuda_runtime.h>
 
 #include <algorithm>

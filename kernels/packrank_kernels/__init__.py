@@ -2,16 +2,17 @@
 
 from packrank_kernels.attention import attention
 from packrank_kernels.embedding import embed_layer_norm
-from packrank_kernels.head import PackedHead, pack_head, score_head
+from packrank_kernels.head import pack_head, score_head
 from packrank_kernels.info import backends
 from packrank_kernels.layer_norm import add_layer_norm
-from packrank_kernels.linear import PackedLinear, linear, pack_linear
+from packrank_kernels.linear import linear, pack_linear
 from packrank_kernels.maxsim import Matches, matches, maxsim
+from packrank_kernels.packed import FORMATS, PackedHead, PackedLinear
 from packrank_kernels.residual import Codec
 from packrank_kernels.rms_norm import add_rms_norm
 from packrank_kernels.rows import take_sequences
 from packrank_kernels.threads import get_num_threads, set_num_threads
-from packrank_kernels.token_embeddings import FORMATS, TokenEmbeddings
+from packrank_kernels.token_embeddings import TokenEmbeddings
 from packrank_kernels.top_k import TopK, merge
 
 __all__ = [

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from packrank_kernels import cublas, cuda, cuda_maxsim, native, reference, varlen
-from packrank_kernels.triton import availability
+from packrank_kernels import reference
+from packrank_kernels.backend import cublas, cuda, cuda_maxsim, native, varlen
+from packrank_kernels.backend.triton import availability
 
 
 def _as_it_is(weight: Tensor, gated: bool) -> Tensor:
@@ -60,10 +61,10 @@ def _native(op: str, **limits: Any) -> tuple[Backend, ...]:
 
 
 def _triton(op: str, module: str, **limits: Any) -> Backend:
-    """`op` of packrank_kernels.triton.`module`, imported at its first call: Triton is optional."""
+    """`op` of backend.triton.`module`, imported at its first call: Triton is optional."""
 
     def call(name: str, *args: Any, **options: Any) -> Any:
-        found = importlib.import_module(f"packrank_kernels.triton.{module}")
+        found = importlib.import_module(f"packrank_kernels.backend.triton.{module}")
         # Triton launches on the device that is current in its thread. No device is -1.
         with torch.cuda.device(args[0].get_device()):
             return getattr(found, name)(*args, **options)

@@ -1,45 +1,12 @@
 """The scoring head of a classifier: contract, packing, dispatch."""
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
-from packrank_kernels import reference
 from packrank_kernels.checks import check_float, check_like, check_shape
 from packrank_kernels.dispatch import choose
 from packrank_kernels.layer_norm import check_norm
-
-
-@dataclass(frozen=True)
-class PackedHead:
-    """A head's weights in the order a backend reads them; all float32.
-
-    Attributes:
-        backend: who packed it, and runs it.
-        dense: [C, H] in that backend's own layout.
-        dense_bias: [C].
-        activation: after the dense layer; a key of `reference.ACTIVATIONS`, or None.
-        norm_weight: [C] of the LayerNorm after the activation, or None where there is none.
-        norm_bias: [C] or None.
-        norm_eps: added to the variance.
-        out: [labels, C] in the backend's own layout.
-        out_bias: [labels].
-        in_features: H.
-        inner_features: C.
-    """
-
-    backend: str
-    dense: Tensor
-    dense_bias: Tensor
-    activation: str | None
-    norm_weight: Tensor | None
-    norm_bias: Tensor | None
-    norm_eps: float
-    out: Tensor
-    out_bias: Tensor
-    in_features: int
-    inner_features: int
+from packrank_kernels.packed import ACTIVATIONS, PackedHead
 
 
 def pack_head(
@@ -57,7 +24,7 @@ def pack_head(
     Args:
         dense: [C, H] float32.
         dense_bias: [C] float32 or None.
-        activation: a key of `reference.ACTIVATIONS`, or None.
+        activation: a key of `packed.ACTIVATIONS`, or None.
         norm: (weight, bias or None, eps) of a LayerNorm after the activation, or None.
         out: [labels, C] float32.
         out_bias: [labels] float32 or None.
@@ -73,8 +40,8 @@ def pack_head(
     device, dtype = dense.device, torch.float32
     check_like(op, "dense", dense, dtype, device)
     check_like(op, "out", out, dtype, device)
-    if activation is not None and activation not in reference.ACTIVATIONS:
-        names = ", ".join(reference.ACTIVATIONS)
+    if activation is not None and activation not in ACTIVATIONS:
+        names = ", ".join(ACTIVATIONS)
         raise ValueError(f"{op}: activation {activation!r} is none of {names}")
     biases = []
     for name, bias, rows in (("dense_bias", dense_bias, inner), ("out_bias", out_bias, len(out))):

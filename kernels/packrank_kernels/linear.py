@@ -1,39 +1,11 @@
 """Linear layers with their activation: contract, packing, dispatch."""
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
-from packrank_kernels import reference
 from packrank_kernels.checks import check_float, check_like, check_shape
 from packrank_kernels.dispatch import choose
-
-
-@dataclass(frozen=True)
-class PackedLinear:
-    """Weight and bias of one layer in the order a backend reads them.
-
-    Attributes:
-        backend: who packed it, and runs it.
-        data: the weight in that backend's own layout.
-        bias: [N] float32 ([2N] if gated), or in the weight's dtype where the backend reads it so;
-            zeros where the layer has none.
-        activation: a key of `reference.ACTIVATIONS`, or None.
-        in_features: K.
-        out_features: N.
-        gated: the first N rows of the weight are activated, the second N multiply them.
-        dtype: of the weight, and of what the layer reads and writes.
-    """
-
-    backend: str
-    data: Tensor
-    bias: Tensor
-    activation: str | None
-    in_features: int
-    out_features: int
-    gated: bool
-    dtype: torch.dtype
+from packrank_kernels.packed import ACTIVATIONS, PackedLinear
 
 
 def pack_linear(
@@ -50,7 +22,7 @@ def pack_linear(
     Args:
         weight: [N, K] float32, bfloat16 or float16; [2N, K] if gated.
         bias: [N] float32 ([2N] if gated), or None.
-        activation: a key of `reference.ACTIVATIONS`, or None. "gelu" is the exact (erf) form.
+        activation: a key of `packed.ACTIVATIONS`, or None. "gelu" is the exact (erf) form.
         gated: see `PackedLinear`.
         deterministic: the bits of a row must not depend on the other rows. Kernels for the CPU
             always promise it.
@@ -70,8 +42,8 @@ def pack_linear(
         bias = torch.zeros(rows, dtype=torch.float32, device=weight.device)
     check_shape(op, "bias", bias, rows)
     check_like(op, "bias", bias, torch.float32, weight.device)
-    if activation is not None and activation not in reference.ACTIVATIONS:
-        names = ", ".join(reference.ACTIVATIONS)
+    if activation is not None and activation not in ACTIVATIONS:
+        names = ", ".join(ACTIVATIONS)
         raise ValueError(f"{op}: activation {activation!r} is none of {names}")
     chosen = choose(
         "linear",

@@ -17,7 +17,6 @@ Source: Khattab and Zaharia 2020, eq. 3.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -25,8 +24,9 @@ from torch import Tensor
 
 from packrank_kernels.checks import check_float, check_like, check_shape
 from packrank_kernels.dispatch import choose
+from packrank_kernels.packed import FLOATS, Queries
 from packrank_kernels.residual import to_planes
-from packrank_kernels.token_embeddings import FLOATS, TokenEmbeddings, quantize_int8
+from packrank_kernels.token_embeddings import TokenEmbeddings, quantize_int8
 from packrank_kernels.top_k import TopK, best, from_keys, keys, padded
 
 # Scores alive at once where only the best are wanted: 16 MB.
@@ -45,26 +45,6 @@ class Matches(NamedTuple):
 
     tokens: Tensor
     scores: Tensor
-
-
-@dataclass(frozen=True)
-class Queries:
-    """Queries as backends read them.
-
-    Attributes:
-        values: [R, D] rows of all queries: of the documents' dtype, or int8, its columns in the
-            order of `Codec.rows` where the documents have a codec.
-        weights: [R] float32, u_i; None where they are 1.
-        starts: M + 1 numbers: rows of query m are [starts[m], starts[m + 1]).
-    """
-
-    values: Tensor
-    weights: Tensor | None
-    starts: tuple[int, ...]
-
-    def get_device(self) -> int:
-        """As of a tensor."""
-        return self.values.get_device()
 
 
 def maxsim(

@@ -5,18 +5,15 @@ output. Nothing here is fast, and nothing here is shared with the kernels it jud
 """
 
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-if TYPE_CHECKING:
-    from packrank_kernels.head import PackedHead
-    from packrank_kernels.maxsim import Queries
-    from packrank_kernels.token_embeddings import TokenEmbeddings
+from packrank_kernels.packed import PackedHead, PackedTokens, Queries
 
-ACTIVATIONS = {
+# What the names of `packed.ACTIVATIONS` stand for.
+ACTIVATE = {
     "gelu": F.gelu,
     "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
     "relu": torch.relu,
@@ -125,7 +122,7 @@ def linear(
     y = _wide(x) @ _wide(weight).T
     if bias is not None:
         y = y + bias
-    activate = ACTIVATIONS[activation] if activation else lambda value: value
+    activate = ACTIVATE[activation] if activation else lambda value: value
     if gated:
         first, second = y.chunk(2, dim=-1)
         return (activate(first) * second).to(x.dtype)
@@ -150,7 +147,7 @@ def take_sequences(
     return out, starts.to(torch.int32)
 
 
-def score_head(hidden: Tensor, rows: Tensor | None, head: "PackedHead") -> Tensor:
+def score_head(hidden: Tensor, rows: Tensor | None, head: PackedHead) -> Tensor:
     """Logits of a classification head; see `head.score_head`."""
     pooled = (hidden if rows is None else hidden[rows.long()]).float()
     y = linear(pooled, head.dense, head.dense_bias, head.activation, False)
@@ -160,8 +157,8 @@ def score_head(hidden: Tensor, rows: Tensor | None, head: "PackedHead") -> Tenso
 
 
 def maxsim(
-    queries: "Queries",
-    documents: "TokenEmbeddings",
+    queries: Queries,
+    documents: PackedTokens,
     candidates: Tensor | None,
     owners: Tensor | None,
 ) -> Tensor:
@@ -180,9 +177,7 @@ def maxsim(
     return scores[owners.long(), torch.arange(len(ids), device=scores.device)]
 
 
-def matches(
-    queries: "Queries", documents: "TokenEmbeddings", candidates: Tensor
-) -> tuple[Tensor, Tensor]:
+def matches(queries: Queries, documents: PackedTokens, candidates: Tensor) -> tuple[Tensor, Tensor]:
     """([K, Q] int32, [K, Q] float32); see `maxsim.matches`."""
     shape = len(candidates), len(queries.values)
     tokens = candidates.new_full(shape, -1, dtype=torch.int32)
@@ -205,7 +200,7 @@ def sum_in_order(terms: Tensor) -> Tensor:
 
 
 def _terms(
-    queries: "Queries", m: int, documents: "TokenEmbeddings", document: int
+    queries: Queries, m: int, documents: PackedTokens, document: int
 ) -> tuple[Tensor, Tensor] | None:
     """([Q] u_i * m_i, [Q] which token) of query m and a document; None for an empty document."""
     starts = documents.cu_seqlens

@@ -18,35 +18,26 @@ from torch import Tensor
 
 from packrank_kernels.checks import check_shape
 from packrank_kernels.linear import linear, pack_linear
+from packrank_kernels.packed import PackedCodec
 
 # Elements of one block of centroid scores: 64 MB.
 _BLOCK = 1 << 24
 
 
 @dataclass(frozen=True)
-class Codec:
+class Codec(PackedCodec):
     """Centroids and buckets of one collection; made by `of`, which checks.
 
     Attributes:
         centroids: [C, D] float32.
         bucket_cutoffs: [2**bits - 1] float32, rising.
         bucket_weights: [2**bits] float32, by bucket.
-        bits: of a dimension, 2 or 4.
-        step: what the integers below are multiples of.
-        rows: [C, D] uint8. centroid / step, rounded, plus 128 - offset; dimension k lies at
-            (k % per_byte) * (D / per_byte) + k // per_byte, so that the dimensions of one field of
-            neighbouring bytes are neighbours.
-        weights: [2**bits] uint8, by field. weight / step, rounded, plus offset. rows + weights is
-            the integer vector plus 128, and never leaves a byte.
+        bits: of a dimension, 2 or 4; step, rows and weights are those of `PackedCodec`.
     """
 
     centroids: Tensor
     bucket_cutoffs: Tensor
     bucket_weights: Tensor
-    bits: int
-    step: float
-    rows: Tensor
-    weights: Tensor
 
     @classmethod
     def of(cls, centroids: Tensor, bucket_cutoffs: Tensor, bucket_weights: Tensor) -> "Codec":
@@ -96,11 +87,6 @@ class Codec:
             rows=planes.contiguous(),
             weights=fields.contiguous(),
         )
-
-    @property
-    def size(self) -> int:
-        """D."""
-        return self.centroids.shape[1]
 
     def to(self, device: torch.device) -> "Codec":
         """A copy on another device."""
@@ -165,7 +151,7 @@ def unpack_buckets(packed: Tensor, bits: int) -> Tensor:
 
 
 def to_planes(x: Tensor, per_byte: int) -> Tensor:
-    """Columns of x [T, D] in the order of `Codec.rows`."""
+    """Columns of x [T, D] in the order of `PackedCodec.rows`."""
     planes = x.view(len(x), x.shape[1] // per_byte, per_byte)
     return planes.transpose(1, 2).reshape(x.shape)
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from packrank_kernels import native
+from packrank_kernels.backend import native
 
 
 def set_num_threads(num_threads: int) -> None:

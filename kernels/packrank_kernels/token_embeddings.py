@@ -11,21 +11,15 @@ residual), where a residual is one of 2**bits weights in each dimension.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from packrank_kernels.checks import check_cu_seqlens, check_like, check_shape
+from packrank_kernels.packed import BITS, FLOATS, FORMATS, PackedTokens
 from packrank_kernels.residual import Codec
 
-FLOATS = {
-    "float32": torch.float32,
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-}
-BITS = {"4bit": 4, "2bit": 2}
-FORMATS = (*FLOATS, "int8", *BITS)
 # Dimensions whose products of bytes int32 holds, 127 * 127 each, and the offset of one operand.
 _MOST_INTEGERS = 1 << 16
 # Added and taken away: to the nearest integer, half to even. (torch.round waits for ever in a
@@ -34,24 +28,13 @@ _ROUND = 1.5 * 2**23
 
 
 @dataclass(frozen=True)
-class TokenEmbeddings:
+class TokenEmbeddings(PackedTokens):
     """Token embeddings of N documents, T tokens of D dimensions; made by `of`, which checks.
 
     Attributes:
-        format: one of `FORMATS`.
-        values: see the module.
-        cu_seqlens: [N + 1] int64. Rows of document n start at cu_seqlens[n] and end before
-            cu_seqlens[n + 1]. It need not start at 0: a slice of documents shares their values.
-        scales: [T] float32, or None.
-        codes: [T] int32, which centroid, or None.
-        codec: or None.
+        codec: of 4bit and 2bit, else None; the others are those of `PackedTokens`.
     """
 
-    format: str
-    values: Tensor
-    cu_seqlens: Tensor
-    scales: Tensor | None = None
-    codes: Tensor | None = None
     codec: Codec | None = None
 
     @classmethod
@@ -146,37 +129,6 @@ class TokenEmbeddings:
         assert codec is not None
         codes, residuals, scales = codec.encode(x)
         return cls.of(residuals, cu_seqlens, scales, codes, codec)
-
-    def __len__(self) -> int:
-        """N."""
-        return len(self.cu_seqlens) - 1
-
-    @property
-    def size(self) -> int:
-        """D."""
-        return self.values.shape[1] if self.codec is None else self.codec.size
-
-    @property
-    def device(self) -> torch.device:
-        """Where all of it is."""
-        return self.values.device
-
-    @property
-    def bytes_per_token(self) -> float:
-        """What a token takes, codec and offsets not counted."""
-        parts = (self.values, self.scales, self.codes)
-        row = (
-            x[:0].element_size() * (x.shape[1] if x.ndim == 2 else 1)
-            for x in parts
-            if x is not None
-        )
-        return float(sum(row))
-
-    def slice(self, start: int, stop: int) -> "TokenEmbeddings":
-        """Documents [start, stop), 0 <= start <= stop <= N, sharing memory."""
-        if not 0 <= start <= stop <= len(self):
-            raise ValueError(f"documents [{start}, {stop}) are not among {len(self)}")
-        return replace(self, cu_seqlens=self.cu_seqlens[start : stop + 1])
 
     def to(self, device: torch.device) -> "TokenEmbeddings":
         """A copy on another device; itself where it is there."""

@@ -1,6 +1,7 @@
 // The attention kernels of csrc/cuda, run by emulate.h on random packs against a definition in
-// float64. Built with the address sanitizer by tests/kernels/test_cuda.py: tensors have their exact
-// size, so that a read or write outside one ends the program, and outputs hold NaN before.
+// float64. Built with the address sanitizer by tests/kernels/backend/test_cuda.py: tensors have
+// their exact size, so that a read or write outside one ends the program, and outputs hold NaN
+// before.
 #include <algorithm>
 #include <cstdio>
 #include <string>

@@ -1,6 +1,7 @@
-// The MaxSim kernels of csrc/cuda, run by emulate.h on cases that tests/kernels/test_cuda_maxsim.py
-// writes: maxsim_driver SEED < case > scores. Every array has its exact size, so that the address
-// sanitizer ends the program where a kernel reads outside one; what kernels write holds NaN before.
+// The MaxSim kernels of csrc/cuda, run by emulate.h on cases that
+// tests/kernels/backend/test_cuda_maxsim.py writes: maxsim_driver SEED < case > scores. Every array
+// has its exact size, so that the address sanitizer ends the program where a kernel reads outside
+// one; what kernels write holds NaN before.
 #include <cstdio>
 #include <cstring>
 #include <string>

@@ -307,7 +307,7 @@ def test_sequence_does_not_depend_on_company(backend, device, dtype):
 
 
 def test_deterministic_tiling_looks_at_no_length():
-    tiling = pytest.importorskip("packrank_kernels.triton.attention").configuration
+    tiling = pytest.importorskip("packrank_kernels.backend.triton.attention").configuration
     for size, dtype in itertools.product((32, 64, 128, 256), DTYPES):
         bounds = itertools.product((None, 1, 64), (None, 1, 64, 128, 1000))
         assert len({tiling(size, dtype, *bound, deterministic=True) for bound in bounds}) == 1
@@ -318,7 +318,7 @@ def test_deterministic_tiling_looks_at_no_length():
 def test_tiling_for_smaller_devices(backend, device, size, monkeypatch):
     if backend != "triton":
         pytest.skip("has no tiling")
-    kernel = importlib.import_module("packrank_kernels.triton.attention")
+    kernel = importlib.import_module("packrank_kernels.backend.triton.attention")
     monkeypatch.setattr(kernel, "_is_hopper", lambda device: False)
     q, k, v = make([70], 1, size, torch.float16, device)
     cu = starts([70], device)

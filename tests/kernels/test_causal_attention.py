@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from packrank_kernels import attention, set_num_threads
+from packrank_kernels.backend.native import ISAS
 from packrank_kernels.dispatch import TABLE
-from packrank_kernels.native import ISAS
 from packrank_kernels.testing import assert_close, cu_seqlens
 
 CPU = torch.device("cpu")

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from packrank_kernels import pack_head, reference, score_head
-from packrank_kernels.head import PackedHead
+from packrank_kernels.packed import PackedHead
 from packrank_kernels.testing import assert_close
 
 OP = "score_head"
@@ -41,7 +41,7 @@ def test_equals_definition(backend, device, of, shape, normed):
     assert_close(logits, expect(hidden, rows, dense, dense_bias, "tanh", norm, out, out_bias))
 
 
-@pytest.mark.parametrize("activation", [None, *reference.ACTIVATIONS])
+@pytest.mark.parametrize("activation", [None, *reference.ACTIVATE])
 def test_activation(backend, device, activation):
     dense, dense_bias, out, out_bias = make_weights(20, 30, 1, device)
     hidden = torch.randn(19, 20, device=device) * 4
@@ -50,13 +50,13 @@ def test_activation(backend, device, activation):
     assert_close(score_head(hidden, head), expected)
 
 
-@pytest.mark.parametrize("activation", reference.ACTIVATIONS)
+@pytest.mark.parametrize("activation", reference.ACTIVATE)
 def test_activation_at_extremes(backend, device, activation):
     x = [-3e38, -1e30, -90.0, -6.5, -1.0, -0.1, -1e-30, 0.0, 1e-30, 0.2, 0.3, 6.5, 90.0, 1e30]
     hidden = torch.tensor(x, device=device)[:, None]
     one = torch.ones(1, 1, device=device)
     head = pack_head(one, None, activation, None, one, None, backend=backend)
-    expected = reference.ACTIVATIONS[activation](hidden.double())
+    expected = reference.ACTIVATE[activation](hidden.double())
     logits = score_head(hidden, head)
     torch.testing.assert_close(logits.double(), expected, rtol=2e-6, atol=1e-7)
 
@@ -69,7 +69,7 @@ def test_tanh_of_little_is_not_cancelled(backend, device):
     torch.testing.assert_close(score_head(hidden, head).double(), expected, rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize("activation", [None, *reference.ACTIVATIONS])
+@pytest.mark.parametrize("activation", [None, *reference.ACTIVATE])
 def test_nan_stays_in_its_row(backend, device, activation):
     dense, dense_bias, out, out_bias = make_weights(20, 30, 2, device)
     hidden = torch.randn(19, 20, device=device)

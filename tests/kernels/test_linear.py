@@ -58,7 +58,7 @@ def test_equals_definition(backend, device, dtype, shape, gated):
     assert_close(linear(x, packed), definition(x, weight, bias, gated=gated))
 
 
-@pytest.mark.parametrize("activation", reference.ACTIVATIONS)
+@pytest.mark.parametrize("activation", reference.ACTIVATE)
 @pytest.mark.parametrize("gated", [False, True], ids=["plain", "gated"])
 def test_activation(backend, device, activation, gated):
     x, weight, bias = make((26, 20, 50), torch.float32, device, gated)
@@ -67,7 +67,7 @@ def test_activation(backend, device, activation, gated):
     assert_close(linear(x * 4, packed), expected, tolerance=2e-6)
 
 
-@pytest.mark.parametrize("activation", reference.ACTIVATIONS)
+@pytest.mark.parametrize("activation", reference.ACTIVATE)
 def test_activation_everywhere(backend, device, activation):
     if backend == "reference":
         pytest.skip("torch's GELU loses its tail in float32")
@@ -75,11 +75,11 @@ def test_activation_everywhere(backend, device, activation):
     x = torch.cat([far, torch.linspace(-9, 9, 301)])[:, None]
     packed = pack(backend, torch.ones(1, 1, device=device), activation=activation)
     actual = linear(x.to(device), packed)[:, 0]
-    expected = reference.ACTIVATIONS[activation](x[:, 0].double())
+    expected = reference.ACTIVATE[activation](x[:, 0].double())
     torch.testing.assert_close(actual.cpu().double(), expected, rtol=2e-6, atol=2e-7)
 
 
-@pytest.mark.parametrize("activation", [None, *reference.ACTIVATIONS])
+@pytest.mark.parametrize("activation", [None, *reference.ACTIVATE])
 def test_nan_propagates_within_its_row(backend, device, activation):
     x, weight, bias = make((30, 16, 50), torch.float32, device)
     x[7, 3] = float("nan")
@@ -135,7 +135,7 @@ def tiles_of(triton_linear, form):
 @pytest.mark.parametrize("form", ["descriptors", "pointers"])
 @pytest.mark.parametrize("gated", [False, True], ids=["plain", "gated"])
 def test_every_triton_tile(device, dtype, form, gated):
-    triton_linear = pytest.importorskip("packrank_kernels.triton.linear")
+    triton_linear = pytest.importorskip("packrank_kernels.backend.triton.linear")
     if form == "descriptors" and device == "cuda" and torch.cuda.get_device_capability() != (9, 0):
         pytest.skip("descriptors are for compute capability 9.0")
     x, weight, bias = make((130, 72, 72 if gated else 136), dtype, device, gated)
@@ -155,7 +155,7 @@ def test_every_triton_tile(device, dtype, form, gated):
 @pytest.mark.parametrize("form", ["descriptors", "pointers"])
 def test_triton_reaches_every_tile(device, dtype, form):
     """Ten tiles of rows, in groups of eight and two, by two of columns, of which one is narrow."""
-    triton_linear = pytest.importorskip("packrank_kernels.triton.linear")
+    triton_linear = pytest.importorskip("packrank_kernels.backend.triton.linear")
     if form == "descriptors" and device == "cuda" and torch.cuda.get_device_capability() != (9, 0):
         pytest.skip("descriptors are for compute capability 9.0")
     x, weight, bias = make((600, 16, 40), dtype, device)
@@ -165,7 +165,7 @@ def test_triton_reaches_every_tile(device, dtype, form):
 
 
 @pytest.mark.parametrize(("device", "dtype"), TRITON)
-@pytest.mark.parametrize("activation", reference.ACTIVATIONS)
+@pytest.mark.parametrize("activation", reference.ACTIVATE)
 def test_triton_activation_of_infinity(device, dtype, activation):
     x = torch.full((1, 1), float("inf"), device=device, dtype=dtype)
     out = linear(x, pack("triton", torch.ones_like(x), activation=activation))
@@ -174,7 +174,7 @@ def test_triton_activation_of_infinity(device, dtype, activation):
 
 def test_triton_tile_follows_the_rows():
     """By hand: 132 processors, 768 -> 3072; 1 and 48 tiles of 64 rows leave most idle."""
-    triton_linear = pytest.importorskip("packrank_kernels.triton.linear")
+    triton_linear = pytest.importorskip("packrank_kernels.backend.triton.linear")
 
     def chosen(rows, columns=3072, k=768):
         tile = triton_linear.choose_tile(
@@ -188,7 +188,7 @@ def test_triton_tile_follows_the_rows():
 
 
 def test_triton_variants_name_every_tile():
-    triton_linear = pytest.importorskip("packrank_kernels.triton.linear")
+    triton_linear = pytest.importorskip("packrank_kernels.backend.triton.linear")
     variants = list(triton_linear.variants())
     assert len({variant.name for variant in variants}) == len(variants)
     for form in ("descriptor", "pointer"):

@@ -6,7 +6,7 @@ import torch
 
 from packrank_kernels import FORMATS, Codec, TokenEmbeddings, matches, maxsim
 from packrank_kernels.dispatch import TABLE
-from packrank_kernels.maxsim import Queries
+from packrank_kernels.packed import Queries
 from packrank_kernels.testing import cu_seqlens
 
 OP = "matches"

@@ -9,7 +9,7 @@ import torch
 import packrank_kernels
 from packrank_kernels import Codec, TokenEmbeddings
 from packrank_kernels.dispatch import TABLE
-from packrank_kernels.maxsim import Queries
+from packrank_kernels.packed import Queries
 from packrank_kernels.testing import cu_seqlens
 
 OP = "maxsim"

@@ -49,8 +49,8 @@ import triton
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from packrank_kernels.triton.gemm import INTERLEAVE, descriptor_gemm, pointer_gemm
-from packrank_kernels.triton.variants import Variant
+from packrank_kernels.backend.triton.gemm import INTERLEAVE, descriptor_gemm, pointer_gemm
+from packrank_kernels.backend.triton.variants import Variant
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ that a wrong argument shows in the result.
 import pytest
 import torch
 
-from packrank_kernels import reference, varlen
+from packrank_kernels import reference
+from packrank_kernels.backend import varlen
 from packrank_kernels.testing import assert_close, cu_seqlens
 
 CUDA = torch.device("cuda")

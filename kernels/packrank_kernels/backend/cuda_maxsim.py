@@ -6,10 +6,11 @@ See `cuda` for the module. Nothing here waits for the device or depends on what 
 import functools
 from dataclasses import replace
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+from packrank_kernels.packed import PackedCodec, PackedTokens, Queries
 
 try:
     from packrank_kernels import _cuda
@@ -17,11 +18,6 @@ except ImportError as error:
     _missing: str | None = f"packrank_kernels._cuda is not built ({error}); reinstall with nvcc"
 else:
     _missing = None
-
-if TYPE_CHECKING:
-    from packrank_kernels.maxsim import Queries
-    from packrank_kernels.residual import Codec
-    from packrank_kernels.token_embeddings import TokenEmbeddings
 
 _FORMATS = {"float16": 0, "bfloat16": 1, "int8": 2, "4bit": 3, "2bit": 4}
 # What a size must be a multiple of: 16 bytes, and 8 of any of a 2-bit row's four planes.
@@ -55,8 +51,8 @@ def why_not(
 
 
 def maxsim(
-    queries: "Queries",
-    documents: "TokenEmbeddings",
+    queries: Queries,
+    documents: PackedTokens,
     candidates: Tensor | None,
     owners: Tensor | None,
 ) -> Tensor:
@@ -114,7 +110,7 @@ def maxsim(
     return scores[0] if is_flat and owners is None else scores
 
 
-def _some(queries: "Queries", first: int, last: int) -> "Queries":
+def _some(queries: Queries, first: int, last: int) -> Queries:
     starts = queries.starts[first : last + 1]
     rows = slice(starts[0], starts[-1])
     return replace(
@@ -153,5 +149,5 @@ def _address(x: Tensor | None) -> int:
     return 0 if x is None else x.data_ptr()
 
 
-def _codec(codec: "Codec") -> tuple[int, int, int]:
+def _codec(codec: PackedCodec) -> tuple[int, int, int]:
     return codec.rows.data_ptr(), codec.weights.data_ptr(), len(codec.rows)

@@ -1,10 +1,11 @@
 import pytest
 import torch
 
-from packrank_kernels import cublas, reference
+from packrank_kernels import reference
+from packrank_kernels.backend import cublas
+from packrank_kernels.backend.triton import availability
 from packrank_kernels.dispatch import choose
 from packrank_kernels.testing import assert_close
-from packrank_kernels.triton import availability
 
 CUDA = torch.device("cuda")
 HALF = torch.float16

@@ -17,7 +17,7 @@ FAULTY = """
 import triton
 import triton.language as tl
 
-from packrank_kernels.triton.variants import Variant
+from packrank_kernels.backend.triton.variants import Variant
 
 
 @triton.jit

@@ -14,12 +14,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from packrank_kernels import cuda_maxsim, maxsim, reference
-from packrank_kernels.maxsim import Queries
+from packrank_kernels import maxsim, reference
+from packrank_kernels.backend import cuda_maxsim
+from packrank_kernels.packed import FLOATS, Queries
 from packrank_kernels.residual import Codec, to_planes
-from packrank_kernels.token_embeddings import FLOATS, TokenEmbeddings, quantize_int8
+from packrank_kernels.token_embeddings import TokenEmbeddings, quantize_int8
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 CUDA = torch.device("cuda")
 LENGTHS = [3, 0, 1, 17, 70, 5, 16, 0, 31, 0]
 

@@ -11,8 +11,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from packrank_kernels.triton.norm import load_values, normalize, row_config
-from packrank_kernels.triton.variants import Variant
+from packrank_kernels.backend.triton.norm import load_values, normalize, row_config
+from packrank_kernels.backend.triton.variants import Variant
 
 
 def embed_layer_norm(

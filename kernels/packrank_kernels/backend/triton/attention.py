@@ -44,8 +44,8 @@ import torch
 import triton
 from torch import Tensor
 
-from packrank_kernels.triton.attend import FAN, attend
-from packrank_kernels.triton.variants import Variant
+from packrank_kernels.backend.triton.attend import FAN, attend
+from packrank_kernels.backend.triton.variants import Variant
 
 _LOG2E = math.log2(math.e)
 _LEAST = 2.0**-126  # the least normal number: -inf times zero would not be -inf

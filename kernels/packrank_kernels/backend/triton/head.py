@@ -10,25 +10,22 @@ take 16 us of multiply-adds, 32 rows 1 us of them or 1.3 us for the dense weight
 """
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from packrank_kernels.triton.activations import activate
-from packrank_kernels.triton.norm import load_values, normalize
-from packrank_kernels.triton.variants import Variant
-
-if TYPE_CHECKING:
-    from packrank_kernels.head import PackedHead
+from packrank_kernels.backend.triton.activations import activate
+from packrank_kernels.backend.triton.norm import load_values, normalize
+from packrank_kernels.backend.triton.variants import Variant
+from packrank_kernels.packed import PackedHead
 
 _TILE = {"ROWS": 16, "COLUMNS": 8, "INNER": 32}
 _DENSE_WARPS = 1
 _AHEAD = 4  # steps of the inner dimension that are on their way or in use
 
 
-def score_head(hidden: Tensor, rows: Tensor | None, head: "PackedHead") -> Tensor:
+def score_head(hidden: Tensor, rows: Tensor | None, head: PackedHead) -> Tensor:
     """Logits of a classification head; see `head.score_head`."""
     num_rows = len(hidden) if rows is None else len(rows)
     inner, labels = head.inner_features, len(head.out_bias)

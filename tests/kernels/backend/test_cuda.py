@@ -11,10 +11,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from packrank_kernels import attention, cuda, reference
+from packrank_kernels import attention, reference
+from packrank_kernels.backend import cuda
 from packrank_kernels.testing import TOLERANCE, assert_close, cu_seqlens
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SOURCES = ROOT / "csrc" / "cuda"
 CUDA = torch.device("cuda")
 NVCC = shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")

@@ -14,7 +14,7 @@ The queries' tokens are columns, those of all queries side by side, BLOCK_N a pr
 share one read and one decoding of a document, and programs of the same share run together, so that
 further blocks of columns find the documents in the cache.
 
-Floor, by arithmetic: a token's bytes once (`TokenEmbeddings.bytes_per_token`), or 2 R D operations.
+Floor, by arithmetic: a token's bytes once (`PackedTokens.bytes_per_token`), or 2 R D operations.
 Beside them 8 R bytes a document, written and read, and for residual codes a centroid's row of D
 bytes a token, from the second-level cache. What bounds those is decoding: some 11 instructions a
 dimension, counted in the machine code.
@@ -24,19 +24,15 @@ import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby, pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import triton
 from torch import Tensor
 
-from packrank_kernels.token_embeddings import BITS, FLOATS
-from packrank_kernels.triton.maxima import FAN, matches_kernel, maxima_kernel, sums_kernel
-from packrank_kernels.triton.variants import Variant
-
-if TYPE_CHECKING:
-    from packrank_kernels.maxsim import Queries
-    from packrank_kernels.token_embeddings import TokenEmbeddings
+from packrank_kernels.backend.triton.maxima import FAN, matches_kernel, maxima_kernel, sums_kernel
+from packrank_kernels.backend.triton.variants import Variant
+from packrank_kernels.packed import BITS, FLOATS, PackedTokens, Queries
 
 _MAXIMA_AT_ONCE = 1 << 26  # 256 MB
 _SUMS = {"BLOCK_P": 16}  # documents of a summing program
@@ -88,8 +84,8 @@ def configuration(format: str, size: int, query_tokens: int) -> Config:
 
 
 def maxsim(
-    queries: "Queries",
-    documents: "TokenEmbeddings",
+    queries: Queries,
+    documents: PackedTokens,
     candidates: Tensor | None,
     owners: Tensor | None,
 ) -> Tensor:
@@ -142,9 +138,7 @@ def maxsim(
     return scores if owners is None else scores[0]
 
 
-def matches(
-    queries: "Queries", documents: "TokenEmbeddings", candidates: Tensor
-) -> tuple[Tensor, Tensor]:
+def matches(queries: Queries, documents: PackedTokens, candidates: Tensor) -> tuple[Tensor, Tensor]:
     """([K, Q] int32, [K, Q] float32); see `reference.matches`."""
     firsts, offsets = _places(documents, candidates)
     shape = total, columns = len(firsts), len(queries.values)
@@ -162,7 +156,7 @@ def matches(
     return tokens, scores
 
 
-def _places(documents: "TokenEmbeddings", candidates: Tensor | None) -> tuple[Tensor, Tensor]:
+def _places(documents: PackedTokens, candidates: Tensor | None) -> tuple[Tensor, Tensor]:
     """First rows [K] of the documents to score, and [K + 1] where they lie if laid end to end.
 
     A candidate that is no document has no tokens.
@@ -178,13 +172,13 @@ def _places(documents: "TokenEmbeddings", candidates: Tensor | None) -> tuple[Te
     return firsts, offsets
 
 
-def _tensors(documents: "TokenEmbeddings") -> tuple[Tensor | int | None, ...]:
+def _tensors(documents: PackedTokens) -> tuple[Tensor | int | None, ...]:
     codec = documents.codec
     tables = (None, None, 0) if codec is None else (codec.rows, codec.weights, len(codec.rows))
     return documents.values, documents.scales, documents.codes, *tables
 
 
-def _constants(documents: "TokenEmbeddings", config: Config) -> dict[str, int]:
+def _constants(documents: PackedTokens, config: Config) -> dict[str, int]:
     return {
         "SIZE": documents.size,
         "BITS": 0 if documents.codec is None else documents.codec.bits,

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from packrank_kernels.triton.variants import Variant
+from packrank_kernels.backend.triton.variants import Variant
 
 
 def add_layer_norm(

@@ -1,4 +1,4 @@
-"""The activations of `reference.ACTIVATIONS` on float32 values, for the epilogues of the kernels.
+"""The activations of `packed.ACTIVATIONS` on float32 values, for the epilogues of the kernels.
 
 Each is good to about 1e-6 of its value wherever that is not vanishingly small (below 1e-3 GELU: to
 1e-8), and passes NaN on. Arguments of the exponential are never positive: nothing overflows on the

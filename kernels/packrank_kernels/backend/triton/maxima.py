@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from packrank_kernels.triton.similarities import ranked, ranks, similarities
+from packrank_kernels.backend.triton.similarities import ranked, ranks, similarities
 
 FAN = tl.constexpr(32)  # of the search for a share's first document: the lanes of a warp
 LANES = tl.constexpr(32)  # of the sum

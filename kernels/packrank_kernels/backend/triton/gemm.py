@@ -7,7 +7,7 @@ what they read, and both take K in steps of BLOCK_K from 0 on, whatever the tile
 import triton
 import triton.language as tl
 
-from packrank_kernels.triton.activations import activate
+from packrank_kernels.backend.triton.activations import activate
 
 # Of a gated weight 8 rows of the first half lie before 8 of the second (`linear.pack_linear`): that
 # is how far apart the columns of one thread lie in what the tensor cores leave.

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from packrank_kernels.triton.variants import Variant
+from packrank_kernels.backend.triton.variants import Variant
 
 _LENGTHS = 1024  # that the first kernel adds up at a time
 _WARPS = 4

@@ -7,15 +7,12 @@ reference runs. Arguments have been checked by the op's own module.
 import functools
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from packrank_kernels.head import PackedHead
-    from packrank_kernels.maxsim import Queries
-    from packrank_kernels.token_embeddings import TokenEmbeddings
+from packrank_kernels.packed import PackedHead, PackedTokens, Queries
 
 try:
     from packrank_kernels import _cpu
@@ -241,7 +238,7 @@ def _linear(
     return out
 
 
-def _score_head(isa: str, hidden: Tensor, rows: Tensor | None, head: "PackedHead") -> Tensor:
+def _score_head(isa: str, hidden: Tensor, rows: Tensor | None, head: PackedHead) -> Tensor:
     pooled = (hidden if rows is None else hidden.index_select(0, rows)).float()
     y = _linear(isa, pooled, head.dense, head.dense_bias, head.activation, False)
     if head.norm_weight is not None:
@@ -251,8 +248,8 @@ def _score_head(isa: str, hidden: Tensor, rows: Tensor | None, head: "PackedHead
 
 def _maxsim(
     isa: str,
-    queries: "Queries",
-    documents: "TokenEmbeddings",
+    queries: Queries,
+    documents: PackedTokens,
     candidates: Tensor | None,
     owners: Tensor | None,
 ) -> Tensor:
@@ -266,7 +263,7 @@ def _maxsim(
 
 
 def _matches(
-    isa: str, queries: "Queries", documents: "TokenEmbeddings", candidates: Tensor
+    isa: str, queries: Queries, documents: PackedTokens, candidates: Tensor
 ) -> tuple[Tensor, Tensor]:
     shape = len(candidates), len(queries.values)
     tokens = candidates.new_empty(shape, dtype=torch.int32)
@@ -279,7 +276,7 @@ def _matches(
 
 @contextmanager
 def _arguments(
-    queries: "Queries", documents: "TokenEmbeddings"
+    queries: Queries, documents: PackedTokens
 ) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
     """Documents and queries as _cpu reads them, while the block lasts."""
     values, dtype = queries.values, _MAXSIM[queries.values.dtype]

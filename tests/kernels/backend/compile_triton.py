@@ -1,11 +1,12 @@
 """Compile every Triton kernel in every configuration for an H100 and check the machine code.
 
-    python tests/kernels/compile_triton.py [module ...]
+    python tests/kernels/backend/compile_triton.py [module ...]
 
-Needs no GPU. Takes the variants of the given modules, else of all in packrank_kernels.triton;
-prints a JSON object a line and variant (name, registers, spills, shared memory, how many WGMMA
-instructions). Exit status 1, and a sentence on stderr for each, where a variant spills registers,
-exceeds the shared memory, or ought to use the tensor cores and does not.
+Needs no GPU. Takes the variants of the given modules, else of all in
+packrank_kernels.backend.triton; prints a JSON object a line and variant (name, registers, spills,
+shared memory, how many WGMMA instructions). Exit status 1, and a sentence on stderr for each, where
+a variant spills registers, exceeds the shared memory, or ought to use the tensor cores and does
+not.
 """
 
 import argparse
@@ -25,7 +26,7 @@ import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-PACKAGE = "packrank_kernels.triton"
+PACKAGE = "packrank_kernels.backend.triton"
 SHARED_MEMORY = 227 * 1024  # that a block may have on sm_90
 JOBS = 2
 

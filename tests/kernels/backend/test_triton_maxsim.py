@@ -6,9 +6,9 @@ import torch
 pytest.importorskip("triton")
 
 from packrank_kernels import TokenEmbeddings, maxsim
+from packrank_kernels.backend.triton import maxsim as module
+from packrank_kernels.packed import FORMATS
 from packrank_kernels.testing import cu_seqlens
-from packrank_kernels.token_embeddings import FORMATS
-from packrank_kernels.triton import maxsim as module
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 LENGTHS = [1, 500, 0, 0, 64, 65, 128, 2, 3, 700, 0]

@@ -27,6 +27,12 @@ os.environ.update(
     TRANSFORMERS_VERBOSITY="error",
 )
 
+if (
+    "PYTEST_XDIST_WORKER" in os.environ
+):  # a process a core: each, and what it starts, has one thread
+    os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", RAYON_NUM_THREADS="1")
+    torch.set_num_threads(1)
+
 # Sizes that divide by nothing a kernel would like; 40 usable positions (64 of ModernBERT).
 _BERT = {
     "hidden_size": 60,

@@ -19,13 +19,13 @@ from packrank_kernels import (
     linear,
     matches,
     maxsim,
-    native,
     pack_head,
     pack_linear,
     reference,
     score_head,
     set_num_threads,
 )
+from packrank_kernels.backend import native
 from packrank_kernels.dispatch import TABLE
 from packrank_kernels.testing import assert_close, cu_seqlens
 

@@ -41,8 +41,8 @@ def main() -> int:
     symbols = subprocess.check_output(["nm", "-D", "--undefined-only", str(module)], text=True)
     if "__asan_load" not in symbols and "__asan_report_load" not in symbols:
         raise SystemExit("the sanitizer's flags did not reach the compiler")
-    for source in (ROOT / "kernels" / "packrank_kernels").glob("*.py"):
-        shutil.copy(source, package)
+    sources = ROOT / "kernels" / "packrank_kernels"
+    shutil.copytree(sources, package, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.so"))
 
     def library(name: str) -> str:
         found = subprocess.check_output(["g++", f"-print-file-name={name}"], text=True).strip()

@@ -1,6 +1,9 @@
 # The words of the project. Each installs what it needs into .venv first.
 #   make run          rank the shipped sample
-#   make test         run the tests            DATA=folder: also those that read real data
+#   make test         the fast loop: all tests DATA=folder: also those that read real data
+#                                              ARGS=tests/kernels: some of them, in one process
+#   make older-triton compile a sample of the Triton kernels with an older Triton too
+#   make proofs       the long form of tests that have one, every Triton kernel, sanitizers
 #   make check        lint, formatting, types; of the C++ too
 #   make format       put Python and C++ into the form that check asks for
 #   make quality      nDCG@10 on real data     DATA=folder: where the data is
@@ -23,14 +26,22 @@ RUN := $(VENV)/bin/python
 CPP := $(shell find csrc tests -name '*.cpp' -o -name '*.cu' -o -name '*.h')
 BUILD := pyproject.toml setup.py constraints.txt $(shell find csrc -type f)
 
-.PHONY: run test check format quality bench gpu sanitize install clean
+.PHONY: run test older-triton proofs check format quality bench gpu sanitize install clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/installed-demo
 	$(RUN) -m packrank.demo $(ARGS)
 
-test: $(VENV)/installed-demo,test $(VENV)/triton-3.6.0
-	$(RUN) -m pytest $(if $(DATA),--data="$(DATA)") $(ARGS)
+# On all cores; what ARGS picks starts sooner in one process, unless it says -n too.
+test: $(VENV)/installed-demo,test
+	$(RUN) -m pytest $(if $(ARGS),,-n auto) $(if $(DATA),--data="$(DATA)") $(ARGS)
+
+MACHINE_CODE := tests/kernels/backend/test_triton_machine_code.py
+older-triton: $(VENV)/installed-demo,test $(VENV)/triton-3.6.0
+	$(RUN) -m pytest $(MACHINE_CODE) -k older --older-triton=$(VENV)/triton-3.6.0 $(ARGS)
+
+proofs: $(VENV)/installed-demo,test $(VENV)/triton-3.6.0
+	$(RUN) tests/proofs.py $(if $(DATA),--data="$(DATA)") $(ARGS)
 
 check: $(VENV)/installed-check
 	$(RUN) -m ruff check
@@ -79,7 +90,7 @@ $(VENV)/installed-%: $(BUILD) | $(RUN)
 # The Triton that torch 2.11 brings, for what is compiled ahead of time; in a folder of its own.
 $(VENV)/triton-3.6.0: | $(RUN)
 	@$(RUN) -m pip install -q --no-deps --target $@ triton==3.6.0 || { \
-	  rm -rf $@; echo "Triton 3.6.0 cannot be fetched here; the test that compiles with it is skipped." >&2; }
+	  rm -rf $@; echo "Triton 3.6.0 cannot be fetched here, so nothing is compiled with it." >&2; }
 
 $(RUN):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import is_hypothesis_test, settings
 
 import packrank_kernels
 from packrank.request import Sequence
@@ -32,6 +33,8 @@ if (
 ):  # a process a core: each, and what it starts, has one thread
     os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", RAYON_NUM_THREADS="1")
     torch.set_num_threads(1)
+
+EXAMPLES = 60  # of a property
 
 # Sizes that divide by nothing a kernel would like; 40 usable positions (64 of ModernBERT).
 _BERT = {
@@ -84,6 +87,49 @@ _SIZES: dict[str, dict[str, Any]] = {
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--data", type=Path, metavar="FOLDER", help="folder of real data to test on")
+    parser.addoption(
+        "--thorough",
+        type=int,
+        metavar="EXAMPLES",
+        help="the long form of tests that have one, so many examples of a property: make proofs",
+    )
+    parser.addoption(
+        "--older-triton", type=Path, metavar="FOLDER", help="where pip has put another Triton"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    examples = config.getoption("--thorough") or EXAMPLES
+    settings.register_profile("packrank", max_examples=examples, deadline=None)
+    settings.load_profile("packrank")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With --thorough only tests that have a long form run: those that ask, and properties."""
+    if not config.getoption("--thorough"):
+        return
+    long = [
+        item
+        for item in items
+        if "thorough" in getattr(item, "fixturenames", ())
+        or is_hypothesis_test(getattr(item, "obj", None))
+    ]
+    kept = set(long)
+    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    items[:] = long
+
+
+@pytest.fixture(scope="session")
+def thorough(request: pytest.FixtureRequest) -> bool:
+    """Whether a test takes its long form: hundreds of kills, every variant, long fuzz."""
+    return bool(request.config.getoption("--thorough"))
+
+
+@pytest.fixture(scope="session")
+def compiled_folder(request: pytest.FixtureRequest) -> Path:
+    """Where what tests compile is kept from run to run; see `kept`."""
+    assert request.config.cache is not None
+    return request.config.cache.mkdir("compiled")
 
 
 @pytest.fixture(scope="session")

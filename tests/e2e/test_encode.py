@@ -132,14 +132,14 @@ while True:
 @pytest.mark.parametrize("format", ["int8", "4bit"])
 @pytest.mark.usefixtures("small_segments")
 def test_killed_at_random_moments_the_store_is_the_same(
-    encoder: Path, tmp_path: Path, format: str
+    encoder: Path, tmp_path: Path, format: str, thorough: bool
 ) -> None:
     """Killed by the clock and at calls to the system, half way through a write too."""
     documents = write_jsonl(tmp_path / "d.jsonl", [{"text": text} for text in texts(90)])
     options = [documents, tmp_path / "undisturbed", "--format", format, "--quiet"]
     assert encode(encoder, *options) == 0
-    options[1] = tmp_path / "killed"
-    command = [sys.executable, "-c", PROGRAM, "7", "8", encoder, *options, "--device", "cpu"]
+    options[1], kills = tmp_path / "killed", 200 if thorough else 8
+    command = [sys.executable, "-c", PROGRAM, 7, kills, encoder, *options, "--device", "cpu"]
     result = subprocess.run(
         list(map(str, command)),
         env={**os.environ, "PYTHONPATH": os.pathsep.join((f"{ROOT}/engine", f"{ROOT}/kernels"))},

@@ -146,11 +146,12 @@ def test_equals_numpy(backend, device, format, dtype, query_tokens, size):
 
 
 @pytest.mark.parametrize(("format", "dtype"), FORMATS)
-def test_fuzz(backend, device, format, dtype):
+def test_fuzz(backend, device, format, dtype, thorough):
     """Any sizes, lengths as skewed as Zipf's; what a round multiplies is bounded."""
     rng = np.random.default_rng(7)
     is_interpreted = backend == "triton" and device.type == "cpu"
     rounds, longest, work = (1, 64, 5e5) if is_interpreted else (4, 1024, 5e6)
+    rounds *= 20 if thorough else 1
     (chosen,) = [b for b in TABLE[OP] if b.name == backend]
     sizes = [16, 48, 96, 128, 320, 768, 1024]
     sizes = [size for size in sizes if chosen.why_not(device, dtype, size=size) is None]

@@ -128,8 +128,8 @@ def test_a_vector_of_zeros_has_scale_zero():
 
 @pytest.mark.parametrize("bits", [2, 4])
 @pytest.mark.parametrize("spread", [0.0, 1e-6, 0.1, 1.0, 1e4])
-def test_integer_tables_never_leave_a_byte(bits, spread):
-    for _ in range(20):
+def test_integer_tables_never_leave_a_byte(bits, spread, thorough):
+    for _ in range(5000 if thorough else 20):
         codec = make(bits, 16, 9, spread)
         rows, weights = codec.rows.int(), codec.weights.int()
         total = rows.max() + weights.max(), rows.min() + weights.min()

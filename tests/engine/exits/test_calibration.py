@@ -62,9 +62,9 @@ def true_recall(margins: Margins, logits: list[np.ndarray]) -> float:
     return float(np.mean(survive))
 
 
-def test_candidates_reach_what_the_rule_lets_them() -> None:
+def test_candidates_reach_what_the_rule_lets_them(thorough: bool) -> None:
     rng = np.random.default_rng(2)
-    for _ in range(100):
+    for _ in range(20_000 if thorough else 100):
         n, columns, top_k = rng.integers(1, 9, 3).tolist()
         logits = rng.integers(-4, 5, (n, columns)).astype(np.float32)
         margins = rng.choice([0.0, 1.0, 3.0, math.inf], columns - 1).tolist()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import tokenizers
 import transformers
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from prompts import check_shared, rows
 from sentence_transformers import CrossEncoder
@@ -374,7 +374,6 @@ def test_a_max_length_that_leaves_nothing() -> None:
     assert layout(source, 5, "left", restore=False).max_length == 5
 
 
-@settings(max_examples=80, deadline=None)
 @given(
     source=st.sampled_from(
         [

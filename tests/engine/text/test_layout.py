@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tokenizers
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import models, normalizers, pre_tokenizers, processors
 
@@ -126,14 +126,12 @@ def check_every_length(
 
 
 @pytest.mark.parametrize("build", BUILDERS)
-@settings(max_examples=40)
 @given(query=TEXTS, document=TEXTS)
 def test_pairs_equal_the_library_at_every_length(build: Builder, query: str, document: str) -> None:
     check_every_length(OURS[build], ORACLES[build], (query, document))
 
 
 @pytest.mark.parametrize("build", BUILDERS)
-@settings(max_examples=40)
 @given(text=TEXTS)
 def test_singles_equal_the_library_at_every_length(build: Builder, text: str) -> None:
     check_every_length(OURS[build], ORACLES[build], (text,))

@@ -4,7 +4,7 @@ import threading
 import numpy as np
 import pytest
 import tokenizers
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from prompts import check_shared, encoder, metaspace, rows
 from tokenizers import models, pre_tokenizers, processors
@@ -176,7 +176,6 @@ def test_an_error_in_the_background_reaches_the_caller(monkeypatch: pytest.Monke
     assert not [t for t in threading.enumerate() if t.name.startswith("packrank")]
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     limit=st.integers(3, 30),
     queries=st.lists(st.text("ab ", max_size=20), min_size=1, max_size=3),

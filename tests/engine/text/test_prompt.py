@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tokenizers
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from prompts import (
     FLAG,
@@ -140,7 +140,6 @@ PIECES = st.lists(
 ).map("".join)
 
 
-@settings(max_examples=400, deadline=None)
 @given(query=PIECES, document=PIECES, task=PIECES)
 def test_real_vocabulary(
     qwen2: tuple[Tokenizer, Encode], query: str, document: str, task: str
@@ -206,7 +205,6 @@ def oracle_body(name: str, query: str) -> str:
     return f"<Instruct>: {QWEN_TASK}{gap}<Query>: {query}{gap}<Document>:"
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     name=st.sampled_from(sorted(TEMPLATES)),
     limit=st.integers(0, 60),

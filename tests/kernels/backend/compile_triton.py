@@ -1,12 +1,13 @@
-"""Compile every Triton kernel in every configuration for an H100 and check the machine code.
+"""Compile every Triton kernel in every configuration for an H100 and check what comes of it.
 
     python tests/kernels/backend/compile_triton.py [module ...]
 
 Needs no GPU. Takes the variants of the given modules, else of all in
-packrank_kernels.backend.triton; prints a JSON object a line and variant (name, registers, spills,
+packrank_kernels.backend.triton; prints a JSON object a line and variant (name, registers, stack,
 shared memory, how many WGMMA instructions). Exit status 1, and a sentence on stderr for each, where
 a variant spills registers, exceeds the shared memory, or ought to use the tensor cores and does
-not.
+not. With --disassemble these are read off the machine code instead of the PTX and ptxas' own word,
+which takes half as long again.
 """
 
 import argparse
@@ -26,9 +27,11 @@ import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+from kept import digest, kept
+
 PACKAGE = "packrank_kernels.backend.triton"
 SHARED_MEMORY = 227 * 1024  # that a block may have on sm_90
-JOBS = 2
+TARGET = 90
 
 
 def cuobjdump():
@@ -67,7 +70,7 @@ def compile_for_hopper(variant):
         {(names.index(name),): [["tt.divisibility", 16]] for name in variant.aligned},
     )
     options = {"num_warps": variant.num_warps, "num_stages": variant.num_stages}
-    return compile_source(source, target=GPUTarget("cuda", 90, 32), options=options)
+    return compile_source(source, target=GPUTarget("cuda", TARGET, 32), options=options)
 
 
 def dump(file, option):
@@ -75,33 +78,55 @@ def dump(file, option):
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
-def examine(module, index):
-    """What the machine code of one variant looks like, and what is wrong with it."""
+def examine(module, index, disassemble, folder):
+    """What one variant compiles to, and what is wrong with it; without fault it is kept."""
     variant = variants(module)[index]
-    found = {"name": variant.name, "module": module.rpartition(".")[2]}
-    found["triton"] = importlib.metadata.version("triton")
+    version = importlib.metadata.version("triton")
+    start = {"name": variant.name, "module": module.rpartition(".")[2], "triton": version}
+    if folder is None:
+        return start | inspect(variant, disassemble)
+    kernel = getattr(variant.kernel, "cache_key", None)  # of its source and all that it calls
+    facts = {name: value for name, value in vars(variant).items() if name != "kernel"}
+    facts["aligned"] = sorted(variant.aligned)
+    key = digest(Path(__file__), version, TARGET, kernel, facts, disassemble)
+    path, found = folder / f"triton-{key}.json", {}
+
+    def make(unfinished):
+        found.update(inspect(variant, disassemble))
+        if not found["failures"]:
+            unfinished.write_text(json.dumps(found))
+
+    try:
+        kept(path, make)
+    except FileNotFoundError:  # failures are not kept
+        return start | found
+    return start | json.loads(path.read_text())
+
+
+def inspect(variant, disassemble):
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # where Triton puts what ptxas refuses
             compiled = compile_for_hopper(variant)
     except Exception as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        return found | {"failures": [f"does not compile: {reason[:300]}"]}
+        return {"failures": [f"does not compile: {reason[:300]}"]}
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(compiled.asm["cubin"])
         file.flush()
         usage = dump(file.name, "-res-usage")
-        registers, stack = re.search(r"\bREG:(\d+) STACK:(\d+)", usage).groups()
-        # Disassembly takes longer than compilation: only where it can tell something. What is
-        # spilled, or indexed in local memory, needs a stack.
-        code = dump(file.name, "-sass") if variant.matrix or int(stack) else ""
-    found |= {
-        "registers": int(registers),
+        registers, stack = map(int, re.search(r"\bREG:(\d+) STACK:(\d+)", usage).groups())
+        # What is spilled, or indexed in local memory, needs a stack.
+        code = dump(file.name, "-sass") if disassemble or stack else ""
+    products = r"\b[HI]GMMA\b" if code else r"\bwgmma\.mma_async\b"
+    found = {
+        "registers": registers,
+        "stack": stack,
         "spills": len(re.findall(r"\b(?:STL|LDL)\b", code)),
         "shared_memory": compiled.metadata.shared,
-        "wgmma": len(re.findall(r"\b[HI]GMMA\b", code)),
+        "wgmma": len(re.findall(products, code or compiled.asm["ptx"])),
     }
     # Registers are handed out eight at a time, and a kilobyte of shared memory is the system's.
-    each = -(-int(registers) // 8) * 8 * 32 * variant.num_warps
+    each = -(-registers // 8) * 8 * 32 * variant.num_warps
     room = min(65536 // each, (SHARED_MEMORY + 1024) // (compiled.metadata.shared + 1024))
     failures = []
     if room < variant.programs:
@@ -118,25 +143,32 @@ def examine(module, index):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("module", nargs="*", help=f"default: all of {PACKAGE}")
-    modules = parser.parse_args().module
+    parser.add_argument("--share", default="0/1", metavar="I/N", help="every Nth, from the Ith on")
+    parser.add_argument("--disassemble", action="store_true", help="read off the machine code")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="what was found, by content")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), metavar="N")
+    args = parser.parse_args()
     os.environ.pop("TRITON_INTERPRET", None)
+    first, step = map(int, args.share.split("/"))
     tasks = [
-        (module, index)
-        for module in modules or modules_with_variants()
-        for index in range(len(variants(module)))
+        (module, index, args.disassemble, args.keep)
+        for module in args.module or modules_with_variants()
+        for index in range(first, len(variants(module)), step)
     ]
     if not tasks:
         sys.exit("compile_triton: the modules have no variants")
     failed = 0
-    with tempfile.TemporaryDirectory() as cache:
+    with tempfile.TemporaryDirectory() as cache, contextlib.ExitStack() as stack:
         os.environ["TRITON_CACHE_DIR"] = cache
-        spawn = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(JOBS, mp_context=spawn) as pool:
-            for found in pool.map(examine, *zip(*tasks, strict=True)):
-                print(json.dumps(found), flush=True)
-                for failure in found["failures"]:
-                    print(f"compile_triton: {found['name']}: {failure}", file=sys.stderr)
-                failed += bool(found["failures"])
+        mapped = map
+        if args.jobs > 1 and len(tasks) > 20:  # a process takes seconds to start
+            spawn = multiprocessing.get_context("spawn")
+            mapped = stack.enter_context(ProcessPoolExecutor(args.jobs, mp_context=spawn)).map
+        for found in mapped(examine, *zip(*tasks, strict=True)):
+            print(json.dumps(found), flush=True)
+            for failure in found["failures"]:
+                print(f"compile_triton: {found['name']}: {failure}", file=sys.stderr)
+            failed += bool(found["failures"])
     if failed:
         sys.exit(f"compile_triton: {failed} of {len(tasks)} variants failed")
 

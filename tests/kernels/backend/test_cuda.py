@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from kept import digest, kept
 
 from packrank_kernels import attention, reference
 from packrank_kernels.backend import cuda
@@ -28,7 +29,7 @@ needs_device = pytest.mark.skipif(
 )
 
 
-def test_the_kernels_are_right_on_a_processor(tmp_path):
+def test_the_kernels_are_right_on_a_processor(compiled_folder):
     """Under sanitizers, threads and copies in random order; see tests/cuda."""
     if platform.machine() != "x86_64":
         pytest.skip("the emulation of a device is written for x86-64")
@@ -38,36 +39,47 @@ def test_the_kernels_are_right_on_a_processor(tmp_path):
         found = subprocess.check_output(["g++", f"-print-file-name={library}"], text=True)
         if not Path(found.strip()).is_absolute():
             pytest.skip(f"needs {library} of g++")
-    program = tmp_path / "driver"
     sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     folders = [f"-I{SOURCES}", f"-I{ROOT / 'tests/cuda'}"]
     warnings = ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
     flags = ["-std=c++17", "-O1", *warnings, *sanitizers, *folders]
     source = str(ROOT / "tests/cuda/driver.cpp")
-    subprocess.run(["g++", *flags, source, "-o", str(program)], check=True)
+    version = subprocess.check_output(["g++", "--version"], text=True)
+    key = digest(version, *flags, SOURCES, ROOT / "tests/cuda")
+    program = kept(
+        compiled_folder / f"attention-{key}",
+        lambda path: subprocess.run(["g++", *flags, source, "-o", str(path)], check=True),
+    )
     result = subprocess.run([str(program)], capture_output=True, text=True)
     assert (result.returncode, result.stdout) == (0, "right\n"), result.stderr
 
 
 @pytest.mark.parametrize("architecture", ["80", "90a"])
-def test_machine_code(architecture, tmp_path):
+def test_machine_code(architecture, compiled_folder, tmp_path):
     """No kernel spills, and none takes more registers than its blocks may have."""
     if NVCC is None:
         pytest.skip("needs nvcc")
     target = f"-gencode=arch=compute_{architecture},code=sm_{architecture}"
     flags = ["-std=c++17", "-O3", target, "-Xptxas", "-v", "-c", "-o", str(tmp_path / "object")]
     source = str(SOURCES / "attention.cu")
-    result = subprocess.run([NVCC, *flags, source], capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    assert "warning" not in result.stderr
+
+    def compile_to(path):
+        result = subprocess.run([NVCC, *flags, source], capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr
+        assert "warning" not in result.stderr
+        path.write_text(result.stderr)
+
+    version = subprocess.check_output([NVCC, "--version"], text=True)
+    key = digest(version, target, SOURCES)
+    report = kept(compiled_folder / f"attention-{key}.txt", compile_to).read_text()
     kernels = re.findall(
         r"Compiling entry function '\w*?(attention_tiles|attention_row)\w*'.*?"
         r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads\n"
         r".*?Used (\d+) registers([^\n]*)",
-        result.stderr,
+        report,
         re.DOTALL,
     )
-    assert len(kernels) == 8, result.stderr
+    assert len(kernels) == 8, report
     for name, stack, stores, loads, registers, rest in kernels:
         print(f"sm_{architecture} {name}: {registers} registers")
         assert (stack, stores, loads) == ("0", "0", "0"), name

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from kept import digest, kept
 
 from packrank_kernels import maxsim, reference
 from packrank_kernels.backend import cuda_maxsim
@@ -54,7 +55,7 @@ def queries_of(lengths, documents):
 
 
 @pytest.fixture(scope="module")
-def emulated(tmp_path_factory):
+def emulated(compiled_folder):
     """emulated(queries, documents, candidates, owners, panel=..., ...): as the kernel scores them.
 
     Under sanitizers, threads, copies and products in random order; see tests/cuda.
@@ -67,13 +68,17 @@ def emulated(tmp_path_factory):
         found = subprocess.check_output(["g++", f"-print-file-name={library}"], text=True)
         if not Path(found.strip()).is_absolute():
             pytest.skip(f"needs {library} of g++")
-    program = tmp_path_factory.mktemp("maxsim") / "driver"
     sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     folders = [f"-I{ROOT / 'csrc/cuda'}", f"-I{ROOT / 'tests/cuda'}"]
     warnings = ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
     flags = ["-std=c++17", "-O0", "-ffp-contract=off", *warnings, *sanitizers, *folders]
     source = str(ROOT / "tests/cuda/maxsim_driver.cpp")
-    subprocess.run(["g++", *flags, source, "-o", str(program)], check=True)
+    version = subprocess.check_output(["g++", "--version"], text=True)
+    key = digest(version, *flags, ROOT / "csrc/cuda", ROOT / "tests/cuda")
+    program = kept(
+        compiled_folder / f"maxsim-{key}",
+        lambda path: subprocess.run(["g++", *flags, source, "-o", str(path)], check=True),
+    )
     seeds = iter(range(1000))
 
     def run(

@@ -34,7 +34,9 @@ if (
     os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", RAYON_NUM_THREADS="1")
     torch.set_num_threads(1)
 
-EXAMPLES = 60  # of a property
+# Of a property. Six mutants of packing, layout and prefixes were found after 4 to 242 examples,
+# in 88 % of 84 runs within 100.
+EXAMPLES = 100
 
 # Sizes that divide by nothing a kernel would like; 40 usable positions (64 of ModernBERT).
 _BERT = {

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from packrank.checkpoint.config_values import ConfigValues, positive
 from packrank.checkpoint.files import field, shown
 from packrank.errors import ModelError
 
@@ -179,7 +180,13 @@ def decoder_activation(raw: dict[str, Any], architecture: str) -> str:
         raw: config.json.
         architecture: a key of `CAUSAL_ARCHITECTURES`.
     """
-    return _Options(raw).activation(CAUSAL_ARCHITECTURES[architecture])
+    config, family = ConfigValues(raw), CAUSAL_ARCHITECTURES[architecture]
+    if family in ("gemma", "gemma2"):
+        usual = "gelu_pytorch_tanh"
+        old = config.field("hidden_act", str, usual) if family == "gemma" else usual
+        name = config.field("hidden_activation", str, old)
+        return usual if name == "gelu" and family == "gemma" else str(name)
+    return str(config.field("hidden_act", str, "silu"))
 
 
 def decoder_pad(raw: dict[str, Any], architecture: str) -> int:
@@ -195,53 +202,35 @@ def decoder_pad(raw: dict[str, Any], architecture: str) -> int:
     return int(field(raw, "pad_token_id", int, usual, _WHERE))
 
 
-class _Options:
-    """config.json, one value at a time; each is checked where it is read."""
-
-    def __init__(self, raw: dict[str, Any]) -> None:
-        self._raw = raw
-
-    def _field(self, key: str, kind: type | tuple[type, ...], default: Any) -> Any:
-        value = field(self._raw, key, kind, default, _WHERE)
-        return default if value is None else value
+class _Options(ConfigValues):
+    """What only decoders say, one value at a time."""
 
     def flag(self, key: str) -> bool:
-        return bool(self._field(key, bool, False))
+        return bool(self.field(key, bool, False))
 
     def size(self, key: str, default: int | None = None) -> int:
-        value = self._field(key, int, default)
+        value = self.field(key, int, default)
         if value is None or value < 1:
             raise ModelError(f"{_WHERE}: {key} is {value}, expected a number of at least 1")
         return int(value)
 
-    def activation(self, family: str) -> str:
-        if family in ("gemma", "gemma2"):
-            usual = "gelu_pytorch_tanh"
-            old = self._field("hidden_act", str, usual) if family == "gemma" else usual
-            name = self._field("hidden_activation", str, old)
-            return usual if name == "gelu" and family == "gemma" else str(name)
-        return str(self._field("hidden_act", str, "silu"))
-
-    def real(self, key: str, default: float) -> float:
-        return _positive(key, self._field(key, float, default))
-
     def cap(self, key: str, default: float) -> float | None:
         """A number; None where the config says null."""
-        if key in self._raw and self._raw[key] is None:
+        if key in self.raw and self.raw[key] is None:
             return None
         return self.real(key, default)
 
     def rope(self) -> Rope:
         """rope_parameters since transformers 5; rope_theta and rope_scaling before."""
-        found = self._field("rope_parameters", dict, None)
-        scaling = self._field("rope_scaling", dict, {})
+        found = self.field("rope_parameters", dict, None)
+        scaling = self.field("rope_scaling", dict, {})
         if found is not None and scaling and not scaling.items() <= found.items():
             raise ModelError(
                 f"{_WHERE}: rope_scaling {shown(scaling)} and rope_parameters {shown(found)} do "
                 "not say the same; remove one"
             )
         if found is None:
-            found = {"rope_theta": self._field("rope_theta", float, 10_000.0)} | scaling
+            found = {"rope_theta": self.field("rope_theta", float, 10_000.0)} | scaling
         kind = found.get("rope_type", found.get("type", "default"))
         # MiniCPM's rope_scaling of null and transformers' "default" are one.
         known = {"default": (), "linear": ("factor",), "llama3": _LLAMA3}
@@ -250,20 +239,20 @@ class _Options:
         if nested or partial or kind not in list(known):
             raise ModelError(f"{_WHERE}: rope scaling {shown(found)} is not supported")
         where = f"{_WHERE}: rope_parameters"
-        theta = field(found, "rope_theta", float, self._field("rope_theta", float, 1e4), where)
-        values = {"theta": _positive("rope_theta", theta)}
+        theta = field(found, "rope_theta", float, self.field("rope_theta", float, 1e4), where)
+        values = {"theta": positive("rope_theta", theta)}
         for key in known[kind]:
             value = field(found, key, float, None, where)
             if value is None and key == "original_max_position_embeddings":
                 value = float(self.size("max_position_embeddings"))
             if value is None:
                 raise ModelError(f"{where} has no {key}, which rope_type {kind!r} needs")
-            values[_ROPE_NAMES[key]] = _positive(key, value)
+            values[_ROPE_NAMES[key]] = positive(key, value)
         return Rope(kind=kind, **values)
 
     def windows(self, family: str, layers: int) -> tuple[int | None, ...]:
-        width = self._field("sliding_window", int, None)
-        if family == "mistral" and "sliding_window" not in self._raw:
+        width = self.field("sliding_window", int, None)
+        if family == "mistral" and "sliding_window" not in self.raw:
             width = 4096
         if family == "gemma2" and width is None:
             width = 4096
@@ -278,9 +267,9 @@ class _Options:
         if width < 1:
             raise ModelError(f"{_WHERE}: sliding_window is {width}, expected at least 1")
         # Of Mistral transformers ignores layer_types: all its layers slide.
-        kinds = None if family == "mistral" else self._field("layer_types", list, None)
+        kinds = None if family == "mistral" else self.field("layer_types", list, None)
         if kinds is None:
-            first = self._field("max_window_layers", int, 28)
+            first = self.field("max_window_layers", int, 28)
             slides = {
                 "mistral": [True] * layers,
                 "gemma2": [i % 2 == 0 for i in range(layers)],
@@ -294,13 +283,13 @@ class _Options:
         return tuple(width - 1 if kind == names[1] else None for kind in kinds)
 
     def exits(self, layers: int) -> dict[str, Any]:
-        kind = self._field("head_type", str, "simple")
+        kind = self.field("head_type", str, "simple")
         if kind != "simple":
             raise ModelError(
                 f"{_WHERE}: head_type {kind!r} is not supported; there is 'simple', a score a layer"
             )
-        if self._raw.get("layer_wise", True) is not True:
-            raise ModelError(f"{_WHERE}: layer_wise is {shown(self._raw['layer_wise'])}, not true")
+        if self.raw.get("layer_wise", True) is not True:
+            raise ModelError(f"{_WHERE}: layer_wise is {shown(self.raw['layer_wise'])}, not true")
         first, step = self.size("start_layer", 8), self.size("layer_sep", 1)
         if first > layers or (layers - first) % step:
             raise ModelError(
@@ -309,15 +298,9 @@ class _Options:
         return {
             "first_exit": first,
             "exit_step": step,
-            "one_exit_head": self._raw.get("head_multi", True) is False,
+            "one_exit_head": self.raw.get("head_multi", True) is False,
         }
 
 
 _LLAMA3 = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
 _ROPE_NAMES = dict(zip(_LLAMA3, ("factor", "low", "high", "original"), strict=True))
-
-
-def _positive(key: str, value: float) -> float:
-    if not math.isfinite(value) or value <= 0:
-        raise ModelError(f"{_WHERE}: {key} is {value}, expected a positive number")
-    return float(value)

@@ -1,9 +1,8 @@
 """What a model folder says about itself: config.json as one checked, frozen object."""
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from packrank.checkpoint.causal_config import (
     CAUSAL_ARCHITECTURES,
@@ -14,7 +13,13 @@ from packrank.checkpoint.causal_config import (
     decoder_pad,
     read_decoder,
 )
+from packrank.checkpoint.config_values import ConfigValues, known_activation
 from packrank.checkpoint.files import field, read_object, shown
+from packrank.checkpoint.modernbert_config import (
+    ModernBertOptions,
+    modernbert_pooling,
+    read_modernbert,
+)
 from packrank.errors import ModelError
 
 Activation = Literal["identity", "sigmoid", "normalized"]
@@ -40,21 +45,6 @@ ARCHITECTURES: dict[str, str] = {
 } | {"HF_ColBERT": "bert"}
 ARCHITECTURES |= dict.fromkeys(CAUSAL_ARCHITECTURES, "causal")
 
-# transformers' names of activations -> the kernels'. All of gelu_tanh's are one formula.
-_ACTIVATIONS = {
-    "gelu": "gelu",
-    "gelu_python": "gelu",
-    "gelu_new": "gelu_tanh",
-    "gelu_fast": "gelu_tanh",
-    "gelu_accurate": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "gelu_python_tanh": "gelu_tanh",
-    "relu": "relu",
-    "silu": "silu",
-    "swish": "silu",
-    "tanh": "tanh",
-}
-
 # Where a family spells a size otherwise than BERT does.
 _SPELLINGS = {
     "distilbert": {
@@ -67,37 +57,6 @@ _SPELLINGS = {
     "modernbert": {"hidden_act": "hidden_activation", "layer_norm_eps": "norm_eps"},
 }
 _PAD_TOKEN_IDS = {"roberta": 1, "modernbert": 50283}
-
-
-@dataclass(frozen=True)
-class LayerAttention:
-    """How one ModernBERT layer attends.
-
-    Attributes:
-        theta: base of the rotary frequencies.
-        window: a key is visible up to this distance, inclusive; None: every key is.
-    """
-
-    theta: float
-    window: int | None
-
-
-@dataclass(frozen=True)
-class ModernBertOptions:
-    """What only ModernBERT's config says.
-
-    Attributes:
-        attention: one entry a layer.
-        head_activation: a key of the kernels' activations.
-        norm_bias: whether LayerNorms have a bias; likewise for attention, MLP and head.dense.
-    """
-
-    attention: tuple[LayerAttention, ...]
-    head_activation: str
-    norm_bias: bool
-    attention_bias: bool
-    mlp_bias: bool
-    classifier_bias: bool
 
 
 @dataclass(frozen=True)
@@ -203,22 +162,18 @@ def load_config(folder: Path) -> ModelConfig:
         ),
         pad_token_id=config.number("pad_token_id", _PAD_TOKEN_IDS.get(family, 0)),
         num_labels=num_labels,
-        pooling=config.pooling() if family == "modernbert" else "cls",
+        pooling=modernbert_pooling(config) if family == "modernbert" else "cls",
         default_activation=config.default_activation(num_labels),
         inner_exits=config.inner_exits(family),
-        modernbert=config.modernbert() if family == "modernbert" else None,
+        modernbert=read_modernbert(config) if family == "modernbert" else None,
     )
 
 
-class _Reader:
-    """config.json, one value at a time; each is checked where it is read."""
-
-    def __init__(self, raw: dict[str, Any]) -> None:
-        self._raw = raw
-        self.spelling: dict[str, str] = {}
+class _Reader(ConfigValues):
+    """What a model says of its architecture, its sizes and its scores."""
 
     def architecture(self) -> str:
-        names = self._field("architectures", list, None)
+        names = self.field("architectures", list, None)
         name = names[0] if names else None
         if not isinstance(name, str) or name not in ARCHITECTURES:
             families = ", ".join([*_FAMILIES, *CAUSAL_FAMILIES])
@@ -228,17 +183,17 @@ class _Reader:
                 f"{{{families}}}{_CLASSIFIER}, plain encoders ({', '.join(_BODIES)}), decoders "
                 f"(ForCausalLM) and {', '.join(LAYERWISE)}"
             )
-        if self._raw.get("use_flash_attn") is not None or "xlm-roberta-flash" in str(
-            self._raw.get("auto_map")
+        if self.raw.get("use_flash_attn") is not None or "xlm-roberta-flash" in str(
+            self.raw.get("auto_map")
         ):
             raise ModelError(
                 f"this {name} is in the xlm-roberta-flash layout (jina-reranker-v2), which is not "
                 "supported; convert it to the layout of transformers' own XLM-RoBERTa"
             )
-        position_type = self._raw.get("position_embedding_type", "absolute")
+        position_type = self.raw.get("position_embedding_type", "absolute")
         if position_type != "absolute":
             raise ModelError(f"position_embedding_type {position_type!r} is not supported")
-        if self._field("is_decoder", bool, False):
+        if self.field("is_decoder", bool, False):
             raise ModelError(f"this {name} is a decoder (is_decoder), which is not supported")
         return name
 
@@ -255,59 +210,29 @@ class _Reader:
             num_heads=self.size("num_attention_heads"),
             intermediate_size=self.size("intermediate_size"),
             norm_eps=self.real("rms_norm_eps", 1e-6),
-            activation=_activation(
-                "the MLP's activation", decoder_activation(self._raw, architecture)
+            activation=known_activation(
+                "the MLP's activation", decoder_activation(self.raw, architecture)
             ),
             max_position_embeddings=self.size("max_position_embeddings"),
             type_vocab_size=0,
-            pad_token_id=decoder_pad(self._raw, architecture),
+            pad_token_id=decoder_pad(self.raw, architecture),
             num_labels=num_labels,
             pooling="last",
             default_activation=self.default_activation(num_labels),
-            decoder=read_decoder(self._raw, architecture),
+            decoder=read_decoder(self.raw, architecture),
         )
-
-    def _field(self, key: str, kind: type | tuple[type, ...], default: Any) -> Any:
-        return field(self._raw, key, kind, default, "config.json")
-
-    def number(self, field: str, default: int | None = None) -> int:
-        key = self.spelling.get(field, field)
-        value = self._field(key, int, default)
-        if value is None or value < 0:
-            raise ModelError(f"config.json: {key} is {value}, expected a whole number")
-        return int(value)
-
-    def size(self, field: str, default: int | None = None) -> int:
-        value = self.number(field, default)
-        if value == 0:
-            raise ModelError(f"config.json: {self.spelling.get(field, field)} is 0")
-        return value
-
-    def real(self, field: str, default: float) -> float:
-        key = self.spelling.get(field, field)
-        return _positive(key, self._field(key, float, default))
 
     def norm_eps(self, family: str) -> float:
         if family == "distilbert":
             return 1e-12
         return self.real("layer_norm_eps", 1e-5 if family == "modernbert" else 1e-12)
 
-    def activation(self, field: str) -> str:
-        key = self.spelling.get(field, field)
-        return _activation(key, self._field(key, str, "gelu"))
-
     def num_labels(self) -> int:
-        labels = self._field("id2label", dict, None)
+        labels = self.field("id2label", dict, None)
         return len(labels) if labels else self.size("num_labels", 2)
 
-    def pooling(self) -> Pooling:
-        pooling = self._field("classifier_pooling", str, "cls")
-        if pooling not in ("cls", "mean"):
-            raise ModelError(f"config.json: classifier_pooling {pooling!r} is neither cls nor mean")
-        return "mean" if pooling == "mean" else "cls"
-
     def inner_exits(self, family: str) -> tuple[int, ...]:
-        layers, count = self._field("exit_layers", list, []), self.size("num_hidden_layers")
+        layers, count = self.field("exit_layers", list, []), self.size("num_hidden_layers")
         known = all(type(layer) is int and 0 < layer < count for layer in layers)
         if not known or layers != sorted(set(layers)):
             raise ModelError(
@@ -318,55 +243,13 @@ class _Reader:
             raise ModelError("config.json: exit_layers are not supported in ModernBERT")
         return tuple(layers)
 
-    def modernbert(self) -> ModernBertOptions:
-        return ModernBertOptions(
-            attention=self._layer_attention(),
-            head_activation=self.activation("classifier_activation"),
-            norm_bias=self._field("norm_bias", bool, False),
-            attention_bias=self._field("attention_bias", bool, False),
-            mlp_bias=self._field("mlp_bias", bool, False),
-            classifier_bias=self._field("classifier_bias", bool, False),
-        )
-
-    def _layer_attention(self) -> tuple[LayerAttention, ...]:
-        full_theta = self._theta("full_attention", "global_rope_theta", 160_000.0)
-        # A null, as transformers 4 read it: what the full layers have.
-        default = 10_000.0 if self._raw.get("local_rope_theta", 0) is not None else full_theta
-        full = LayerAttention(full_theta, None)
-        sliding = LayerAttention(
-            self._theta("sliding_attention", "local_rope_theta", default),
-            self.number("local_attention", 128) // 2,
-        )
-        num_layers = self.size("num_hidden_layers")
-        kinds = self._field("layer_types", list, None)
-        if kinds is None:
-            every = self.size("global_attn_every_n_layers", 3)
-            return tuple(sliding if i % every else full for i in range(num_layers))
-        by_name = {"full_attention": full, "sliding_attention": sliding}
-        if len(kinds) != num_layers or not all(kind in list(by_name) for kind in kinds):
-            raise ModelError(
-                f"config.json: layer_types is {shown(kinds)}, "
-                f"expected {num_layers} of {list(by_name)}"
-            )
-        return tuple(by_name[kind] for kind in kinds)
-
-    def _theta(self, kind: str, old_key: str, default: float) -> float:
-        """The rotary base of a kind of layer: rope_parameters since transformers 5, else a key."""
-        by_kind = self._field("rope_parameters", dict, {})
-        parameters = field(by_kind, kind, dict, {}, "config.json: rope_parameters")
-        scaling = self._raw.get("rope_scaling")
-        if scaling is not None or parameters.get("rope_type", "default") != "default":
-            raise ModelError(f"config.json: rope scaling {scaling or parameters} is not supported")
-        theta = field(parameters, "rope_theta", float, None, "config.json")
-        return self.real(old_key, default) if theta is None else _positive("rope_theta", theta)
-
     def default_activation(self, num_labels: int) -> Activation:
         """sentence-transformers' rule: a key of its own, else an older one, else by the labels."""
-        nested = self._field("sentence_transformers", dict, {})
+        nested = self.field("sentence_transformers", dict, {})
         if "activation_fn" in nested:
             path = field(nested, "activation_fn", str, None, "config.json: sentence_transformers")
         else:
-            path = self._field("sbert_ce_default_activation_function", str, None)
+            path = self.field("sbert_ce_default_activation_function", str, None)
         return activation_named(path) or ("sigmoid" if num_labels == 1 else "identity")
 
 
@@ -384,17 +267,3 @@ def activation_named(path: str | None) -> Activation | None:
     if name == "Identity":
         return "identity"
     raise ModelError(f"activation_fn {shown(path)} is not supported; there are Sigmoid, Identity")
-
-
-def _activation(key: str, name: str) -> str:
-    if name not in _ACTIVATIONS:
-        raise ModelError(
-            f"config.json: {key} {name!r} is not supported; there are {', '.join(_ACTIVATIONS)}"
-        )
-    return _ACTIVATIONS[name]
-
-
-def _positive(key: str, value: float) -> float:
-    if not math.isfinite(value) or value <= 0:
-        raise ModelError(f"config.json: {key} is {value}, expected a positive number")
-    return float(value)

@@ -2,7 +2,8 @@
 
 from torch import Tensor
 
-from packrank.checkpoint.config import LayerAttention, ModelConfig, ModernBertOptions
+from packrank.checkpoint.config import ModelConfig
+from packrank.checkpoint.modernbert_config import LayerAttention, ModernBertOptions
 from packrank.models.base import Inputs, Model, Parameters
 from packrank.models.layers import (
     MLP,

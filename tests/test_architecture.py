@@ -75,7 +75,7 @@ def test_kernels_know_tensors_only(path: Path) -> None:
 
 
 # Packages that are looked for when they are needed, by the one file that does.
-OPTIONAL = {"text/tokenizer.py": "transformers", "stores/codec_training.py": "faiss"}
+OPTIONAL = {"checkpoint/tokenizer_files.py": "transformers", "stores/codec_training.py": "faiss"}
 
 
 @pytest.mark.parametrize("path", ENGINE_FILES, ids=name_of)

@@ -1,7 +1,6 @@
 """Texts to sequences: each text tokenized once, pairs joined from ids, truncation on ids."""
 
 import itertools
-import math
 from collections import abc
 from pathlib import Path
 from typing import Any, TypeVar
@@ -9,10 +8,15 @@ from typing import Any, TypeVar
 import numpy as np
 import tokenizers
 from numpy.typing import NDArray
-from tokenizers import models, normalizers, pre_tokenizers, processors
 
 from packrank.arguments import check_text
-from packrank.checkpoint.files import field, read_object
+from packrank.checkpoint.tokenizer_files import (
+    has_token_types,
+    length_limit,
+    load_tokenizer,
+    special_token_id,
+    truncation_side,
+)
 from packrank.errors import InputError, ModelError
 from packrank.request import Int32, Pack, Sequence
 from packrank.text.layout import Layout, Truncation
@@ -24,24 +28,6 @@ __all__ = ["Tokenizer", "Truncation", "batches"]
 # worst of which are a token each, 150 MB. It is enough to feed every core.
 _TEXTS_AT_ONCE = 1024
 _CHARACTERS_AT_ONCE = 1_000_000
-
-_CONFIG = "tokenizer_config.json"
-
-# Some tokenizer_config.json files write "no limit" as 10**30.
-_NO_LIMIT = 10**9
-
-# WordPiece over a BERT normalizer, laid out [CLS] A [SEP] B [SEP].
-_BERT_CLASSES = ("BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer")
-
-# What a special token is called where no file says.
-_USUAL_NAMES = {
-    "bos": ("<bos>", "<s>"),
-    "cls": ("[CLS]", "<s>"),
-    "sep": ("[SEP]", "</s>"),
-    "pad": ("[PAD]", "<pad>"),
-    "mask": ("[MASK]", "<mask>"),
-    "unk": ("[UNK]", "<unk>"),
-}
 
 _Item = TypeVar("_Item")
 
@@ -73,29 +59,23 @@ class Tokenizer:
             ModelError: the tokenizer cannot lay out a pair, or a setting makes no sense.
         """
         config = config or {}
-        stored = backend.truncation or {}
-        side = _field(config, "truncation_side", str) or stored.get("direction") or "right"
-        if side not in ("left", "right"):
-            raise ModelError(f"truncation_side is {side!r}, expected 'left' or 'right'")
+        self.keeps_end = truncation_side(backend, config) == "left"
         backend.no_truncation()
         backend.no_padding()
         example = _example(backend)
         self._backend = backend
-        self.keeps_end = side == "left"
         self._single = Layout.of(backend, example)
         self._pair = Layout.of(backend, example, example)
-        if "token_type_ids" not in (
-            _field(config, "model_input_names", list) or ["token_type_ids"]
-        ):
+        if not has_token_types(config):
             self._single = self._single.without_token_types()
             self._pair = self._pair.without_token_types()
-        self.model_max_length = _max_length(config)
-        self.cls_token_id = self._special("cls", config)
-        self.bos_token_id = self._special("bos", config)
-        self.sep_token_id = self._special("sep", config)
-        self.pad_token_id = self._special("pad", config)
-        self.mask_token_id = self._special("mask", config)
-        self.unk_token_id = self._special("unk", config)
+        self.model_max_length = length_limit(config)
+        self.cls_token_id = special_token_id(backend, "cls", config)
+        self.bos_token_id = special_token_id(backend, "bos", config)
+        self.sep_token_id = special_token_id(backend, "sep", config)
+        self.pad_token_id = special_token_id(backend, "pad", config)
+        self.mask_token_id = special_token_id(backend, "mask", config)
+        self.unk_token_id = special_token_id(backend, "unk", config)
 
     @classmethod
     def from_folder(cls, folder: Path) -> "Tokenizer":
@@ -108,11 +88,7 @@ class Tokenizer:
         Raises:
             ModelError: there is no tokenizer, or it cannot be read.
         """
-        config: dict[str, Any] = {}
-        for name in ("special_tokens_map.json", _CONFIG):
-            if (folder / name).is_file():
-                config |= read_object(folder / name)
-        return cls(_load(folder, config), config)
+        return cls(*load_tokenizer(folder))
 
     @property
     def vocab_size(self) -> int:
@@ -255,15 +231,6 @@ class Tokenizer:
         nothing = np.zeros(0, dtype=np.int32)
         return layout.join(np.concatenate([nothing, *texts]), starts, lengths, causal), failures
 
-    def _special(self, role: str, config: dict[str, Any]) -> int | None:
-        if f"{role}_token" in config:  # null says that there is none
-            token = _special_token(config, role)
-            return None if token is None else self.token_id(token)
-        # Only among added special tokens: "[CLS]" may be plain text in another vocabulary.
-        added = self._backend.get_added_tokens_decoder()
-        known = {entry.content: token_id for token_id, entry in added.items() if entry.special}
-        return next((known[name] for name in _USUAL_NAMES[role] if name in known), None)
-
 
 def batches(
     items: abc.Sequence[_Item], size: abc.Callable[[_Item], int], most: int, most_size: int
@@ -280,120 +247,9 @@ def batches(
         yield items[start:]
 
 
-def _load(folder: Path, config: dict[str, Any]) -> tokenizers.Tokenizer:
-    name = (_field(config, "tokenizer_class", str) or "BertTokenizer").removesuffix("Fast")
-    bert = name in _BERT_CLASSES
-    if (folder / "tokenizer.json").is_file():
-        backend = _from_json(folder / "tokenizer.json")
-        if bert and isinstance(backend.normalizer, normalizers.BertNormalizer):
-            backend.normalizer = _bert_normalizer(config, backend.normalizer)
-        return backend
-    if bert and (folder / "vocab.txt").is_file():
-        return _from_vocab(folder / "vocab.txt", config)
-    if any(itertools.chain(folder.glob("vocab.*"), folder.glob("*.model"))):
-        return _from_transformers(folder)
-    raise ModelError(
-        f"{folder} has no tokenizer: expected tokenizer.json, or vocab.txt of a BERT WordPiece"
-    )
-
-
-def _from_json(path: Path) -> tokenizers.Tokenizer:
-    try:
-        return tokenizers.Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises bare Exception
-        raise ModelError(f"{path} cannot be read as a tokenizer: {_line(error)}") from error
-
-
-def _from_vocab(path: Path, config: dict[str, Any]) -> tokenizers.Tokenizer:
-    """BERT WordPiece, as transformers' BertTokenizer builds it from the same files."""
-    try:
-        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-    except UnicodeDecodeError as error:
-        raise ModelError(f"{path} cannot be read as a vocabulary: {error}") from error
-    vocab = {token: token_id for token_id, token in enumerate(lines)}
-    special = {
-        role: _special_token(config, role) or names[0] for role, names in _USUAL_NAMES.items()
-    }
-    missing = [special[role] for role in ("cls", "sep", "unk") if special[role] not in vocab]
-    if missing:
-        raise ModelError(f"{path} is not a BERT vocabulary: it lacks {', '.join(missing)}")
-    backend = tokenizers.Tokenizer(models.WordPiece(vocab, unk_token=special["unk"]))
-    backend.normalizer = _bert_normalizer(config, normalizers.BertNormalizer())
-    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    cls, sep = special["cls"], special["sep"]
-    backend.post_processor = processors.BertProcessing((sep, vocab[sep]), (cls, vocab[cls]))
-    backend.add_special_tokens([token for token in special.values() if token in vocab])
-    return backend
-
-
-def _bert_normalizer(
-    config: dict[str, Any], stored: normalizers.BertNormalizer
-) -> normalizers.BertNormalizer:
-    """A stored normalizer in which what tokenizer_config.json says has the last word."""
-    return normalizers.BertNormalizer(
-        clean_text=stored.clean_text,
-        handle_chinese_chars=_flag(config, "tokenize_chinese_chars", stored.handle_chinese_chars),
-        strip_accents=_field(config, "strip_accents", bool)
-        if "strip_accents" in config
-        else stored.strip_accents,
-        lowercase=_flag(config, "do_lower_case", stored.lowercase),
-    )
-
-
-def _from_transformers(folder: Path) -> tokenizers.Tokenizer:
-    advice = "save the tokenizer as tokenizer.json with transformers' save_pretrained"
-    try:
-        from transformers import AutoTokenizer
-    except ImportError:
-        raise ModelError(
-            f"{folder} has no tokenizer.json, and transformers, which might convert what it has, "
-            f"is not installed; install it, or {advice}"
-        ) from None
-    try:
-        wrapper = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-        return tokenizers.Tokenizer.from_str(wrapper.backend_tokenizer.to_str())
-    except Exception as error:  # whatever the tokenizer classes of another library raise
-        raise ModelError(
-            f"{folder} has no tokenizer.json, and transformers cannot convert what it has "
-            f"({_line(error)}); {advice}"
-        ) from error
-
-
 def _example(backend: tokenizers.Tokenizer) -> str:
     """A text of at least one token."""
     for text in itertools.chain(("a", "1"), backend.get_vocab()):
         if backend.encode(text, add_special_tokens=False).ids:
             return text
     raise ModelError("the tokenizer has no token for any text")
-
-
-def _max_length(config: dict[str, Any]) -> int | None:
-    limit = _field(config, "model_max_length", float)
-    if limit is None:
-        limit = _field(config, "max_len", float)
-    if limit is None or limit > _NO_LIMIT:
-        return None
-    if math.isnan(limit) or limit < 1:
-        raise ModelError(f"{_CONFIG}: model_max_length is {limit}, expected a positive number")
-    return int(limit)
-
-
-def _special_token(config: dict[str, Any], role: str) -> str | None:
-    """The text of a special token, which the files spell as a string or an object."""
-    name = f"{role}_token"
-    token = _field(config, name, (str, dict))
-    if isinstance(token, dict):
-        token = field(token, "content", str, None, f"{_CONFIG}: {name}")
-    return None if token is None else str(token)
-
-
-def _field(config: dict[str, Any], name: str, kind: type | tuple[type, ...]) -> Any:
-    return field(config, name, kind, None, _CONFIG)
-
-
-def _flag(config: dict[str, Any], name: str, default: bool) -> bool:
-    return bool(field(config, name, bool, default, _CONFIG))
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())

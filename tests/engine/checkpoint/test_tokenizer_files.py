@@ -1,0 +1,186 @@
+"""A tokenizer from every kind of file, and a sentence for what cannot be read."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from packrank.checkpoint.tokenizer_files import load_tokenizer
+from packrank.errors import ModelError
+from packrank.text.tokenizer import Tokenizer
+
+
+def write(folder: Path, name: str, content: object) -> None:
+    (folder / name).write_text(
+        content if isinstance(content, str) else json.dumps(content), "utf-8"
+    )
+
+
+def convert(folder: Path) -> None:
+    """tokenizer.json in place of vocab.txt."""
+    backend, _ = load_tokenizer(folder)
+    backend.save(str(folder / "tokenizer.json"))
+    (folder / "vocab.txt").unlink()
+
+
+def pair_ids(tokenizer: Tokenizer, query: str, document: str) -> list[int]:
+    return tokenizer.pair(*tokenizer.encode([query, document]), None, "off").token_ids.tolist()
+
+
+def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="has no tokenizer: expected tokenizer"):
+        Tokenizer.from_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("truncation_side", ["left"]),
+        ("model_input_names", "token_type_ids"),
+        ("model_max_length", "long"),
+        ("model_max_length", True),
+        ("model_max_length", float("nan")),
+        ("model_max_length", 0),
+        ("model_max_length", -1),
+        ("max_len", [512]),
+        ("tokenizer_class", ["BertTokenizer"]),
+        ("tokenize_chinese_chars", "no"),
+        ("strip_accents", 1),
+        ("do_lower_case", "false"),
+        ("cls_token", 3),
+        ("sep_token", ["[SEP]"]),
+        ("pad_token", {"content": 3}),
+        ("mask_token", True),
+        ("unk_token", {"content": ["[UNK]"]}),
+    ],
+)
+@pytest.mark.parametrize("source", ["tokenizer.json", "vocab.txt"])
+def test_every_key_of_the_wrong_type_is_named(
+    tmp_path: Path, key: str, value: object, source: str
+) -> None:
+    write(tmp_path, "vocab.txt", "\n".join(BERT_VOCAB))
+    if source == "tokenizer.json":
+        convert(tmp_path)
+    write(tmp_path, "tokenizer_config.json", {key: value})
+    with pytest.raises(ModelError, match=rf"tokenizer_config\.json: {key}.* is .*, expec") as info:
+        Tokenizer.from_folder(tmp_path)
+    assert "\n" not in str(info.value)
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"version": "1.0"}'])
+def test_a_broken_tokenizer_file_is_refused_by_name(tmp_path: Path, content: str) -> None:
+    write(tmp_path, "tokenizer.json", content)
+    with pytest.raises(
+        ModelError, match=r"tokenizer\.json cannot be read as a tokenizer: "
+    ) as info:
+        Tokenizer.from_folder(tmp_path)
+    assert "\n" not in str(info.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("{", "cannot be read as JSON"), ("[]", "holds a list, expected a JSON obj")],
+)
+def test_a_broken_config_is_refused_by_name(tmp_path: Path, content: str, message: str) -> None:
+    write(tmp_path, "vocab.txt", "\n".join(BERT_VOCAB))
+    convert(tmp_path)
+    write(tmp_path, "tokenizer_config.json", content)
+    with pytest.raises(ModelError, match=rf"tokenizer_config\.json {message}"):
+        Tokenizer.from_folder(tmp_path)
+
+
+BERT_CONFIGS: list[dict[str, object]] = [
+    {},
+    {"do_lower_case": False},
+    {"do_lower_case": False, "strip_accents": True, "tokenizer_class": "BertTokenizer"},
+    {"strip_accents": False, "tokenize_chinese_chars": False, "mask_token": "[M]"},
+]
+BERT_TEXTS = ["Ab É [SEP] a漢b", "É", "é e\u0301 ABC", "[M] [MASK]", ""]
+BERT_VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[M]", *"abceéABCEÉ漢", "##b", "##漢"]
+
+
+@pytest.mark.parametrize("config", BERT_CONFIGS)
+def test_a_bert_vocabulary_alone_equals_transformers(
+    tmp_path: Path, config: dict[str, object]
+) -> None:
+    from transformers import BertTokenizer
+
+    write(tmp_path, "vocab.txt", "\n".join(BERT_VOCAB) + "\n")
+    write(tmp_path, "tokenizer_config.json", config)
+    ours = Tokenizer.from_folder(tmp_path)
+    oracle = BertTokenizer.from_pretrained(str(tmp_path)).backend_tokenizer
+    for query, document in zip(BERT_TEXTS, BERT_TEXTS[::-1], strict=True):
+        assert pair_ids(ours, query, document) == oracle.encode(query, document).ids
+
+
+@pytest.mark.parametrize("config", BERT_CONFIGS)
+def test_the_config_overrules_the_normalizer_in_the_file(
+    tmp_path: Path, config: dict[str, object]
+) -> None:
+    write(tmp_path, "vocab.txt", "\n".join(BERT_VOCAB))
+    write(tmp_path, "tokenizer_config.json", config)
+    from_vocab = Tokenizer.from_folder(tmp_path)
+    write(tmp_path, "tokenizer_config.json", {})
+    convert(tmp_path)
+    write(tmp_path, "tokenizer_config.json", config)
+    overruled = Tokenizer.from_folder(tmp_path)
+    texts = BERT_TEXTS[:3]
+    for ours, theirs in zip(overruled.encode(texts), from_vocab.encode(texts), strict=True):
+        assert ours.tolist() == theirs.tolist()
+
+
+def test_a_vocabulary_without_special_tokens_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, "vocab.txt", "a\nb\n[SEP]")
+    with pytest.raises(ModelError, match=r"is not a BERT vocabulary: it lacks \[CLS\], \[UNK\]"):
+        Tokenizer.from_folder(tmp_path)
+
+
+def test_a_vocabulary_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "vocab.txt").write_bytes(b"\xff\xfe")
+    with pytest.raises(ModelError, match=r"vocab\.txt cannot be read as a vocabulary"):
+        Tokenizer.from_folder(tmp_path)
+
+
+@pytest.fixture
+def roberta_files(tmp_path: Path) -> Path:
+    """A folder as RoBERTa's were before tokenizer.json."""
+    pieces = ["<s>", "<pad>", "</s>", "<unk>", *"abc", "Ġ", "ab", "Ġa"]
+    write(tmp_path, "vocab.json", {piece: i for i, piece in enumerate(pieces)})
+    write(tmp_path, "merges.txt", "#version: 0.2\na b\nĠ a\n")
+    write(tmp_path, "tokenizer_config.json", {"tokenizer_class": "RobertaTokenizer"})
+    write(tmp_path, "config.json", {"model_type": "roberta"})
+    return tmp_path
+
+
+def test_what_only_transformers_can_read_is_converted(roberta_files: Path) -> None:
+    ours = Tokenizer.from_folder(roberta_files)
+    assert pair_ids(ours, "ab", "c a") == [0, 8, 2, 2, 6, 9, 2]
+
+
+def test_without_transformers_the_error_says_what_to_do(
+    roberta_files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(ModelError, match="transformers, which might convert what it has, is not"):
+        Tokenizer.from_folder(roberta_files)
+
+
+def test_what_transformers_cannot_convert_either_is_refused(roberta_files: Path) -> None:
+    write(roberta_files, "vocab.json", "{")
+    with pytest.raises(ModelError, match="transformers cannot convert what it has") as info:
+        Tokenizer.from_folder(roberta_files)
+    assert "\n" not in str(info.value)
+
+
+def test_the_vocabulary_file_equals_the_tokenizer_file(
+    data_dir: Path, awkward_strings: Callable[[str], list[str]], tmp_path: Path
+) -> None:
+    source = data_dir / "tokenizers/bert-uncased"
+    for name in ("vocab.txt", "tokenizer_config.json"):
+        (tmp_path / name).write_bytes((source / name).read_bytes())
+    texts = awkward_strings("bert-bge")
+    built, saved = Tokenizer.from_folder(tmp_path), Tokenizer.from_folder(source)
+    for left, right in zip(built.encode(texts), saved.encode(texts), strict=True):
+        assert left.tolist() == right.tolist()

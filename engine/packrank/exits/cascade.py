@@ -10,16 +10,15 @@ tokens alone and, if it is to go on, runs its layers once more. So memory follow
 not the number of candidates.
 """
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
-from itertools import groupby
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from packrank.exits.candidates import Candidate, Query, Queue, joined
 from packrank.models.staged import StagedModel, State
 from packrank.request import Int32, Pack
 from packrank.runtime.scheduler import packed_tokens
@@ -51,82 +50,6 @@ class Settled:
     failures: dict[int, str]
 
 
-@dataclass(eq=False)
-class _Candidate:
-    """One sequence on its way."""
-
-    query: "_Query"
-    place: int
-    pack: Pack  # which holds its tokens, as sequence `row`
-    row: int
-    prefix: int  # number of its prefix; equal numbers, equal prefixes
-    shared: int  # tokens of the prefix
-    tokens: int  # its other tokens, as far as they are left
-    state: State | None = None  # what it keeps, as sequence `at`
-    at: int = 0
-    held: int = 0  # tokens that it keeps
-    logit: float = float("nan")
-    num_layers: int = 0
-
-    @property
-    def length(self) -> int:
-        """Its tokens, those of the prefix included."""
-        return self.shared + self.tokens
-
-    @property
-    def own(self) -> int:
-        """Its tokens before any layer, those of the prefix not included."""
-        cu_seqlens = self.pack.cu_seqlens
-        return int(cu_seqlens[self.row + 1] - cu_seqlens[self.row]) - self.shared
-
-
-@dataclass(eq=False)
-class _Query:
-    """The candidates of one query."""
-
-    number: int
-    candidates: list[_Candidate] = field(default_factory=list)
-    running: dict[int, _Candidate] = field(default_factory=dict)  # by place
-    waiting: int = 0  # of `running`, those that have not reached the exit where they meet
-    is_whole: bool = False
-    failures: dict[int, str] = field(default_factory=dict)
-
-
-class _Queue:
-    """Candidates that wait at one layer, in the order they came, and how many tokens they have."""
-
-    def __init__(self) -> None:
-        self.waiting: deque[_Candidate] = deque()
-        self.tokens = 0
-
-    def extend(self, candidates: Iterable[_Candidate]) -> None:
-        for candidate in candidates:
-            self.waiting.append(candidate)
-            self.tokens += candidate.tokens
-
-    def put_back(self, candidates: list[_Candidate]) -> None:
-        self.waiting.extendleft(reversed(candidates))
-        # States may have been dropped, and tokens been counted anew, of any that wait.
-        self.tokens = sum(candidate.tokens for candidate in self.waiting)
-
-    def take(self, budget_tokens: int) -> list[_Candidate]:
-        """As many as a pack holds, prefixes included; all with a state, or all without."""
-        chosen: list[_Candidate] = []
-        present: set[int] = set()
-        left = budget_tokens
-        while self.waiting:
-            head = self.waiting[0]
-            size = head.tokens + (0 if head.prefix in present else head.shared)
-            other = chosen and (head.state is None) != (chosen[0].state is None)
-            if chosen and (size > left or other):
-                break
-            chosen.append(self.waiting.popleft())
-            self.tokens -= head.tokens
-            present.add(head.prefix)
-            left -= size
-        return chosen
-
-
 class Cascade:
     """A model's layers as stages, each with a queue.
 
@@ -147,22 +70,22 @@ class Cascade:
         self.budget_tokens = budget_tokens
         self.work = Work()
         self._model, self._stops, self._keep = model, stops, keep
-        self._queues = [_Queue() for _ in stops]
-        self._queries: dict[int, _Query] = {}
+        self._queues = [Queue() for _ in stops]
+        self._queries: dict[int, Query] = {}
         self._settled: list[Settled] = []
         self._num_prefixes = 0
         self._held = 0
         # Of the last stage, whose logits nothing waits for: a pack that may still be computed.
-        self._flying: tuple[list[_Candidate], Fetch] | None = None
+        self._flying: tuple[list[Candidate], Fetch] | None = None
 
     def add(self, query: int, pack: Pack) -> None:
         """Queue candidates of a query; more may follow until it is closed."""
-        mine = self._queries.setdefault(query, _Query(query))
+        mine = self._queries.setdefault(query, Query(query))
         shared = np.zeros(len(pack), np.int32) if pack.shared is None else pack.shared
         numbers = np.arange(len(pack)) if pack.queries is None else pack.queries
         rows = zip(numbers.tolist(), pack.lengths.tolist(), shared.tolist(), strict=True)
         new = [
-            _Candidate(
+            Candidate(
                 query=mine,
                 place=len(mine.candidates) + row,
                 pack=pack,
@@ -182,7 +105,7 @@ class Cascade:
 
     def close(self, query: int) -> None:
         """No more candidates of this query follow."""
-        mine = self._queries.setdefault(query, _Query(query))
+        mine = self._queries.setdefault(query, Query(query))
         mine.is_whole = True
         if not mine.waiting:
             self._decide(mine, 0)
@@ -234,7 +157,7 @@ class Cascade:
             self._hold(candidate, state, at)
         self._arrive(chosen, stage, wait)
 
-    def _make_room(self, stage: int, chosen: list[_Candidate]) -> None:
+    def _make_room(self, stage: int, chosen: list[Candidate]) -> None:
         """The device has run out of memory: drop what waits, else make packs smaller."""
         self._land()
         holding = [
@@ -262,14 +185,14 @@ class Cascade:
         for queue in self._queues:
             queue.put_back(chosen if queue is self._queues[stage] else [])
 
-    def _compute(self, stage: int, chosen: list[_Candidate]) -> tuple[State, Fetch]:
+    def _compute(self, stage: int, chosen: list[Candidate]) -> tuple[State, Fetch]:
         """The state of these after a stage, in their order after their prefixes; and logits."""
         model, stop = self._model, self._stops[stage]
         again = 0
         if chosen[0].state is not None:
             state = self._regroup(chosen)
         else:
-            state = model.begin(_joined(chosen))
+            state = model.begin(joined(chosen))
             ran = self._stops[stage - 1] if stage else 0
             again = sum(candidate.length for candidate in chosen) * ran
         for candidate in chosen:
@@ -288,7 +211,7 @@ class Cascade:
         )
         return state, wait
 
-    def _regroup(self, chosen: list[_Candidate]) -> State:
+    def _regroup(self, chosen: list[Candidate]) -> State:
         """One state of candidates that come out of several, each prefix once, prefixes first."""
         first: dict[int, tuple[State, int]] = {}
         wanted: list[tuple[State, int]] = []
@@ -304,7 +227,7 @@ class Cascade:
         prefix_of = np.array([-1] * len(first) + own, dtype=np.int32)
         return self._model.gather([*first.values(), *wanted], prefix_of)
 
-    def _hold(self, candidate: _Candidate, state: State, at: int) -> None:
+    def _hold(self, candidate: Candidate, state: State, at: int) -> None:
         """Let a candidate keep its state, if there is room; else it runs again if it goes on."""
         if self._held + candidate.length > MOST_HELD * self.budget_tokens:
             candidate.tokens = candidate.own
@@ -312,7 +235,7 @@ class Cascade:
         candidate.state, candidate.at, candidate.held = state, at, candidate.length
         self._held += candidate.held
 
-    def _release(self, candidate: _Candidate) -> None:
+    def _release(self, candidate: Candidate) -> None:
         self._held -= candidate.held
         candidate.state, candidate.held = None, 0
 
@@ -321,7 +244,7 @@ class Cascade:
             (chosen, wait), self._flying = self._flying, None
             self._arrive(chosen, len(self._stops) - 1, wait)
 
-    def _arrive(self, chosen: list[_Candidate], stage: int, wait: Fetch) -> None:
+    def _arrive(self, chosen: list[Candidate], stage: int, wait: Fetch) -> None:
         """These have reached the end of a stage."""
         for candidate, logit in zip(chosen, wait().tolist(), strict=True):
             candidate.logit, candidate.num_layers = logit, self._stops[stage]
@@ -329,16 +252,16 @@ class Cascade:
                 self._fail(candidate, "the model's logits for it are not finite numbers")
             self._meet(candidate.query, stage)
 
-    def _meet(self, query: _Query, stage: int) -> None:
+    def _meet(self, query: Query, stage: int) -> None:
         query.waiting -= 1
         if query.is_whole and not query.waiting:
             self._decide(query, stage)
 
-    def _fail(self, candidate: _Candidate, reason: str) -> None:
+    def _fail(self, candidate: Candidate, reason: str) -> None:
         candidate.query.failures[candidate.place] = reason
         self._leave(candidate)
 
-    def _decide(self, query: _Query, stage: int) -> None:
+    def _decide(self, query: Query, stage: int) -> None:
         """What becomes of a query whose candidates have all reached the end of a stage."""
         running = list(query.running.values())
         if stage + 1 == len(self._stops) or not running:
@@ -359,33 +282,16 @@ class Cascade:
         query.waiting = len(running)
         self._queues[stage + 1].extend(running)
 
-    def _leave(self, candidate: _Candidate) -> None:
+    def _leave(self, candidate: Candidate) -> None:
         self._release(candidate)
         del candidate.query.running[candidate.place]
         ahead = self._stops[-1] - candidate.num_layers
         self.work += Work(saved_by_exits=candidate.length * ahead)
 
-    def _settle(self, query: _Query) -> None:
+    def _settle(self, query: Query) -> None:
         logits = np.full(len(query.candidates), np.nan, dtype=np.float32)
         for place, candidate in query.running.items():
             logits[place] = candidate.logit
         layers = np.array([c.num_layers for c in query.candidates], dtype=np.int32)
         del self._queries[query.number]
         self._settled.append(Settled(query.number, logits, layers, query.failures))
-
-
-def _joined(chosen: list[_Candidate]) -> Pack:
-    """The tokens of candidates as one pack."""
-    parts = []
-    for _, run in groupby(chosen, key=lambda candidate: id(candidate.pack)):
-        mine = list(run)
-        rows = np.array([candidate.row for candidate in mine], dtype=np.int64)
-        parts.append(mine[0].pack.take(rows))
-    lengths = np.concatenate([part.lengths for part in parts])
-    return Pack(
-        token_ids=np.concatenate([part.token_ids for part in parts]),
-        token_types=np.concatenate([part.token_types for part in parts]),
-        cu_seqlens=np.append(0, np.cumsum(lengths)).astype(np.int32),
-        queries=np.array([candidate.prefix for candidate in chosen], dtype=np.int32),
-        shared=np.array([candidate.shared for candidate in chosen], dtype=np.int32),
-    )

@@ -21,11 +21,12 @@ from packrank.arguments import check_text
 from packrank.checkpoint.files import shown
 from packrank.errors import InputError, StoreError
 from packrank.late.identity import Identity, check_same, check_size
+from packrank.late.token_vectors import not_finite
 from packrank.late_interaction import LateInteraction
 from packrank.lines import Line, open_lines, read_jsonl, read_plain
 from packrank.stores.codec_training import check_faiss, num_centroids, train_codec
 from packrank.stores.manifest import Manifest, Source
-from packrank.stores.writer import StoreWriter, not_finite
+from packrank.stores.writer import StoreWriter
 from packrank.text.tokenizer import batches
 from packrank_kernels import Codec
 

@@ -11,10 +11,11 @@ from torch import Tensor
 from packrank.arguments import check_text, listed_texts
 from packrank.errors import InputError, PairError, StoreError
 from packrank.late.identity import Identity, check_same, check_size
+from packrank.late.token_vectors import not_finite
 from packrank.request import RankedId
 from packrank.stores.store import Store
 from packrank.stores.streaming import gather, maxsim, place
-from packrank.stores.writer import StoreWriter, not_finite
+from packrank.stores.writer import StoreWriter
 from packrank_kernels import TokenEmbeddings, TopK, merge
 
 # Encoded at once, and appended: their vectors, at 200 tokens of 128 floats, take 50 MB.

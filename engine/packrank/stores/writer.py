@@ -5,7 +5,6 @@ place of the old one. What a writer that was stopped left beyond the manifest's 
 the next.
 """
 
-import fcntl
 import json
 import os
 import zlib
@@ -23,6 +22,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from packrank.errors import StoreError
+from packrank.stores import disk
 from packrank.stores.manifest import (
     CODEC,
     FILES,
@@ -74,7 +74,12 @@ class StoreWriter:
                 self._check_new()
             self._lock: int | None = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            self._take_lock(self._lock)
+            with self._writing():
+                free = disk.lock(self._lock)
+            if not free:
+                raise StoreError(
+                    f"{self.path} is being written by another process; wait until it has ended"
+                )
             if (self.path / MANIFEST).exists():
                 self._open()
         except BaseException:
@@ -95,15 +100,6 @@ class StoreWriter:
                 f"{self.path} holds vectors and no {MANIFEST}; bring that back, or name another "
                 "folder"
             )
-
-    def _take_lock(self, lock: int) -> None:
-        with self._writing():
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise StoreError(
-                    f"{self.path} is being written by another process; wait until it has ended"
-                ) from None
 
     def _open(self) -> None:
         self.manifest = Manifest.load(self.path)
@@ -150,13 +146,13 @@ class StoreWriter:
                 flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC
                 self._files[name] = os.open(self.path / name, flags, 0o666)
             for name in ("cu_seqlens.bin", "id_offsets.bin"):
-                _write(self._files[name], bytes(8), 0)
+                disk.write(self._files[name], bytes(8), 0)
             if encoded is not None:
-                _write_file(self.path / CODEC, encoded)
+                disk.write_file(self.path / CODEC, encoded)
             for file in self._files.values():
                 os.fsync(file)
             with suppress(PermissionError):  # of a folder that may not be listed
-                _sync(self.path.absolute().parent)
+                disk.sync_folder(self.path.absolute().parent)
             self._replace(manifest)
         self._codec = codec
         self._reset()
@@ -211,7 +207,7 @@ class StoreWriter:
             for name, content in parts.items():
                 offset = extents[name]
                 if content is not None and offset is not None:
-                    _write(self._files[name], content, offset)
+                    disk.write(self._files[name], content, offset)
         self._ids().update(fresh)
         self._sums = sums
         self._pending = (
@@ -251,7 +247,7 @@ class StoreWriter:
             if documents > old.documents:
                 totals = (documents - old.documents, tokens - old.tokens, id_bytes - old.id_bytes)
                 record = np.array([*totals, *self._sums.values()], dtype="<i8").tobytes()
-                _write(self._files[SEGMENTS], record, old.segments * len(record))
+                disk.write(self._files[SEGMENTS], record, old.segments * len(record))
                 new = replace(
                     new,
                     segments=old.segments + 1,
@@ -306,10 +302,10 @@ class StoreWriter:
 
     def _replace(self, manifest: Manifest) -> None:
         """The new manifest in place of the old one, in one step, and on the disk."""
-        _write_file(self.path / UNFINISHED, manifest.dump())
+        disk.write_file(self.path / UNFINISHED, manifest.dump())
         os.replace(self.path / UNFINISHED, self.path / MANIFEST)
         self.manifest = manifest
-        _sync(self.path)
+        disk.sync_folder(self.path)
 
     def _reset(self) -> None:
         """Nothing has been appended since the last commit."""
@@ -340,44 +336,12 @@ class StoreWriter:
             raise StoreError(f"{self.path} cannot be written: {error.strerror}; {kept}") from None
 
 
-def not_finite(documents: Sequence[Tensor], format: str) -> list[int]:
-    """Which of documents [L, D] have a value that is not finite in a format, rising."""
-    dtype = torch.float16 if format == "float16" else torch.float32
-    sound = [x.to(dtype).isfinite().all() for x in documents]
-    return [] if not sound else (~torch.stack(sound)).nonzero().flatten().tolist()
-
-
 def _digest(id: str) -> bytes:
     return blake2b(id.encode(), digest_size=16).digest()
 
 
 def _bytes_of(x: Tensor) -> memoryview:
     return x.cpu().contiguous().view(torch.uint8).flatten().numpy().data
-
-
-def _write(file: int, content: bytes | memoryview, offset: int) -> None:
-    view = memoryview(content)
-    while view:
-        written = os.pwrite(file, view, offset)
-        view, offset = view[written:], offset + written
-
-
-def _write_file(path: Path, content: bytes) -> None:
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
-    try:
-        _write(file, content, 0)
-        os.fsync(file)
-    finally:
-        os.close(file)
-
-
-def _sync(folder: Path) -> None:
-    """Bring what a folder holds to the disk, by name."""
-    file = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
 
 
 def _dump_codec(codec: Codec) -> bytes:

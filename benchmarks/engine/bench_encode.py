@@ -15,7 +15,8 @@ from tqdm import tqdm
 from packrank import LateInteraction, ModelError, Store
 from packrank.demo import default_model
 from packrank.demo.report import Sample
-from packrank.jobs.encode import Documents, encode_file
+from packrank.jobs.documents import Documents
+from packrank.jobs.encode import encode_file
 
 COUNT = 512  # of scifact's documents, evenly over its file
 ROUNDS = 5

@@ -40,7 +40,8 @@ from packrank import (
 )
 from packrank.demo import default_model
 from packrank.demo.metrics import Qrels, ndcg, read_qrels
-from packrank.jobs.encode import Documents, encode_file
+from packrank.jobs.documents import Documents
+from packrank.jobs.encode import encode_file
 from packrank.late.identity import Identity
 from packrank_kernels import FORMATS, maxsim
 

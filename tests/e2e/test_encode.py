@@ -17,7 +17,6 @@ import torch
 
 from packrank import InputError, LateInteraction
 from packrank.commands.cli import main
-from packrank.jobs import encode as encode_file
 from packrank.stores.store import Store
 from packrank.stores.writer import StoreWriter
 
@@ -39,8 +38,8 @@ def encoder(
 
 @pytest.fixture
 def small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encode_file, "_WINDOW_DOCUMENTS", 4)
-    monkeypatch.setattr(encode_file, "_SEGMENT_TOKENS", 60)
+    monkeypatch.setattr("packrank.jobs.documents._WINDOW_DOCUMENTS", 4)
+    monkeypatch.setattr("packrank.jobs.encode._SEGMENT_TOKENS", 60)
 
 
 def texts(count: int, seed: int = 0) -> list[str]:
@@ -86,10 +85,10 @@ def test_a_store_holds_what_the_model_says(
 
 PROGRAM = """
 import os, random, shutil, signal, sys, time
-from packrank.jobs import encode as encode_file
+from packrank.jobs import documents, encode
 from packrank.commands.cli import main
 
-encode_file._WINDOW_DOCUMENTS, encode_file._SEGMENT_TOKENS = 4, 60
+documents._WINDOW_DOCUMENTS, encode._SEGMENT_TOKENS = 4, 60
 seed, most, *arguments = sys.argv[1:]
 random.seed(int(seed))
 

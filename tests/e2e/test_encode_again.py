@@ -11,8 +11,10 @@ from tqdm import tqdm
 
 from packrank import InputError, LateInteraction, StoreError
 from packrank.commands.cli import main
+from packrank.jobs import codec as codec_file
+from packrank.jobs import documents as documents_file
 from packrank.jobs import encode as encode_file
-from packrank.jobs.encode import Documents
+from packrank.jobs.documents import Documents
 from packrank.lines import Line
 from packrank.stores.store import Store
 from packrank.stores.writer import StoreWriter
@@ -34,7 +36,7 @@ def encoder(
 
 @pytest.fixture(autouse=True)
 def small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encode_file, "_WINDOW_DOCUMENTS", 2)
+    monkeypatch.setattr(documents_file, "_WINDOW_DOCUMENTS", 2)
     monkeypatch.setattr(encode_file, "_SEGMENT_TOKENS", 1)
 
 
@@ -204,7 +206,7 @@ def test_a_format_that_does_not_fit_is_refused_before_training(
 ) -> None:
     model = LateInteraction(encoder, device="cpu")
     model.size = 59
-    monkeypatch.setattr(encode_file, "_train", None)
+    monkeypatch.setattr(encode_file, "codec_for", None)
     documents = Documents(str(write(tmp_path / "d.txt", TEXTS)), False)
     with pytest.raises(InputError, match=f"a multiple of {multiple} .* makes 59; take --format"):
         encode_file.encode_file(
@@ -225,10 +227,10 @@ def test_a_store_of_another_size_is_refused(
 def test_a_codec_sees_all_of_a_file_of_long_documents(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(encode_file, "_SAMPLE_CHARACTERS", 40_000)
+    monkeypatch.setattr(codec_file, "_SAMPLE_CHARACTERS", 40_000)
     lines = [f"{number:4} {'x' * 994}" for number in range(400)]
     documents = Documents(str(write(tmp_path / "d.txt", lines)), False)
-    texts, total = encode_file._sample(documents)
+    texts, total = codec_file.sample_of(documents)
     quarters = [int(text[:4]) // 100 for text in texts]
     assert total == 400 and 38 <= len(texts) <= 40
     assert min(map(quarters.count, range(4))) >= 4
@@ -236,7 +238,9 @@ def test_a_codec_sees_all_of_a_file_of_long_documents(
 
 def test_of_a_line_no_more_is_kept_than_is_needed() -> None:
     line = Line(3, {"text": "fox", "title": "x" * 1000, "id": None, "_id": "a"})
-    assert encode_file._take(iter([line])) == [Line(3, {"text": "fox", "id": None, "_id": "a"})]
+    assert documents_file.next_window(iter([line])) == [
+        Line(3, {"text": "fox", "id": None, "_id": "a"})
+    ]
 
 
 def test_what_the_kernels_refuse_is_a_sentence(

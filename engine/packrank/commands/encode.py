@@ -8,7 +8,8 @@ from tqdm import tqdm
 from packrank.commands.options import MODEL_HELP, add_device_options, folder_of, positive
 from packrank.commands.output import count_lines, hides_bar, report, say
 from packrank.errors import InputError
-from packrank.jobs.encode import Documents, encode_file
+from packrank.jobs.documents import Documents
+from packrank.jobs.encode import encode_file
 from packrank.late.identity import identify
 from packrank.late_interaction import LateInteraction
 from packrank.lines import is_jsonl

@@ -14,7 +14,7 @@ from packrank.late.attached import append
 from packrank.late.formats import read_settings
 from packrank.late.identity import Identity, identify
 from packrank.late.settings import Settings
-from packrank.late.token_vectors import Projection, TokenVectors
+from packrank.late.token_vectors import Projection, TokenVectors, not_finite
 from packrank.models import load_model
 from packrank.runtime.device import choose_device
 from packrank.runtime.runner import Runner
@@ -148,3 +148,15 @@ class LateEncoder:
         vectors, failures = self._documents.encode(every)
         reasons = {i: failures[text] for i, text in enumerate(every) if text in failures}
         return [vectors.get(text) for text in every], reasons
+
+
+def finite_vectors(
+    model: LateEncoder, texts: list[str], format: str
+) -> tuple[list[Tensor | None], dict[int, str]]:
+    """As `try_encode_documents`, and vectors are finite in the format."""
+    vectors, reasons = model.try_encode_documents(texts)
+    known = [index for index, vector in enumerate(vectors) if vector is not None]
+    for place in not_finite([x for x in vectors if x is not None], format):
+        vectors[known[place]] = None
+        reasons[known[place]] = f"a value of its vectors is not finite in {format}"
+    return vectors, reasons

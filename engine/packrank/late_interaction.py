@@ -189,19 +189,11 @@ class LateInteraction(LateEncoder):
     ) -> tuple[list[Ranked] | list[RankedId], dict[int, str]]:
         """Documents by their score for a query, and why the others have none.
 
-        Args:
-            query: any string.
-            documents: as for `rank`.
-            top_k: how many to return; all if None.
-            candidates: as for `rank`.
+        Args and errors: see `rank`.
 
         Returns:
             The ranking, as from `rank`, of the documents that can be scored; and index -> reason
             of the others, an index being that of `Ranked` or `RankedId`.
-
-        Raises:
-            InputError: an argument of the wrong kind, a query that cannot be encoded, or an id
-                that the store does not have.
         """
         check_count("top_k", top_k)
         check_str("query", query)
@@ -246,14 +238,10 @@ class LateInteraction(LateEncoder):
 
         Pairs are taken a few hundred at a time; a text that several of those share is encoded once.
 
-        Args:
-            pairs: N (query, document) pairs of strings.
+        Args and errors: see `score`. What is wrong with a pair is the reason it failed.
 
         Returns:
             [N] float32, as from `score`, NaN for pairs that failed; and index -> reason of those.
-
-        Raises:
-            InputError: `pairs` is no sequence. What is wrong with a pair is the reason it failed.
         """
         every = listed("pairs", pairs, "(query, document) pairs")
         scores = np.full(len(every), np.nan, dtype=np.float32)

@@ -246,19 +246,11 @@ class Reranker:
         Queries share packs, so that the room that candidates leave is filled with those of the
         next query.
 
-        Args:
-            requests: (query, documents) each.
-            top_k: see `rank`; likewise cutoff_layer and exit.
-            cutoff_layer: of all.
-            exit: of all.
+        Args and errors: see `rank`. Requests are (query, documents) each; the other arguments hold
+        for all, and `PairError.index` counts over the documents of all. `try_rank_many` goes on.
 
         Returns:
             One a request, in their order.
-
-        Raises:
-            InputError: as `rank`.
-            PairError: a document cannot be scored; `.index` counts over the documents of all
-                requests. `try_rank_many` goes on.
         """
         found = self.try_rank_many(requests, top_k, cutoff_layer=cutoff_layer, exit=exit)
         before = 0
@@ -279,6 +271,9 @@ class Reranker:
         """`try_rank` of each of several requests, in common packs.
 
         Args and errors: see `rank_many`.
+
+        Returns:
+            What `try_rank` does, one a request, in their order.
         """
         return self._rank(listed_requests(requests), top_k, cutoff_layer, exit)
 
@@ -316,16 +311,10 @@ class Reranker:
     ) -> tuple[NDArray[np.float32], dict[int, str]]:
         """Score pairs, and say of those that cannot be scored why.
 
-        Args:
-            pairs: N (query, document) pairs.
-            activation: instead of the model's, for this call.
-            cutoff_layers: see `score`.
+        Args and errors: see `score`.
 
         Returns:
             The scores, as from `score`, NaN for pairs that failed; and index -> reason of those.
-
-        Raises:
-            InputError: an argument of the wrong kind.
         """
         failures: dict[int, str] = {}
         scores = self._score(pairs, activation, cutoff_layers, failures.__setitem__)

@@ -13,8 +13,9 @@ from packrank.errors import InputError, PairError, StoreError
 from packrank.late.identity import Identity, check_same, check_size
 from packrank.late.token_vectors import not_finite
 from packrank.request import RankedId
+from packrank.stores.runs import gather
 from packrank.stores.store import Store
-from packrank.stores.streaming import gather, maxsim, place
+from packrank.stores.streaming import maxsim, place
 from packrank.stores.writer import StoreWriter
 from packrank_kernels import TokenEmbeddings, TopK, merge
 

@@ -5,26 +5,20 @@ which pages come next. To a CUDA device runs go by two pinned buffers, and are c
 their own while the device scores. Scores have the bits that they have in one piece.
 """
 
-import ctypes
-import mmap
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import replace
-from itertools import zip_longest
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import pad
 
 import packrank_kernels
 from packrank.arguments import listed
 from packrank.errors import InputError
 from packrank.runtime.device import choose_device
-from packrank.stores.pinned import CopyStream, Slot
+from packrank.stores.pinned import CopyStream
+from packrank.stores.runs import Run, fetch_pages, in_runs, is_large, num_bytes, uploaded
 from packrank.stores.store import Store
 from packrank_kernels import TokenEmbeddings, TopK
 
@@ -34,8 +28,6 @@ RUN_BYTES = 1 << 28
 Documents = Store | TokenEmbeddings | Sequence[Tensor]
 Candidates = Tensor | Sequence[Tensor] | None
 Scored = Tensor | TopK | list[Tensor]
-# Documents [start, stop) of those that are streamed, where they are scored.
-Run = tuple[int, int, TokenEmbeddings]
 
 
 def maxsim(
@@ -81,10 +73,10 @@ def maxsim(
             return upload(here, embeddings, candidates, top_k, CopyStream(target), RUN_BYTES)
         embeddings = embeddings.to(target)
         if target.type == "cpu" and candidates is None:
-            return _in_turn(here, _runs(embeddings, None, RUN_BYTES), None, None, top_k)
+            return _in_turn(here, in_runs(embeddings, None, RUN_BYTES), None, None, top_k)
         found = _moved(candidates, target)
-        if found is not None and target.type == "cpu" and _is_large(embeddings):
-            _fetch(embeddings, _union(found, embeddings))
+        if found is not None and target.type == "cpu" and is_large(embeddings):
+            fetch_pages(embeddings, _union(found, embeddings))
         return packrank_kernels.maxsim(here, embeddings, found, top_k)
     except ValueError as error:
         raise InputError(str(error)) from None
@@ -92,30 +84,10 @@ def maxsim(
 
 def place(documents: TokenEmbeddings, device: torch.device) -> TokenEmbeddings:
     """The documents on a device if they fit in half of what is free there, else as they are."""
-    if device.type == "cuda" and 2 * _num_bytes(documents) <= _free_memory(device):
+    if device.type == "cuda" and 2 * num_bytes(documents) <= _free_memory(device):
         with suppress(torch.OutOfMemoryError):
             return documents.to(device)
     return documents
-
-
-def gather(documents: TokenEmbeddings, indices: Tensor) -> TokenEmbeddings:
-    """Some documents, [K] int64, as ones of their own, on the same device."""
-    starts = documents.cu_seqlens[indices]
-    lengths = documents.cu_seqlens[indices + 1] - starts
-    ends = pad(lengths.cumsum(0), (1, 0))
-    rows = torch.arange(int(ends[-1]), device=documents.device)
-    rows += (starts - ends[:-1]).repeat_interleave(lengths)
-
-    def take(x: Tensor | None) -> Tensor | None:
-        return None if x is None else x.index_select(0, rows)
-
-    return replace(
-        documents,
-        values=documents.values.index_select(0, rows),
-        cu_seqlens=ends,
-        scales=take(documents.scales),
-        codes=take(documents.codes),
-    )
 
 
 def upload(
@@ -132,7 +104,7 @@ def upload(
     """
     chosen = _moved(candidates, torch.device("cpu"))
     wanted = None if chosen is None else _union(chosen, documents)
-    runs = _uploaded(_runs(documents, wanted, run_bytes), documents, copies)
+    runs = uploaded(in_runs(documents, wanted, run_bytes), documents, copies)
     if chosen is None or wanted is None:
         return _in_turn(queries, runs, None, None, top_k)
     places: Tensor | list[Tensor]
@@ -188,56 +160,6 @@ def _in_turn(
     return whole if isinstance(candidates, list) else whole[0]
 
 
-def _runs(documents: TokenEmbeddings, wanted: Tensor | None, run_bytes: int) -> Iterator[Run]:
-    """The documents, or those wanted, a run at a time; at least one run, of none if need be.
-
-    The pages of a run are on their way from disk while the one before is worked on.
-    """
-    ends = documents.cu_seqlens
-    if wanted is not None:
-        ends = pad((ends[wanted + 1] - ends[wanted]).cumsum(0), (1, 0))
-    cuts = _cut(ends.numpy(), documents.bytes_per_token, run_bytes)
-
-    def fetch(start: int, stop: int) -> None:
-        if wanted is None:
-            _will_need(documents, int(ends[start]), int(ends[stop]))
-        elif _is_large(documents):
-            _fetch(documents, wanted[start:stop])
-
-    fetch(*cuts[0])
-    for (start, stop), following in zip_longest(cuts, cuts[1:]):
-        if following is not None:
-            fetch(*following)
-        if wanted is None:
-            yield start, stop, documents.slice(start, stop)
-        else:
-            yield start, stop, gather(documents, wanted[start:stop])
-
-
-def _cut(ends: NDArray[np.int64], token_bytes: float, run_bytes: int) -> list[tuple[int, int]]:
-    """[start, stop) of runs that take `run_bytes`, or more where a single document does."""
-    most_tokens = int(run_bytes * 0.85 / token_bytes)
-    most = max(run_bytes // 64, 1)  # an eighth of the bytes for their offsets
-    cuts: list[tuple[int, int]] = []
-    start, last = 0, len(ends) - 1
-    while not cuts or start < last:
-        stop = int(np.searchsorted(ends, ends[start] + most_tokens, side="right")) - 1
-        stop = min(max(stop, start + 1), start + most, last)
-        cuts.append((start, stop))
-        start = stop
-    return cuts
-
-
-def _uploaded(runs: Iterator[Run], documents: TokenEmbeddings, copies: CopyStream) -> Iterator[Run]:
-    """Runs on the device, which is scoring one while the next one is copied."""
-    codec = None if documents.codec is None else documents.codec.to(copies.device)
-    slots = [Slot(copies), Slot(copies)]
-    for start, stop, part in runs:
-        slots.reverse()
-        yield start, stop, replace(slots[0].send(part), codec=codec)
-        slots[0].scored = copies.mark()
-
-
 def _embeddings(documents: Documents, queries: list[Tensor]) -> TokenEmbeddings:
     if isinstance(documents, Store):
         return documents.embeddings
@@ -290,36 +212,6 @@ def _union(candidates: Tensor | list[Tensor], documents: TokenEmbeddings) -> Ten
     for wrong in wanted[(wanted < 0) | (wanted >= len(documents))]:
         raise InputError(f"candidate {wrong} is not among {len(documents)} documents")
     return torch.from_numpy(wanted)
-
-
-def _is_large(documents: TokenEmbeddings) -> bool:
-    """Whether documents in a memory map are likely not to be in memory."""
-    return 2 * _num_bytes(documents) > os.sysconf("SC_PHYS_PAGES") * mmap.PAGESIZE
-
-
-def _fetch(documents: TokenEmbeddings, wanted: Tensor) -> None:
-    """Have the system read some documents ahead."""
-    starts = documents.cu_seqlens
-    rows = zip(starts[wanted].tolist(), starts[wanted + 1].tolist(), strict=True)
-    for first, last in rows:
-        _will_need(documents, first, last)
-
-
-def _will_need(documents: TokenEmbeddings, first: int, last: int) -> None:
-    """Have the system read the pages of some rows ahead; nothing to do for what it has."""
-    for x in (documents.values, documents.scales, documents.codes):
-        if x is not None and hasattr(mmap, "MADV_WILLNEED"):
-            size = x[:1].nbytes
-            start = x.data_ptr() + first * size
-            aligned = start // mmap.PAGESIZE * mmap.PAGESIZE
-            length = x.data_ptr() + last * size - aligned
-            madvise = ctypes.CDLL(None).madvise
-            madvise(ctypes.c_void_p(aligned), ctypes.c_size_t(length), mmap.MADV_WILLNEED)
-
-
-def _num_bytes(documents: TokenEmbeddings) -> int:
-    tokens = int(documents.cu_seqlens[-1] - documents.cu_seqlens[0])
-    return int(tokens * documents.bytes_per_token)
 
 
 def _free_memory(device: torch.device) -> int:

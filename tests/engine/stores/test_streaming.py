@@ -11,7 +11,7 @@ from torch import Tensor
 
 import packrank_kernels
 from packrank import InputError, Store
-from packrank.stores import streaming
+from packrank.stores import runs, streaming
 from packrank.stores.pinned import CopyStream
 from packrank.stores.streaming import maxsim, place, upload
 from packrank_kernels import FORMATS, Codec, TokenEmbeddings, TopK
@@ -190,14 +190,14 @@ def test_pages_are_asked_for_before_they_are_read(
     cu_seqlens = torch.arange(0, 4097, 64)
     documents = TokenEmbeddings.of(torch.from_numpy(mapped), cu_seqlens)
     asked: list[tuple[int, int]] = []
-    ask = streaming._will_need
+    ask = runs._will_need
     monkeypatch.setattr(
-        streaming,
+        runs,
         "_will_need",
         lambda d, first, last: asked.append((first, last)) or ask(d, first, last),
     )
     found: list[int] = []
-    for start, _, _ in streaming._runs(documents, None, 1 << 17):
+    for start, _, _ in runs.in_runs(documents, None, 1 << 17):
         assert asked[-1][1] == 4096 or asked[-1][0] > cu_seqlens[start]
         found.append(start)
     assert len(found) > 4

@@ -189,7 +189,7 @@ class LateInteraction(LateEncoder):
     ) -> tuple[list[Ranked] | list[RankedId], dict[int, str]]:
         """Documents by their score for a query, and why the others have none.
 
-        Args and errors: see `rank`.
+        Args and errors: see `rank`; of a document that cannot be scored none is raised.
 
         Returns:
             The ranking, as from `rank`, of the documents that can be scored; and index -> reason

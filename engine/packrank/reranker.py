@@ -223,7 +223,7 @@ class Reranker:
     ) -> tuple[Ranking, dict[int, str]]:
         """Order documents as `rank` does, and say of those that cannot be scored why.
 
-        Args and errors: see `rank`.
+        Args and errors: see `rank`; of a document that cannot be scored none is raised.
 
         Returns:
             The others, best first; and index -> reason of those that failed.
@@ -311,7 +311,7 @@ class Reranker:
     ) -> tuple[NDArray[np.float32], dict[int, str]]:
         """Score pairs, and say of those that cannot be scored why.
 
-        Args and errors: see `score`.
+        Args and errors: see `score`; of a pair that cannot be scored none is raised.
 
         Returns:
             The scores, as from `score`, NaN for pairs that failed; and index -> reason of those.

@@ -47,7 +47,15 @@ def test_modernbert_layers(load: Any, options: dict[str, Any], expected: list[An
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("gelu", "gelu"), ("gelu_new", "gelu_tanh"), ("swish", "silu")],
+    [
+        ("gelu", "gelu"),
+        ("gelu_new", "gelu_tanh"),
+        ("gelu_pytorch_tanh", "gelu_tanh"),
+        ("relu", "relu"),
+        ("silu", "silu"),
+        ("swish", "silu"),
+        ("tanh", "tanh"),
+    ],
 )
 def test_activations(load: Any, name: str, expected: str) -> None:
     config = load(MODERNBERT | {"hidden_activation": name, "classifier_activation": name})

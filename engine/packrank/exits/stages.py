@@ -54,7 +54,7 @@ class Stages:
         Args:
             exit: the margins, or a file of them, or "calibrated": the one in `folder`.
             folder: of the model.
-            fingerprint: see `exits.Margins`; likewise top_k, final_layer and settings.
+            fingerprint: see `margins.Margins`; likewise top_k, final_layer and settings.
             top_k: how many candidates are wanted.
             final_layer: after which scores count.
             settings: what else changes scores.
@@ -93,7 +93,7 @@ class Stages:
             )
 
     def keep(self, stage: int, logits: NDArray[np.float32]) -> NDArray[np.bool_]:
-        """Which candidates of a query go on after a stage; see `exits.kept`."""
+        """Which candidates of a query go on after a stage; see `margins.kept`."""
         return kept(logits, self.top_k, self.margins[stage])
 
 

@@ -26,6 +26,8 @@ ROOT = Path(__file__).resolve().parents[1]
 HERE = ROOT / "benchmarks" / "gpu"
 GRACE_S = 5.0  # between asking a process to stop and stopping it
 SANITIZED = {"memcheck": 60, "racecheck": 30}  # tool -> cases
+# Where one of these fails, no benchmark runs the CUDA module.
+SUSPECTS = ("kernels/backend/test_cuda", "kernels/backend/test_cuda_maxsim", "memcheck")
 SANITIZER = "--report-api-errors no --kernel-name kns=packrank"
 SANITIZER_FOUND = 86  # its exit status where it has something to report
 Outcome = tuple[int | None, str]
@@ -42,7 +44,7 @@ class Done:
         seconds: how long it took.
     """
 
-    status: str
+    status: str = "ok"
     note: str = ""
     seconds: float = 0.0
 
@@ -142,8 +144,7 @@ def build(session: Session, limit: float) -> Done:
     if status != 0:
         return _ended(status, output)
     check = "from packrank_kernels import _cpu, _cuda"
-    status, output = session.python("import", ["-c", check], GRACE_S * 6)
-    return _ended(status, output)
+    return _ended(*session.python("import", ["-c", check], GRACE_S * 6))
 
 
 def checks(session: Session, limit: float) -> Done:
@@ -152,11 +153,9 @@ def checks(session: Session, limit: float) -> Done:
     until = time.monotonic() + limit
     for tool, cases in list(SANITIZED.items())[: 1 if session.dry else None]:
         jobs.append((tool, lambda t=tool, n=cases: _sanitize(session, t, n, until)))
-    if not session.dry:
-        # Whole models take longest, so they begin first.
-        for folder in ("gpu", "kernels"):
-            for path in sorted((ROOT / "tests" / folder).glob("test_*.py")):
-                jobs.append((f"{folder}/{path.stem}", lambda p=path: _test(session, p, until)))
+    for path in () if session.dry else device_tests():
+        name = path.relative_to(ROOT / "tests").with_suffix("").as_posix()
+        jobs.append((name, lambda p=path: _test(session, p, until)))
     workers = min(max(len(os.sched_getaffinity(0)) - 2, 1), 8)
     with ThreadPoolExecutor(1 if session.dry else workers) as pool:
         results = [(name, pool.submit(_timed, job)) for name, job in jobs]
@@ -165,6 +164,11 @@ def checks(session: Session, limit: float) -> Done:
     wrong = [name for name, part in parts.items() if part.status in ("failed", "over time")]
     note = f"{len(parts) - len(wrong)} of {len(parts)} parts are fine"
     return Done("failed" if wrong else "ok", note + (f"; not: {', '.join(wrong)}" if wrong else ""))
+
+
+def device_tests() -> list[Path]:
+    """Whole models take longest, so they begin first."""
+    return [p for d in ("gpu", "kernels") for p in sorted((ROOT / "tests" / d).rglob("test_*.py"))]
 
 
 def _timed(job: Callable[[], Done]) -> Done:
@@ -237,8 +241,7 @@ def benchmark(*names: str, shape: str | None = None) -> Callable[[Session, float
 
     def step(session: Session, limit: float) -> Done:
         until = time.monotonic() + limit
-        suspects = ("kernels/test_cuda", "memcheck")
-        if any(session.parts.get(part, Done("ok")).status == "failed" for part in suspects):
+        if any(session.parts.get(part, Done()).status == "failed" for part in SUSPECTS):
             return run(session, limit, ["--without", "cuda"])
         done = run(session, limit, [])
         left = until - time.monotonic()
@@ -303,10 +306,8 @@ DRY_STEPS: dict[str, tuple[float, Callable[[Session, float], Done]]] = {
 def lines_of(path: Path) -> Iterator[dict[str, Any]]:
     """The records of a file of JSON lines; one cut short is passed over."""
     for line in path.read_text().splitlines() if path.is_file() else ():
-        try:
+        with contextlib.suppress(json.JSONDecodeError):
             yield json.loads(line)
-        except json.JSONDecodeError:
-            continue
 
 
 def write(session: Session, steps: dict[str, Done], name: str = "") -> Path:
@@ -337,10 +338,9 @@ def _slug(gpu: str) -> str:
 
 
 def _commit() -> str:
-    git = shutil.which("git")
-    command = [str(git), "describe", "--always", "--dirty"]
-    if git is None:
+    if (git := shutil.which("git")) is None:
         return "unknown"
+    command = [git, "describe", "--always", "--dirty"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     return done.stdout.strip() or "unknown"
 

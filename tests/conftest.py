@@ -10,10 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import is_hypothesis_test, settings
 
 import packrank_kernels
 from packrank.request import Sequence
+
+try:
+    from hypothesis import settings
+except ImportError:  # a machine with a GPU need not have it: its tests know no properties
+    settings = None  # type: ignore[assignment, misc]
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported
@@ -28,9 +32,8 @@ os.environ.update(
     TRANSFORMERS_VERBOSITY="error",
 )
 
-if (
-    "PYTEST_XDIST_WORKER" in os.environ
-):  # a process a core: each, and what it starts, has one thread
+# A process a core: one thread for each, and for what it starts.
+if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", RAYON_NUM_THREADS="1")
     torch.set_num_threads(1)
 
@@ -101,24 +104,25 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    examples = config.getoption("--thorough") or EXAMPLES
-    settings.register_profile("packrank", max_examples=examples, deadline=None)
-    settings.load_profile("packrank")
+    if settings is not None:
+        examples = config.getoption("--thorough") or EXAMPLES
+        settings.register_profile("packrank", max_examples=examples, deadline=None)
+        settings.load_profile("packrank")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """With --thorough only tests that have a long form run: those that ask, and properties."""
     if not config.getoption("--thorough"):
         return
-    long = [
+    short = [
         item
         for item in items
-        if "thorough" in getattr(item, "fixturenames", ())
-        or is_hypothesis_test(getattr(item, "obj", None))
+        if "thorough" not in getattr(item, "fixturenames", ())
+        and not getattr(getattr(item, "obj", None), "is_hypothesis_test", False)
     ]
-    kept = set(long)
-    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
-    items[:] = long
+    config.hook.pytest_deselected(items=short)
+    gone = set(short)
+    items[:] = [item for item in items if item not in gone]
 
 
 @pytest.fixture(scope="session")
@@ -128,10 +132,12 @@ def thorough(request: pytest.FixtureRequest) -> bool:
 
 
 @pytest.fixture(scope="session")
-def compiled_folder(request: pytest.FixtureRequest) -> Path:
-    """Where what tests compile is kept from run to run; see `kept`."""
-    assert request.config.cache is not None
-    return request.config.cache.mkdir("compiled")
+def compiled_folder(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """Where what tests compile is kept from run to run, see `compiled`; if pytest keeps any."""
+    cache = getattr(request.config, "cache", None)
+    return tmp_path_factory.mktemp("compiled") if cache is None else cache.mkdir("compiled")
 
 
 @pytest.fixture(scope="session")

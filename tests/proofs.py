@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ElementTree
+from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
 
@@ -31,10 +32,10 @@ def words(*command: str) -> str:
 def run_tests(arguments: list[str]) -> tuple[bool, list[tuple[str, str, float]]]:
     """Whether all passed, and of each test its name, what became of it, and seconds."""
     report = BUILD / "tests.xml"
+    report.unlink(missing_ok=True)
     command = [sys.executable, "-m", "pytest", f"--thorough={EXAMPLES}", "-n", "auto"]
     command.append(f"--junitxml={report}")
-    if OLDER_TRITON.is_dir():
-        command.append(f"--older-triton={OLDER_TRITON}")
+    command.append(f"--older-triton={OLDER_TRITON}")
     status = subprocess.call([*command, *arguments], cwd=ROOT)
     rows = []
     for case in ElementTree.parse(report).iter("testcase"):
@@ -55,19 +56,21 @@ def run_sanitizers() -> tuple[bool, tuple[str, str, float]]:
 def main() -> int:
     BUILD.mkdir(parents=True, exist_ok=True)
     dirty = "-dirty" if words("git", "status", "--porcelain", "--untracked-files=no") else ""
+    versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
     commit = words("git", "rev-parse", "--short", "HEAD") + dirty
     tested, rows = run_tests(sys.argv[1:])
     sane, row = run_sanitizers()
     rows.append(row)
-    versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+    ends = Counter(ended for _, ended, _ in rows)
     table = [f"| {name} | {ended} | {seconds:,.0f} s |" for name, ended, seconds in rows]
     lines = [
         "# Proofs",
         "",
         f"Made by `make proofs` on {datetime.date.today()}, commit {commit}; {platform.machine()}, "
         f"{os.cpu_count()} cores; Python {platform.python_version()}, {versions}.",
-        f"A property takes {EXAMPLES:,} examples; 200 kills a format; every byte of a store; "
-        "every Triton kernel in every configuration.",
+        f"{EXAMPLES:,} examples of a property; arguments: {' '.join(sys.argv[1:]) or 'none'}. "
+        + ", ".join(f"{count} {ended}" for ended, count in ends.items())
+        + ".",
         "",
         "| proof | outcome | time |",
         "|---|---|--:|",

@@ -24,7 +24,7 @@ def pack_head(
     Args:
         dense: [C, H] float32.
         dense_bias: [C] float32 or None.
-        activation: a key of `packed.ACTIVATIONS`, or None.
+        activation: one of `packed.ACTIVATIONS`, or None.
         norm: (weight, bias or None, eps) of a LayerNorm after the activation, or None.
         out: [labels, C] float32.
         out_bias: [labels] float32 or None.

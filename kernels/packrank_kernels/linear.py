@@ -22,7 +22,7 @@ def pack_linear(
     Args:
         weight: [N, K] float32, bfloat16 or float16; [2N, K] if gated.
         bias: [N] float32 ([2N] if gated), or None.
-        activation: a key of `packed.ACTIVATIONS`, or None. "gelu" is the exact (erf) form.
+        activation: one of `packed.ACTIVATIONS`, or None. "gelu" is the exact (erf) form.
         gated: see `PackedLinear`.
         deterministic: the bits of a row must not depend on the other rows. Kernels for the CPU
             always promise it.

@@ -33,7 +33,7 @@ class PackedLinear:
         data: the weight in that backend's own layout.
         bias: [N] float32 ([2N] if gated), or in the weight's dtype where the backend reads it so;
             zeros where the layer has none.
-        activation: a key of `ACTIVATIONS`, or None.
+        activation: one of `ACTIVATIONS`, or None.
         in_features: K.
         out_features: N.
         gated: the first N rows of the weight are activated, the second N multiply them.
@@ -58,7 +58,7 @@ class PackedHead:
         backend: who packed it, and runs it.
         dense: [C, H] in that backend's own layout.
         dense_bias: [C].
-        activation: after the dense layer; a key of `ACTIVATIONS`, or None.
+        activation: after the dense layer; one of `ACTIVATIONS`, or None.
         norm_weight: [C] of the LayerNorm after the activation, or None where there is none.
         norm_bias: [C] or None.
         norm_eps: added to the variance.

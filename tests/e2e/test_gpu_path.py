@@ -35,8 +35,8 @@ def only_triton(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def folder(checkpoint: Callable[..., Path], name: str) -> Path:
-    layers = {"n_layers" if name == "DistilBert" else "num_hidden_layers": 2}
+def folder(checkpoint: Callable[..., Path], name: str, thorough: bool) -> Path:
+    layers = {"n_layers" if name == "DistilBert" else "num_hidden_layers": 3 if thorough else 2}
     options = {"classifier_pooling": "mean"} if name == "mean" else {}
     architecture = "ModernBert" if name == "mean" else name
     return checkpoint(architecture, num_labels=3, **layers, **options)
@@ -82,7 +82,7 @@ def test_logits(
     runner = Graphs(load_model(folder, device="cpu", dtype=dtype), recorded)
     expected = their_logits(folder, sequences)
     first = logits(runner, sequences)
-    # float16: two layers of values that are each rounded to 2^-11.
+    # float16: layers of values that are each rounded to 2^-11.
     assert_close(torch.from_numpy(first), expected, 1e-5 if dtype == torch.float32 else 2**-7)
     monkeypatch.setattr(graphs, "PATIENCE", 1)
     np.testing.assert_array_equal(logits(runner, sequences), first)

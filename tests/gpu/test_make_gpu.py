@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -70,6 +71,16 @@ def test_a_dry_run(tmp_path: Path) -> None:
     tables = path.with_suffix(".md").read_text()
     assert all(f"| {bench} |" in tables for bench in rows if bench not in ("profile", "busy"))
     assert done.stdout.rstrip().splitlines()[-1].startswith("benchmarks")
+
+
+def test_every_file_with_device_tests_is_run() -> None:
+    """At any depth; and what the benchmarks go by is among it."""
+    files = [*(ROOT / "tests/gpu").rglob("*.py"), *(ROOT / "tests/kernels").rglob("*.py")]
+    wanted = {p for p in files if re.search(r"mark\.gpu\b|^OP = ", p.read_text(), re.MULTILINE)}
+    found = driver.device_tests()
+    assert {p for p in wanted if p.name.startswith("test_")} <= set(found)
+    names = {p.relative_to(ROOT / "tests").with_suffix("").as_posix() for p in found}
+    assert set(driver.SUSPECTS) <= names | driver.SANITIZED.keys()
 
 
 def test_without_a_device_it_says_so_and_stops(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import torch
 
 from packrank_kernels import linear, pack_linear, reference
 from packrank_kernels.dispatch import TABLE
+from packrank_kernels.packed import ACTIVATIONS
 from packrank_kernels.testing import assert_close
 
 OP = "linear"
@@ -56,6 +57,10 @@ def test_equals_definition(backend, device, dtype, shape, gated):
     x, weight, bias = make(shape, dtype, device, gated)
     packed = pack(backend, weight, bias, gated=gated)
     assert_close(linear(x, packed), definition(x, weight, bias, gated=gated))
+
+
+def test_every_activation_is_defined():
+    assert tuple(reference.ACTIVATE) == ACTIVATIONS
 
 
 @pytest.mark.parametrize("activation", reference.ACTIVATE)

@@ -2,17 +2,14 @@
 
 import argparse
 import os
-import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
-from packrank.checkpoint.files import shown
 from packrank.checkpoint.fingerprint import fingerprint
+from packrank.commands.messages import check_stdout, hides_bar, say
 from packrank.commands.options import (
     MODEL_HELP,
     add_reranker_options,
@@ -21,11 +18,10 @@ from packrank.commands.options import (
     positive,
     reranker_options,
 )
-from packrank.commands.output import check_stdout, hides_bar, say
 from packrank.errors import InputError
 from packrank.exits.calibration import calibrate, check_enough, enough_queries
 from packrank.exits.margins import FILE, Margins, load, save
-from packrank.lines import Line, open_lines, read_jsonl
+from packrank.jobs.calibrate import read_queries, score_queries
 from packrank.reranker import Reranker
 
 _DESCRIPTION = """\
@@ -37,9 +33,6 @@ more; it refuses margins that were measured for another model, another K or anot
 requests of more than twice the candidates that most queries had here.
 """
 _SHOWN_FAILURES = 20
-# Queries are scored a window at a time; windows double while one takes less than these seconds.
-_WINDOW_SECONDS = 2.0
-_WINDOW_QUERIES = 64
 
 
 def add_calibrate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -93,19 +86,10 @@ def add_calibrate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     parser.set_defaults(run=_calibrate)
 
 
-@dataclass
-class _Query:
-    """A query, the lines of its candidates, and their logits once they are scored."""
-
-    text: str
-    lines: list[Line] = field(default_factory=list)
-    logits: NDArray[np.float32] | None = None
-
-
 def _calibrate(args: argparse.Namespace) -> int:
     check_stdout()
     failures: list[tuple[str, int, str]] = []
-    queries = _read(args.queries, args.candidates, failures)
+    queries = read_queries(args.queries, args.candidates, failures)
     if not queries:
         _report(failures)
         raise InputError(f"{args.queries} holds no usable query; expected one a line")
@@ -122,7 +106,7 @@ def _calibrate(args: argparse.Namespace) -> int:
     exits, settings = _exit_layers(args, model.exit_layers), model.exit_settings
     total = sum(len(query.lines) for query in ample)
     with tqdm(total=total, unit=" pairs", unit_scale=True, disable=hides_bar(args.quiet)) as bar:
-        for line, reason in _score(model, ample, exits, bar):
+        for line, reason in score_queries(model, ample, exits, bar):
             failures.append((args.candidates, line.number, reason))
     nothing = np.empty((0, len(exits)), dtype=np.float32)
     margins = calibrate(
@@ -155,51 +139,6 @@ def _calibrate(args: argparse.Namespace) -> int:
     return 1 if failures else 0
 
 
-def _read(queries: str, candidates: str, failures: list[tuple[str, int, str]]) -> list[_Query]:
-    """Queries in their order, each with its candidates."""
-    if queries == candidates == "-":
-        raise InputError("queries and candidates cannot both come from standard input")
-    # None: left out, as the same text in both halves would make one tell of the other.
-    known: dict[str, _Query | None] = {}
-    texts: dict[str, str] = {}
-    with open_lines(queries) as source:
-        for line in read_jsonl(source, "text"):
-            try:
-                id = _id(line, "id", "_id")
-                if id in known:
-                    raise InputError(f'"id" is {shown(id)}, as of a query before')
-                text = str(line.fields["text"])
-                first = texts.setdefault(text, id)
-                known[id] = _Query(text) if first == id else None
-                if first != id:
-                    raise InputError(f'"text" is that of query {shown(first)} before')
-            except InputError as error:
-                failures.append((queries, line.number, str(error)))
-    with open_lines(candidates) as source:
-        for line in read_jsonl(source, "text"):
-            try:
-                id = _id(line, "query")
-                if id not in known:
-                    raise InputError(f'"query" is {shown(id)}, which is the id of no query')
-                if (query := known[id]) is not None:
-                    query.lines.append(line)
-            except InputError as error:
-                failures.append((candidates, line.number, str(error)))
-    return [query for query in known.values() if query is not None]
-
-
-def _id(line: Line, *names: str) -> str:
-    """The first of these fields that a line has; a number is its digits."""
-    if line.error is not None:
-        raise InputError(line.error)
-    id = next((line.fields[name] for name in names if name in line.fields), None)
-    if id is None:
-        raise InputError(f'the object has no "{names[0]}"')
-    if isinstance(id, bool) or not isinstance(id, str | int):
-        raise InputError(f'"{names[0]}" is {shown(id)}, expected a string')
-    return str(id)
-
-
 def _check_output(output: Path) -> None:
     """Raise InputError, before anything is scored, if margins could not be written there."""
     if output.exists():
@@ -226,31 +165,6 @@ def _exit_layers(args: argparse.Namespace, known: tuple[int, ...]) -> tuple[int,
     if not chosen or chosen[-1] >= final:
         raise InputError(f"no candidate can stop before layer {final}; name earlier exit layers")
     return (*chosen, final)
-
-
-def _score(
-    model: Reranker, queries: Sequence[_Query], layers: tuple[int, ...], bar: "tqdm[None]"
-) -> Iterator[tuple[Line, str]]:
-    """Give every query its logits; yields the candidates that cannot be scored, and why."""
-    start, most = 0, 1
-    while window := queries[start : start + most]:
-        began = time.perf_counter()
-        lines = [line for query in window for line in query.lines]
-        pairs = [(query.text, str(line.fields["text"])) for query in window for line in query.lines]
-        logits, reasons = model.try_score(pairs, activation="identity", cutoff_layers=list(layers))
-        usable = np.ones(len(pairs), dtype=np.bool_)
-        usable[list(reasons)] = False
-        at = 0
-        for query in window:
-            mine = slice(at, at + len(query.lines))
-            query.logits = logits[mine][usable[mine]]
-            at = mine.stop
-        for place, reason in reasons.items():
-            yield lines[place], reason
-        bar.update(len(pairs))
-        start += len(window)
-        if time.perf_counter() - began < _WINDOW_SECONDS:
-            most = min(2 * most, _WINDOW_QUERIES)
 
 
 def _table(margins: Margins) -> Iterator[str]:

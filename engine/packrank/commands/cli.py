@@ -14,7 +14,7 @@ from packrank.commands.calibrate import add_calibrate
 from packrank.commands.encode import add_encode
 from packrank.commands.explain import add_explain
 from packrank.commands.info import add_info
-from packrank.commands.output import say
+from packrank.commands.messages import say
 from packrank.commands.rank import add_rank
 from packrank.commands.score import add_score
 from packrank.errors import PackrankError

@@ -5,8 +5,8 @@ import os
 
 from tqdm import tqdm
 
+from packrank.commands.messages import count_lines, hides_bar, report, say
 from packrank.commands.options import MODEL_HELP, add_device_options, folder_of, positive
-from packrank.commands.output import count_lines, hides_bar, report, say
 from packrank.errors import InputError
 from packrank.jobs.documents import Documents
 from packrank.jobs.encode import encode_file

@@ -10,8 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from packrank.commands.messages import check_stdout, printable
 from packrank.commands.options import MODEL_HELP, add_device_options, folder_of, valid_text
-from packrank.commands.output import check_stdout, printable
 from packrank.errors import InputError
 from packrank.late.explanation import Explanation
 from packrank.late.explanation_page import page

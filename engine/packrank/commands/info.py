@@ -13,8 +13,8 @@ import packrank_kernels
 from packrank import __version__
 from packrank.checkpoint.config import ModelConfig, load_config
 from packrank.checkpoint.modules import encoder_folder
+from packrank.commands.messages import check_stdout
 from packrank.commands.options import MODEL_HELP, folder_of
-from packrank.commands.output import check_stdout
 from packrank.late.formats import read_settings
 from packrank.runtime.device import cuda_devices
 from packrank.scoring.recognition import Scoring, recognise

@@ -4,9 +4,9 @@ import argparse
 import json
 import math
 
-from packrank.commands.model import add_model_options, open_model
+from packrank.commands.messages import check_stdout, printable, report, say
 from packrank.commands.options import MODEL_HELP, positive, valid_text
-from packrank.commands.output import check_stdout, printable, report, say
+from packrank.commands.scorer import add_model_options, open_model
 from packrank.errors import InputError
 from packrank.jobs.score import Scorer
 from packrank.late_interaction import LateInteraction

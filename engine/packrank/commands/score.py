@@ -5,9 +5,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from packrank.commands.model import add_model_options, open_model
+from packrank.commands.messages import count_lines, hides_bar, report, say
 from packrank.commands.options import MODEL_HELP, positive
-from packrank.commands.output import count_lines, hides_bar, report, say
+from packrank.commands.scorer import add_model_options, open_model
 from packrank.errors import InputError
 from packrank.jobs.score import score_lines
 from packrank.lines import open_lines, read_jsonl, replacing

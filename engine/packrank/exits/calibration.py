@@ -72,7 +72,7 @@ def calibrate(
         top_k: k, how many candidates are wanted in the end.
         recall: share of the final top k that should survive, a mean over queries; below 1.
         model: name of the model, for messages.
-        fingerprint: of its files, see `checkpoint.fingerprint`.
+        fingerprint: of its files, see `fingerprint.fingerprint`.
         settings: what else changes scores.
         seed: of the split into halves.
 

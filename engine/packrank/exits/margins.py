@@ -57,7 +57,7 @@ class Margins:
 
     Attributes:
         model: its name, for messages.
-        fingerprint: of its files, see `checkpoint.fingerprint`.
+        fingerprint: of its files, see `fingerprint.fingerprint`.
         settings: what else changes scores, such as the template; values as JSON has them.
         top_k: how many candidates are wanted in the end.
         final_layer: after which scores count; at most the model's last.
@@ -165,7 +165,7 @@ def find(
 
     Args:
         path: of the file; `FILE` beside a model.
-        fingerprint: of the model's files, see `checkpoint.fingerprint`.
+        fingerprint: of the model's files, see `fingerprint.fingerprint`.
         top_k: how many candidates are wanted in the end.
         final_layer: after which scores count.
         settings: what else changes scores.

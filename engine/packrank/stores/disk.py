@@ -1,4 +1,4 @@
-"""Files that are whole, and on the disk whatever happens next."""
+"""Writes that are on the disk when they return, and a lock; `writer` says in which order."""
 
 import fcntl
 import os

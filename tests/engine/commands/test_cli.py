@@ -7,16 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from tqdm import tqdm
 
 import packrank_kernels
 from packrank import LateInteraction, Reranker
 from packrank.commands.cli import main
 from packrank.jobs import score as score_file
-from packrank.lines import Line, read_jsonl, read_plain, replacing
 
 WORDS = "red blue fox dog owl snake runs sleeps hunts at night by day in the sun"
 DOCUMENTS = ["the fox runs", "owl hunts at night", "snake sleeps in the sun", "blue dog", "red"]
@@ -53,51 +50,6 @@ def json_lines(text: str) -> list[dict[str, Any]]:
 def write_lines(path: Path, records: list[dict[str, Any]]) -> Path:
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
     return path
-
-
-# Lines
-
-
-def test_plain_lines_keep_their_numbers_and_their_spaces() -> None:
-    source = io.BytesIO(b"\xef\xbb\xbfone\r\n\n  two \n\xff\nthree")
-    lines = list(read_plain(source))
-    assert [line.number for line in lines] == [1, 3, 4, 5]
-    assert [line.fields.get("text") for line in lines] == ["one", "  two ", None, "three"]
-    assert lines[2].error == "byte 1 is 0xff, which is not valid UTF-8"
-
-
-@pytest.mark.parametrize(
-    ("raw", "reason"),
-    [
-        (b"{", "not valid JSON"),
-        (b"[" * 100_000, "not valid JSON"),
-        (b'{"text": "a", "n": NaN}', "NaN is not a JSON number"),
-        (b'["text"]', "expected a JSON object"),
-        (b'{"id": 3}', 'no "text"'),
-        (b'{"text": 3}', '"text" is 3, expected a string'),
-        (b'{"text": "caf\xe9"}', "byte 14 is 0xe9"),
-    ],
-)
-def test_a_bad_jsonl_line_fails_alone(raw: bytes, reason: str) -> None:
-    first, bad, last = read_jsonl([b'{"text": "x"}\n', raw + b"\n", b'{"text": "y"}'], "text")
-    assert (first.error, last.error) == (None, None)
-    assert bad.number == 2
-    assert bad.error is not None and reason in bad.error
-    assert len(bad.error) < 120
-
-
-def test_an_output_appears_whole_or_not_at_all(tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    out.write_text("before")
-    with pytest.raises(KeyError), replacing(out) as sink:
-        sink.write("half")
-        raise KeyError
-    assert out.read_text() == "before"
-    with replacing(out) as sink:
-        sink.write("after")
-        assert out.read_text() == "before"
-    assert out.read_text() == "after"
-    assert list(tmp_path.iterdir()) == [out]
 
 
 # rank
@@ -225,44 +177,6 @@ def test_scores_come_in_order_through_every_window(
     summary = capsys.readouterr().err
     assert summary.startswith("pairs scored: 11, lines failed: 0")
     assert "pairs/s" in summary and "tokens/s" in summary
-
-
-class Sized:
-    """Gives every pair the score 0 and notes how many come at once."""
-
-    num_tokens = 0
-
-    def __init__(self) -> None:
-        self.sizes: list[int] = []
-
-    def try_score(self, pairs: list[tuple[str, str]]) -> tuple[np.ndarray, dict[int, str]]:
-        self.sizes.append(len(pairs))
-        return np.zeros(len(pairs), dtype=np.float32), {}
-
-
-@pytest.mark.parametrize(
-    ("seconds", "characters", "sizes"),
-    [
-        (1e9, 10**9, [2, 4, 8, 8, 8]),
-        (0.0, 10**9, [2] * 15),
-        (1e9, 5, [2, *[3] * 9, 1]),
-    ],
-)
-def test_windows_grow_while_they_are_quick(
-    monkeypatch: pytest.MonkeyPatch, seconds: float, characters: int, sizes: list[int]
-) -> None:
-    monkeypatch.setattr(score_file, "_FIRST_WINDOW_PAIRS", 2)
-    monkeypatch.setattr(score_file, "_WINDOW_PAIRS", 8)
-    monkeypatch.setattr(score_file, "_WINDOW_SECONDS", seconds)
-    monkeypatch.setattr(score_file, "_WINDOW_CHARACTERS", characters)
-    model: Any = Sized()
-    lines = [Line(i, {"query": "a", "document": "b"}) for i in range(30)]
-    sink = io.StringIO()
-    with tqdm(total=30, disable=True) as bar:
-        totals = score_file.score_lines(model, lines, sink, bar)
-    assert model.sizes == sizes
-    assert totals.pairs == 30
-    assert [row["line"] for row in json_lines(sink.getvalue())] == list(range(30))
 
 
 def test_several_labels_give_lists(model: Any, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from kept import digest, kept
+from compiled import digest, kept
 
 PACKAGE = "packrank_kernels.backend.triton"
 SHARED_MEMORY = 227 * 1024  # that a block may have on sm_90
@@ -85,22 +85,25 @@ def examine(module, index, disassemble, folder):
     start = {"name": variant.name, "module": module.rpartition(".")[2], "triton": version}
     if folder is None:
         return start | inspect(variant, disassemble)
-    kernel = getattr(variant.kernel, "cache_key", None)  # of its source and all that it calls
+    path = folder / f"triton-{key_of(variant, version, disassemble)}.json"
+    if path.exists():
+        return start | json.loads(path.read_text())
+    found = inspect(variant, disassemble)
+    if not found["failures"]:
+        kept(path, lambda unfinished: unfinished.write_text(json.dumps(found)))
+    return start | found
+
+
+def key_of(variant, version, disassemble):
+    """Of all that decides what is found, among it the kernel's source and that of all it calls."""
+    from triton import knobs
+    from triton._C.libtriton import get_cache_invalidating_env_vars
+
     facts = {name: value for name, value in vars(variant).items() if name != "kernel"}
     facts["aligned"] = sorted(variant.aligned)
-    key = digest(Path(__file__), version, TARGET, kernel, facts, disassemble)
-    path, found = folder / f"triton-{key}.json", {}
-
-    def make(unfinished):
-        found.update(inspect(variant, disassemble))
-        if not found["failures"]:
-            unfinished.write_text(json.dumps(found))
-
-    try:
-        kept(path, make)
-    except FileNotFoundError:  # failures are not kept
-        return start | found
-    return start | json.loads(path.read_text())
+    compiler = version, knobs.nvidia.ptxas.version, get_cache_invalidating_env_vars()
+    kernel = variant.kernel.cache_key
+    return digest(Path(__file__), TARGET, kernel, facts, disassemble, *compiler)
 
 
 def inspect(variant, disassemble):

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from kept import digest, kept
+from compiled import digest, kept
 
 from packrank_kernels import maxsim, reference
 from packrank_kernels.backend import cuda_maxsim

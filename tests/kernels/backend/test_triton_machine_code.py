@@ -86,6 +86,7 @@ def check_whole(status, found, errors, triton):
     assert {"norm", "embedding", "rows", "head", "linear", "attention", "maxsim"} == {
         variant["module"] for variant in found.values()
     }
+    assert sum(variant["wgmma"] > 0 for variant in found.values()) > len(found) // 2
     assert {variant["triton"] for variant in found.values()} == {triton}
 
 
@@ -96,8 +97,7 @@ SHARES = 4  # side by side on as many cores
 def test_every_variant_fits_the_device(share, form):
     status, found, errors = compile_variants(f"--share={share}/{SHARES}", *form)
     check_whole(status, found, errors, version("triton"))
-    assert len(found) > 200 / SHARES - 10
-    assert sum(variant["wgmma"] > 0 for variant in found.values()) > 20
+    assert len(found) > 200 // SHARES - 5
 
 
 def test_variants_fit_by_an_older_triton_too(request, thorough, form):

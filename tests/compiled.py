@@ -7,14 +7,17 @@ from pathlib import Path
 
 
 def digest(*parts: object) -> str:
-    """Of texts, and of files and folders by what they hold."""
+    """Of values by their text, and of files and folders by their names and what they hold."""
     found = hashlib.sha256()
     for part in parts:
-        paths = sorted(part.rglob("*")) if isinstance(part, Path) and part.is_dir() else [part]
-        for path in paths:
-            is_file = isinstance(path, Path) and path.is_file()
-            content = path.read_bytes() if is_file else str(path).encode()
-            found.update(f"{len(content)} ".encode() + content)
+        if isinstance(part, Path):
+            paths = sorted(part.rglob("*")) if part.is_dir() else [part]
+            named = {path.relative_to(part.parent): path for path in paths if path.is_file()}
+            pieces = [(str(name).encode(), path.read_bytes()) for name, path in named.items()]
+        else:
+            pieces = [(b"", repr(part).encode())]
+        for name, content in pieces:
+            found.update(b"%d %b %d %b" % (len(name), name, len(content), content))
     return found.hexdigest()[:32]
 
 

@@ -1,0 +1,50 @@
+"""A file of pairs is scored a window at a time."""
+
+import io
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from tqdm import tqdm
+
+from packrank.jobs import score as score_file
+from packrank.lines import Line
+
+
+class Sized:
+    """Gives every pair the score 0 and notes how many come at once."""
+
+    num_tokens = 0
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+
+    def try_score(self, pairs: list[tuple[str, str]]) -> tuple[np.ndarray, dict[int, str]]:
+        self.sizes.append(len(pairs))
+        return np.zeros(len(pairs), dtype=np.float32), {}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "characters", "sizes"),
+    [
+        (1e9, 10**9, [2, 4, 8, 8, 8]),
+        (0.0, 10**9, [2] * 15),
+        (1e9, 5, [2, *[3] * 9, 1]),
+    ],
+)
+def test_windows_grow_while_they_are_quick(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, characters: int, sizes: list[int]
+) -> None:
+    monkeypatch.setattr(score_file, "_FIRST_WINDOW_PAIRS", 2)
+    monkeypatch.setattr(score_file, "_WINDOW_PAIRS", 8)
+    monkeypatch.setattr(score_file, "_WINDOW_SECONDS", seconds)
+    monkeypatch.setattr(score_file, "_WINDOW_CHARACTERS", characters)
+    model: Any = Sized()
+    lines = [Line(i, {"query": "a", "document": "b"}) for i in range(30)]
+    sink = io.StringIO()
+    with tqdm(total=30, disable=True) as bar:
+        totals = score_file.score_lines(model, lines, sink, bar)
+    assert model.sizes == sizes
+    assert totals.pairs == 30
+    assert [row["line"] for row in map(json.loads, sink.getvalue().splitlines())] == list(range(30))

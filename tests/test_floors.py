@@ -1,0 +1,181 @@
+"""Imports run downwards: which room may import which, and where one that may not should go."""
+
+import ast
+import re
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+from source_tree import (
+    ENGINE,
+    ENGINE_FILES,
+    KERNEL_FILES,
+    KERNELS,
+    PYTHON,
+    modules,
+    name_of,
+    tree_of,
+)
+
+
+@pytest.mark.parametrize("root", [ENGINE, KERNELS], ids=lambda root: root.name)
+def test_no_file_imports_itself_by_way_of_others(root: Path) -> None:
+    graph = {
+        path.relative_to(root).with_suffix("").as_posix().removesuffix("/__init__"): modules(
+            path, root
+        )
+        for path in PYTHON
+        if path.is_relative_to(root)
+    }
+    assert len(graph) > 20
+    tuple(TopologicalSorter(graph).static_order())
+
+
+# Room -> the rooms below that it may import. Files at the top of a package are in the rooms of
+# PLACES; __init__ and __main__ are rooms of their own.
+PLACES = {
+    "packrank": {
+        "ground": ("errors", "request", "work", "arguments", "lines"),
+        "doors": ("reranker", "late_interaction"),
+    },
+    "packrank_kernels": {
+        "extensions": ("_cpu", "_cuda"),
+        "ground": ("packed", "checks", "top_k", "testing"),
+        "reference": ("reference",),
+        "dispatch": ("dispatch",),
+        "ops": (
+            *("attention", "embedding", "head", "layer_norm", "linear", "maxsim", "residual"),
+            *("rms_norm", "rows", "token_embeddings", "threads", "info"),
+        ),
+    },
+}
+FLOORS: dict[str, dict[str, tuple[str, ...]]] = {
+    "packrank": {
+        "ground": (),
+        "checkpoint": ("ground",),
+        "text": ("ground", "checkpoint"),
+        "models": ("ground", "checkpoint"),
+        "runtime": ("ground", "checkpoint", "models"),
+        "stores": ("ground", "runtime"),
+        "exits": ("ground", "text", "models", "runtime"),
+        "late": ("ground", "checkpoint", "text", "models", "runtime", "stores"),
+        "scoring": ("ground", "checkpoint", "text", "models", "runtime", "exits"),
+        "doors": ("ground", "checkpoint", "text", "runtime", "stores", "exits", "late", "scoring"),
+        "jobs": ("ground", "checkpoint", "text", "stores", "late", "doors"),
+        "demo": ("ground", "doors"),
+        "commands": (
+            *("ground", "checkpoint", "text", "runtime", "stores", "exits", "late", "scoring"),
+            *("doors", "jobs", "demo", "__init__"),
+        ),
+        "__init__": ("ground", "text", "stores", "exits", "late", "doors"),
+        "__main__": ("commands",),
+    },
+    "packrank_kernels": {
+        "extensions": (),
+        "ground": (),
+        "reference": ("ground",),
+        "backend": ("extensions", "ground"),
+        "dispatch": ("reference", "backend"),
+        "ops": ("ground", "backend", "dispatch"),
+        "__init__": ("ground", "ops"),
+    },
+}
+MODULES = [
+    (root, path.relative_to(root).with_suffix("").as_posix())
+    for root in (ENGINE, KERNELS)
+    for path in PYTHON
+    if path.is_relative_to(root)
+]
+
+
+def room_of(module: str, root: Path) -> str:
+    """The room of a module, such as "models/base" or "errors"."""
+    top = module.split("/")[0]
+    places = PLACES[root.name]
+    return next((room for room, files in places.items() if top in files), top)
+
+
+def misplaced(module: str, imported: set[str], root: Path) -> list[str]:
+    """What is wrong with the imports of a module, a sentence for each."""
+    floors = FLOORS[root.name]
+    here, sentences = room_of(module, root), []
+    if here not in floors:
+        return [f"{root.name}/{module}.py is in no room; move it into one, or name it in PLACES"]
+    for other in sorted(imported):
+        there = room_of(other, root)
+        if there == here or there in floors[here]:
+            continue
+        above = [room for room, below in floors.items() if {here, there} <= {*below, room}]
+        sentences.append(
+            f"{root.name}/{module}.py imports {other}: {here} may import "
+            f"{', '.join(floors[here]) or 'nothing'}. Move what it needs of {other} down into one "
+            f"of these, or the code that needs it up into {' or '.join(above)}"
+        )
+    return sentences
+
+
+@pytest.mark.parametrize(("root", "module"), MODULES, ids=lambda part: getattr(part, "name", part))
+def test_imports_run_downwards(root: Path, module: str) -> None:
+    wrong = misplaced(module, modules(root / f"{module}.py", root), root)
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("root", [ENGINE, KERNELS], ids=lambda root: root.name)
+def test_floors_are_a_table_of_rooms_that_there_are(root: Path) -> None:
+    """Without a circle, without a room that nobody made, and without leave that nobody takes."""
+    floors = FLOORS[root.name]
+    tuple(TopologicalSorter(floors).static_order())
+    taken: dict[str, set[str]] = {room: set() for room in PLACES[root.name]}
+    for _, module in (each for each in MODULES if each[0] == root):
+        here = room_of(module, root)
+        found = {room_of(other, root) for other in modules(root / f"{module}.py", root)}
+        taken[here] = taken.get(here, set()) | (found - {here})
+    assert taken == {room: set(below) for room, below in floors.items()}
+
+
+def test_an_import_that_runs_upwards_is_told_where_it_should_go() -> None:
+    right = {"text/pairs", "errors", "scoring/recognition"}
+    assert misplaced("scoring/assembly", right, ENGINE) == []
+    [sentence] = misplaced("text/pairs", {"stores/store"}, ENGINE)
+    assert sentence.startswith("packrank/text/pairs.py imports stores/store: text may import gro")
+    assert "down into one of these" in sentence
+    assert sentence.endswith("up into late or doors or jobs or commands or __init__")
+    [sentence] = misplaced("helpers", {"errors"}, ENGINE)
+    assert sentence == ("packrank/helpers.py is in no room; move it into one, or name it in PLACES")
+    [sentence] = misplaced("backend/native", {"maxsim"}, KERNELS)
+    assert (
+        "backend may import extensions, ground. Move what it needs of maxsim down into" in sentence
+    )
+
+
+# Who imports by a name made at run time, which the floors do not see: what may be missing.
+AT_RUN_TIME = {"dispatch.py", "backend/varlen.py"}
+
+
+@pytest.mark.parametrize("path", ENGINE_FILES + KERNEL_FILES, ids=name_of)
+def test_no_import_hides_from_the_floors(path: Path) -> None:
+    source, tree = path.read_text(encoding="utf-8"), tree_of(path)
+    assert "TYPE_CHECKING" not in source
+    name = path.relative_to(ENGINE if path.is_relative_to(ENGINE) else KERNELS).as_posix()
+    assert name in AT_RUN_TIME or not re.search(r"import_module|__import__", source)
+    whole = [
+        alias for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names
+    ]
+    ours = [alias for alias in whole if alias.name.split(".")[0] in ("packrank", KERNELS.name)]
+    assert all(alias.name == KERNELS.name and alias.asname is None for alias in ours)
+
+
+@pytest.mark.parametrize("root", [ENGINE, KERNELS], ids=lambda root: root.name)
+def test_every_folder_is_a_package(root: Path) -> None:
+    folders = {path.parent for path in root.rglob("*.py")}
+    assert all((folder / "__init__.py").is_file() for folder in folders)
+
+
+ROOMS = [*ENGINE.glob("*/__init__.py"), *KERNELS.glob("**/__init__.py")]
+
+
+@pytest.mark.parametrize("init", ROOMS, ids=name_of)
+def test_a_room_says_in_a_sentence_what_it_is_for(init: Path) -> None:
+    said = ast.get_docstring(tree_of(init)) or ""
+    assert 20 < len(said.splitlines()[0]) <= 100
+    assert said.splitlines()[0].endswith(".")

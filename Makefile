@@ -4,6 +4,7 @@
 #                                              ARGS=tests/kernels: some of them, in one process
 #   make older-triton compile a sample of the Triton kernels with an older Triton too
 #   make proofs       the long form of tests that have one, every Triton kernel, sanitizers
+#   make peers        tests beside other packages' programs, each in an environment of its own
 #   make check        lint, formatting, types; of the C++ too
 #   make format       put Python and C++ into the form that check asks for
 #   make quality      nDCG@10 on real data     DATA=folder: where the data is
@@ -16,6 +17,7 @@
 PYTHON ?= python3
 DATA ?=
 ARGS ?=
+PEERS ?= $(patsubst tests/peers/%/requirements.txt,%,$(wildcard tests/peers/*/requirements.txt))
 
 # Keeps the root off sys.path (Python 3.11 on): kernels/ must not pass for another package.
 export PYTHONSAFEPATH = 1
@@ -26,7 +28,7 @@ RUN := $(VENV)/bin/python
 CPP := $(shell find csrc tests -name '*.cpp' -o -name '*.cu' -o -name '*.h')
 BUILD := pyproject.toml setup.py constraints.txt $(shell find csrc -type f)
 
-.PHONY: run test older-triton proofs check format quality bench gpu sanitize install clean
+.PHONY: run test older-triton proofs peers check format quality bench gpu sanitize install clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/installed-demo
@@ -42,6 +44,19 @@ older-triton: $(VENV)/installed-demo,test $(VENV)/triton-3.6.0
 
 proofs: $(VENV)/installed-demo,test $(VENV)/triton-3.6.0
 	$(RUN) tests/proofs.py $(if $(DATA),--data="$(DATA)") $(ARGS)
+
+# A peer that cannot be installed here is left out, with a word; the others run.
+peers: $(RUN)
+	@ran=; failed=; \
+	for peer in $(PEERS); do \
+	  if ! $(MAKE) --no-print-directory $(VENV)/peers/$$peer/installed; then \
+	    echo "The peer $$peer cannot be installed here; its tests are skipped." >&2; continue; fi; \
+	  ran="$$ran $$peer"; \
+	  $(VENV)/peers/$$peer/bin/python -m pytest -W default tests/peers/$$peer $(ARGS) \
+	    || failed="$$failed $$peer"; \
+	done; \
+	test -n "$$ran" || { echo "No peer could be installed; no test ran." >&2; exit 1; }; \
+	test -z "$$failed" || { echo "Tests failed beside:$$failed" >&2; exit 1; }
 
 check: $(VENV)/installed-check
 	$(RUN) -m ruff check
@@ -85,6 +100,15 @@ $(VENV)/installed-%: $(BUILD) | $(RUN)
 	@$(RUN) -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' || { \
 	  echo "The kernels are compiled against Python.h, which is missing; install Python's headers (Debian, Ubuntu: python3-dev) and run make again." >&2; exit 1; }
 	$(RUN) -m pip install -c constraints.txt -e ".[$*]"
+	@touch $@
+
+# A peer's environment: its requirements.txt and Packrank as pip puts them together, then what
+# no-deps.txt names, which pip would not have beside them.
+$(VENV)/peers/%/installed: tests/peers/%/requirements.txt $(BUILD) | $(RUN)
+	$(PYTHON) -m venv $(VENV)/peers/$*
+	$(VENV)/peers/$*/bin/python -m pip install -r $< -e .
+	@if test -f tests/peers/$*/no-deps.txt; then \
+	  $(VENV)/peers/$*/bin/python -m pip install --no-deps -r tests/peers/$*/no-deps.txt; fi
 	@touch $@
 
 # The Triton that torch 2.11 brings, for what is compiled ahead of time; in a folder of its own.

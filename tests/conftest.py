@@ -14,6 +14,8 @@ import torch
 import packrank_kernels
 from packrank.request import Sequence
 
+collect_ignore = ["peers"]  # `make peers` runs them, where their packages are
+
 try:
     from hypothesis import settings
 except ImportError:  # a machine with a GPU need not have it: its tests know no properties

@@ -1,0 +1,96 @@
+"""An index that fast-plaid wrote opens as it is, and holds what fast-plaid itself reads there."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from packrank import Store, maxsim
+from packrank.errors import StoreError
+
+SIZE = 32
+LENGTHS = [5, 1, 17, 9, 30, 2] * 6
+
+
+def random_vectors(*lengths: int) -> list[Tensor]:
+    return [torch.nn.functional.normalize(torch.randn(length, SIZE)) for length in lengths]
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Callable[..., Any]:
+    """index(nbits=4): what fast-plaid made of documents of LENGTHS."""
+    from fast_plaid.search import FastPlaid
+
+    def make(**options: Any) -> Any:
+        made = FastPlaid(str(tmp_path / "index"), device="cpu")
+        return made.create(random_vectors(*LENGTHS), start_from_scratch=0, **options)
+
+    return make
+
+
+def check_vectors(store: Store, index: Any, lengths: list[int]) -> None:
+    """fast-plaid decodes in float16: its vectors point the same way, and have nearly length 1."""
+    assert store.embeddings.cu_seqlens.diff().tolist() == lengths
+    expected = torch.cat(index.get_embeddings([*range(len(lengths))])).float()
+    found = torch.cat([store.embeddings.decode(n) for n in range(len(store))])
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-3)
+    cosines = torch.cosine_similarity(found.double(), expected.double())
+    np.testing.assert_allclose(cosines, 1, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("nbits", [2, 4])
+def test_vectors_are_those_that_fast_plaid_decodes(index: Callable[..., Any], nbits: int) -> None:
+    made = index(nbits=nbits)
+    store = Store.open(made.index)
+    assert (store.format, store.size) == (f"{nbits}bit", SIZE)
+    check_vectors(store, made, LENGTHS)
+
+
+def test_chunks_that_grew_and_lost_documents(index: Callable[..., Any]) -> None:
+    """More centroids come with the second update, which brings a hundred documents together."""
+    made = index(batch_size=10)
+    made.update(random_vectors(4, 7), start_from_scratch=0)
+    check_vectors(Store.open(made.index), made, [*LENGTHS, 4, 7])
+    before = len(np.load(Path(made.index) / "centroids.npy"))
+    added = [1 + n % 5 for n in range(120)]
+    made.update(random_vectors(*added), start_from_scratch=0)
+    assert len(np.load(Path(made.index) / "centroids.npy")) > before
+    made.delete([0, 3, 36, 40])
+    left = [length for n, length in enumerate([*LENGTHS, 4, 7, *added]) if n not in (0, 3, 36, 40)]
+    assert len([*Path(made.index).glob("*.codes.npy")]) > 1
+    check_vectors(Store.open(made.index), made, left)
+
+
+def test_an_index_that_cannot_be_searched_opens_too(index: Callable[..., Any]) -> None:
+    made = index(compress_only=True)
+    check_vectors(Store.open(made.index), made, LENGTHS)
+
+
+@pytest.mark.parametrize("nbits", [1, 8])
+def test_other_numbers_of_bits_are_refused(index: Callable[..., Any], nbits: int) -> None:
+    made = index(nbits=nbits)
+    with pytest.raises(StoreError, match=f"{2**nbits} bucket weights, expected 4 or 16"):
+        Store.open(made.index)
+
+
+@pytest.mark.parametrize("nbits", [2, 4])
+def test_scores_are_those_of_pylates_search(tmp_path: Path, nbits: int) -> None:
+    """To the rounding of float16 there, and here of the bytes that a query and a codec become."""
+    from pylate.indexes import PLAID
+
+    every = {"n_ivf_probe": 256, "show_progress": False}  # clusters: all that there are
+    index = PLAID(str(tmp_path), "passages", nbits=nbits, device="cpu", **every)
+    names = [f"p{n}" for n in range(len(LENGTHS))]
+    index.add_documents(names, random_vectors(*LENGTHS))
+    store = Store.open(tmp_path / "passages/fast_plaid_index")
+    for query in random_vectors(1, 7, 32):
+        [ranked] = index(query[None], k=len(names))
+        places = [names.index(one["id"]) for one in ranked]
+        assert sorted(places) == [*range(len(names))]
+        scores = [one["score"] for one in ranked]
+        found = maxsim(query, store)[places]
+        np.testing.assert_allclose(found, scores, rtol=0, atol=0.01 * len(query) ** 0.5)

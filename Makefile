@@ -34,9 +34,10 @@ BUILD := pyproject.toml setup.py constraints.txt $(shell find csrc -type f)
 run: $(VENV)/installed-demo
 	$(RUN) -m packrank.demo $(ARGS)
 
-# On all cores; what ARGS picks starts sooner in one process, unless it says -n too.
+# On all cores, work shared out anew towards the end; what ARGS picks starts sooner in one process.
+CORES := -n auto --maxprocesses 8 --dist worksteal
 test: $(VENV)/installed-demo,test
-	$(RUN) -m pytest $(if $(ARGS),,-n auto) $(if $(DATA),--data="$(DATA)") $(ARGS)
+	$(RUN) -m pytest $(if $(ARGS),,$(CORES)) $(if $(DATA),--data="$(DATA)") $(ARGS)
 
 MACHINE_CODE := tests/kernels/backend/test_triton_machine_code.py
 older-triton: $(VENV)/installed-demo,test $(VENV)/triton-3.6.0

@@ -34,7 +34,7 @@ def run_tests(arguments: list[str]) -> tuple[bool, list[tuple[str, str, float]]]
     report = BUILD / "tests.xml"
     report.unlink(missing_ok=True)
     command = [sys.executable, "-m", "pytest", f"--thorough={EXAMPLES}", "-n", "auto"]
-    command.append(f"--junitxml={report}")
+    command += ["--dist", "worksteal", f"--junitxml={report}"]
     command.append(f"--older-triton={OLDER_TRITON}")
     status = subprocess.call([*command, *arguments], cwd=ROOT)
     rows = []

@@ -1,7 +1,6 @@
 """The CUDA C++ kernels: their source run on a processor, their machine code, and on a device."""
 
 import contextlib
-import platform
 import re
 import shutil
 import subprocess
@@ -29,28 +28,9 @@ needs_device = pytest.mark.skipif(
 )
 
 
-def test_the_kernels_are_right_on_a_processor(compiled_folder):
+def test_the_kernels_are_right_on_a_processor(emulation):
     """Under sanitizers, threads and copies in random order; see tests/cuda."""
-    if platform.machine() != "x86_64":
-        pytest.skip("the emulation of a device is written for x86-64")
-    if shutil.which("g++") is None:
-        pytest.skip("needs g++")
-    for library in ("libasan.so", "libubsan.so"):
-        found = subprocess.check_output(["g++", f"-print-file-name={library}"], text=True)
-        if not Path(found.strip()).is_absolute():
-            pytest.skip(f"needs {library} of g++")
-    sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    folders = [f"-I{SOURCES}", f"-I{ROOT / 'tests/cuda'}"]
-    warnings = ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
-    flags = ["-std=c++17", "-O1", *warnings, *sanitizers, *folders]
-    source = str(ROOT / "tests/cuda/driver.cpp")
-    version = subprocess.check_output(["g++", "--version"], text=True)
-    key = digest(version, *flags, SOURCES, ROOT / "tests/cuda")
-    program = kept(
-        compiled_folder / f"attention-{key}",
-        lambda path: subprocess.run(["g++", *flags, source, "-o", str(path)], check=True),
-    )
-    result = subprocess.run([str(program)], capture_output=True, text=True)
+    result = subprocess.run([emulation("driver.cpp", "-O1")], capture_output=True, text=True)
     assert (result.returncode, result.stdout) == (0, "right\n"), result.stderr
 
 

@@ -2,9 +2,7 @@
 
 import contextlib
 import ctypes
-import platform
 import re
-import shutil
 import struct
 import subprocess
 from dataclasses import replace
@@ -13,7 +11,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from compiled import digest, kept
 
 from packrank_kernels import maxsim, reference
 from packrank_kernels.backend import cuda_maxsim
@@ -21,7 +18,6 @@ from packrank_kernels.packed import FLOATS, Queries
 from packrank_kernels.residual import Codec, to_planes
 from packrank_kernels.token_embeddings import TokenEmbeddings, quantize_int8
 
-ROOT = Path(__file__).parents[3]
 CUDA = torch.device("cuda")
 LENGTHS = [3, 0, 1, 17, 70, 5, 16, 0, 31, 0]
 
@@ -55,30 +51,12 @@ def queries_of(lengths, documents):
 
 
 @pytest.fixture(scope="module")
-def emulated(compiled_folder):
+def emulated(emulation):
     """emulated(queries, documents, candidates, owners, panel=..., ...): as the kernel scores them.
 
     Under sanitizers, threads, copies and products in random order; see tests/cuda.
     """
-    if platform.machine() != "x86_64":
-        pytest.skip("the emulation of a device is written for x86-64")
-    if shutil.which("g++") is None:
-        pytest.skip("needs g++")
-    for library in ("libasan.so", "libubsan.so"):
-        found = subprocess.check_output(["g++", f"-print-file-name={library}"], text=True)
-        if not Path(found.strip()).is_absolute():
-            pytest.skip(f"needs {library} of g++")
-    sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    folders = [f"-I{ROOT / 'csrc/cuda'}", f"-I{ROOT / 'tests/cuda'}"]
-    warnings = ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
-    flags = ["-std=c++17", "-O0", "-ffp-contract=off", *warnings, *sanitizers, *folders]
-    source = str(ROOT / "tests/cuda/maxsim_driver.cpp")
-    version = subprocess.check_output(["g++", "--version"], text=True)
-    key = digest(version, *flags, ROOT / "csrc/cuda", ROOT / "tests/cuda")
-    program = kept(
-        compiled_folder / f"maxsim-{key}",
-        lambda path: subprocess.run(["g++", *flags, source, "-o", str(path)], check=True),
-    )
+    program = emulation("maxsim_driver.cpp", "-O0", "-ffp-contract=off")
     seeds = iter(range(1000))
 
     def run(

@@ -1,6 +1,6 @@
-# The words of the project. Each installs what it needs into .venv first.
+# The words of the project. Most install what they need into .venv first.
 #   make run          rank the shipped sample
-#   make test         the fast loop: all tests DATA=folder: also those that read real data
+#   make test         run the tests            DATA=folder: also those that read real data
 #                                              ARGS=tests/kernels: some of them, in one process
 #   make older-triton compile a sample of the Triton kernels with an older Triton too
 #   make proofs       the long form of tests that have one, every Triton kernel, sanitizers
@@ -25,6 +25,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 VENV := .venv
 RUN := $(VENV)/bin/python
+COMMA := ,
 CPP := $(shell find csrc tests -name '*.cpp' -o -name '*.cu' -o -name '*.h')
 BUILD := pyproject.toml setup.py constraints.txt $(shell find csrc -type f)
 
@@ -87,7 +88,9 @@ gpu:
 sanitize: $(VENV)/installed-demo,test
 	$(RUN) tests/sanitize.py $(ARGS)
 
+# All extras at once: the other words need not install their own.
 install: $(VENV)/installed-bench,check,demo,test
+	@touch $(addprefix $(VENV)/installed-,demo demo$(COMMA)test check bench$(COMMA)demo)
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

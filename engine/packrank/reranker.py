@@ -28,7 +28,7 @@ from packrank.runtime.fleet import Recipe, run_on
 from packrank.runtime.runner import Runner
 from packrank.scoring.assembly import HeadIndex, Options, assemble
 from packrank.scoring.pair_scorer import PairScorer
-from packrank.text.tokenizer import Truncation
+from packrank.text.truncation import Truncation
 
 Requests = Sequence[tuple[str, Sequence[str]]]
 

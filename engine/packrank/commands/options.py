@@ -8,7 +8,7 @@ from packrank.arguments import check_text
 from packrank.checkpoint.hub import resolve
 from packrank.demo import default_model
 from packrank.errors import InputError
-from packrank.text.tokenizer import Truncation
+from packrank.text.truncation import Truncation
 
 MODEL_HELP = 'a model folder, a hub name (organisation/name), or "default"'
 _MOST_THREADS = 4096

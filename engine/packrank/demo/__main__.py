@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from packrank.demo.extra import default_model
+from packrank.demo.model import default_model
 from packrank.demo.report import CANDIDATES, Sample, report
 from packrank.errors import PackrankError
 from packrank.late_interaction import LateInteraction

@@ -43,7 +43,8 @@ from numpy.typing import NDArray
 
 from packrank.arguments import check_count
 from packrank.errors import InputError
-from packrank.exits.margins import Margins, kept
+from packrank.exits.margins import Margins
+from packrank.exits.rule import kept
 
 Float64 = NDArray[np.float64]
 

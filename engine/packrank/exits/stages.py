@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from packrank.errors import InputError
 from packrank.exits.cascade import Cascade, Settled
-from packrank.exits.margins import FILE, Margins, find, kept
+from packrank.exits.margins import FILE, Margins, find
+from packrank.exits.rule import kept
 from packrank.models.staged import StagedModel
 from packrank.request import Int32
 from packrank.runtime.runner import check_sequences
@@ -93,7 +94,7 @@ class Stages:
             )
 
     def keep(self, stage: int, logits: NDArray[np.float32]) -> NDArray[np.bool_]:
-        """Which candidates of a query go on after a stage; see `margins.kept`."""
+        """Which candidates of a query go on after a stage; see `rule.kept`."""
         return kept(logits, self.top_k, self.margins[stage])
 
 

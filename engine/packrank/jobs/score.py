@@ -1,7 +1,5 @@
 """A file of pairs to a file of scores, a window of lines at a time, in the order they came."""
 
-import json
-import math
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -9,6 +7,7 @@ from typing import TextIO
 
 from tqdm import tqdm
 
+from packrank.jobs.output import write_row
 from packrank.late_interaction import LateInteraction
 from packrank.lines import Line
 from packrank.reranker import Reranker
@@ -52,9 +51,7 @@ def score_lines(
     cutoff_layer: int | None = None,
     keep: int = 20,
 ) -> Totals:
-    """Write {"line", "id" if the line has one, "score" or "error"} for every line.
-
-    A model of several labels gives a list of scores.
+    """Write a row for every line; see `output.write_row`.
 
     Args:
         model: what scores.
@@ -74,19 +71,13 @@ def score_lines(
     while window := _take(coming, most):
         window_start = time.perf_counter()
         for line, score, reason in _score_window(model, window, cutoff_layer):
-            out: dict[str, object] = {"line": line.number}
-            if "id" in line.fields:
-                out["id"] = line.fields["id"]
+            write_row(sink, line, score, reason)
             if reason is None:
-                # -inf, of a document without token vectors, has no spelling in JSON.
-                out["score"] = None if score == -math.inf else score
                 pairs += 1
             else:
-                out["error"] = reason
                 num_failed += 1
                 if len(failures) < keep:
                     failures.append((line.number, reason))
-            sink.write(json.dumps(out, allow_nan=False) + "\n")
         if time.perf_counter() - window_start < _WINDOW_SECONDS:
             most = min(2 * most, _WINDOW_PAIRS)
         seconds = max(time.perf_counter() - start, 1e-9)

@@ -15,7 +15,8 @@ from packrank.scoring.recognition import Scoring, recognise
 from packrank.text.pairs import PairLayout, PairReader
 from packrank.text.prompt import PromptLayout
 from packrank.text.templates import TEMPLATES
-from packrank.text.tokenizer import Tokenizer, Truncation
+from packrank.text.tokenizer import Tokenizer
+from packrank.text.truncation import Truncation
 
 HeadIndex = Literal["upstream", "layer"]
 

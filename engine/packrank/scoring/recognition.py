@@ -9,12 +9,13 @@ from packrank.checkpoint.config import Activation, ModelConfig, load_config
 from packrank.checkpoint.files import field, read_object
 from packrank.checkpoint.modules import encoder_folder
 from packrank.errors import InputError, ModelError
-from packrank.scoring.cross_encoder import LogitScore, Settings, read_settings
+from packrank.scoring.sentence_transformers import LogitScore, Settings, read_settings
 from packrank.text.chat_template import ChatLayout, ChatTemplate
 from packrank.text.pairs import PairLayout, TokenizerLayout, usable_length
 from packrank.text.prompt import PromptLayout, token_of
 from packrank.text.templates import TEMPLATES, Template
-from packrank.text.tokenizer import Tokenizer, Truncation
+from packrank.text.tokenizer import Tokenizer
+from packrank.text.truncation import Truncation
 
 Head = Literal["classifier", "tokens", "layerwise"]
 

@@ -1,19 +1,16 @@
-"""Where texts stand among special tokens, and how long they may be: ids in, one sequence out."""
+"""Where texts stand among special tokens: ids in, one sequence out."""
 
 import itertools
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal, get_args
 
 import numpy as np
 import tokenizers
 from numpy.typing import NDArray
 
-from packrank.errors import InputError, ModelError
+from packrank.errors import ModelError
 from packrank.request import Int32, Pack, spread
-
-Truncation = Literal["longest_first", "only_second", "off"]
-_TRUNCATIONS = get_args(Truncation)
+from packrank.text.truncation import Truncation, truncated
 
 
 @dataclass(frozen=True)
@@ -105,47 +102,8 @@ class Layout:
     def fit(
         self, lengths: tuple[int, ...], max_length: int | None, truncation: Truncation
     ) -> tuple[int, ...]:
-        """Lengths of the texts after truncation.
-
-        The same as the `tokenizers` library's `truncate_encodings`, except that "only_second"
-        raises wherever no token of the document would be left.
-
-        Args:
-            lengths: tokens of one text, or of two.
-            max_length: most tokens of the sequence, special ones included; None for no limit.
-            truncation: what may be cut; one text is cut by either strategy.
-
-        Raises:
-            InputError: the texts do not fit and may not, or cannot, be cut.
-        """
-        total = sum(lengths) + self.num_special
-        if max_length is None or total <= max_length:
-            return lengths
-        budget = max_length - self.num_special
-        what = "pair" if len(lengths) == 2 else "text"
-        if budget < 0:
-            raise InputError(
-                f"max_length is {max_length}, but a {what} has {self.num_special} special tokens"
-            )
-        if truncation == "off":
-            raise InputError(
-                f"the {what} has {total} tokens, more than max_length {max_length}; shorten it or "
-                "allow truncation"
-            )
-        if truncation not in _TRUNCATIONS:
-            names = ", ".join(map(repr, _TRUNCATIONS))
-            raise InputError(f"truncation is {truncation!r}, expected one of {names}")
-        if len(lengths) == 1:
-            return (budget,)
-        first, second = lengths
-        if truncation == "longest_first":
-            return _longest_first(first, second, budget)
-        if first >= budget:
-            raise InputError(
-                f"the query alone has {first} tokens, which leaves no room for a document within "
-                f"max_length {max_length}; shorten it or use truncation 'longest_first'"
-            )
-        return first, budget - first
+        """Lengths of the texts after truncation; see `truncation.truncated`."""
+        return truncated(lengths, self.num_special, max_length, truncation)
 
 
 def share(pack: Pack, queries: NDArray[np.integer], shared: NDArray[np.integer]) -> Pack:
@@ -183,13 +141,3 @@ def common_prefix(
     ends = np.append(differing, len(rows))[np.searchsorted(differing, edges[:-1])]
     alike: NDArray[np.int64] = np.minimum(ends, edges[1:]) - edges[:-1]
     return alike
-
-
-def _longest_first(first: int, second: int, budget: int) -> tuple[int, int]:
-    """The shorter text keeps up to half of the budget and the longer takes the rest.
-
-    Of two equally long ones the second counts as the longer.
-    """
-    shorter = min(first, second, budget // 2)
-    longer = budget - shorter
-    return (longer, shorter) if first > second else (shorter, longer)

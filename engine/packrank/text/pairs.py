@@ -10,7 +10,8 @@ import numpy as np
 from packrank.arguments import check_text
 from packrank.errors import InputError
 from packrank.request import Pack, spread
-from packrank.text.tokenizer import Tokenizer, Truncation, batches
+from packrank.text.tokenizer import Tokenizer, batches
+from packrank.text.truncation import Truncation
 
 # Pairs of a window, and characters of them. Two windows are alive at a time, so a whole call holds
 # 2 * 1024 pairs * 200 tokens * 8 bytes = 3 MB of sequences at usual lengths, and of long texts the

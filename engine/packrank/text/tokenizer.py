@@ -19,9 +19,8 @@ from packrank.checkpoint.tokenizer_files import (
 )
 from packrank.errors import InputError, ModelError
 from packrank.request import Int32, Pack, Sequence
-from packrank.text.layout import Layout, Truncation
-
-__all__ = ["Tokenizer", "Truncation", "batches"]
+from packrank.text.layout import Layout
+from packrank.text.truncation import Truncation
 
 # Texts, and characters of them, handed to the library at once. Its encodings hold some 150 bytes
 # a token until they are read: of 1024 texts of 200 tokens 30 MB, and of a million characters, the

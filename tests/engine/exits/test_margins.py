@@ -1,18 +1,15 @@
-"""Which candidates stop, and margins that are kept in a file and never used for anything else."""
+"""Margins are kept in a file and never used for anything that they were not measured for."""
 
-import hashlib
 import json
 import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from packrank.checkpoint.fingerprint import fingerprint
 from packrank.errors import InputError
-from packrank.exits.margins import FILE, Margins, find, kept, load, save
+from packrank.exits.margins import FILE, Margins, find, load, save
 
 SETTINGS = {"template": "yes-no", "compress_layers": [8, 24], "instruction": None}
 MARGINS = Margins(
@@ -41,52 +38,6 @@ ASKED: dict[str, Any] = {
     "final_layer": 40,
     "settings": SETTINGS,
 }
-
-
-def array(*scores: float) -> np.ndarray:
-    return np.array(scores, dtype=np.float32)
-
-
-@pytest.mark.parametrize(
-    ("scores", "top_k", "margin", "expected"),
-    [
-        ([3.0, 1.0, 2.0], 1, 1.0, [1, 0, 1]),  # 2 + 1 is not below 3
-        ([3.0, 1.0, 2.0], 2, 0.0, [1, 0, 1]),
-        ([3.0, 1.0, 2.0], 3, 0.0, [1, 1, 1]),
-        ([3.0, 1.0], 5, 0.0, [1, 1]),
-        ([2.0, 2.0, 2.0, 1.0], 1, 0.0, [1, 1, 1, 0]),
-        ([3.0, math.nan, 1.0], 1, 0.5, [1, 1, 0]),
-        ([3.0, math.nan, 1.0], 2, 0.0, [1, 1, 1]),  # two are no more than two
-        ([math.nan, math.nan], 1, 0.0, [1, 1]),
-        ([math.inf, 3.0, -math.inf], 2, 1.0, [1, 1, 0]),
-        ([3.0, -math.inf], 1, math.inf, [1, 1]),
-        ([], 1, 0.0, []),
-    ],
-)
-def test_the_rule(scores: list[float], top_k: int, margin: float, expected: list[int]) -> None:
-    assert kept(array(*scores), top_k, margin).tolist() == [bool(one) for one in expected]
-
-
-def test_the_rule_is_what_it_says_on_any_scores(thorough: bool) -> None:
-    rng = np.random.default_rng(3)
-    for _ in range(100_000 if thorough else 300):
-        n, top_k = rng.integers(1, 12, 2).tolist()
-        scores = rng.integers(-3, 4, n).astype(np.float32)
-        scores[rng.random(n) < 0.2] = np.nan
-        margin = float(rng.choice([0.0, 0.5, 1.0, 3.0, math.inf]))
-        alive = sorted((s for s in scores.tolist() if s == s), reverse=True)
-        want = [
-            not (s == s and len(alive) > top_k and s + margin < alive[top_k - 1])
-            for s in scores.tolist()
-        ]
-        assert kept(scores, top_k, margin).tolist() == want
-
-
-def test_a_margin_is_not_rounded_to_the_scores() -> None:
-    """In float32 the second and the margin add up to the first."""
-    scores = array(1.0 + 2**-22, 1.0 + 2**-23)
-    assert kept(scores, 1, 2.0**-24).tolist() == [True, False]
-    assert kept(scores, 1, 2.0**-23).tolist() == [True, True]
 
 
 def test_margins_come_back_as_they_were(tmp_path: Path) -> None:
@@ -215,29 +166,3 @@ def test_other_files_are_refused_too(tmp_path: Path) -> None:
 def test_margins_that_cannot_be(change: dict[str, Any], reason: str) -> None:
     with pytest.raises(InputError, match=reason):
         replace(MARGINS, **change)
-
-
-def test_a_fingerprint_is_of_what_makes_the_model(tmp_path: Path) -> None:
-    folder = tmp_path / "model"
-    (folder / "1_Dense").mkdir(parents=True)
-    (folder / "config.json").write_text("{}")
-    (folder / "model.safetensors").write_bytes(b"weights")
-    (folder / "1_Dense/model.safetensors").write_bytes(b"weights")
-    seen = [fingerprint(folder)]
-    content = b"0/config.json 2\n{}0/model.safetensors 7\nweights"
-    assert seen == [hashlib.sha256(content).hexdigest()]
-    (folder / FILE).write_text("margins")
-    (folder / "README.md").write_text("words")
-    (folder / "1_Dense/config.json").write_text("{}")
-    assert fingerprint(folder) == seen[0]
-    (folder / "model.safetensors").write_bytes(b"weighty")
-    seen.append(fingerprint(folder))
-    (folder / "modules.json").write_text('[{"path": ""}, {"path": "1_Dense"}]')
-    seen.append(fingerprint(folder))
-    (folder / "1_Dense/config.json").write_text("{ }")
-    seen.append(fingerprint(folder))
-    vocabulary = ("tokenizer.model", "vocab.json", "merges.txt", "chat_template.jinja")
-    for name in vocabulary:
-        (folder / name).write_text("a")
-        seen.append(fingerprint(folder))
-    assert len(set(seen)) == 4 + len(vocabulary)

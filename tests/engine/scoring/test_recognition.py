@@ -12,8 +12,8 @@ from tokenizers import decoders, models, pre_tokenizers, processors
 
 from packrank.checkpoint.config import load_config
 from packrank.errors import InputError, ModelError
-from packrank.scoring.cross_encoder import LogitScore
 from packrank.scoring.recognition import Scoring, recognise
+from packrank.scoring.sentence_transformers import LogitScore
 from packrank.text.chat_template import ChatLayout
 from packrank.text.pairs import TokenizerLayout
 from packrank.text.prompt import PromptLayout

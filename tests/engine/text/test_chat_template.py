@@ -17,8 +17,8 @@ from tokenizers import models, pre_tokenizers
 
 from packrank.checkpoint.config import ModelConfig, load_config
 from packrank.errors import InputError, ModelError
-from packrank.scoring.cross_encoder import LogitScore, read_settings
 from packrank.scoring.recognition import Scoring, recognise
+from packrank.scoring.sentence_transformers import LogitScore, read_settings
 from packrank.text.chat_template import ChatLayout, ChatTemplate
 from packrank.text.pairs import TokenizerLayout
 from packrank.text.tokenizer import Tokenizer

@@ -12,7 +12,8 @@ from tokenizers import models, normalizers, pre_tokenizers, processors
 
 from packrank.errors import InputError, ModelError
 from packrank.request import Sequence
-from packrank.text.tokenizer import Tokenizer, Truncation
+from packrank.text.tokenizer import Tokenizer
+from packrank.text.truncation import Truncation
 
 ALPHABET = "abcdé ▁\n.,!漢🦙\u0301\u200d"
 TEXTS = st.text(ALPHABET, max_size=20)

@@ -214,7 +214,7 @@ def test_imports_run_downwards(root: Path, module: str) -> None:
 
 
 @pytest.mark.parametrize("root", [ENGINE, KERNELS], ids=lambda root: root.name)
-def test_architecture_are_a_table_of_rooms_that_there_are(root: Path) -> None:
+def test_floors_are_a_table_of_rooms_that_there_are(root: Path) -> None:
     """Without a circle, without a room that nobody made, and without leave that nobody takes."""
     floors = FLOORS[root.name]
     tuple(TopologicalSorter(floors).static_order())
@@ -228,9 +228,7 @@ def test_architecture_are_a_table_of_rooms_that_there_are(root: Path) -> None:
         for room in taken.keys() | floors.keys()
         if taken.get(room) != set(floors.get(room, ()))
     }
-    assert not differ, (
-        f"{differ}; what a room no longer imports, it may no longer: take it out of FLOORS"
-    )
+    assert not differ, f"{differ}; take out of FLOORS what a room imports no longer"
 
 
 def test_an_import_that_runs_upwards_is_told_where_it_should_go() -> None:

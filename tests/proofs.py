@@ -62,7 +62,7 @@ def main() -> int:
     sane, row = run_sanitizers()
     rows.append(row)
     ends = Counter(ended for _, ended, _ in rows)
-    table = [f"| {name} | {ended} | {seconds:,.0f} s |" for name, ended, seconds in rows]
+    table = [f"| {name} | {ended} | {seconds:,.0f} s |" for name, ended, seconds in sorted(rows)]
     lines = [
         "# Proofs",
         "",

@@ -61,16 +61,18 @@ def main() -> int:
     tested, rows = run_tests(sys.argv[1:])
     sane, row = run_sanitizers()
     rows.append(row)
+    rest = [argument for argument in sys.argv[1:] if not argument.startswith("--data=")]
+    data = "without" if len(rest) == len(sys.argv) - 1 else "with"
+    chosen = " ".join(rest) or "none"
     ends = Counter(ended for _, ended, _ in rows)
+    outcomes = ", ".join(f"{count} {ended}" for ended, count in ends.items())
     table = [f"| {name} | {ended} | {seconds:,.0f} s |" for name, ended, seconds in sorted(rows)]
     lines = [
         "# Proofs",
         "",
         f"Made by `make proofs` on {datetime.date.today()}, commit {commit}; {platform.machine()}, "
         f"{os.cpu_count()} cores; Python {platform.python_version()}, {versions}.",
-        f"{EXAMPLES:,} examples of a property; arguments: {' '.join(sys.argv[1:]) or 'none'}. "
-        + ", ".join(f"{count} {ended}" for ended, count in ends.items())
-        + ".",
+        f"{EXAMPLES:,} examples of a property, {data} real data; arguments: {chosen}. {outcomes}.",
         "",
         "| proof | outcome | time |",
         "|---|---|--:|",

@@ -10,6 +10,9 @@ HEADER = """# Results
 Made by `python benchmarks/report.py FILE...` from the files beside this one; nobody types a number.
 Contestants take turns within a round and are compared by the median of the rounds' ratios. Peers
 run at their best: sorted by length, on the same threads. To run: `make bench`, `make quality`.
+
+Beside the folders: what `make proofs` ran last ([proofs.md](proofs.md)), and hashes of scores that
+were the same before and after files moved ([score-bits.json](score-bits.json)).
 """
 
 

@@ -276,10 +276,15 @@ def test_an_empty_list_ranks_to_an_empty_list(model: Path) -> None:
 
 
 @pytest.mark.parametrize("documents", ["red", None, ["red", None], ["red", b"fox"], [3]])
-def test_documents_that_are_no_strings(model: Path, documents: Any) -> None:
-    for kind in (Reranker, LateInteraction):
+def test_documents_that_are_no_strings(
+    model: Path, checkpoint: Callable[..., Path], documents: Any
+) -> None:
+    encoder = model.with_name("encoder")
+    shutil.copytree(checkpoint("Bert", "Model"), encoder)
+    shutil.copy(model / "tokenizer.json", encoder)
+    for ranks in (Reranker(model), LateInteraction(encoder)):
         with pytest.raises(InputError) as error:
-            kind(model).rank("red", documents)
+            ranks.rank("red", documents)
         assert "\n" not in str(error.value)
 
 

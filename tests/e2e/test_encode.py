@@ -372,7 +372,7 @@ def test_refusals(
     assert encode(encoder, documents, tmp_path / "nothing", "--quiet") == 0
     assert encode(encoder, documents, store, "--quiet") == 0
     for arguments, words in (
-        ((model, documents, store), ("is a reranker",)),
+        ((model, documents, store), ("holds a cross-encoder",)),
         ((other, documents, store), (f"encoded by {encoder}", "is another model")),
         ((encoder, documents, store, "--format", "4bit"), ("of format int8", "--format is 4bit")),
         ((encoder, documents, store, "--centroids", 4), ("--centroids is for",)),

@@ -137,7 +137,7 @@ def test_a_cross_encoder_has_nothing_to_explain(
     model: Path, one_sentence: Callable[..., None]
 ) -> None:
     assert explain(model) == 2
-    one_sentence(str(model), "is a reranker")
+    one_sentence(str(model), "holds a cross-encoder")
 
 
 def test_rank_shows_a_store(

@@ -75,7 +75,8 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Open:
 
     def load(changes: dict[str, object] | None = None, **options: object) -> Reranker:
         config = replace(CONFIG, **(changes or {}))
-        monkeypatch.setattr("packrank.scoring.assembly.load_config", lambda folder: config)
+        for module in ("checkpoint.kind", "scoring.assembly"):
+            monkeypatch.setattr(f"packrank.{module}.load_config", lambda folder: config)
         monkeypatch.setattr("packrank.runtime.fleet.load_model", lambda *a, **k: ToyModel(config))
         return Reranker(tmp_path, **options)
 

@@ -7,13 +7,11 @@ from tqdm import tqdm
 
 from packrank.commands.messages import count_lines, hides_bar, report, say
 from packrank.commands.options import MODEL_HELP, add_device_options, folder_of, positive
-from packrank.errors import InputError
 from packrank.jobs.documents import Documents
 from packrank.jobs.encode import encode_file
 from packrank.late.identity import identify
 from packrank.late_interaction import LateInteraction
 from packrank.lines import is_jsonl
-from packrank.scoring.recognition import is_reranker
 from packrank_kernels import FORMATS
 
 _DESCRIPTION = """\
@@ -73,11 +71,6 @@ def _encode(args: argparse.Namespace) -> int:
     documents = Documents(args.documents, jsonl)
     total = count_lines(args.documents)
     folder = folder_of(args.model)
-    if is_reranker(folder):
-        raise InputError(
-            f"{args.model} is a reranker, which has no token embeddings; name a "
-            "late-interaction model or an encoder"
-        )
     model = LateInteraction(folder, device=args.device, dtype=args.dtype)
     name = os.path.abspath(args.model) if os.path.isdir(args.model) else args.model
     try:

@@ -18,7 +18,6 @@ from packrank.late.explanation_page import page
 from packrank.late_interaction import LateInteraction
 from packrank.lines import replacing
 from packrank.request import Token
-from packrank.scoring.recognition import is_reranker
 
 # Of the terminal's 256 colours, backgrounds from dim to bright and what can be read on them.
 _COLORS = ((235, 250), (22, 255), (28, 255), (34, 16), (40, 16), (46, 16))
@@ -52,11 +51,6 @@ def _explain(args: argparse.Namespace) -> int:
     if (args.store is None) != (args.candidate is None):
         raise InputError("--store and --candidate go together: the store, and an id in it")
     folder = folder_of(args.model)
-    if is_reranker(folder):
-        raise InputError(
-            f"{args.model} is a reranker, whose score has no parts; name a late-interaction "
-            "model or an encoder"
-        )
     model = LateInteraction(folder, store=args.store, device=args.device, dtype=args.dtype)
     explanation = model.explain(args.query, args.document, candidate=args.candidate)
     if args.html:

@@ -12,6 +12,7 @@ import torch
 import packrank_kernels
 from packrank import __version__
 from packrank.checkpoint.config import ModelConfig, load_config
+from packrank.checkpoint.kind import LATE, RERANKERS, expect
 from packrank.checkpoint.modules import encoder_folder
 from packrank.commands.messages import check_stdout
 from packrank.commands.options import MODEL_HELP, folder_of
@@ -80,6 +81,7 @@ def describe_model(folder: Path) -> Iterator[str]:
         ModelError: config.json or the tokenizer cannot be used, or they do not say how the model
             scores.
     """
+    kind = expect(folder, RERANKERS + LATE)
     inner = encoder_folder(folder)
     config = load_config(inner)
     tokenizer = Tokenizer.from_folder(inner)
@@ -89,7 +91,7 @@ def describe_model(folder: Path) -> Iterator[str]:
     yield f"hidden size      {config.hidden_size} in {config.num_heads} heads"
     yield f"MLP size         {config.intermediate_size}, {config.activation}"
     yield f"vocabulary       {config.vocab_size}"
-    if config.is_classifier or config.decoder is not None:
+    if kind in RERANKERS:
         yield from _describe_reranker(config, recognise(folder, config, tokenizer), tokenizer)
     else:
         settings = read_settings(folder, tokenizer, config.hidden_size, config.max_length)

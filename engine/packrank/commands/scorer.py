@@ -4,12 +4,12 @@ import argparse
 from typing import get_args
 
 from packrank.checkpoint.config import Activation
+from packrank.checkpoint.kind import LATE, RERANKERS, expect
 from packrank.commands.options import add_reranker_options, folder_of, reranker_options
 from packrank.errors import InputError
 from packrank.jobs.score import Scorer
 from packrank.late_interaction import LateInteraction
 from packrank.reranker import Reranker
-from packrank.scoring.recognition import is_reranker
 
 # Options that late interaction has no use for.
 _RERANKER_ONLY = (
@@ -33,10 +33,10 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 
 
 def open_model(args: argparse.Namespace) -> Scorer:
-    """A reranker where the files name a head or a decoder, else late interaction."""
+    """A reranker, or late interaction, whichever the folder is for."""
     folder = folder_of(args.model)
     store = getattr(args, "store", None)
-    if is_reranker(folder):
+    if expect(folder, RERANKERS + LATE) in RERANKERS:
         if store is not None:
             raise InputError(f"--store is for late interaction, and {args.model} is a reranker")
         return Reranker(folder, **reranker_options(args))

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from packrank.arguments import check_count, listed_texts
 from packrank.checkpoint.hub import resolve
+from packrank.checkpoint.kind import LATE, expect
 from packrank.checkpoint.modules import encoder_folder
 from packrank.errors import InputError, PairError
 from packrank.late.attached import append
@@ -46,6 +47,7 @@ class LateEncoder:
         chosen_device, chosen_dtype = choose_device(device, dtype)
         check_count("budget_tokens", budget_tokens)
         folder = resolve(model)
+        expect(folder, LATE)
         encoder = encoder_folder(folder)
         tokenizer = Tokenizer.from_folder(encoder)
         loaded = load_model(

@@ -8,6 +8,7 @@ import numpy as np
 
 from packrank.arguments import listed
 from packrank.checkpoint.config import Activation, ModelConfig, load_config
+from packrank.checkpoint.kind import RERANKERS, expect
 from packrank.checkpoint.modules import encoder_folder
 from packrank.errors import InputError
 from packrank.models import CausalSettings
@@ -148,6 +149,7 @@ def assemble(folder: Path, name: str, options: Options) -> Assembly:
         ModelError: the folder cannot be used.
         InputError: an option cannot.
     """
+    expect(folder, RERANKERS)
     inner = encoder_folder(folder)
     config, tokenizer = load_config(inner), Tokenizer.from_folder(inner)
     scoring = recognise(folder, config, tokenizer, template=options.template, name=name)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from packrank.checkpoint.config import Activation, ModelConfig, load_config
+from packrank.checkpoint.config import Activation, ModelConfig
 from packrank.checkpoint.files import field, read_object
 from packrank.checkpoint.modules import encoder_folder
 from packrank.errors import InputError, ModelError
@@ -42,16 +42,6 @@ _BY_NAME = {
 }
 # Under any other name, what has one label may be a conversion as well as read plain pairs.
 _DOUBTFUL = "Qwen3ForSequenceClassification"
-
-
-def is_reranker(folder: Path) -> bool:
-    """Whether a folder holds a model with a scoring head or a decoder; else it gives vectors.
-
-    Raises:
-        ModelError: config.json cannot be used.
-    """
-    config = load_config(encoder_folder(folder))
-    return config.is_classifier or config.decoder is not None
 
 
 @dataclass(frozen=True)

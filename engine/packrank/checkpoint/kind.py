@@ -1,0 +1,194 @@
+"""What a folder is: decided once, from all that its files state, and asked by every door."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from packrank.checkpoint.config import ModelConfig, load_config
+from packrank.checkpoint.files import field, read_object, shown
+from packrank.checkpoint.modules import Module, encoder_folder, read_modules
+from packrank.errors import ModelError
+
+Kind = Literal[
+    "cross-encoder",
+    "modular cross-encoder",
+    "decoder",
+    "Stanford ColBERT",
+    "PyLate",
+    "sentence-transformers",
+    "bi-encoder",
+    "encoder",
+    "sparse encoder",
+    "store",
+    "index",
+]
+RERANKERS: tuple[Kind, ...] = ("cross-encoder", "modular cross-encoder", "decoder")
+LATE: tuple[Kind, ...] = (
+    "Stanford ColBERT",
+    "PyLate",
+    "sentence-transformers",
+    "bi-encoder",
+    "encoder",
+)
+
+_SAVED = "config_sentence_transformers.json"
+# Keys of that file which PyLate alone writes.
+_PYLATE_KEYS = (
+    "attend_to_expansion_tokens",
+    "do_query_expansion",
+    "document_length",
+    "document_prefix",
+    "query_length",
+    "query_prefix",
+    "skiplist_words",
+)
+# Its model_type, where it has one.
+_MODEL_TYPES = (
+    "CrossEncoder",
+    "ColBERT",
+    "MultiVectorEncoder",
+    "SentenceTransformer",
+    "SparseEncoder",
+)
+_SPARSE = (
+    "MLMTransformer",
+    "SpladePooling",
+    "SparseAutoEncoder",
+    "CSRSparsity",  # an older name of it
+    "SparseStaticEmbedding",
+)
+_POOLS = ("Pooling", "WeightedLayerPooling", "LSTM", "CNN")
+
+_BY_VECTORS = "LateInteraction scores by its token vectors (packrank rank, score, encode)"
+_BY_RERANKER = "Reranker scores with it (packrank rank, score)"
+# What a kind is, in words, and what it is good for here.
+_MEANINGS: dict[Kind, tuple[str, str]] = {
+    "cross-encoder": ("a cross-encoder", _BY_RERANKER),
+    "modular cross-encoder": ("a modular cross-encoder", _BY_RERANKER),
+    "decoder": ("a decoder", _BY_RERANKER),
+    "Stanford ColBERT": ("a Stanford ColBERT", _BY_VECTORS),
+    "PyLate": ("a ColBERT of PyLate", _BY_VECTORS),
+    "sentence-transformers": ("a multi-vector encoder of sentence-transformers", _BY_VECTORS),
+    "bi-encoder": ("a bi-encoder, which has no scoring head", _BY_VECTORS),
+    "encoder": ("an encoder without a scoring head", _BY_VECTORS),
+    "sparse encoder": (
+        "a sparse encoder",
+        "it is not supported; sentence-transformers' SparseEncoder runs it",
+    ),
+    "store": (
+        "a store of token embeddings",
+        "name the model that encoded it, and give it as store= (--store)",
+    ),
+    "index": (
+        "an index of ColBERT, PLAID or fast-plaid",
+        "name the model that encoded it, and give it as store= (--store)",
+    ),
+}
+
+
+def kind_of(folder: Path) -> Kind:
+    """What a folder holds.
+
+    In this order: files of a store or an index; sentence-transformers' and PyLate's files; those of
+    Stanford's ColBERT; the architecture in config.json.
+
+    Args:
+        folder: as the user names it.
+
+    Raises:
+        ModelError: what it states is unknown or contradicts itself, or config.json cannot be used.
+    """
+    if not (folder / "config.json").exists() and not (folder / "modules.json").exists():
+        if (folder / "store.json").exists():
+            return "store"
+        if any((folder / f"centroids.{suffix}").exists() for suffix in ("pt", "npy")):
+            return "index"
+    saved = read_object(folder / _SAVED) if (folder / _SAVED).is_file() else {}
+    modules = read_modules(folder)
+    found = _of_modules(folder, saved, modules)
+    if found is not None:
+        return found
+    config = load_config(encoder_folder(folder))
+    if config.architecture == "HF_ColBERT" or (folder / "artifact.metadata").is_file():
+        if field(saved, "model_type", str, None, _SAVED) == "CrossEncoder":
+            raise _contradiction(folder, "model_type CrossEncoder", "a ColBERT of Stanford's")
+        return "Stanford ColBERT"
+    if field(saved, "model_type", str, None, _SAVED) == "CrossEncoder" and modules:
+        _check_scores(folder, config)
+    if config.decoder is not None:
+        return "decoder"
+    return "cross-encoder" if config.is_classifier else "encoder"
+
+
+def expect(folder: Path, wanted: tuple[Kind, ...]) -> Kind:
+    """What a folder holds, which must be of one of these kinds.
+
+    Args:
+        folder: as the user names it.
+        wanted: the kinds that can be used, `RERANKERS` or `LATE`.
+
+    Raises:
+        ModelError: it is of another, which the message names, with what would serve; or as
+            `kind_of`.
+    """
+    kind = kind_of(folder)
+    if kind not in wanted:
+        what, serves = _MEANINGS[kind]
+        raise ModelError(f"{folder} holds {what}; {serves}")
+    return kind
+
+
+def _of_modules(folder: Path, saved: dict[str, Any], modules: list[Module]) -> Kind | None:
+    """What modules.json and the file beside it say; None where the architecture is to say it."""
+    said = field(saved, "model_type", str, None, _SAVED)
+    if said is not None and said not in _MODEL_TYPES:
+        known = ", ".join(_MODEL_TYPES)
+        raise ModelError(f"{folder}/{_SAVED}: model_type is {shown(said)}, expected one of {known}")
+    names = [module.name for module in modules]
+    pylate = [key for key in _PYLATE_KEYS if key in saved]
+    pylate += [module.type for module in modules if module.type.startswith("pylate.")]
+    sparse = [name for name in names if name in _SPARSE]
+    if said in ("CrossEncoder", "SparseEncoder") and pylate:
+        raise _contradiction(folder, f"model_type {said}", f"{pylate[0]} of PyLate")
+    if sparse and said not in (None, "SparseEncoder", "SentenceTransformer"):
+        raise _contradiction(folder, f"model_type {said}", f"the module {sparse[0]}")
+    if sparse or said == "SparseEncoder":
+        return "sparse encoder"
+    if said == "ColBERT" or (pylate and said != "MultiVectorEncoder"):
+        return "PyLate"
+    if not modules:
+        # Without modules.json sentence-transformers does not read what is saved beside it.
+        return None
+    if names[0] != "Transformer":
+        raise ModelError(
+            f"{folder}/modules.json begins with {names[0]}, which is not supported; there is "
+            "Transformer"
+        )
+    if said == "MultiVectorEncoder":
+        return "sentence-transformers"
+    if "LogitScore" in names and said != "CrossEncoder":
+        raise _contradiction(folder, f"model_type {said or '(none)'}", "the module LogitScore")
+    if said == "CrossEncoder":
+        plain = names[1:] in ([], ["LogitScore"])
+        return None if plain else "modular cross-encoder"
+    if any(name in _POOLS for name in names):
+        return "bi-encoder"
+    if names[1:]:
+        raise ModelError(
+            f"{folder}/modules.json lists {', '.join(names)}, and {_SAVED} does not say of which "
+            "kind the model is; save it anew with sentence-transformers"
+        )
+    return None
+
+
+def _check_scores(folder: Path, config: ModelConfig) -> None:
+    if config.decoder is None and not config.is_classifier:
+        raise _contradiction(
+            folder, "model_type CrossEncoder", f"{config.architecture}, which has no scoring head"
+        )
+
+
+def _contradiction(folder: Path, said: str, found: str) -> ModelError:
+    return ModelError(
+        f"{folder} contradicts itself: its files name both {said} and {found}; remove what is not "
+        "this model's"
+    )

@@ -1,14 +1,18 @@
 """Checks of arguments that every front door takes, each refusal one sentence."""
 
+from numbers import Integral
 from typing import Any
 
 from packrank.errors import InputError
 
 
-def check_count(name: str, value: int | None) -> None:
-    """Raise unless value is a whole number of at least 1, or None."""
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+def checked_count(name: str, value: Any) -> int | None:
+    """A whole number of at least 1, numpy's too, or None; InputError for anything else."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
         raise InputError(f"{name} is {value!r}, expected a whole number of at least 1, or None")
+    return int(value)
 
 
 def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from packrank.arguments import check_count, check_str, listed, listed_texts
+from packrank.arguments import check_str, checked_count, listed, listed_texts
 from packrank.errors import InputError, PairError
 from packrank.late.attached import Attached, per_token
 from packrank.late.encoder import LateEncoder, Path
@@ -195,7 +195,7 @@ class LateInteraction(LateEncoder):
             The ranking, as from `rank`, of the documents that can be scored; and index -> reason
             of the others, an index being that of `Ranked` or `RankedId`.
         """
-        check_count("top_k", top_k)
+        top_k = checked_count("top_k", top_k)
         check_str("query", query)
         if documents is None:
             stored = self._stored

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from packrank.arguments import (
     check_choice,
-    check_count,
     check_str,
     check_text,
+    checked_count,
     listed,
     listed_requests,
     listed_texts,
@@ -100,8 +100,8 @@ class Reranker:
         check_choice("truncation", truncation, get_args(Truncation))
         check_choice("head_index", head_index, get_args(HeadIndex))
         _check_activation(activation)
-        for name, count in (("max_length", max_length), ("budget_tokens", budget_tokens)):
-            check_count(name, count)
+        max_length = checked_count("max_length", max_length)
+        budget_tokens = checked_count("budget_tokens", budget_tokens)
         self._folder = resolve(model)
         self._name = os.fspath(model)
         options = Options(
@@ -164,7 +164,7 @@ class Reranker:
         for place, length in enumerate(lengths):
             if length is None:
                 raise InputError(f"max_seqlens[{place}] is None, expected a number of tokens")
-            check_count(f"max_seqlens[{place}]", length)
+            checked_count(f"max_seqlens[{place}]", length)
         longest = self._config.max_length
         self._runner.warm_up(sorted({min(length, longest) for length in lengths}))
 
@@ -347,7 +347,7 @@ class Reranker:
             raise InputError(
                 f"the model has {self.num_labels} labels and a ranking needs 1; use score()"
             )
-        check_count("top_k", top_k)
+        top_k = checked_count("top_k", top_k)
         asked = self.exit_layers[-1] if cutoff_layer is None else cutoff_layer
         final = self._assembly.check_layer("cutoff_layer", asked)
         stages = self._stages(top_k, final, exit)

@@ -1,5 +1,6 @@
-"""How much was computed, and how much was not, in token-layers: one token through one layer."""
+"""How much was computed: tokens, and token-layers (one token through one layer)."""
 
+import threading
 from dataclasses import dataclass
 
 
@@ -38,3 +39,20 @@ class Work:
             self.saved_by_exits + other.saved_by_exits,
             self.saved_by_last_layer + other.saved_by_last_layer,
         )
+
+
+class Tally:
+    """A number that threads add to, without a lock: a forked child could find that one held."""
+
+    def __init__(self) -> None:
+        self._by_thread: dict[int, int] = {}
+
+    def add(self, count: int) -> None:
+        """Add to it."""
+        thread = threading.get_ident()
+        self._by_thread[thread] = self._by_thread.get(thread, 0) + count
+
+    @property
+    def total(self) -> int:
+        """What all threads have added."""
+        return sum(list(self._by_thread.values()))

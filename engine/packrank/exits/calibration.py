@@ -41,7 +41,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from packrank.arguments import check_count
+from packrank.arguments import checked_count
 from packrank.errors import InputError
 from packrank.exits.margins import Margins
 from packrank.exits.rule import kept
@@ -81,7 +81,7 @@ def calibrate(
         InputError: fewer than `MIN_QUERIES` queries of more than k candidates, or an argument of
             the wrong kind.
     """
-    check_count("top_k", top_k)
+    checked_count("top_k", top_k)
     if not 0 < recall < 1:
         raise InputError(f"recall is {recall!r}, expected a number above 0 and below 1")
     for each in logits:

@@ -11,16 +11,15 @@ not the number of candidates.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from packrank.exits.candidates import Candidate, Query, Queue, joined
 from packrank.models.staged import StagedModel, State
 from packrank.request import Int32, Pack
+from packrank.runtime.device import suppress_out_of_memory
 from packrank.runtime.scheduler import packed_tokens
 from packrank.runtime.transfer import Fetch, fetch
 from packrank.work import Work
@@ -142,7 +141,7 @@ class Cascade:
         chosen = self._queues[stage].take(self.budget_tokens)
         computed: tuple[State, Fetch] | None = None
         # Room is made after the except clause: until then the error keeps what it met alive.
-        with suppress(torch.OutOfMemoryError):
+        with suppress_out_of_memory():
             computed = self._compute(stage, chosen)
         if computed is None:
             self._make_room(stage, chosen)

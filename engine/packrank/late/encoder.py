@@ -6,7 +6,7 @@ from functools import cached_property
 
 from torch import Tensor
 
-from packrank.arguments import check_count, listed_texts
+from packrank.arguments import checked_count, listed_texts
 from packrank.checkpoint.hub import resolve
 from packrank.checkpoint.kind import LATE, expect
 from packrank.checkpoint.modules import encoder_folder
@@ -45,7 +45,7 @@ class LateEncoder:
     ) -> None:
         """Load a model; see `LateInteraction`."""
         chosen_device, chosen_dtype = choose_device(device, dtype)
-        check_count("budget_tokens", budget_tokens)
+        budget_tokens = checked_count("budget_tokens", budget_tokens)
         folder = resolve(model)
         expect(folder, LATE)
         encoder = encoder_folder(folder)

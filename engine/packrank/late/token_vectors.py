@@ -1,6 +1,5 @@
 """Texts of one side, queries or documents, to a vector for every scored token."""
 
-import threading
 from collections.abc import Iterable
 
 import numpy as np
@@ -17,6 +16,7 @@ from packrank.models.base import Parameters
 from packrank.request import Int32, Sequence, Token
 from packrank.runtime.runner import Runner
 from packrank.text.tokenizer import Tokenizer, batches
+from packrank.work import Tally
 
 # A window is tokenized at once. Its ids take a few MB, and some 50 MB while they are made; and it
 # is many packs, so that the last one, which is not full, costs little.
@@ -49,13 +49,12 @@ class TokenVectors:
         self._projection = projection
         self._normalize = normalize
         self._skipped = np.array(sorted(side.skipped), dtype=np.int32)
-        self._num_tokens = 0
-        self._counting = threading.Lock()
+        self._run = Tally()
 
     @property
     def num_tokens(self) -> int:
         """Tokens that have gone through the model so far."""
-        return self._num_tokens
+        return self._run.total
 
     def encode(self, texts: Iterable[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
         """Encode every distinct text once.
@@ -103,8 +102,7 @@ class TokenVectors:
                 # A copy each: a view would keep its whole pack alive while any of it is kept.
                 vectors[kept[index]] = piece.clone()
             del states, piece  # or they would be alive while the next pack is computed
-            with self._counting:
-                self._num_tokens += len(ids)
+            self._run.add(len(ids))
 
     def tokens(self, text: str) -> tuple[Token, ...]:
         """What each token of a text's sequence is; vectors are those of the scored ones.

@@ -1,5 +1,8 @@
 """Where a model runs and in what precision: the caller's words as torch's."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from packrank.errors import InputError
@@ -41,6 +44,7 @@ def choose_device(device: str, dtype: str) -> tuple[torch.device, torch.dtype | 
     Raises:
         InputError: no such device here, or another dtype.
     """
+    forked = torch.cuda._is_in_bad_fork()
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -51,6 +55,11 @@ def choose_device(device: str, dtype: str) -> tuple[torch.device, torch.dtype | 
         ) from None
     if chosen.type not in ("cpu", "cuda"):
         raise InputError(f"device {device!r} is not supported; there are 'cpu' and 'cuda'")
+    if chosen.type == "cuda" and forked:
+        raise InputError(
+            "CUDA was used before this process was forked, and cannot be used after; start the "
+            'process by "spawn", fork before anything is loaded on the device, or use device "cpu"'
+        )
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         raise InputError(f"device {device!r} is not here: {cuda_devices()}; use 'cpu' or 'auto'")
     if dtype == "auto":
@@ -68,3 +77,15 @@ def cuda_devices() -> str:
     if torch.version.cuda is None:
         return f"this torch ({torch.__version__}) is built without CUDA"
     return f"torch sees {torch.cuda.device_count()} CUDA devices"
+
+
+@contextmanager
+def suppress_out_of_memory() -> Iterator[None]:
+    """End the block, and no more, where a device or the machine has no memory left."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError):
+        pass
+    except RuntimeError as error:  # torch has no type of its own for the CPU's
+        if "can't allocate memory" not in str(error):
+            raise

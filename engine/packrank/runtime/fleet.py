@@ -1,6 +1,7 @@
 """Several devices: a process each, and packs shared out among them by tokens."""
 
 import multiprocessing
+import os
 import signal
 import threading
 import weakref
@@ -137,6 +138,7 @@ class _Worker:
             target=_serve, args=(theirs, recipe, device), name=f"packrank-{device}", daemon=True
         )
         self.process.start()
+        self._parent = os.getpid()
         theirs.close()
         self._loaded: Future[Any] = Future()
         self._waiting.append((self._loaded, 0))
@@ -149,6 +151,11 @@ class _Worker:
 
     def start(self, work: "_Packed | list[int]") -> "Future[Any]":
         """Hand work to the process: a pack to score, or lengths to warm up for."""
+        if not self.is_ours:  # two that write into one pipe would get each other's scores
+            raise PackrankError(
+                f"the process of {self._device} belongs to the process that this one was forked "
+                "from; load the model after the fork"
+            )
         answer: Future[Any] = Future()
         size = len(work[0].token_ids) if isinstance(work, tuple) else 0
         with self._sending:  # so that answers are waited for in the order of the work
@@ -165,6 +172,11 @@ class _Worker:
                 self.stop()
                 raise
         return answer
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether this process started it, and was not forked since."""
+        return os.getpid() == self._parent
 
     def stop(self) -> None:
         """End the process; the thread that listens to it then closes the connection."""
@@ -212,6 +224,7 @@ def run_on(devices: Sequence[torch.device], recipe: Recipe) -> Runner | Fleet:
 
 
 def _stop(workers: list[_Worker]) -> None:
+    workers = [worker for worker in workers if worker.is_ours]
     for worker in workers:
         worker.stop()
     for worker in workers:

@@ -1,7 +1,6 @@
 """Sequences to packs to logits or token vectors, in the order they came."""
 
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TypeVar
@@ -16,6 +15,7 @@ from packrank.errors import InputError
 from packrank.models import Model
 from packrank.models.staged import StagedModel
 from packrank.request import Int32, Pack, Sequence
+from packrank.runtime.device import suppress_out_of_memory
 from packrank.runtime.graphs import PATIENCE, Graphs, can_capture
 from packrank.runtime.scheduler import packed_tokens, plan
 from packrank.runtime.transfer import Fetch, fetch
@@ -178,7 +178,7 @@ class Runner:
             indices = waiting.pop()
             result: _T | str | None = None
             # Room is made after the except clause: until then the error keeps what it met alive.
-            with suppress(torch.OutOfMemoryError):
+            with suppress_out_of_memory():
                 result = start(whole.take(indices), indices)
             if result is None:
                 if self._graphs is not None:

@@ -1,6 +1,5 @@
 """Pairs of texts to logits: windows read ahead, packs on the devices, failures by name."""
 
-import threading
 from collections.abc import Callable
 from contextlib import closing
 from typing import Any
@@ -16,7 +15,7 @@ from packrank.runtime.fleet import Fleet
 from packrank.runtime.runner import Pending, Runner
 from packrank.scoring.assembly import Assembly
 from packrank.text.pairs import Window
-from packrank.work import Work
+from packrank.work import Tally, Work
 
 
 class PairScorer:
@@ -25,16 +24,17 @@ class PairScorer:
     Args:
         assembly: how the model is used.
         runner: where it runs.
-
-    Attributes:
-        num_tokens: of all pairs scored so far, special tokens included.
     """
 
     def __init__(self, assembly: Assembly, runner: Runner | Fleet) -> None:
-        self.num_tokens = 0
         self._assembly, self._runner = assembly, runner
         self._reader = assembly.reader
-        self._counting = threading.Lock()
+        self._run = Tally()
+
+    @property
+    def num_tokens(self) -> int:
+        """Of all pairs scored so far, special tokens included."""
+        return self._run.total
 
     def logits(
         self,
@@ -74,7 +74,7 @@ class PairScorer:
                 for index, reason in window.failures.items():
                     on_failure(index, reason)
                 started = window, self._runner.submit(window.sequences, cutoff_layers)
-                self._count(len(window.sequences.token_ids))
+                self._run.add(len(window.sequences.token_ids))
                 if on_window is not None:
                     on_window(window.sequences)
                 if running is not None:
@@ -109,7 +109,7 @@ class PairScorer:
             run = StagedRun(runner.model, stages, runner.budget_tokens, requests)
             work = run.run(self._reader)
             runner.budget_tokens = min(runner.budget_tokens, run.cascade.budget_tokens)
-            self._count(work.total // stages.stops[-1])
+            self._run.add(work.total // stages.stops[-1])
             return run.outcomes, work
         pairs = [(query, document) for query, texts in requests for document in texts]
         failures: dict[int, str] = {}
@@ -148,7 +148,3 @@ class PairScorer:
         spared = num_tokens - pack.num_sequences if config.pooling == "cls" else 0
         total = num_tokens * config.num_layers
         return Work(total=total, computed=total - spared, saved_by_last_layer=spared)
-
-    def _count(self, num_tokens: int) -> None:
-        with self._counting:
-            self.num_tokens += num_tokens

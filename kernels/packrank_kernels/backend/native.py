@@ -32,6 +32,7 @@ _DTYPES = {torch.float32: 0, torch.bfloat16: 1}
 _MAXSIM = {**_DTYPES, torch.float16: 2, torch.int8: 3}
 MAXSIM_DTYPES = tuple(_MAXSIM)
 _WIDEST = 2**31 - 1  # no sequence is longer: offsets are int32
+_num_threads: int | None = None  # until it is set, torch's
 _ACTIVATIONS = {None: 0, "gelu": 1, "gelu_tanh": 2, "relu": 3, "silu": 4, "tanh": 5}
 
 
@@ -69,6 +70,8 @@ def pack_linear(isa: str, weight: Tensor, gated: bool) -> Tensor:
 
 def set_num_threads(num_threads: int) -> None:
     """The kernels' own share of `threads.set_num_threads`."""
+    global _num_threads
+    _num_threads = num_threads
     if _missing is None:
         _cpu.set_num_threads(num_threads)
 
@@ -76,7 +79,8 @@ def set_num_threads(num_threads: int) -> None:
 @functools.cache
 def _start() -> frozenset[str]:
     """Before the first call: as many threads as torch has. Returns what this processor runs."""
-    _cpu.set_num_threads(torch.get_num_threads())
+    if _num_threads is None:
+        set_num_threads(torch.get_num_threads())
     return frozenset(_cpu.supported())
 
 

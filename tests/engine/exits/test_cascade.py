@@ -132,12 +132,13 @@ def test_freed_room_is_filled_with_the_next_query(model: CausalModel, monkeypatc
     assert len(sizes[4]) < len(sizes[1]) / 2
 
 
-def test_out_of_memory_halves_the_pack(model: CausalModel, monkeypatch) -> None:
+@pytest.mark.parametrize("full", [torch.OutOfMemoryError, MemoryError])
+def test_out_of_memory_halves_the_pack(model: CausalModel, monkeypatch, full) -> None:
     advance = CausalModel.advance
 
     def limited(self, state, stop, **options):
         if int(state.cu_seqlens[-1]) > 60:
-            raise torch.OutOfMemoryError
+            raise full
         return advance(self, state, stop, **options)
 
     monkeypatch.setattr(CausalModel, "advance", limited)

@@ -24,6 +24,16 @@ def test_auto_takes_what_the_machine_has(
     assert choose_device("auto", "auto") == (torch.device(device), dtype)
 
 
+@pytest.mark.parametrize("device", ["auto", "cuda", "cuda:1"])
+def test_cuda_does_not_survive_a_fork(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "_is_in_bad_fork", lambda: True)
+    with pytest.raises(InputError, match="before this process was forked"):
+        choose_device(device, "auto")
+    assert choose_device("cpu", "auto") == (torch.device("cpu"), torch.float32)
+
+
 @pytest.mark.parametrize(
     ("device", "dtype", "message"),
     [

@@ -88,6 +88,26 @@ def test_an_error_comes_back_to_its_caller_alone(
     np.testing.assert_array_equal(fleet.submit(whole).result(), expected)
 
 
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_leaves_its_parents_processes_alone(
+    fleet: Fleet, whole: Pack, expected: np.ndarray
+) -> None:
+    """Two that ask one process would get each other's answers."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            signal.alarm(30)
+            with pytest.raises(PackrankError, match="load the model after the fork"):
+                fleet.submit(whole)
+            packrank.runtime.fleet._stop(fleet._workers)  # as when it exits
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    np.testing.assert_array_equal(fleet.submit(whole).result(), expected)
+
+
 class Stub:
     """A runner whose warm-up fails."""
 

@@ -97,30 +97,44 @@ def test_threads_share_a_runner() -> None:
             np.testing.assert_array_equal(logits, expected[order])
 
 
+# As torch has it of a device and of the machine, and the kernels of the latter.
+FULL = [
+    torch.OutOfMemoryError("CUDA out of memory"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: can't allocate memory"),
+    MemoryError(),
+]
+
+
 class Cramped(Echo):
     """Has room for `room` tokens at a time."""
 
-    def __init__(self, room: int) -> None:
+    def __init__(self, room: int, full: Exception = FULL[0]) -> None:
         super().__init__()
-        self.room = room
+        self.room, self.full = room, full
 
     def logits(self, pack: Pack) -> Tensor:
         if len(pack.token_ids) > self.room:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise self.full
         return super().logits(pack)
 
     def hidden_states(self, pack: Pack, num_keys: Int32 | None = None) -> Tensor:
         if len(pack.token_ids) > self.room:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise self.full
         return super().hidden_states(pack, num_keys)
 
 
-def test_out_of_memory_halves_the_budget_and_goes_on() -> None:
-    runner = Runner(Cramped(25), 1000)
+@pytest.mark.parametrize("full", FULL, ids=lambda full: type(full).__name__)
+def test_out_of_memory_halves_the_budget_and_goes_on(full: Exception) -> None:
+    runner = Runner(Cramped(25, full), 1000)
     np.testing.assert_array_equal(runner.logits(SEQUENCES), Runner(Echo(), 9).logits(SEQUENCES))
     assert 25 / 2 <= runner.budget_tokens <= 25
-    states = Runner(Cramped(25), 1000).hidden_states(SEQUENCES)
+    states = Runner(Cramped(25, full), 1000).hidden_states(SEQUENCES)
     assert [rows[0, 0] for rows in states] == [100 * i for i in range(len(LENGTHS))]
+
+
+def test_another_error_is_told() -> None:
+    with pytest.raises(RuntimeError, match="broken"):
+        Runner(Cramped(25, RuntimeError("broken")), 1000).logits(SEQUENCES)
 
 
 def test_out_of_memory_with_shared_prefixes() -> None:

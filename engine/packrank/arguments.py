@@ -1,9 +1,12 @@
 """Checks of arguments that every front door takes, each refusal one sentence."""
 
+from functools import partial
 from numbers import Integral
-from typing import Any
+from typing import Any, TypeVar
 
 from packrank.errors import InputError
+
+_Reopened = TypeVar("_Reopened", bound="Reopened")
 
 
 def checked_count(name: str, value: Any) -> int | None:
@@ -56,8 +59,8 @@ def listed_texts(name: str, values: Any) -> list[str]:
     return texts
 
 
-def listed_requests(requests: Any) -> list[tuple[str, list[str]]]:
-    """Queries, each with its documents; InputError that says which is none."""
+def listed_requests(requests: Any) -> list[tuple[str, list[Any]]]:
+    """Queries, each with what should be its documents; InputError that says which is none."""
     checked = []
     for place, request in enumerate(listed("requests", requests, "(query, documents) each")):
         if not isinstance(request, tuple | list) or len(request) != 2:
@@ -67,5 +70,23 @@ def listed_requests(requests: Any) -> list[tuple[str, list[str]]]:
         query, documents = request
         check_str(f"the query of requests[{place}]", query)
         check_text(query, f"the query of requests[{place}]")
-        checked.append((query, listed_texts(f"the documents of requests[{place}]", documents)))
+        name = f"the documents of requests[{place}]"
+        checked.append((query, listed(name, documents, "strings")))
     return checked
+
+
+class Reopened:
+    """What is pickled and copied as the call that made it, which is made again."""
+
+    _call: tuple[tuple[Any, ...], dict[str, Any]]
+
+    def __new__(cls: type[_Reopened], *arguments: Any, **options: Any) -> _Reopened:
+        """Keep the call."""
+        self = super().__new__(cls)
+        self._call = arguments, options
+        return self
+
+    def __reduce__(self) -> tuple[Any, tuple[()]]:
+        """The call."""
+        arguments, options = self._call
+        return partial(type(self), *arguments, **options), ()

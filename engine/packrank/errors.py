@@ -34,12 +34,14 @@ class PairError(InputError):
 
     Attributes:
         index: position of the pair among those given.
+        reason: why.
+        instead: the method that scores the others all the same, "" if there is none.
     """
 
-    def __init__(self, index: int, reason: str) -> None:
-        super().__init__(f"pair {index}: {reason}")
-        self.index = index
-        self.reason = reason
+    def __init__(self, index: int, reason: str, instead: str = "") -> None:
+        hint = f" ({instead} scores the others)" if instead else ""
+        super().__init__(f"pair {index}: {reason}{hint}")
+        self.index, self.reason, self.instead = index, reason, instead
 
-    def __reduce__(self) -> tuple[type["PairError"], tuple[int, str]]:
-        return PairError, (self.index, self.reason)
+    def __reduce__(self) -> tuple[type["PairError"], tuple[int, str, str]]:
+        return PairError, (self.index, self.reason, self.instead)

@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from packrank.arguments import (
+    Reopened,
     check_choice,
     check_str,
     check_text,
     checked_count,
     listed,
     listed_requests,
-    listed_texts,
 )
 from packrank.checkpoint.config import Activation
 from packrank.checkpoint.fingerprint import fingerprint
@@ -28,17 +28,19 @@ from packrank.runtime.fleet import Recipe, run_on
 from packrank.runtime.runner import Runner
 from packrank.scoring.assembly import HeadIndex, Options, assemble
 from packrank.scoring.pair_scorer import PairScorer
+from packrank.text.pairs import is_pair
 from packrank.text.truncation import Truncation
 
 Requests = Sequence[tuple[str, Sequence[str]]]
 
 
-class Reranker:
+class Reranker(Reopened):
     """It reads a query and a document together and says how relevant one is.
 
     Cross-encoders, and decoders that were trained to judge. Threads may share one. A score does
     not depend on what else is scored with it. A prompt that sentence-transformers saved as the
-    default is put before every query; a decoder's template around query and document.
+    default is put before every query; a decoder's template around query and document. Pickled or
+    copied, it is opened again, from the same folder by the same options.
     """
 
     def __init__(
@@ -209,7 +211,7 @@ class Reranker:
             query, documents, top_k, cutoff_layer=cutoff_layer, exit=exit
         )
         for index, reason in failures.items():
-            raise PairError(index, reason)
+            raise PairError(index, reason, "try_rank")
         return ranking
 
     def try_rank(
@@ -230,7 +232,7 @@ class Reranker:
         """
         check_str("query", query)
         check_text(query, "query")
-        requests = [(query, listed_texts("documents", documents))]
+        requests = [(query, listed("documents", documents, "strings"))]
         return self._rank(requests, top_k, cutoff_layer, exit)[0]
 
     def rank_many(
@@ -256,7 +258,7 @@ class Reranker:
         before = 0
         for ranking, failures in found:
             for index, reason in failures.items():
-                raise PairError(before + index, reason)
+                raise PairError(before + index, reason, "try_rank_many")
             before += len(ranking.num_layers)
         return [ranking for ranking, _ in found]
 
@@ -287,14 +289,14 @@ class Reranker:
         """Score pairs of query and document.
 
         Args:
-            pairs: N (query, document) pairs.
+            pairs: N (query, document) pairs, or an array [N, 2] of strings; or one pair.
             activation: instead of the model's, for this call.
             cutoff_layers: a layerwise model's: after how many layers to score, one of
                 `exit_layers`, or several in any order; all layers if None.
 
         Returns:
             [N] float32, in the order of `pairs`; [N, labels] if the model has several labels;
-            [N, C] of several cutoff layers, in the order they are asked for.
+            [N, C] of several cutoff layers, in the order they are asked for. Of one pair its row.
 
         Raises:
             PairError: a pair cannot be scored; `.index` says which. `try_score` goes on.
@@ -328,13 +330,16 @@ class Reranker:
         on_failure: Callable[[int, str], None],
     ) -> NDArray[np.float32]:
         _check_activation(activation)
-        every = listed("pairs", pairs, "(query, document) pairs")
+        is_one = is_pair(pairs)
+        every = [pairs] if is_one else listed("pairs", pairs, "(query, document) pairs")
         layers, columns = self._assembly.cutoffs(cutoff_layers)
         logits = self._scorer.logits(every, layers, on_failure)
         scores = self._scorer.activate(logits, activation or self._activation)
         if columns is not None:
-            return scores[:, columns]
-        return scores[:, 0] if self.num_labels == 1 else scores
+            scores = scores[:, columns]
+        elif self.num_labels == 1:
+            scores = scores[:, 0]
+        return scores[0] if is_one else scores
 
     def _rank(
         self,
@@ -381,7 +386,7 @@ class Reranker:
 
 
 def _raise(index: int, reason: str) -> None:
-    raise PairError(index, reason)
+    raise PairError(index, reason, "try_score")
 
 
 def _check_activation(activation: Activation | None) -> None:

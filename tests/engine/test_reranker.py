@@ -241,8 +241,8 @@ def test_an_error_in_the_model_ends_the_reading_ahead(
         (None, "documents is a NoneType, expected a sequence of strings"),
         (7, "documents is a int, expected a sequence of strings"),
         ({"a": 1}, "documents is a dict, expected a sequence of strings"),
-        (["a", 3], r"documents\[1\] is a int, expected a str"),
-        ([None], r"documents\[0\] is a NoneType, expected a str"),
+        (["a", 3], r"pair 1: the document is a int, expected a str \(try_rank scores the others"),
+        ([None], r"pair 0: the document is a NoneType, expected a str"),
     ],
 )
 def test_documents_of_the_wrong_kind_are_refused(

@@ -6,7 +6,7 @@ from functools import cached_property
 
 from torch import Tensor
 
-from packrank.arguments import checked_count, listed_texts
+from packrank.arguments import Reopened, checked_count, listed_texts
 from packrank.checkpoint.hub import resolve
 from packrank.checkpoint.kind import LATE, expect
 from packrank.checkpoint.modules import encoder_folder
@@ -25,7 +25,7 @@ from packrank.text.tokenizer import Tokenizer
 Path = str | os.PathLike[str]
 
 
-class LateEncoder:
+class LateEncoder(Reopened):
     """Queries and documents to token vectors, as the model's folder asks; see `LateInteraction`.
 
     Attributes:

@@ -228,8 +228,16 @@ def _size(pair: object) -> int:
     return sum([len(text) for text in pair if isinstance(text, str)])
 
 
+def is_pair(value: Any) -> bool:
+    """Whether it is one pair of texts, which stands for itself where several may be given."""
+    is_sequence = isinstance(value, tuple | list) or getattr(value, "ndim", 0) == 1
+    return is_sequence and len(value) == 2 and all(isinstance(text, str) for text in value)
+
+
 def texts_of(pair: Any) -> tuple[str, str]:
     """The query and the document of a pair; InputError if it is none."""
+    if isinstance(pair, np.ndarray) and pair.ndim == 1:
+        pair = pair.tolist()
     if not isinstance(pair, tuple | list) or len(pair) != 2:
         size = f" of {len(pair)}" if isinstance(pair, tuple | list) else ""
         raise InputError(f"it is a {type(pair).__name__}{size}, expected (query, document)")

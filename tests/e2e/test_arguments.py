@@ -26,7 +26,7 @@ def test_a_document_that_is_no_text_fails_alone(model: Path) -> None:
         ]
         kinds = {index: reason.split()[4] for index, reason in failures.items()}
         assert kinds == {1: "NoneType,", 3: "int,", 4: "float,"}
-    with pytest.raises(PairError, match="a NoneType.*try_rank scores the others") as error:
+    with pytest.raises(PairError, match=r"a NoneType.*try_rank scores the others") as error:
         reranker.rank("red", documents)
     assert error.value.index == 1
 

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "common/thread_pool.h"
+#include "common/unlocked.h"
 #include "cpu/kernels.h"
 
 namespace py = pybind11;
@@ -60,7 +61,7 @@ void attention(const std::string& isa, int dtype, const Tensor3& q, const Tensor
                                 at<float>(cos),
                                 at<float>(sin)};
     const Kernels& kernels = find(isa);
-    py::gil_scoped_release release;
+    Unlocked unlocked;
     kernels.attention(args);
 }
 
@@ -78,7 +79,7 @@ void add_layer_norm(const std::string& isa, int dtype, uintptr_t x, uintptr_t re
                            size,
                            eps};
     const Kernels& kernels = find(isa);
-    py::gil_scoped_release release;
+    Unlocked unlocked;
     kernels.add_layer_norm(args);
 }
 
@@ -96,7 +97,7 @@ void add_rms_norm(const std::string& isa, int dtype, uintptr_t x, uintptr_t resi
                               eps,
                               scale};
     const Kernels& kernels = find(isa);
-    py::gil_scoped_release release;
+    Unlocked unlocked;
     kernels.add_rms_norm(args);
 }
 
@@ -118,7 +119,7 @@ void embed_layer_norm(const std::string& isa, int dtype, uintptr_t token_ids, ui
                             size,
                             eps};
     const Kernels& kernels = find(isa);
-    py::gil_scoped_release release;
+    Unlocked unlocked;
     kernels.embed_layer_norm(args);
 }
 
@@ -137,7 +138,7 @@ void linear(const std::string& isa, int dtype, uintptr_t x, int64_t x_stride, ui
                              static_cast<Activation>(activation),
                              gated};
     const Kernels& kernels = find(isa);
-    py::gil_scoped_release release;
+    Unlocked unlocked;
     kernels.linear(args);
 }
 
@@ -180,7 +181,7 @@ void maxsim(const std::string& isa, const Documents& documents, const Queries& q
             const Candidates& candidates, uintptr_t scores) {
     const MaxSimArgs args = maxsim_args(documents, queries, candidates, scores, 0);
     const Kernels& kernels = find(isa);
-    py::gil_scoped_release release;
+    Unlocked unlocked;
     kernels.maxsim(args);
 }
 
@@ -188,7 +189,7 @@ void matches(const std::string& isa, const Documents& documents, const Queries& 
              const Candidates& candidates, uintptr_t scores, uintptr_t tokens) {
     const MaxSimArgs args = maxsim_args(documents, queries, candidates, scores, tokens);
     const Kernels& kernels = find(isa);
-    py::gil_scoped_release release;
+    Unlocked unlocked;
     kernels.matches(args);
 }
 
@@ -201,7 +202,7 @@ PYBIND11_MODULE(_cpu, m) {
             if (kernels->supported()) names.append(kernels->name);
         return names;
     });
-    m.def("set_num_threads", &set_num_threads, py::call_guard<py::gil_scoped_release>());
+    m.def("set_num_threads", &set_num_threads, py::call_guard<Unlocked>());
     m.def("packed_size",
           [](const std::string& isa, int dtype, int64_t out_features, int64_t in_features) {
               return find(isa).packed_size(static_cast<Dtype>(dtype), out_features, in_features);

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import packrank_kernels
 from packrank_kernels import (
     FORMATS,
     Codec,
@@ -20,6 +21,8 @@ from packrank_kernels import (
     set_num_threads,
 )
 from packrank_kernels.testing import cu_seqlens
+
+ROOT = str(Path(packrank_kernels.__file__).parents[1])
 
 
 @pytest.fixture(autouse=True)
@@ -117,3 +120,21 @@ def test_a_forked_child_has_a_pool_of_its_own():
         finally:
             os._exit(status)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_the_process_may_end_while_a_daemon_thread_computes():
+    """Python ends such a thread by unwinding its stack, which the kernels must let through."""
+    program = """
+import threading, torch
+from packrank_kernels import linear, pack_linear
+x, layer, started = torch.ones(2000, 256), pack_linear(torch.ones(256, 256)), threading.Event()
+def compute():
+    while True:
+        linear(x, layer)
+        started.set()
+threading.Thread(target=compute, daemon=True).start()
+started.wait()
+"""
+    code = f"import sys; sys.path.insert(0, {ROOT!r}){program}"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (0, "")

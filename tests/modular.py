@@ -96,6 +96,8 @@ def decoder_body(
 
 def expected(folder: Path, pairs: list[tuple[str, str]] = PAIRS, **options: Any) -> np.ndarray:
     """What sentence-transformers says of each pair alone."""
-    model = CrossEncoder(str(folder), device="cpu", model_kwargs={"dtype": "float32"})
+    model = CrossEncoder(
+        str(folder), device="cpu", local_files_only=True, model_kwargs={"dtype": "float32"}
+    )
     scores: np.ndarray = model.predict(pairs, batch_size=1, **options)
     return scores

@@ -88,13 +88,17 @@ def test_a_ranked_document_unpacks() -> None:
 # Parameters and defaults, without annotations.
 SIGNATURES = {
     packrank.Reranker: (
-        "model, *, device='auto', dtype='auto', max_length=None, truncation='longest_first', "
+        "model, *, device='auto', dtype='auto', max_length=None, truncation=None, "
         "activation=None, template=None, instruction=None, compress_ratio=1, compress_layers=(8,), "
         "head_index='upstream', share_prefixes=True, budget_tokens=None, deterministic=False"
     ),
     packrank.Reranker.warm_up: "self, max_seqlens=(48, 64, 96, 128, 192, 256, 384, 512)",
-    packrank.Reranker.rank: ("self, query, documents, top_k=None, *, cutoff_layer=None, exit=None"),
-    packrank.Reranker.rank_many: "self, requests, top_k=None, *, cutoff_layer=None, exit=None",
+    packrank.Reranker.rank: (
+        "self, query, documents, top_k=None, *, label=None, cutoff_layer=None, exit=None"
+    ),
+    packrank.Reranker.rank_many: (
+        "self, requests, top_k=None, *, label=None, cutoff_layer=None, exit=None"
+    ),
     packrank.Reranker.score: "self, pairs, *, activation=None, cutoff_layers=None",
     packrank.Reranker.try_score: "self, pairs, *, activation=None, cutoff_layers=None",
     packrank.LateInteraction: (

@@ -26,6 +26,7 @@ from packrank.request import Ranked, Ranking
 from packrank.runtime.device import choose_devices
 from packrank.runtime.fleet import Recipe, run_on
 from packrank.runtime.runner import Runner
+from packrank.scoring.activations import best_first, known_activation
 from packrank.scoring.assembly import HeadIndex, Options, assemble
 from packrank.scoring.pair_scorer import PairScorer
 from packrank.text.pairs import is_pair
@@ -50,7 +51,7 @@ class Reranker(Reopened):
         device: str | list[str] | tuple[str, ...] = "auto",
         dtype: str = "auto",
         max_length: int | None = None,
-        truncation: Truncation = "longest_first",
+        truncation: Truncation | None = None,
         activation: Activation | None = None,
         template: str | None = None,
         instruction: str | None = None,
@@ -74,12 +75,11 @@ class Reranker(Reopened):
             max_length: most tokens of a pair, special ones included; under a template, as the
                 template counts them. If None, what the model, its tokenizer and the template say.
             truncation: what is cut off a longer pair: tokens of the longer text first, of the
-                document ("only_second"), or nothing ("off": the pair fails). A template cuts as its
-                authors do.
-            activation: what turns logits into scores: "identity", "sigmoid", or "normalized", the
-                sigmoid about the middle that the model's authors estimate; if None, what the
-                model's files or its template say, which is sigmoid for one label where they say
-                nothing.
+                document ("only_second"), or nothing ("off": the pair fails); if None, as the files
+                say, which is the first where they do not. A template cuts as its authors do.
+            activation: of logits: "identity", "sigmoid", "tanh", "relu", "softplus", "logsigmoid",
+                "softmax" over the labels, or "normalized", the sigmoid about the authors' estimate
+                of the middle; if None, as files or template say, else the sigmoid of one label.
             template: of a decoder's input, a name in `packrank.TEMPLATES`, or "pair" for query and
                 document as the tokenizer joins them; if None, what the model is recognised by.
             instruction: in place of the template's own.
@@ -99,9 +99,9 @@ class Reranker(Reopened):
             InputError: an option cannot.
         """
         devices, chosen_dtype = choose_devices(device, dtype)
-        check_choice("truncation", truncation, get_args(Truncation))
+        _check_named("truncation", truncation, get_args(Truncation))
         check_choice("head_index", head_index, get_args(HeadIndex))
-        _check_activation(activation)
+        _check_named("activation", activation, get_args(Activation))
         max_length = checked_count("max_length", max_length)
         budget_tokens = checked_count("budget_tokens", budget_tokens)
         self._folder = resolve(model)
@@ -117,13 +117,12 @@ class Reranker(Reopened):
             share_prefixes=share_prefixes,
         )
         assembly = assemble(self._folder, self._name, options)
+        self._activation = activation or known_activation(assembly.activation)
         self._assembly, self._config = assembly, assembly.config
-        recipe = Recipe(
-            assembly.folder, chosen_dtype, deterministic, budget_tokens, assembly.causal
-        )
+        head = assembly.causal, assembly.modules
+        recipe = Recipe(assembly.folder, chosen_dtype, deterministic, budget_tokens, *head)
         self._runner = run_on(devices, recipe)
         self._scorer = PairScorer(assembly, self._runner)
-        self._activation = activation or assembly.activation
 
     @property
     def max_length(self) -> int:
@@ -132,8 +131,13 @@ class Reranker(Reopened):
 
     @property
     def num_labels(self) -> int:
-        """Scores of a pair; a ranking needs one."""
+        """Scores of a pair; a ranking goes by one."""
         return self._config.num_labels
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the scores of a pair, in their order."""
+        return self._assembly.labels
 
     @property
     def exit_layers(self) -> tuple[int, ...]:
@@ -181,18 +185,20 @@ class Reranker(Reopened):
         documents: Sequence[str],
         top_k: int | None = None,
         *,
+        label: int | str | None = None,
         cutoff_layer: int | None = None,
         exit: Exit | None = None,
     ) -> Ranking:
         """Order documents by relevance to a query, best first.
 
-        The order is that of the logits, so that it is kept where an activation rounds two of them
-        to one score; of equal logits the lower index comes first.
+        The order is that of the logits (under a softmax, of the odds), so that it is kept where an
+        activation rounds two of them to one score; of equal ones the lower index comes first.
 
         Args:
             query: any text.
             documents: N texts.
             top_k: how many to return; all if None.
+            label: whose score counts, by its name or its place in `labels`; None: the only one.
             cutoff_layer: layers to run, one of `exit_layers`; all if None.
             exit: let candidates stop at the layer from which on they cannot reach the top k:
                 "calibrated", by the margins that `packrank calibrate` left in the model's folder;
@@ -203,12 +209,12 @@ class Reranker(Reopened):
             Best first. Empty for no documents.
 
         Raises:
-            InputError: an argument of the wrong kind, a model of several labels, or margins that
-                were measured for something else.
+            InputError: an argument of the wrong kind, a model of several labels none of which is
+                named, or margins that were measured for something else.
             PairError: a document cannot be scored; `.index` says which. `try_rank` goes on.
         """
         ranking, failures = self.try_rank(
-            query, documents, top_k, cutoff_layer=cutoff_layer, exit=exit
+            query, documents, top_k, label=label, cutoff_layer=cutoff_layer, exit=exit
         )
         for index, reason in failures.items():
             raise PairError(index, reason, "try_rank")
@@ -220,6 +226,7 @@ class Reranker(Reopened):
         documents: Sequence[str],
         top_k: int | None = None,
         *,
+        label: int | str | None = None,
         cutoff_layer: int | None = None,
         exit: Exit | None = None,
     ) -> tuple[Ranking, dict[int, str]]:
@@ -233,13 +240,14 @@ class Reranker(Reopened):
         check_str("query", query)
         check_text(query, "query")
         requests = [(query, listed("documents", documents, "strings"))]
-        return self._rank(requests, top_k, cutoff_layer, exit)[0]
+        return self._rank(requests, top_k, label, cutoff_layer, exit)[0]
 
     def rank_many(
         self,
         requests: Requests,
         top_k: int | None = None,
         *,
+        label: int | str | None = None,
         cutoff_layer: int | None = None,
         exit: Exit | None = None,
     ) -> list[Ranking]:
@@ -254,7 +262,9 @@ class Reranker(Reopened):
         Returns:
             One a request, in their order.
         """
-        found = self.try_rank_many(requests, top_k, cutoff_layer=cutoff_layer, exit=exit)
+        found = self.try_rank_many(
+            requests, top_k, label=label, cutoff_layer=cutoff_layer, exit=exit
+        )
         before = 0
         for ranking, failures in found:
             for index, reason in failures.items():
@@ -267,6 +277,7 @@ class Reranker(Reopened):
         requests: Requests,
         top_k: int | None = None,
         *,
+        label: int | str | None = None,
         cutoff_layer: int | None = None,
         exit: Exit | None = None,
     ) -> list[tuple[Ranking, dict[int, str]]]:
@@ -277,7 +288,7 @@ class Reranker(Reopened):
         Returns:
             What `try_rank` does, one a request, in their order.
         """
-        return self._rank(listed_requests(requests), top_k, cutoff_layer, exit)
+        return self._rank(listed_requests(requests), top_k, label, cutoff_layer, exit)
 
     def score(
         self,
@@ -329,12 +340,12 @@ class Reranker(Reopened):
         cutoff_layers: int | Sequence[int] | None,
         on_failure: Callable[[int, str], None],
     ) -> NDArray[np.float32]:
-        _check_activation(activation)
+        _check_named("activation", activation, get_args(Activation))
         is_one = is_pair(pairs)
         every = [pairs] if is_one else listed("pairs", pairs, "(query, document) pairs")
         layers, columns = self._assembly.cutoffs(cutoff_layers)
         logits = self._scorer.logits(every, layers, on_failure)
-        scores = self._scorer.activate(logits, activation or self._activation)
+        scores = self._scorer.scores(logits, activation or self._activation)
         if columns is not None:
             scores = scores[:, columns]
         elif self.num_labels == 1:
@@ -345,13 +356,11 @@ class Reranker(Reopened):
         self,
         requests: list[tuple[str, list[str]]],
         top_k: int | None,
+        label: int | str | None,
         cutoff_layer: int | None,
         exit: Exit | None,
     ) -> list[tuple[Ranking, dict[int, str]]]:
-        if self.num_labels != 1:
-            raise InputError(
-                f"the model has {self.num_labels} labels and a ranking needs 1; use score()"
-            )
+        column = self._assembly.label(label)
         top_k = checked_count("top_k", top_k)
         asked = self.exit_layers[-1] if cutoff_layer is None else cutoff_layer
         final = self._assembly.check_layer("cutoff_layer", asked)
@@ -359,11 +368,8 @@ class Reranker(Reopened):
         outcomes, work = self._scorer.outcomes(requests, stages)
         rankings = []
         for (_, texts), outcome in zip(requests, outcomes, strict=True):
-            scores = self._scorer.activate(outcome.logits, self._activation).tolist()
-            # NaN, of those that stopped or failed, comes last.
-            order = np.argsort(-outcome.logits, kind="stable")
-            order = order[: np.count_nonzero(~np.isnan(outcome.logits))][:top_k]
-            ranked = [Ranked(index, scores[index], texts[index]) for index in order.tolist()]
+            best = best_first(outcome.logits, column, self._activation, self._assembly.shift)
+            ranked = [Ranked(index, score, texts[index]) for index, score in best[:top_k]]
             failures = dict(sorted(outcome.failures.items()))
             rankings.append((Ranking(ranked, outcome.num_layers, work), failures))
         return rankings
@@ -389,6 +395,6 @@ def _raise(index: int, reason: str) -> None:
     raise PairError(index, reason, "try_score")
 
 
-def _check_activation(activation: Activation | None) -> None:
-    if activation is not None:
-        check_choice("activation", activation, get_args(Activation))
+def _check_named(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value is not None:
+        check_choice(name, value, choices)

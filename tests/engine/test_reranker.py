@@ -11,7 +11,7 @@ import tokenizers
 import torch
 from tokenizers import models, pre_tokenizers, processors
 
-from packrank import InputError, PairError, Ranked, Reranker
+from packrank import InputError, ModelError, PairError, Ranked, Reranker
 from packrank.checkpoint.config import Activation, ModelConfig
 from packrank.request import Pack
 from packrank.runtime.runner import Pending
@@ -38,7 +38,7 @@ CONFIG = ModelConfig(
     pad_token_id=0,
     num_labels=1,
     pooling="cls",
-    default_activation="identity",
+    saved_activation="torch.nn.Identity",
 )
 
 
@@ -126,12 +126,42 @@ def test_score_keeps_the_order_of_the_pairs(toy: Open) -> None:
     assert scores.tolist() == [3.0, -3.0, 0.0, 4.0]
 
 
-def test_several_labels_are_columns_and_cannot_be_ranked(toy: Open) -> None:
+def test_several_labels_are_columns(toy: Open) -> None:
     model = toy({"num_labels": 3})
     assert model.score([("q", "a"), ("q", "c")]).tolist() == [[1, 2, 3], [-3, -6, -9]]
-    assert model.num_labels == 3
-    with pytest.raises(InputError, match="the model has 3 labels and a ranking needs 1"):
-        model.rank("q", ["a"])
+    assert (model.num_labels, model.labels) == (3, ("LABEL_0", "LABEL_1", "LABEL_2"))
+
+
+def test_a_ranking_goes_by_the_label_that_is_named(toy: Open) -> None:
+    model = toy({"num_labels": 3, "labels": ("no", "maybe", "yes")})
+    documents = ["a", "c", "b"]
+    for label in (2, "yes", np.int64(2)):
+        ranked = model.rank("q", documents, label=label)
+        assert ranked == [Ranked(2, 6.0, "b"), Ranked(0, 3.0, "a"), Ranked(1, -9.0, "c")]
+        assert model.rank_many([("q", documents)], 1, label=label) == [ranked[:1]]
+        assert model.try_rank("q", documents, label=label)[0] == ranked
+    sentence = "has 3 labels and a ranking needs one; say which with label=, one of 'no', 'maybe', "
+    with pytest.raises(InputError, match=sentence):
+        model.rank("q", documents)
+    for label in (3, -1, True, "LABEL_0", 1.0):
+        with pytest.raises(InputError, match=f"label is {label!r}, expected one of 'no', 'maybe'"):
+            model.rank("q", documents, label=label)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="candidates can stop early in models of one label alone"):
+        model.rank("q", documents, 1, label=0, exit="calibrated")
+    assert toy().rank("q", documents, label=0) == toy().rank("q", documents)
+
+
+def test_a_softmax_is_ordered_by_what_it_gives(toy: Open) -> None:
+    """The best by their logits are not: a text of high logits for all labels says nothing."""
+    model = toy({"num_labels": 2}, activation="softmax")
+    documents = ["c", "b", "high", "high b", "nan"]
+    ranked, failures = model.try_rank("q", documents, label=0)
+    assert [r.index for r in ranked] == [0, 1, 2, 3]
+    np.testing.assert_allclose(
+        [r.score for r in ranked], [1 / (1 + np.exp(x)) for x in (-3.0, 2.0, 50.0, 52.0)], rtol=1e-6
+    )
+    assert list(failures) == [4]
+    assert [r.index for r in model.rank("q", documents[:4], label=1)] == [3, 2, 1, 0]
 
 
 def test_one_label_that_is_not_finite_fails_the_pair(
@@ -145,13 +175,23 @@ def test_one_label_that_is_not_finite_fails_the_pair(
     assert list(failures) == [1]
 
 
+def test_a_saved_activation_that_is_not_known_is_refused_unless_the_caller_names_one(
+    toy: Open,
+) -> None:
+    saved = {"saved_activation": "torch.nn.modules.activation.GELU"}
+    with pytest.raises(ModelError, match=r"'torch.nn.modules.activation.GELU' is not supported; p"):
+        toy(saved)
+    assert toy(saved, activation="identity").score([("q", "b")]) == [2.0]
+
+
 @pytest.mark.parametrize("call", ["identity", "sigmoid", None])
 @pytest.mark.parametrize("constructor", ["identity", "sigmoid", None])
 @pytest.mark.parametrize("config", ["identity", "sigmoid"])
 def test_the_activation_is_the_calls_then_the_constructors_then_the_models(
     toy: Open, call: Activation | None, constructor: Activation | None, config: Activation
 ) -> None:
-    model = toy({"default_activation": config}, activation=constructor)
+    saved = {"identity": "torch.nn.Identity", "sigmoid": "torch.nn.Sigmoid"}[config]
+    model = toy({"saved_activation": saved}, activation=constructor)
     score = model.score([("q", "b")], activation=call)[0]
     values = {"identity": np.float32(2.0), "sigmoid": np.float32(1 / (1 + np.exp(-2.0)))}
     assert score == values[call or constructor or config]
@@ -268,11 +308,11 @@ def test_any_sequence_of_texts_will_do(toy: Open) -> None:
 
 
 def test_an_unknown_activation_is_refused_before_anything_is_scored(toy: Open) -> None:
-    message = "activation is 'softmax', expected one of 'identity', 'sigmoid'"
+    message = "activation is 'gelu', expected one of 'identity', 'sigmoid'"
     model = toy()
     for attempt in (
-        lambda: toy(activation="softmax"),
-        lambda: model.score([("q", "a")], activation="softmax"),  # type: ignore[arg-type]
+        lambda: toy(activation="gelu"),
+        lambda: model.score([("q", "a")], activation="gelu"),  # type: ignore[arg-type]
     ):
         with pytest.raises(InputError, match=message):
             attempt()

@@ -23,7 +23,7 @@ LAYERWISE = {"LayerWiseMiniCPMForCausalLM": "minicpm", "CostWiseGemmaForCausalLM
 CAUSAL_ARCHITECTURES: dict[str, str] = {
     f"{name}{suffix}": family
     for name, family in (CAUSAL_FAMILIES | {"MiniCPM": "minicpm"}).items()
-    for suffix in ("ForSequenceClassification", "ForCausalLM")
+    for suffix in ("ForSequenceClassification", "ForCausalLM", "Model")
 } | LAYERWISE
 
 # Where transformers' defaults differ; config.json leaves out what equals them.
@@ -62,8 +62,9 @@ class DecoderOptions:
         num_key_heads: heads of keys and values; divides the heads of queries.
         head_size: D; independent of hidden_size / heads.
         rope: rotary positions.
-        windows: of each layer, how far back a query sees, itself excluded; None: to the start.
+        windows: of each layer, how far a query sees, itself excluded; None: to the end.
         attention_scale: factor on the dot products.
+        causal: a token sees what comes before it alone, else what follows too.
         attention_softcap: s becomes cap * tanh(s / cap); None: it does not.
         logit_softcap: the same of the final logits.
         qkv_bias: whether the projections of queries, keys and values have one; likewise of the
@@ -85,6 +86,7 @@ class DecoderOptions:
     rope: Rope
     windows: tuple[int | None, ...]
     attention_scale: float
+    causal: bool = True
     attention_softcap: float | None = None
     logit_softcap: float | None = None
     qkv_bias: bool = False
@@ -130,14 +132,15 @@ def read_decoder(raw: dict[str, Any], architecture: str) -> DecoderOptions:
         raise ModelError(
             f"{_WHERE}: heads have the odd size {head_size}, which rotary positions cannot halve"
         )
-    if read.flag("use_bidirectional_attention"):
-        raise ModelError(f"{_WHERE}: use_bidirectional_attention is not supported")
+    causal = read.causal(architecture)
     bias = read.flag("attention_bias")
     options: dict[str, Any] = {
         "num_key_heads": key_heads,
         "head_size": head_size,
         "rope": read.rope(),
-        "windows": read.windows(family, layers),
+        "causal": causal,
+        # As transformers has it: a window of n is n - 1 tokens back, or n to either side.
+        "windows": read.windows(family, layers, 1 if causal else 0),
         "attention_scale": head_size**-0.5,
         "qkv_bias": family == "qwen2" or (bias and family != "mistral"),
         "out_bias": bias and family not in ("qwen2", "mistral"),
@@ -250,7 +253,22 @@ class _Options(ConfigValues):
             values[_ROPE_NAMES[key]] = positive(key, value)
         return Rope(kind=kind, **values)
 
-    def windows(self, family: str, layers: int) -> tuple[int | None, ...]:
+    def causal(self, architecture: str) -> bool:
+        """Whether attention is causal; transformers runs it both ways where is_causal is false."""
+        if "is_causal" in self.raw and self.raw["is_causal"] is None:
+            raise ModelError(f"{_WHERE}: is_causal is null, expected true or false")
+        causal = bool(self.field("is_causal", bool, True))
+        if causal and self.raw.get("use_bidirectional_attention"):
+            raise ModelError(
+                f"{_WHERE}: use_bidirectional_attention of {architecture} is read in one way by "
+                'some releases of transformers and not by others; write "is_causal": false where '
+                "attention runs both ways, and remove it where it does not"
+            )
+        if not causal and architecture in LAYERWISE:
+            raise ModelError(f"{_WHERE}: is_causal is false, which {architecture} knows nothing of")
+        return causal
+
+    def windows(self, family: str, layers: int, itself: int) -> tuple[int | None, ...]:
         width = self.field("sliding_window", int, None)
         if family == "mistral" and "sliding_window" not in self.raw:
             width = 4096
@@ -280,7 +298,7 @@ class _Options(ConfigValues):
             raise ModelError(
                 f"{_WHERE}: layer_types is {shown(kinds)}, expected {layers} of {list(names)}"
             )
-        return tuple(width - 1 if kind == names[1] else None for kind in kinds)
+        return tuple(width - itself if kind == names[1] else None for kind in kinds)
 
     def exits(self, layers: int) -> dict[str, Any]:
         kind = self.field("head_type", str, "simple")

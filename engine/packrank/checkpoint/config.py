@@ -1,6 +1,6 @@
 """What a model folder says about itself: config.json as one checked, frozen object."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -20,10 +20,13 @@ from packrank.checkpoint.modernbert_config import (
     modernbert_pooling,
     read_modernbert,
 )
+from packrank.checkpoint.scoring_modules import ScoringModules
 from packrank.errors import ModelError
 
-Activation = Literal["identity", "sigmoid", "normalized"]
-Pooling = Literal["cls", "mean", "last"]
+Activation = Literal[
+    "identity", "sigmoid", "normalized", "tanh", "softmax", "relu", "logsigmoid", "softplus"
+]
+Pooling = Literal["cls", "mean", "last", "all"]
 
 _FAMILIES = {
     "Bert": "bert",
@@ -72,9 +75,10 @@ class ModelConfig:
         max_position_embeddings: positions the model knows, unusable ones included.
         type_vocab_size: rows of the token type table; 0 where there is none.
         pad_token_id: RoBERTa's positions hang on it, and what a decoder's classifier reads; or -1.
-        pooling: what the head reads: the first token, the mean of all, or a decoder's last.
-        default_activation: what turns logits into scores, unless sentence-transformers' own file
-            or the caller says otherwise.
+        pooling: what the head reads: the first token, the mean of all, a decoder's last, or all.
+        saved_activation: dotted path of what turns logits into scores, unless
+            sentence-transformers' own file or the caller says otherwise; None: by the labels.
+        labels: their names; empty where the checkpoint names none.
         inner_exits: of encoders: after how many layers there are heads of their own, ascending, the
             last layer left out; "exit_layers" in config.json.
         modernbert: options of ModernBERT; None for every other family.
@@ -96,7 +100,8 @@ class ModelConfig:
     pad_token_id: int
     num_labels: int
     pooling: Pooling
-    default_activation: Activation
+    saved_activation: str | None = None
+    labels: tuple[str, ...] = ()
     inner_exits: tuple[int, ...] = ()
     modernbert: ModernBertOptions | None = None
     decoder: DecoderOptions | None = None
@@ -108,10 +113,42 @@ class ModelConfig:
             return self.decoder.exit_layers(self.num_layers)
         return (*self.inner_exits, self.num_layers)
 
+    def scored_by(self, modules: ScoringModules) -> "ModelConfig":
+        """The same body under sentence-transformers' modules instead of a head of its own.
+
+        Raises:
+            ModelError: it has heads at inner layers, which modules have not.
+        """
+        if self.inner_exits:
+            raise ModelError("config.json: exit_layers are not supported under modules.json's head")
+        chosen = ("cls",) if self.decoder is None else ("lasttoken",)
+        alone: Pooling = "cls" if self.decoder is None else "last"
+        pooling = alone if modules.pooling == chosen and not modules.skipped else "all"
+        decoder = self.decoder and replace(self.decoder, logit_softcap=None)
+        return replace(
+            self, num_labels=modules.num_labels, labels=(), pooling=pooling, decoder=decoder
+        )
+
+    @property
+    def shares_prefixes(self) -> bool:
+        """Whether what several sequences begin with can be computed once."""
+        return self.decoder is not None and self.decoder.causal and self.pooling == "last"
+
+    @property
+    def default_activation(self) -> str:
+        """What turns logits into scores where sentence-transformers' own file does not say."""
+        named = activation_named(self.saved_activation)
+        return named or ("sigmoid" if self.num_labels == 1 else "identity")
+
     @property
     def is_classifier(self) -> bool:
         """Whether the checkpoint has a scoring head."""
         return self.architecture.endswith(_CLASSIFIER)
+
+    @property
+    def is_body(self) -> bool:
+        """Whether the checkpoint is a decoder without any head."""
+        return self.decoder is not None and self.architecture.endswith("Model")
 
     @property
     def max_length(self) -> int:
@@ -163,7 +200,8 @@ def load_config(folder: Path) -> ModelConfig:
         pad_token_id=config.number("pad_token_id", _PAD_TOKEN_IDS.get(family, 0)),
         num_labels=num_labels,
         pooling=modernbert_pooling(config) if family == "modernbert" else "cls",
-        default_activation=config.default_activation(num_labels),
+        saved_activation=config.saved_activation(),
+        labels=config.labels(num_labels),
         inner_exits=config.inner_exits(family),
         modernbert=read_modernbert(config) if family == "modernbert" else None,
     )
@@ -218,7 +256,8 @@ class _Reader(ConfigValues):
             pad_token_id=decoder_pad(self.raw, architecture),
             num_labels=num_labels,
             pooling="last",
-            default_activation=self.default_activation(num_labels),
+            saved_activation=self.saved_activation(),
+            labels=self.labels(num_labels),
             decoder=read_decoder(self.raw, architecture),
         )
 
@@ -243,27 +282,43 @@ class _Reader(ConfigValues):
             raise ModelError("config.json: exit_layers are not supported in ModernBERT")
         return tuple(layers)
 
-    def default_activation(self, num_labels: int) -> Activation:
-        """sentence-transformers' rule: a key of its own, else an older one, else by the labels."""
+    def labels(self, count: int) -> tuple[str, ...]:
+        """Names of the labels in their order, as far as id2label names every one."""
+        named = self.field("id2label", dict, {})
+        names = [named.get(str(place)) for place in range(count)]
+        known = [name for name in names if isinstance(name, str)]
+        return tuple(known) if len(known) == count else ()
+
+    def saved_activation(self) -> str | None:
+        """sentence-transformers' rule: a key of its own, else an older one."""
         nested = self.field("sentence_transformers", dict, {})
         if "activation_fn" in nested:
-            path = field(nested, "activation_fn", str, None, "config.json: sentence_transformers")
+            where = "config.json: sentence_transformers"
+            path: str | None = field(nested, "activation_fn", str, None, where)
         else:
             path = self.field("sbert_ce_default_activation_function", str, None)
-        return activation_named(path) or ("sigmoid" if num_labels == 1 else "identity")
+        return path
 
 
-def activation_named(path: str | None) -> Activation | None:
+# Where torch has its activations, and what they are called here.
+_TORCH = ("torch.nn", "torch.nn.modules", "torch.nn.modules.activation", "torch.nn.modules.linear")
+_TORCH_NAMES: dict[str, Activation] = {
+    "Identity": "identity",
+    "Sigmoid": "sigmoid",
+    "Tanh": "tanh",
+    "Softmax": "softmax",
+    "ReLU": "relu",
+    "LogSigmoid": "logsigmoid",
+    "Softplus": "softplus",
+}
+
+
+def activation_named(path: str | None) -> str | None:
     """The activation that a dotted path names; as sentence-transformers, None outside torch.
 
-    Raises:
-        ModelError: a class of torch that is not supported.
+    Of a class of torch that is not known here it is the path itself.
     """
     if path is None or not path.startswith("torch."):
         return None
-    name = path.rsplit(".", 1)[-1]
-    if name == "Sigmoid":
-        return "sigmoid"
-    if name == "Identity":
-        return "identity"
-    raise ModelError(f"activation_fn {shown(path)} is not supported; there are Sigmoid, Identity")
+    place, _, name = path.rpartition(".")
+    return _TORCH_NAMES.get(name, path) if place in _TORCH else path

@@ -102,7 +102,8 @@ def _calibrate(args: argparse.Namespace) -> int:
     folder = folder_of(args.model)
     output = folder / FILE if args.output is None else Path(args.output)
     _check_output(output)
-    model = Reranker(folder, **reranker_options(args))
+    # Margins are of logits, whatever the model makes of them.
+    model = Reranker(folder, **reranker_options(args), activation="identity")
     exits, settings = _exit_layers(args, model.exit_layers), model.exit_settings
     total = sum(len(query.lines) for query in ample)
     with tqdm(total=total, unit=" pairs", unit_scale=True, disable=hides_bar(args.quiet)) as bar:

@@ -16,8 +16,10 @@ from packrank.checkpoint.kind import LATE, RERANKERS, expect
 from packrank.checkpoint.modules import encoder_folder
 from packrank.commands.messages import check_stdout
 from packrank.commands.options import MODEL_HELP, folder_of
+from packrank.errors import ModelError
 from packrank.late.formats import read_settings
 from packrank.runtime.device import cuda_devices
+from packrank.scoring.activations import known_activation
 from packrank.scoring.recognition import Scoring, recognise
 from packrank.stores.store import Store
 from packrank.text.templates import TEMPLATES
@@ -104,6 +106,12 @@ def _describe_reranker(
     config: ModelConfig, scoring: Scoring, tokenizer: Tokenizer
 ) -> Iterator[str]:
     kind = "cross-encoder" if config.decoder is None else "decoder"
+    if scoring.modules is not None:
+        config = config.scored_by(scoring.modules)
+        kind = f"{'' if config.decoder is None else 'decoder as a '}modular cross-encoder"
+        kind += f", {' and '.join(scoring.modules.pooling)} pooled"
+    if config.decoder is not None and not config.decoder.causal:
+        kind += ", attention both ways"
     if scoring.tokens is not None:
         kind += f", logit of {tokenizer.token(scoring.tokens.true_token_id)!r}"
         if scoring.tokens.false_token_id is not None:
@@ -126,8 +134,12 @@ def _describe_reranker(
     counted = "" if template is None else ", as the template counts them"
     length = scoring.layout(tokenizer, config).max_length
     yield f"max length       {length} tokens of a pair{counted}"
-    yield f"labels           {config.num_labels}"
-    yield f"activation       {scoring.activation}"
+    names = f": {', '.join(config.labels)}" if config.labels and config.num_labels > 1 else ""
+    yield f"labels           {config.num_labels}{names}"
+    try:
+        yield f"activation       {known_activation(scoring.activation)}"
+    except ModelError as error:
+        yield f"activation       none: {error}"
     if scoring.prompt:
         where = "as the system's message" if scoring.chat else "before every query"
         yield f"prompt           {scoring.prompt!r} {where}"

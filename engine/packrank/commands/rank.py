@@ -41,6 +41,9 @@ def add_rank(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     parser.add_argument(
         "--json", action="store_true", help="one JSON object a document, then one of layers run"
     )
+    parser.add_argument(
+        "--label", metavar="NAME", help="of a model of several labels: whose score counts"
+    )
     parser.add_argument("--cutoff-layer", type=positive, metavar="L", help="layers to run")
     parser.add_argument(
         "--exit",
@@ -109,8 +112,16 @@ def _try_rank(
     model: Scorer, args: argparse.Namespace, texts: list[str]
 ) -> tuple[Ranking | list[Ranked], dict[int, str]]:
     if isinstance(model, Reranker):
+        label = args.label
+        if label is not None and label not in model.labels and label.isdecimal():
+            label = int(label)
         return model.try_rank(
-            args.query, texts, args.top_k, cutoff_layer=args.cutoff_layer, exit=args.exit
+            args.query,
+            texts,
+            args.top_k,
+            label=label,
+            cutoff_layer=args.cutoff_layer,
+            exit=args.exit,
         )
     return model.try_rank(args.query, texts, args.top_k)
 

@@ -21,6 +21,7 @@ _RERANKER_ONLY = (
     "compress_ratio",
     "compress_layers",
     "head_index",
+    "label",
     "cutoff_layer",
     "exit",
 )

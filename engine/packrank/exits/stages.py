@@ -103,7 +103,7 @@ class Outcome:
     """What has become of the n candidates of one request.
 
     Attributes:
-        logits: [n] float32; NaN of those that stopped before the last stage, or failed.
+        logits: [n, labels] float32; NaN of those that stopped before the last stage, or failed.
         num_layers: [n] int32, how many each has run; 0 of those that failed.
         failures: index -> reason.
     """
@@ -113,9 +113,9 @@ class Outcome:
     failures: dict[int, str]
 
     @classmethod
-    def of(cls, count: int) -> "Outcome":
+    def of(cls, count: int, labels: int = 1) -> "Outcome":
         """Of candidates of which nothing is known yet."""
-        return cls(np.full(count, np.nan, np.float32), np.zeros(count, np.int32), {})
+        return cls(np.full((count, labels), np.nan, np.float32), np.zeros(count, np.int32), {})
 
 
 class StagedRun:
@@ -189,7 +189,7 @@ class StagedRun:
         for one in settled:
             outcome = self.outcomes[one.query]
             places = np.array(self._entered[one.query], dtype=np.int64)
-            outcome.logits[places] = one.logits
+            outcome.logits[places, 0] = one.logits
             outcome.num_layers[places] = one.num_layers
             for place, reason in one.failures.items():
                 outcome.failures[int(places[place])] = reason

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from packrank.checkpoint.config import ARCHITECTURES, load_config
+from packrank.checkpoint.scoring_modules import ScoringModules
 from packrank.checkpoint.weights import Weights
 from packrank.errors import ModelError, RangeError
 from packrank.models.base import Model, Parameters
@@ -15,6 +16,7 @@ from packrank.models.causal import CausalModel, CausalSettings
 from packrank.models.distilbert import DistilBertModel
 from packrank.models.electra import ElectraModel
 from packrank.models.modernbert import ModernBertModel
+from packrank.models.modular_head import ModularHead
 from packrank.models.roberta import RobertaModel
 from packrank.request import Pack
 
@@ -43,6 +45,7 @@ def load_model(
     head: bool = True,
     deterministic: bool = False,
     causal: CausalSettings | None = None,
+    modules: ScoringModules | None = None,
 ) -> Model:
     """A model from its folder.
 
@@ -58,6 +61,7 @@ def load_model(
         deterministic: a sequence's bits do not depend on the others of its pack. On a CPU they
             never do; on a CUDA device it leaves out faster kernels that cannot promise it.
         causal: how a decoder is used; None: by its classifier.
+        modules: what scores in place of the checkpoint's own head; None: nothing does.
 
     Raises:
         ModelError: unknown architecture, no head where one is asked for, or unusable weights.
@@ -65,7 +69,9 @@ def load_model(
     config = load_config(folder)
     settings = causal or CausalSettings()
     by_classifier = config.decoder is None or settings.head == "classifier"
-    if head and by_classifier and not config.is_classifier:
+    if modules is not None:
+        config = config.scored_by(modules)
+    elif head and by_classifier and not config.is_classifier:
         raise ModelError(
             f"{config.architecture} has no scoring head; pass a ...ForSequenceClassification "
             "checkpoint, or use LateInteraction"
@@ -81,9 +87,10 @@ def load_model(
 
     def load(dtype: torch.dtype) -> Model:
         parameters = Parameters(weights, prefix, place, dtype, deterministic)
+        modular = None if modules is None else ModularHead(modules, parameters)
         if config.decoder is not None:
-            return CausalModel(config, parameters, settings)
-        return model_class(config, parameters, head=head)
+            return CausalModel(config, parameters, settings, modular)
+        return model_class(config, parameters, head=modular or head)
 
     if dtype is not None:
         return load(dtype)

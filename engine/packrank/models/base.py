@@ -97,6 +97,21 @@ class Parameters:
         return LayerNorm(self.vector(f"{name}.weight", size), offset, eps)
 
 
+class PoolingHead(ABC):
+    """A scoring head that pools hidden states itself."""
+
+    @abstractmethod
+    def __call__(self, hidden: Tensor) -> Tensor:
+        """[N, hidden] -> [N, labels] float32, of the hidden states that pooling would choose."""
+
+    @abstractmethod
+    def of_all(self, hidden: Tensor, cu_seqlens: Tensor) -> Tensor:
+        """[T, hidden] of a pack -> [N, labels] float32.
+
+        Sequences may fill less than T; of empty ones the result means nothing.
+        """
+
+
 @dataclass(frozen=True)
 class Inputs:
     """A pack on a device, as a model reads it.
@@ -126,11 +141,17 @@ class Model(ABC):
 
     prefix: ClassVar[str]
 
-    def __init__(self, config: ModelConfig, parameters: Parameters, *, head: bool) -> None:
+    def __init__(
+        self, config: ModelConfig, parameters: Parameters, *, head: bool | PoolingHead
+    ) -> None:
         self.config = config
         self.device = parameters.device
         self.dtype = parameters.dtype
-        self._head = self._load_head(parameters.of_head) if head else None
+        self._head: Head | PoolingHead | None = None
+        if isinstance(head, PoolingHead):
+            self._head = head
+        elif head:
+            self._head = self._load_head(parameters.of_head)
 
     @property
     def num_labels(self) -> int:
@@ -177,9 +198,11 @@ class Model(ABC):
         """
         if self._head is None:
             raise ModelError(f"{self.config.architecture} was loaded as an encoder, without a head")
-        hidden = self._encode(inputs)
+        hidden, cu_seqlens = self._encode(inputs), inputs.spans.cu_seqlens
+        if self.config.pooling == "all" and isinstance(self._head, PoolingHead):
+            return self._head.of_all(hidden, cu_seqlens)
         if self.config.pooling == "mean":
-            hidden = _mean(hidden, inputs.spans.cu_seqlens)
+            hidden = _mean(hidden, cu_seqlens)
         return self._head(hidden)
 
     def hidden_states(self, pack: Pack, num_keys: Int32 | None = None) -> Tensor:

@@ -1,5 +1,6 @@
 """Decoders that score: Llama, Mistral, Qwen2, Qwen3, Gemma, Gemma 2 and BGE's layerwise models."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -10,7 +11,7 @@ from torch.nn import functional as F
 
 from packrank.checkpoint.config import ModelConfig
 from packrank.errors import ModelError
-from packrank.models.base import Inputs, Parameters
+from packrank.models.base import Inputs, Parameters, PoolingHead
 from packrank.models.decoder_layers import (
     CausalAttention,
     CausalSpans,
@@ -21,7 +22,7 @@ from packrank.models.decoder_layers import (
 from packrank.models.layers import MLP, Head, Linear
 from packrank.models.prefixes import longest, share_prefixes
 from packrank.models.staged import StagedModel, State
-from packrank.request import Pack
+from packrank.request import Int32, Pack
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,8 @@ class CausalSettings:
 
     Attributes:
         head: what reads the last token: the classifier of the checkpoint, rows of its vocabulary
-            ("tokens"), or a head at each of several layers ("layerwise").
+            ("tokens"), a head at each of several layers ("layerwise"); or "modules", which pool
+            tokens themselves.
         true_token_id: of "tokens": whose logit is the score.
         false_token_id: of "tokens": whose logit is taken off it, or None.
         head_index: of "layerwise" models with a head a layer. "layer": each layer's own.
@@ -41,7 +43,7 @@ class CausalSettings:
         tail: tokens after the document, which are kept.
     """
 
-    head: Literal["classifier", "tokens", "layerwise"] = "classifier"
+    head: Literal["classifier", "tokens", "layerwise", "modules"] = "classifier"
     true_token_id: int | None = None
     false_token_id: int | None = None
     head_index: Literal["upstream", "layer"] = "layer"
@@ -56,9 +58,13 @@ class CausalModel(StagedModel):
     prefix = "model."
 
     def __init__(
-        self, config: ModelConfig, parameters: Parameters, settings: CausalSettings
+        self,
+        config: ModelConfig,
+        parameters: Parameters,
+        settings: CausalSettings,
+        head: PoolingHead | None = None,
     ) -> None:
-        super().__init__(config, parameters, head=False)
+        super().__init__(config, parameters, head=head or False)
         assert config.decoder is not None
         self.settings, self._options = settings, config.decoder
         hidden, options = config.hidden_size, config.decoder
@@ -70,10 +76,12 @@ class CausalModel(StagedModel):
             self._load_layer(parameters, index, rotary) for index in range(config.num_layers)
         ]
         self._norm = self._load_norm(parameters, "norm", hidden)
-        self._heads = [
+        self._heads: list[Callable[[Tensor], Tensor]] = [
             Linear(weight.to(self.device), deterministic=parameters.deterministic)
             for weight in self._load_heads(parameters)
         ]
+        if head is not None:
+            self._heads = [head]
 
     def _load_norm(self, parameters: Parameters, name: str, size: int) -> RMSNorm:
         weight = parameters.vector(f"{name}.weight", size)
@@ -115,6 +123,7 @@ class CausalModel(StagedModel):
                 num_key_heads=options.num_key_heads,
                 scale=options.attention_scale,
                 rotary=rotary,
+                causal=options.causal,
                 window=options.windows[index],
                 softcap=options.attention_softcap,
                 q_norm=norm("self_attn.q_norm", size) if options.head_norms else None,
@@ -134,6 +143,8 @@ class CausalModel(StagedModel):
     def _load_heads(self, parameters: Parameters) -> list[Tensor]:
         """[num_labels, hidden] float32 each; only rows that score are read."""
         weights, hidden = parameters.weights, self.config.hidden_size
+        if self.settings.head == "modules":
+            return []
         if self.settings.head == "classifier":
             return [weights.take("score.weight", (self.num_labels, hidden))]
         if self.settings.head == "layerwise":
@@ -157,10 +168,28 @@ class CausalModel(StagedModel):
 
     def logits(self, pack: Pack) -> Tensor:
         """[N, num_labels] float32, what the last head says."""
-        return self.logits_at(pack, (self.config.num_layers,))
+        layers = self.config.num_layers
+        if self._reads_last:
+            return self.logits_at(pack, (layers,))
+        state = self.advance(self.begin(pack), layers)
+        if self.config.pooling == "all" and isinstance(self._head, PoolingHead):
+            return self._head.of_all(self._normed(state), self._to_device(state.cu_seqlens))
+        return self._logits_of(state, _last_but_padding(pack, self.config.pad_token_id), 0)
+
+    @property
+    def _reads_last(self) -> bool:
+        """Whether a score is that of the last token.
+
+        A classifier reads the last that is not padding; where attention is causal nothing that it
+        reads sees what follows, so that is not there.
+        """
+        by_padding = self.settings.head == "classifier" and self.config.pad_token_id >= 0
+        return self.config.pooling == "last" and (self._options.causal or not by_padding)
 
     def begin(self, pack: Pack) -> State:
         """The sequences before the first layer: their prefixes, if any, and then they, in order."""
+        if not self.config.shares_prefixes:
+            pack = replace(pack, queries=None, shared=None)
         shared = share_prefixes(pack)
         ids = self._to_device(shared.token_ids)
         x = F.embedding(ids, self._tokens)
@@ -191,13 +220,12 @@ class CausalModel(StagedModel):
 
         `place` picks the head where the settings say so: see `CausalSettings.head_index`.
         """
-        last = self._to_device(state.cu_seqlens[1:] - np.int32(1))
-        x = state.x.index_select(0, last).float()
-        if state.update is None:
-            normed, _ = self._norm(x)
-        else:
-            update = state.update.index_select(0, last).float()
-            normed, _ = self._norm(update, x, self._options.residual_scale)
+        assert self._reads_last
+        return self._logits_of(state, state.cu_seqlens[1:] - np.int32(1), place)
+
+    def _logits_of(self, state: State, rows: Int32, place: int) -> Tensor:
+        """[M, num_labels] float32, of M rows of the hidden states."""
+        normed = self._normed(state, self._to_device(rows))
         if self.settings.head == "layerwise" and self.settings.head_index == "layer":
             place = self.exit_layers.index(state.num_layers)
         logits = self._heads[place if len(self._heads) > 1 else 0](normed)
@@ -207,6 +235,17 @@ class CausalModel(StagedModel):
         if logits.shape[1] > self.num_labels:
             logits = logits[:, :1] - logits[:, 1:]
         return logits
+
+    def _normed(self, state: State, rows: Tensor | None = None) -> Tensor:
+        """[M, hidden] float32: the last norm of some rows of the hidden states, or of all."""
+
+        def chosen(x: Tensor) -> Tensor:
+            return (x if rows is None else x.index_select(0, rows)).float()
+
+        if state.update is None:
+            return self._norm(chosen(state.x))[0]
+        update, x = chosen(state.update), chosen(state.x)
+        return self._norm(update, x, self._options.residual_scale)[0]
 
     def _spans(self, state: State) -> CausalSpans:
         cu_seqlens, prefix_of = state.cu_seqlens, state.prefix_of
@@ -248,3 +287,10 @@ class CausalModel(StagedModel):
 
     def _encode(self, inputs: Inputs) -> Tensor:
         raise ModelError(f"{self.config.architecture} is a decoder; it gives scores, not vectors")
+
+
+def _last_but_padding(pack: Pack, pad_token_id: int) -> Int32:
+    """[N] int32: the row of each sequence's last token that is not padding; else of its first."""
+    starts, rows = pack.cu_seqlens[:-1], np.arange(len(pack.token_ids), dtype=np.int32)
+    latest = np.maximum.accumulate(np.where(pack.token_ids != pad_token_id, rows, -1))
+    return np.maximum(latest[pack.cu_seqlens[1:] - 1], starts).astype(np.int32)

@@ -56,12 +56,15 @@ class RMSNorm:
 class CausalAttention:
     """Every token attends to itself and to what comes before it, its prefix included.
 
+    Where `causal` is false, to what follows it too.
+
     Attributes:
         q: the projection of queries; kv: of keys and values, one product.
         out: the output projection.
         num_heads: H.
         num_key_heads: Hk.
-        scale: see `packrank_kernels.attention`; likewise window, rotary, softcap, deterministic.
+        scale: see `packrank_kernels.attention`; likewise causal, window, rotary, softcap and
+            deterministic.
         q_norm: of each head of queries before rotation, or None; likewise k_norm.
     """
 
@@ -72,6 +75,7 @@ class CausalAttention:
     num_key_heads: int
     scale: float
     rotary: Rotary
+    causal: bool = True
     window: int | None = None
     softcap: float | None = None
     q_norm: RMSNorm | None = None
@@ -94,7 +98,8 @@ class CausalAttention:
             scale=self.scale,
             window=self.window,
             rotary=self.rotary,
-            causal=True,
+            # The last token sees all others either way; so counted, its position is the last.
+            causal=self.causal or last_only,
             prefix_of=spans.prefix_of,
             softcap=self.softcap,
             max_seqlen_q=1 if last_only else spans.max_seqlen_q,

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from packrank.checkpoint.config import ModelConfig
-from packrank.models.base import Inputs, Parameters
+from packrank.models.base import Inputs, Parameters, PoolingHead
 from packrank.models.layers import Head
 from packrank.models.post_norm import PostNormModel
 
@@ -13,7 +13,9 @@ class ElectraModel(PostNormModel):
 
     prefix = "electra."
 
-    def __init__(self, config: ModelConfig, parameters: Parameters, *, head: bool) -> None:
+    def __init__(
+        self, config: ModelConfig, parameters: Parameters, *, head: bool | PoolingHead
+    ) -> None:
         super().__init__(config, parameters, head=head)
         narrow, wide = config.embedding_size, config.hidden_size
         self._project = (

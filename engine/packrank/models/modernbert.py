@@ -4,7 +4,7 @@ from torch import Tensor
 
 from packrank.checkpoint.config import ModelConfig
 from packrank.checkpoint.modernbert_config import LayerAttention, ModernBertOptions
-from packrank.models.base import Inputs, Model, Parameters
+from packrank.models.base import Inputs, Model, Parameters, PoolingHead
 from packrank.models.layers import (
     MLP,
     Embeddings,
@@ -22,7 +22,9 @@ class ModernBertModel(Model):
 
     prefix = "model."
 
-    def __init__(self, config: ModelConfig, parameters: Parameters, *, head: bool) -> None:
+    def __init__(
+        self, config: ModelConfig, parameters: Parameters, *, head: bool | PoolingHead
+    ) -> None:
         super().__init__(config, parameters, head=head)
         size, eps, bias = config.hidden_size, config.norm_eps, self._options.norm_bias
         self.embeddings = Embeddings(

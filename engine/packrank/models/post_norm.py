@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from packrank.checkpoint.config import ModelConfig
-from packrank.models.base import Inputs, Parameters
+from packrank.models.base import Inputs, Parameters, PoolingHead
 from packrank.models.layers import (
     MLP,
     Embeddings,
@@ -51,7 +51,9 @@ class PostNormModel(StagedModel):
 
     names: ClassVar[Names] = Names()
 
-    def __init__(self, config: ModelConfig, parameters: Parameters, *, head: bool) -> None:
+    def __init__(
+        self, config: ModelConfig, parameters: Parameters, *, head: bool | PoolingHead
+    ) -> None:
         super().__init__(config, parameters, head=head)
         names, size, eps = self.names, config.embedding_size, config.norm_eps
         types = config.type_vocab_size

@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 import packrank_kernels
+from packrank.checkpoint.scoring_modules import ScoringModules
 from packrank.errors import PackrankError
 from packrank.models import CausalSettings, load_model
 from packrank.request import Pack
@@ -44,7 +45,7 @@ class Recipe:
         dtype: as `load_model` takes it; likewise deterministic.
         deterministic: see `load_model`.
         budget_tokens: most tokens of a pack, None for each device's default.
-        causal: see `load_model`.
+        causal: see `load_model`; likewise modules.
         num_threads: of the CPU's kernels, in each process.
     """
 
@@ -53,6 +54,7 @@ class Recipe:
     deterministic: bool
     budget_tokens: int | None
     causal: CausalSettings | None = None
+    modules: ScoringModules | None = None
     num_threads: int = field(default_factory=packrank_kernels.get_num_threads)
 
 
@@ -281,6 +283,7 @@ def _runner(recipe: Recipe, device: torch.device) -> Runner:
         dtype=recipe.dtype,
         deterministic=recipe.deterministic,
         causal=recipe.causal,
+        modules=recipe.modules,
     )
     return Runner(model, recipe.budget_tokens)
 

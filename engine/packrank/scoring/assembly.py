@@ -7,9 +7,10 @@ from typing import Any, Literal
 import numpy as np
 
 from packrank.arguments import listed
-from packrank.checkpoint.config import Activation, ModelConfig, load_config
+from packrank.checkpoint.config import ModelConfig, load_config
 from packrank.checkpoint.kind import RERANKERS, expect
 from packrank.checkpoint.modules import encoder_folder
+from packrank.checkpoint.scoring_modules import ScoringModules
 from packrank.errors import InputError
 from packrank.models import CausalSettings
 from packrank.scoring.recognition import Scoring, recognise
@@ -30,7 +31,7 @@ class Options:
     """What a caller says of how a model is used; see `Reranker`."""
 
     max_length: int | None
-    truncation: Truncation
+    truncation: Truncation | None
     template: str | None
     instruction: str | None
     compress_ratio: int
@@ -47,9 +48,10 @@ class Assembly:
         folder: of model and tokenizer.
         config: of the model.
         layout: how a pair becomes a sequence.
-        activation: what turns logits into scores by default.
+        activation: what turns logits into scores by default; see `activations.known_activation`.
         shift: "normalized" scores are sigmoid(logit - shift).
         causal: how a decoder scores; None for encoders.
+        modules: what scores in place of the checkpoint's own head; None: that does.
         share_prefixes: whether what the pairs of a query begin with is computed once.
         exit_settings: what changes logits beside the model's files.
     """
@@ -57,21 +59,58 @@ class Assembly:
     folder: Path
     config: ModelConfig
     layout: PairLayout
-    activation: Activation
+    activation: str
     shift: float
     causal: CausalSettings | None
+    modules: ScoringModules | None
     share_prefixes: bool
     exit_settings: dict[str, Any]
 
     @property
     def reader(self) -> PairReader:
         """What makes sequences of pairs."""
+        config, decoder = self.config, self.config.decoder
         is_classifier = self.causal is not None and self.causal.head == "classifier"
+        # What follows the last token that counts is left out where nothing else sees it.
+        leaves_out = is_classifier and decoder is not None and decoder.causal
         return PairReader(
             self.layout,
-            self.config.vocab_size,
-            self.share_prefixes,
-            self.config.pad_token_id if is_classifier else -1,
+            config.vocab_size,
+            self.share_prefixes and config.shares_prefixes,
+            config.pad_token_id if leaves_out else -1,
+        )
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the scores of a pair, as transformers names those that have no name."""
+        count = self.config.num_labels
+        return self.config.labels or tuple(f"LABEL_{place}" for place in range(count))
+
+    def label(self, label: Any) -> int:
+        """Which score of a pair a ranking goes by.
+
+        Args:
+            label: its name or its place; None: the only one.
+
+        Raises:
+            InputError: there are several, or none like this.
+        """
+        names = self.labels
+        if label is None and len(names) == 1:
+            return 0
+        known = ", ".join(map(repr, names))
+        if label is None:
+            raise InputError(
+                f"the model has {len(names)} labels and a ranking needs one; say which with "
+                f"label=, one of {known}, or use score()"
+            )
+        if isinstance(label, int | np.integer) and not isinstance(label, bool):
+            if 0 <= label < len(names):
+                return int(label)
+        elif names.count(label) == 1:
+            return names.index(label)
+        raise InputError(
+            f"label is {label!r}, expected one of {known}, or a place from 0 to {len(names) - 1}"
         )
 
     @property
@@ -94,6 +133,8 @@ class Assembly:
 
     def check_exits(self) -> None:
         """Raise InputError unless candidates can stop at layers that score by themselves."""
+        if self.config.num_labels != 1:
+            raise InputError("candidates can stop early in models of one label alone")
         if len(self.exit_layers) == 1:
             raise InputError(
                 "the model has one head, after all its layers, so no candidate can stop before"
@@ -153,6 +194,8 @@ def assemble(folder: Path, name: str, options: Options) -> Assembly:
     inner = encoder_folder(folder)
     config, tokenizer = load_config(inner), Tokenizer.from_folder(inner)
     scoring = recognise(folder, config, tokenizer, template=options.template, name=name)
+    if scoring.modules is not None:
+        config = config.scored_by(scoring.modules)
     layout = scoring.layout(
         tokenizer,
         config,
@@ -166,7 +209,7 @@ def assemble(folder: Path, name: str, options: Options) -> Assembly:
         "template": next((key for key, one in TEMPLATES.items() if one is scoring.template), None),
         "instruction": options.instruction,
         "max_length": layout.max_length,
-        "truncation": options.truncation,
+        "truncation": options.truncation or scoring.truncation,
         "head_index": None if causal is None else causal.head_index,
         "compress_ratio": options.compress_ratio,
         "compress_layers": sorted(options.compress_layers) if options.compress_ratio > 1 else [],
@@ -178,6 +221,7 @@ def assemble(folder: Path, name: str, options: Options) -> Assembly:
         activation=scoring.activation,
         shift=scoring.shift,
         causal=causal,
+        modules=scoring.modules,
         share_prefixes=options.share_prefixes,
         exit_settings=settings,
     )

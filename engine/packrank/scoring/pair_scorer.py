@@ -13,6 +13,7 @@ from packrank.models.staged import StagedModel
 from packrank.request import Pack
 from packrank.runtime.fleet import Fleet
 from packrank.runtime.runner import Pending, Runner
+from packrank.scoring.activations import activate
 from packrank.scoring.assembly import Assembly
 from packrank.text.pairs import Window
 from packrank.work import Tally, Work
@@ -100,15 +101,15 @@ class PairScorer:
         """
         for layer in stages.stops:
             self._assembly.check_layer("exit layer", layer)
-        runner = self._runner
-        is_causal = self._assembly.causal is not None
-        whole = (self._assembly.config.num_layers,)
-        # An encoder that runs all its layers has nothing to gain from stages.
-        staged = is_causal or stages.stops != whole
-        if staged and isinstance(runner, Runner) and isinstance(runner.model, StagedModel):
-            run = StagedRun(runner.model, stages, runner.budget_tokens, requests)
+        runner, config = self._runner, self._assembly.config
+        whole = (config.num_layers,)
+        # A model that runs all its layers and shares no prefix has nothing to gain from stages.
+        staged = config.shares_prefixes or stages.stops != whole
+        alone = runner if config.num_labels == 1 and isinstance(runner, Runner) else None
+        if staged and alone is not None and isinstance(alone.model, StagedModel):
+            run = StagedRun(alone.model, stages, alone.budget_tokens, requests)
             work = run.run(self._reader)
-            runner.budget_tokens = min(runner.budget_tokens, run.cascade.budget_tokens)
+            alone.budget_tokens = min(alone.budget_tokens, run.cascade.budget_tokens)
             self._run.add(work.total // stages.stops[-1])
             return run.outcomes, work
         pairs = [(query, document) for query, texts in requests for document in texts]
@@ -116,35 +117,31 @@ class PairScorer:
         ran: list[Work] = []
         logits = self.logits(
             pairs,
-            stages.stops if staged else None,
+            stages.stops if stages.stops != whole else None,
             failures.__setitem__,
-            lambda pack: ran.append(self._encoder_work(pack)),
-        )[:, 0]
+            lambda pack: ran.append(self._whole_work(pack)),
+        )
         outcomes, start = [], 0
         for _, texts in requests:
-            outcome = Outcome.of(len(texts))
+            outcome = Outcome.of(len(texts), config.num_labels)
             outcome.logits[:] = logits[start : start + len(texts)]
-            outcome.num_layers[:] = np.where(np.isnan(outcome.logits), 0, stages.stops[-1])
+            failed = np.isnan(outcome.logits[:, 0])
+            outcome.num_layers[:] = np.where(failed, 0, stages.stops[-1])
             for index in failures.keys() & range(start, start + len(texts)):
                 outcome.failures[index - start] = failures[index]
             outcomes.append(outcome)
             start += len(texts)
         return outcomes, None if staged else sum(ran, Work())
 
-    def activate(self, logits: NDArray[np.float32], activation: Activation) -> NDArray[np.float32]:
-        """Scores of logits, float32; NaN stays NaN."""
-        if activation == "identity":
-            return logits
-        # 1 / (1 + exp(-x)), with no exponential of a positive number that could overflow.
-        x = logits.astype(np.float64)
-        if activation == "normalized":
-            x = x - self._assembly.shift
-        small = np.exp(-np.abs(x))
-        return (np.where(x < 0, small, 1.0) / (1.0 + small)).astype(np.float32)
+    def scores(self, logits: NDArray[np.float32], activation: Activation) -> NDArray[np.float32]:
+        """Scores of `logits`, of the same shape; of several layers each has its own labels."""
+        rows = logits.reshape(-1, self._assembly.config.num_labels)
+        return activate(rows, activation, self._assembly.shift).reshape(logits.shape)
 
-    def _encoder_work(self, pack: Pack) -> Work:
-        """Of an encoder, whose last layer may run for first tokens alone."""
+    def _whole_work(self, pack: Pack) -> Work:
+        """Of all layers, the last of which may run for the one token that scores."""
         config, num_tokens = self._assembly.config, len(pack.token_ids)
-        spared = num_tokens - pack.num_sequences if config.pooling == "cls" else 0
+        alone = config.pooling in ("cls", "last")
+        spared = num_tokens - pack.num_sequences if alone else 0
         total = num_tokens * config.num_layers
         return Work(total=total, computed=total - spared, saved_by_last_layer=spared)

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from packrank.checkpoint.config import Activation, ModelConfig
+from packrank.checkpoint.config import ModelConfig
 from packrank.checkpoint.files import field, read_object
 from packrank.checkpoint.modules import encoder_folder
+from packrank.checkpoint.scoring_modules import ScoringModules
 from packrank.errors import InputError, ModelError
 from packrank.scoring.sentence_transformers import LogitScore, Settings, read_settings
 from packrank.text.chat_template import ChatLayout, ChatTemplate
@@ -17,7 +18,7 @@ from packrank.text.templates import TEMPLATES, Template
 from packrank.text.tokenizer import Tokenizer
 from packrank.text.truncation import Truncation
 
-Head = Literal["classifier", "tokens", "layerwise"]
+Head = Literal["classifier", "tokens", "layerwise", "modules"]
 
 # The name of the tokenizer's own layout of pairs, beside those of templates.
 PLAIN = "pair"
@@ -50,24 +51,28 @@ class Scoring:
 
     Attributes:
         head: "classifier", the model's own; "tokens", the logit of a token, less that of another;
-            "layerwise", one at each of several layers.
-        activation: what turns logits into scores by default.
+            "layerwise", one at each of several layers; "modules" of sentence-transformers.
+        activation: what turns logits into scores by default; see `activations.known_activation`.
         max_length: by default; as the template counts it, if there is one.
+        truncation: by default.
         shift: "normalized" scores are sigmoid(logit - shift).
         template: what the model reads; None: see `chat`.
         chat: the same; None too: the tokenizer's own layout of pairs.
         prompt: before every query in that; in a chat, the system's message.
         tokens: of the head "tokens"; None of the others.
+        modules: of the head "modules"; None of the others.
     """
 
     head: Head
-    activation: Activation
+    activation: str
     max_length: int
+    truncation: Truncation = "longest_first"
     shift: float = 0.0
     template: Template | None = None
     chat: ChatTemplate | None = None
     prompt: str = ""
     tokens: LogitScore | None = None
+    modules: ScoringModules | None = None
 
     def layout(
         self,
@@ -75,7 +80,7 @@ class Scoring:
         config: ModelConfig,
         *,
         max_length: int | None = None,
-        truncation: Truncation = "longest_first",
+        truncation: Truncation | None = None,
         instruction: str | None = None,
     ) -> PairLayout:
         """How pairs become sequences of this model.
@@ -84,14 +89,15 @@ class Scoring:
             tokenizer: of the model.
             config: of the model.
             max_length: if None, the default, within the positions of the model.
-            truncation: "off": what is too long fails. Else templates and chats say themselves what
-                is cut.
+            truncation: if None, the default. "off": what is too long fails. Else templates and
+                chats say themselves what is cut.
             instruction: instead of the model's own; in a chat, the system's message.
 
         Raises:
             InputError: an argument of which the model can make nothing.
             ModelError: the tokenizer is not of this model.
         """
+        truncation = truncation or self.truncation
         positions, truncate = config.max_length, truncation != "off"
         if self.template is not None:
             return PromptLayout(
@@ -111,8 +117,8 @@ class Scoring:
             raise InputError("the model reads query and document alone and takes no instruction")
         special = tokenizer.num_special_tokens(pair=True)
         length = usable_length(max_length, positions, usual, special)
-        causal = config.decoder is not None
-        return TokenizerLayout(tokenizer, length, truncation, self.prompt, causal)
+        shares = config.shares_prefixes
+        return TokenizerLayout(tokenizer, length, truncation, self.prompt, shares)
 
 
 def recognise(
@@ -144,6 +150,11 @@ def recognise(
         known = ", ".join(map(repr, (*TEMPLATES, PLAIN)))
         raise InputError(f"template is {template!r}, expected one of {known}")
     settings = read_settings(folder, config, tokenizer)
+    if config.is_body and settings.modules is None:
+        raise ModelError(
+            f"{folder} is a {config.architecture}, a decoder without anything that scores; pass "
+            "the folder of a reranker"
+        )
     if config.decoder is None:
         if template not in (None, PLAIN):
             raise InputError(
@@ -162,7 +173,9 @@ def _template_of(
 ) -> str | None:
     """What architecture and name say; None: the tokenizer's own layout."""
     architecture = config.architecture
-    if settings.logit_score is not None or (config.is_classifier and settings.saved):
+    if settings.logit_score is not None or settings.modules is not None:
+        return None
+    if config.is_classifier and settings.saved:
         return None
     if architecture in _BY_ARCHITECTURE:
         return _BY_ARCHITECTURE[architecture]
@@ -197,29 +210,43 @@ def _names(folder: Path, name: str | None) -> list[str]:
 
 
 def _untemplated(config: ModelConfig, settings: Settings, *, plain: bool) -> Scoring:
-    tokens = settings.logit_score
-    if tokens is None and not config.is_classifier:
+    tokens, head = settings.logit_score, _head_of(settings)
+    if head == "classifier" and not config.is_classifier:
+        if not plain and config.decoder is None:
+            raise ModelError(
+                f"{config.architecture} has no scoring head; use LateInteraction, or pass the "
+                "folder of a cross-encoder"
+            )
         raise InputError(
             f'template "{PLAIN}" does not say which tokens score, and {config.architecture} has no '
             "head that does"
         )
     return Scoring(
-        head="classifier" if tokens is None else "tokens",
+        head=head,
         activation=settings.activation,
         max_length=settings.max_length,
+        truncation=settings.truncation,
         chat=None if plain else settings.chat,
         prompt=settings.prompt,
         tokens=tokens,
+        modules=settings.modules,
     )
+
+
+def _head_of(settings: Settings) -> Head:
+    if settings.modules is not None:
+        return "modules"
+    return "classifier" if settings.logit_score is None else "tokens"
 
 
 def _templated(
     template: Template, name: str, config: ModelConfig, tokenizer: Tokenizer, settings: Settings
 ) -> Scoring:
-    activation, tokens = template.activation, None
+    activation: str = template.activation
+    tokens = None
     head: Head = "tokens"
-    if config.is_classifier:
-        head, activation = "classifier", settings.activation
+    if config.is_classifier or settings.modules is not None:
+        head, activation = _head_of(settings), settings.activation
     elif config.decoder is not None and config.decoder.first_exit is not None:
         head = "layerwise"
     elif template.true_token is None:
@@ -240,4 +267,5 @@ def _templated(
         shift=template.shifts.get(config.hidden_size, template.shift),
         template=template,
         tokens=tokens,
+        modules=settings.modules,
     )

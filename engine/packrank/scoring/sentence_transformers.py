@@ -1,45 +1,22 @@
-"""What sentence-transformers saved beside a cross-encoder: prompt, limit of length, activation."""
+"""What sentence-transformers saved beside a cross-encoder: prompt, limit, activation, head."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from packrank.checkpoint.config import Activation, ModelConfig, activation_named
-from packrank.checkpoint.files import field, read_object, shown
-from packrank.checkpoint.modules import encoder_folder, read_modules
+import numpy as np
+
+from packrank.checkpoint.config import ModelConfig, activation_named
+from packrank.checkpoint.files import field, read_list, read_object, shown
+from packrank.checkpoint.modules import Module, encoder_folder, read_modules
+from packrank.checkpoint.scoring_modules import ScoringModules, read_scoring_modules
 from packrank.errors import ModelError
+from packrank.scoring.transformer_settings import read_transformer
 from packrank.text.chat_template import ChatTemplate
 from packrank.text.tokenizer import Tokenizer
+from packrank.text.truncation import Truncation
 
 _SETTINGS = "config_sentence_transformers.json"
-_TRANSFORMER = "sentence_bert_config.json"
-
-# Keys of sentence_bert_config.json that would change the ids of a text, or the model.
-_REFUSED = (
-    "do_lower_case",
-    "tokenizer_name_or_path",
-    "tokenizer_args",
-    "processor_kwargs",
-    "config_args",
-    "config_kwargs",
-)
-
-
-# Arguments that say how texts are cut and padded, wherever they stand.
-_SIZES = ("max_length", "padding", "return_tensors", "truncation")
-
-# What is no variable of a chat template among the arguments of transformers' apply_chat_template.
-_CHAT_ARGUMENTS = (
-    "chat_template",
-    "continue_final_message",
-    "documents",
-    "return_assistant_tokens_mask",
-    "return_dict",
-    "sanitize_control_tokens",
-    "tokenize",
-    "tokenizer_kwargs",
-    "tools",
-)
 
 
 @dataclass(frozen=True)
@@ -60,19 +37,23 @@ class Settings:
     """How a cross-encoder is used, unless the caller says otherwise.
 
     Attributes:
-        activation: what turns logits into scores.
+        activation: what turns logits into scores; see `activations.known_activation`.
         max_length: most tokens of a pair, special ones included.
+        truncation: what is cut off a longer pair.
         prompt: put before every query; of a chat template, the system's message.
         chat: pairs are laid out by it; None: by the tokenizer.
         logit_score: None where the model has a head for scores.
+        modules: what scores after the body; None: the checkpoint's own head.
         saved: sentence-transformers' own files say all this.
     """
 
-    activation: Activation
+    activation: str
     max_length: int
+    truncation: Truncation = "longest_first"
     prompt: str = ""
     chat: ChatTemplate | None = None
     logit_score: LogitScore | None = None
+    modules: ScoringModules | None = None
     saved: bool = False
 
 
@@ -90,46 +71,99 @@ def read_settings(folder: Path, config: ModelConfig, tokenizer: Tokenizer) -> Se
     Raises:
         ModelError: the files ask for what is not supported.
     """
-    activation, limit = config.default_activation, tokenizer.model_max_length
-    saved = _saved(folder)
-    if saved is None:
-        return Settings(activation, min(config.max_length, limit or config.max_length))
-    inner = encoder_folder(folder)
+    modules = _saved_modules(folder)
+    limit = tokenizer.model_max_length
+    if not modules:
+        return Settings(
+            config.default_activation, min(config.max_length, limit or config.max_length)
+        )
+    saved = read_object(folder / _SETTINGS)
+    scoring, chain = None, _chain(modules)
+    if chain == "modules":
+        scoring = read_scoring_modules(modules[1:], config.hidden_size)
+        config = config.scored_by(scoring)
+    transformer = read_transformer(encoder_folder(folder), _TASKS[chain])
+    prompt = _prompt(saved)
+    if scoring is not None and prompt and not scoring.includes_prompt and transformer.chat is None:
+        scoring = replace(scoring, skipped=_num_prompt_tokens(tokenizer, prompt))
+    limit = transformer.limit or limit
+    if transformer.truncation == "off":  # nothing but the model's positions limits a pair
+        limit = None
     path = field(saved, "activation_fn", str, None, _SETTINGS)
-    transformer = read_object(inner / _TRANSFORMER) if (inner / _TRANSFORMER).is_file() else {}
-    chat = _chat(inner, transformer)
-    limit = _limit(transformer, chat is not None) or limit
     return Settings(
-        activation_named(path) or activation,
-        min(config.max_length, limit or config.max_length),
-        _prompt(saved),
-        chat,
-        _logit_score(folder, config.vocab_size),
+        activation=activation_named(path) or config.default_activation,
+        max_length=min(config.max_length, limit or config.max_length),
+        truncation=transformer.truncation,
+        prompt=prompt,
+        chat=transformer.chat,
+        logit_score=_logit_score(modules[1], config.vocab_size) if chain == "logits" else None,
+        modules=scoring,
         saved=True,
     )
 
 
-def _saved(folder: Path) -> dict[str, Any] | None:
-    """What a CrossEncoder saved, None if none did."""
+_TASKS = {
+    "classifier": "sequence-classification",
+    "logits": "text-generation",
+    "modules": "feature-extraction",
+}
+
+
+def _chain(modules: list[Module]) -> str:
+    """What comes after the Transformer, a key of `_TASKS`."""
+    names = [module.name for module in modules[1:]]
+    if not names:
+        return "classifier"
+    return "logits" if names == ["LogitScore"] else "modules"
+
+
+def _saved_modules(folder: Path) -> list[Module]:
+    """The modules of what a CrossEncoder saved, none if none did."""
     if not (folder / "modules.json").is_file() or not (folder / _SETTINGS).is_file():
-        return None
+        return []
     saved = read_object(folder / _SETTINGS)
     if field(saved, "model_type", str, None, _SETTINGS) != "CrossEncoder":
-        return None
-    names = [module.name for module in read_modules(folder)]
-    if len(names) != 1 and names[1:] != ["LogitScore"]:
+        return []
+    modules = read_modules(folder)
+    names = [entry.get("name") for entry in read_list(folder / "modules.json")]
+    if len(set(map(str, names))) < len(names):
+        raise ModelError(f"{folder}/modules.json lists two modules of one name, {shown(names)}")
+    for module in modules:
+        if not module.type.startswith("sentence_transformers."):
+            raise ModelError(
+                f"{folder}/modules.json lists a {module.type or 'module without a type'}, whose "
+                "code is not sentence-transformers' own and is not run"
+            )
+    if not modules or modules[0].name != "Transformer":
+        first = modules[0].name if modules else "nothing"
         raise ModelError(
-            f"{folder}/modules.json lists {len(names)} modules; of a cross-encoder only the "
-            "Transformer is supported, and a LogitScore after it"
+            f"{folder}/modules.json begins with {first}; of a cross-encoder a Transformer comes "
+            "first"
         )
-    return saved
+    return modules
 
 
-def _logit_score(folder: Path, vocab_size: int) -> LogitScore | None:
-    modules = read_modules(folder)[1:]
-    if not modules:
-        return None
-    path = modules[0].folder / "config.json"
+def _num_prompt_tokens(tokenizer: Tokenizer, prompt: str) -> int:
+    """Tokens of a prompt alone but for a special one at its end, as sentence-transformers counts.
+
+    Raises:
+        ModelError: the prompt itself ends in a token that it may count as special.
+    """
+    [ids] = tokenizer.encode([prompt])
+    count = len(ids) + tokenizer.num_special_tokens(pair=False)
+    text = np.array([-1], dtype=np.int32)  # stands for any
+    if tokenizer.single(text, None, "off").token_ids[-1] >= 0:
+        return count - 1
+    if len(ids) and tokenizer.is_added(int(ids[-1])):
+        raise ModelError(
+            f"{_SETTINGS}: the prompt {shown(prompt)} ends in an added token, and include_prompt "
+            "is false; it is not said whether that token is pooled"
+        )
+    return count
+
+
+def _logit_score(module: Module, vocab_size: int) -> LogitScore:
+    path = module.folder / "config.json"
     config = read_object(path)
     source = field(config, "module_input_name", str, "causal_logits", path)
     if source != "causal_logits":
@@ -151,63 +185,3 @@ def _prompt(saved: dict[str, Any]) -> str:
     if name not in prompts:
         raise ModelError(f"{_SETTINGS}: default_prompt_name {name!r} is not among the prompts")
     return str(field(prompts, name, str, "", f"{_SETTINGS}: prompts"))
-
-
-def _chat(folder: Path, config: dict[str, Any]) -> ChatTemplate | None:
-    """The chat template, where pairs are made into messages."""
-    modalities = field(config, "modality_config", dict, {}, _TRANSFORMER)
-    where = f"{_TRANSFORMER}: modality_config"
-    message = field(modalities, "message", dict, None, where)
-    if message is None:
-        return None
-    name = field(message, "format", str, "auto", where)
-    if name not in ("auto", "flat", "structured"):
-        raise ModelError(f"{where}: format {shown(name)} is not supported")
-    given = _processing(config, "chat_template")
-    refused = next((key for key in _CHAT_ARGUMENTS if given.get(key)), None)
-    if refused is not None:
-        raise ModelError(
-            f"{_TRANSFORMER}: processing_kwargs.chat_template.{refused} is not supported"
-        )
-    named = {*_CHAT_ARGUMENTS, *_SIZES, "restore_suffix"}
-    return ChatTemplate.from_folder(
-        folder,
-        variables={key: value for key, value in given.items() if key not in named},
-        structured=None if name == "auto" else name == "structured",
-        restores_suffix=bool(given.get("restore_suffix", True)),
-    )
-
-
-def _processing(config: dict[str, Any], name: str) -> dict[str, Any]:
-    where = f"{_TRANSFORMER}: processing_kwargs"
-    given = field(config, "processing_kwargs", dict, {}, _TRANSFORMER)
-    return dict(field(given, name, dict, {}, where))
-
-
-def _limit(config: dict[str, Any], chat: bool) -> int | None:
-    """Most tokens of a pair by sentence_bert_config.json, None if it sets none."""
-    refused = next((key for key in _REFUSED if config.get(key)), None)
-    if refused is not None:
-        raise ModelError(f"{_TRANSFORMER}: {refused} {shown(config[refused])} is not supported")
-    text = _processing(config, "text")
-    if chat:
-        text |= {
-            key: value
-            for key, value in _processing(config, "chat_template").items()
-            if key in _SIZES
-        }
-    # Padding changes no score, nor do logits that are not asked for; any other key would.
-    unread = ("max_length", "padding", "return_tensors", "logits_to_keep")
-    others = {f"text.{key}": text[key] for key in text if key not in unread}
-    others |= {key: value for key in ("common",) if (value := _processing(config, key))}
-    if others.get("text.truncation") in (True, "longest_first"):
-        del others["text.truncation"]
-    for key, value in others.items():
-        raise ModelError(f"{_TRANSFORMER}: processing_kwargs.{key} {shown(value)} is not supported")
-    where = f"{_TRANSFORMER}: processing_kwargs.text"
-    limit = field(text, "max_length", int, None, where)
-    if limit is None:
-        limit = field(config, "max_seq_length", int, None, _TRANSFORMER)
-    if limit is not None and limit < 1:
-        raise ModelError(f"{_TRANSFORMER}: the maximum length is {limit}, expected at least 1")
-    return None if limit is None else int(limit)

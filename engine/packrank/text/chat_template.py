@@ -22,14 +22,17 @@ from packrank.arguments import check_text
 from packrank.checkpoint.files import field as value_of
 from packrank.checkpoint.files import read_object, shown
 from packrank.errors import InputError, ModelError
-from packrank.request import Pack
+from packrank.request import Int32, Pack
 from packrank.text.layout import Layout, common_prefix, share
 from packrank.text.prompt import gather, numbered
 from packrank.text.tokenizer import Tokenizer
 
 _FILE = "chat_template.jinja"
+_MORE = "additional_chat_templates"
 _CONFIG = "tokenizer_config.json"
 
+# Pairs that tell whether a template shows query and document, as sentence-transformers tries them.
+_PROBES = (("alpha", "bravo"), ("charlie", "bravo"), ("alpha", "foxtrot"))
 # Two of everything, in which no token is like the other's at the same place from the end.
 _FILLERS = ("0", "1 2 3 4")
 
@@ -58,23 +61,34 @@ class ChatTemplate:
         variables: Mapping[str, Any],
         structured: bool | None,
         restores_suffix: bool,
+        name: str | None = None,
     ) -> "ChatTemplate":
         """The chat template saved with a tokenizer.
 
         Args:
             folder: of the tokenizer.
             variables: beside the special tokens.
-            structured: None: as its source looks.
+            structured: None: as the template looks, and so where there are several.
             restores_suffix: see `ChatTemplate`.
+            name: of one of several; what names none of them is a template itself.
 
         Raises:
             ModelError: there is none.
         """
         config = read_object(folder / _CONFIG) if (folder / _CONFIG).is_file() else {}
-        source = _source(folder, config)
+        saved = _saved(folder, config)
         if structured is None:
             signs = ("content[0]", ".type", "'type'", '"type"', "message.content[")
-            structured = any(sign in source for sign in signs)
+            structured = isinstance(saved, dict) or any(sign in saved for sign in signs)
+        if isinstance(saved, dict):
+            source = saved.get(name or "default", name)
+        else:
+            source = saved if name is None else name
+        if source is None:
+            raise ModelError(
+                f"{folder} has the chat templates {', '.join(map(repr, saved))} and none named "
+                "'default', and does not say which"
+            )
         return cls(source, _special_tokens(config) | dict(variables), structured, restores_suffix)
 
     def message(self, role: str, text: str) -> dict[str, Any]:
@@ -127,22 +141,19 @@ class ChatLayout:
         self._layout = Layout((0, 1), np.zeros(2, dtype=np.int32))
         try:
             self._compiled = _environment().from_string(template.source)
-            texts = [self._render(a, b) for a in _FILLERS for b in _FILLERS]
-            empty = self._render("", "")
+            probes = [self._render(*pair, system=False) for pair in _PROBES]
         except Exception as error:  # whatever a template makes Python raise
             raise ModelError(f"the chat template cannot be used ({_line(error)})") from error
-        for role, other in (("query", texts[2]), ("document", texts[1])):
-            if other == texts[0]:
+        for role, other in (("query", probes[1]), ("document", probes[2])):
+            if other == probes[0]:
                 raise ModelError(
                     f'the chat template leaves out messages of the role "{role}"; it is none for a '
                     'reranker, so pass template="pair" or the name of one'
                 )
-        self._gap = self._gap_of(texts)
-        first, second, nothing = self._tokenizer.encode([texts[0], texts[3], empty])
-        size = min(len(first), len(second))
-        same = first[::-1][:size] == second[::-1][:size]
-        count = 0 if same.all() or not template.restores_suffix else int(same.argmin())
-        self._suffix = first[len(first) - count :]
+        texts = self._rendered([(a, b) for a in _FILLERS for b in _FILLERS])
+        self._gap = None if texts is None else self._gap_of(texts)
+        self._suffix, count = self._suffix_of(self._rendered([(a, a) for a in _FILLERS]))
+        [nothing] = tokenizer.encode(self._rendered([("", "")]) or [""])
         # The suffix is the longer where the template leaves something out around empty texts.
         least = max(len(nothing), count)
         if max_length <= least:
@@ -214,12 +225,30 @@ class ChatLayout:
         alike = common_prefix(ids, begin, starts[:, 1], np.minimum(kept, lengths[:, 1]))
         return share(pack, numbered(np.column_stack([queries, shift])), alike), failures
 
+    def _suffix_of(self, texts: list[str] | None) -> tuple[Int32, int]:
+        """The tokens that every prompt ends with, and how many; none where it is not known.
+
+        Args:
+            texts: two prompts; None where the template refuses one.
+        """
+        if texts is None or not self._template.restores_suffix:
+            return np.zeros(0, dtype=np.int32), 0
+        first, second = self._tokenizer.encode(texts)
+        size = min(len(first), len(second))
+        same = first[::-1][:size] == second[::-1][:size]
+        count = 0 if same.all() else int(same.argmin())
+        return first[len(first) - count :], count
+
     def _around(self, query: str) -> tuple[str, str, str]:
         """What a query's prompts begin with, what they end with, and that up to the query.
 
-        The last is of the side that is cut, the query included.
+        The last is of the side that is cut, the query included. Nothing is known of a query whose
+        prompts with fillers the template refuses.
         """
-        first, second = (self._render(query, filler) for filler in _FILLERS)
+        texts = self._rendered([(query, filler) for filler in _FILLERS])
+        if texts is None:
+            return "", "", ""
+        first, second = texts
         beginning, ending = _common_beginning(first, second), _common_ending(first, second)
         gap = self._gap or 0
         if self._tokenizer.keeps_end:
@@ -239,9 +268,16 @@ class ChatLayout:
         sides = far(*texts[:2]), far(*texts[2:])
         return None if sides[0] == sides[1] else len(near(*sides))
 
-    def _render(self, query: str, document: str) -> str:
+    def _rendered(self, pairs: list[tuple[str, str]]) -> list[str] | None:
+        """Prompts of pairs, None where the template refuses one."""
+        try:
+            return [self._render(*pair) for pair in pairs]
+        except Exception:  # whatever a template makes Python raise
+            return None
+
+    def _render(self, query: str, document: str, *, system: bool = True) -> str:
         messages = [
-            *self._system,
+            *(self._system if system else ()),
             self._template.message("query", query),
             self._template.message("document", document),
         ]
@@ -279,25 +315,40 @@ def _environment() -> ImmutableSandboxedEnvironment:
     return environment
 
 
-def _source(folder: Path, config: dict[str, Any]) -> str:
-    path = folder / _FILE
-    if path.is_file():
-        try:
-            return path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ModelError(f"{path} cannot be read ({error})") from error
-    found = value_of(config, "chat_template", (str, list), None, folder / _CONFIG)
+def _saved(folder: Path, config: dict[str, Any]) -> str | dict[str, str]:
+    """The chat template saved with a tokenizer, or several by name.
+
+    Files come before what tokenizer_config.json holds. Source: transformers' from_pretrained.
+    """
+    named = {path.stem: path for path in sorted((folder / _MORE).glob("*.jinja"))}
+    if (folder / _FILE).is_file():
+        named = {"default": folder / _FILE} | named
+    if named:
+        sources = {name: _read(path) for name, path in named.items()}
+        return sources["default"] if list(sources) == ["default"] else sources
+    found = value_of(config, "chat_template", (str, list, dict), None, folder / _CONFIG)
     if isinstance(found, list):
-        named = {
+        found = {
             entry.get("name"): entry.get("template") for entry in found if isinstance(entry, dict)
         }
-        found = named.get("default")
+    if isinstance(found, dict) and found:
+        for name, source in found.items():
+            if not isinstance(name, str) or not isinstance(source, str):
+                raise ModelError(f"{folder / _CONFIG}: chat_template {shown(name)} is no template")
+        return found
     if not isinstance(found, str):
         raise ModelError(
             f"{folder} is scored by its chat template, and there is none: neither {_FILE} nor "
             f"chat_template in {_CONFIG}"
         )
     return found
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(f"{path} cannot be read ({error})") from error
 
 
 def _special_tokens(config: dict[str, Any]) -> dict[str, Any]:

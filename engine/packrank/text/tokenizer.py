@@ -102,6 +102,10 @@ class Tokenizer:
         """What the vocabulary calls a token, "" if it has none of this id."""
         return self._backend.id_to_token(token_id) or ""
 
+    def is_added(self, token_id: int) -> bool:
+        """Whether a token stands beside the vocabulary proper, as special tokens do."""
+        return token_id in self._backend.get_added_tokens_decoder()
+
     def num_special_tokens(self, *, pair: bool) -> int:
         """Tokens that the layout adds to a pair, or else to a single text."""
         return (self._pair if pair else self._single).num_special

@@ -228,8 +228,10 @@ def test_minicpm(read: Any) -> None:
         ),
         (
             {"architectures": ["GemmaForCausalLM"], "use_bidirectional_attention": True},
-            "use_bidirectional_attention is not supported",
+            "of GemmaForCausalLM is read in one way by some releases of transformers and n",
         ),
+        ({"is_causal": None}, "is_causal is null, expected true or false"),
+        ({"is_causal": 0}, "is_causal is 0, expected true or false"),
         (
             {"architectures": ["Phi3ForCausalLM"]},
             "architecture Phi3ForCausalLM is not supported; there are",

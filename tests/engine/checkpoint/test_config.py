@@ -109,6 +109,13 @@ SIGMOID, IDENTITY = "torch.nn.modules.activation.Sigmoid", "torch.nn.modules.lin
         (None, SIGMOID, 2, "sigmoid"),
         (IDENTITY, SIGMOID, 1, "identity"),
         ("mine.Thing", IDENTITY, 1, "sigmoid"),
+        ("torch.nn.modules.activation.Tanh", None, 1, "tanh"),
+        ("torch.nn.Softmax", None, 3, "softmax"),
+        ("torch.nn.modules.activation.ReLU", None, 1, "relu"),
+        ("torch.nn.modules.LogSigmoid", None, 1, "logsigmoid"),
+        ("torch.nn.modules.activation.Softplus", None, 1, "softplus"),
+        ("torch.nn.GELU", None, 1, "torch.nn.GELU"),
+        ("torch.sigmoid", None, 1, "torch.sigmoid"),
     ],
 )
 def test_default_activation(
@@ -120,11 +127,18 @@ def test_default_activation(
     assert load(raw).default_activation == expected
 
 
+def test_labels_are_named_where_every_one_is(load: Any) -> None:
+    assert load(BERT | {"num_labels": 2}).labels == ()
+    named = {"1": "yes", "0": "no"}
+    assert load(BERT | {"id2label": named}).labels == ("no", "yes")
+    assert load(BERT | {"id2label": {"0": "no", "2": "yes"}}).labels == ()
+
+
 def test_every_architecture_has_a_family() -> None:
     assert ARCHITECTURES["XLMRobertaForSequenceClassification"] == "roberta"
     assert ARCHITECTURES["HF_ColBERT"] == "bert"
     assert ARCHITECTURES["Qwen2ForCausalLM"] == "causal"
-    assert len(ARCHITECTURES) == 7 * 5 + 1 + 7 * 2 + 2
+    assert len(ARCHITECTURES) == 7 * 5 + 1 + 7 * 3 + 2
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
@@ -143,10 +157,6 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"num_hidden_layers": 0}, "num_hidden_layers is 0"),
     ({"pad_token_id": -1}, "pad_token_id is -1, expected a whole number"),
     ({"layer_norm_eps": "x"}, "layer_norm_eps is 'x', expected a number"),
-    (
-        {"sbert_ce_default_activation_function": "torch.nn.Tanh"},
-        "activation_fn 'torch.nn.Tanh' is not supported",
-    ),
 ]
 
 

@@ -1,6 +1,5 @@
 """Texts to sequences: each text tokenized once, pairs joined from ids, truncation on ids."""
 
-import itertools
 from collections import abc
 from functools import cached_property
 from pathlib import Path
@@ -331,12 +330,13 @@ def failed_rows(
 
 def _example(backend: tokenizers.Tokenizer) -> str:
     """A text of at least one token."""
-    for text in itertools.chain(("a", "1"), backend.get_vocab()):
-        try:
-            if backend.encode(text, add_special_tokens=False).ids:
-                return text
-        except BaseException as error:
-            _reason(error)  # another text may do
+    for texts in (lambda: ["a", "1"], backend.get_vocab):
+        for text in texts():
+            try:
+                if backend.encode(text, add_special_tokens=False).ids:
+                    return text
+            except BaseException as error:
+                _reason(error)  # another text may do
     raise ModelError("the tokenizer has no token for any text")
 
 

@@ -82,10 +82,11 @@ class TokenVectors:
         kept: list[str] = []
         sequences: list[Sequence] = []
         num_keys: list[int] = []
-        encoded = self._tokenizer.encode([self._side.prompt + text for text in texts])
-        for text, ids in zip(texts, encoded, strict=True):
+        whole = [self._side.prompt + text for text in texts]
+        encoded, broken = self._tokenizer.try_encode(whole)
+        for text, full, ids in zip(texts, whole, encoded, strict=True):
             tokens, keys = self._lay_out(ids)
-            reason = self._refusal(tokens)
+            reason = broken.get(full) or self._refusal(tokens)
             if reason is not None:
                 failures[text] = reason
                 continue

@@ -187,7 +187,7 @@ class ChatLayout:
         number_of: dict[str, int] = {}
         numbers = [number_of.setdefault(query, len(number_of)) for *_, query in sides]
         queries = np.array(numbers, dtype=np.int64)
-        ids, starts, lengths = gather(self._tokenizer, [side[:4] for side in sides], 4)
+        ids, starts, lengths, reasons = gather(self._tokenizer, [side[:4] for side in sides], 4)
         keeps_end = self._tokenizer.keeps_end
         over = lengths[:, 0] - self.max_length
         shift = over.clip(0) if keeps_end else np.zeros_like(over)
@@ -200,6 +200,8 @@ class ChatLayout:
         document = lengths[:, 2 if keeps_end else 1]
         query = np.zeros_like(over) if self._gap is None else lengths[:, 0] - lengths[:, 3]
         sound = np.ones(len(sides), dtype=bool)
+        sound[list(reasons)] = False
+        failures |= {places[index]: reason for index, reason in reasons.items()}
         for index in np.flatnonzero(over > 0).tolist():
             if not self._truncate:
                 reason = f"its prompt has {lengths[index, 0]} tokens, more than max_length "

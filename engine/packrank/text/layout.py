@@ -35,9 +35,11 @@ class Layout:
             second: as first; None for the layout of a single text.
 
         Raises:
-            ModelError: a text stands in several places.
+            ModelError: a text stands in several places, or in none.
         """
         encoding = backend.encode(first, second)
+        if max(encoding.ids) > np.iinfo(np.int32).max:
+            raise ModelError(f"the tokenizer has token {max(encoding.ids)}, more than 2**31 - 1")
         tokens = zip(encoding.sequence_ids, encoding.type_ids, encoding.ids, strict=True)
         parts: list[Int32 | int] = []
         token_types: list[int] = []
@@ -46,6 +48,12 @@ class Layout:
             parts.append(special if text is None else text)
             token_types.append(token_type)
         layout = cls(tuple(parts), np.array(token_types, dtype=np.int32))
+        texts = {part for part in parts if isinstance(part, int)}
+        if len(texts) < 1 + (second is not None):
+            raise ModelError(
+                "the tokenizer's post-processor leaves out a text, on which no score would depend; "
+                "save the tokenizer with a template that has $A and, of pairs, $B"
+            )
         if layout.num_special != sum(encoding.special_tokens_mask):
             raise ModelError("the tokenizer's post-processor puts a text in several places")
         return layout

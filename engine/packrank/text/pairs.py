@@ -1,5 +1,6 @@
 """Pairs to sequences, a window at a time: the next is tokenized while this one is scored."""
 
+import itertools
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -10,7 +11,7 @@ import numpy as np
 from packrank.arguments import check_text
 from packrank.errors import InputError
 from packrank.request import Pack, spread
-from packrank.text.tokenizer import Tokenizer, batches
+from packrank.text.tokenizer import Tokenizer, batches, failed_rows
 from packrank.text.truncation import Truncation
 
 # Pairs of a window, and characters of them. Two windows are alive at a time, so a whole call holds
@@ -64,18 +65,22 @@ class TokenizerLayout:
 
     def lay_out(self, pairs: list[tuple[str, str]]) -> tuple[Pack, dict[int, str]]:
         """Sequences of pairs: see `PairLayout`."""
+        sides = [(self.prompt + query, document) for query, document in pairs]
         places_of: dict[str, int] = {}
-        chosen = [
-            [places_of.setdefault(text, len(places_of)) for text in (self.prompt + query, document)]
-            for query, document in pairs
-        ]
-        return self.tokenizer.pairs(
-            self.tokenizer.encode(list(places_of)),
+        for text in itertools.chain.from_iterable(sides):
+            places_of.setdefault(text, len(places_of))
+        texts, reasons = self.tokenizer.try_encode(list(places_of))
+        failures = failed_rows(sides, reasons)
+        kept = [place for place in range(len(sides)) if place not in failures]
+        chosen = [[places_of[text] for text in sides[place]] for place in kept]
+        pack, others = self.tokenizer.pairs(
+            texts,
             np.array(chosen, dtype=np.int64).reshape(-1, 2),
             self.max_length,
             self.truncation,
             self.causal,
         )
+        return pack, failures | {kept[place]: reason for place, reason in others.items()}
 
 
 def usable_length(asked: int | None, positions: int, usual: int, special: int) -> int:

@@ -10,7 +10,7 @@ from packrank.errors import InputError, ModelError
 from packrank.request import Int32, Pack
 from packrank.text.layout import Layout, common_prefix, share
 from packrank.text.templates import Template
-from packrank.text.tokenizer import Tokenizer
+from packrank.text.tokenizer import Tokenizer, failed_rows
 
 # How documents begin that a tokenizer might join to what stands before them.
 _BEGINNINGS = (
@@ -63,17 +63,16 @@ class PromptLayout:
         """
         self._tokenizer = tokenizer
         self._truncate = truncate
-        self._closing = template.closing
         self._query = _around_query(template, instruction)
         before, after = template.document.split("{document}")
         self._document = before, after
         for token in template.special_tokens:
             token_of(tokenizer, token)
-        head, separator, *tail = tokenizer.encode(
-            [template.head, template.separator, *template.tail]
+        head, separator, closing, *tail = tokenizer.encode_template(
+            [template.head, template.separator, template.closing, *template.tail]
         )
         head, tail_ids = np.append(_bos(template, tokenizer), head), np.concatenate(tail)
-        self._num_head, self.num_tail = len(head), len(tail_ids)
+        self._num_head, self.num_tail, self._closing = len(head), len(tail_ids), closing
         self._apart = not template.one_string or self._splits()
         middle = (0, separator, 1, 2) if self._apart else (0, 1)
         parts = (head, *middle, tail_ids)
@@ -85,14 +84,15 @@ class PromptLayout:
         sides = []
         for query, document in pairs:
             first, second = query.join(self._query), document.join(self._document)
-            sides.append(
-                (first, second, self._closing)
-                if self._apart
-                else (first + second, self._closing, first)
-            )
-        ids, starts, lengths = gather(self._tokenizer, sides, 3)
+            sides.append((first, second) if self._apart else (first + second, first))
+        ids, starts, lengths, reasons = gather(self._tokenizer, sides, 2)
+        # The closing comes between what is laid out and what is only compared with, if anything is.
+        place = 2 if self._apart else 1
+        starts = np.insert(starts, place, len(ids), axis=1)
+        lengths = np.insert(lengths, place, len(self._closing), axis=1)
+        ids = np.append(ids, self._closing)
         kept = self._cut(lengths)
-        failures = self._failures(lengths, kept)
+        failures = self._failures(lengths, kept) | reasons
         failed = list(failures)
         starts, lengths, kept = (np.delete(of, failed, axis=0) for of in (starts, lengths, kept))
         pack = self._layout.join(ids, starts, kept, causal=self._apart)
@@ -109,11 +109,13 @@ class PromptLayout:
         """
         query = "a".join(self._query)
         documents = [text.join(self._document) for text in _BEGINNINGS]
-        head, *rest = self._tokenizer.encode([query, *documents])
-        joined = self._tokenizer.encode([query + document for document in documents])
+        (head, *rest), failed = self._tokenizer.try_encode([query, *documents])
+        joined, others = self._tokenizer.try_encode([query + document for document in documents])
+        # What the tokenizer fails on is no sequence either way.
         return all(
             np.array_equal(whole, np.append(head, part))
-            for whole, part in zip(joined, rest, strict=True)
+            for document, whole, part in zip(documents, joined, rest, strict=True)
+            if document not in failed and query + document not in others
         )
 
     def _set_budget(
@@ -200,7 +202,7 @@ class PromptLayout:
 
 def gather(
     tokenizer: Tokenizer, sides: Sequence[tuple[str, ...]], width: int
-) -> tuple[Int32, NDArray[np.int64], NDArray[np.int64]]:
+) -> tuple[Int32, NDArray[np.int64], NDArray[np.int64], dict[int, str]]:
     """Ids of texts, each distinct one tokenized once.
 
     Args:
@@ -209,15 +211,16 @@ def gather(
         width: S.
 
     Returns:
-        The ids of all, [N, S] where those of each text start among them, and [N, S] how many.
+        The ids of all, [N, S] where those of each text start among them, and [N, S] how many; and
+        place -> reason of tuples with a text that the tokenizer fails on.
     """
     places_of: dict[str, int] = {}
     chosen = [[places_of.setdefault(text, len(places_of)) for text in side] for side in sides]
-    texts = tokenizer.encode(list(places_of))
+    texts, reasons = tokenizer.try_encode(list(places_of))
     sizes = np.array([len(ids) for ids in texts], dtype=np.int64)
     where = np.array(chosen, dtype=np.int64).reshape(-1, width)
     ids = np.concatenate([np.zeros(0, dtype=np.int32), *texts])
-    return ids, (np.cumsum(sizes) - sizes)[where], sizes[where]
+    return ids, (np.cumsum(sizes) - sizes)[where], sizes[where], failed_rows(sides, reasons)
 
 
 def numbered(keys: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -231,7 +234,7 @@ def token_of(tokenizer: Tokenizer, token: str) -> int:
     Raises:
         ModelError: it is none, or several.
     """
-    (ids,) = tokenizer.encode([token])
+    (ids,) = tokenizer.encode_template([token])
     if len(ids) != 1 or ids[0] == tokenizer.unk_token_id:
         raise ModelError(
             f"the tokenizer has no token {token!r}, which the template needs; is it another "

@@ -1,20 +1,22 @@
 """Texts to sequences: each text tokenized once, pairs joined from ids, truncation on ids."""
 
-import itertools
 from collections import abc
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import tokenizers
 from numpy.typing import NDArray
+from tokenizers import normalizers
 
 from packrank.arguments import check_text
+from packrank.checkpoint.files import shown
 from packrank.checkpoint.tokenizer_files import (
     has_token_types,
     length_limit,
     load_tokenizer,
-    special_token_id,
+    special_tokens,
     truncation_side,
 )
 from packrank.errors import InputError, ModelError
@@ -39,6 +41,7 @@ class Tokenizer:
     Attributes:
         model_max_length: most tokens of a sequence by tokenizer_config.json, None if it sets none.
         keeps_end: of what is too long, the end stays (truncation_side "left"), not the start.
+        special_tokens: by what they are for, "cls_token" and the like.
         cls_token_id: the id of this special token, None where the tokenizer has none.
         bos_token_id: as cls_token_id.
         sep_token_id: as cls_token_id.
@@ -47,47 +50,55 @@ class Tokenizer:
         unk_token_id: as cls_token_id.
     """
 
-    def __init__(self, backend: tokenizers.Tokenizer, config: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        backend: tokenizers.Tokenizer,
+        config: dict[str, Any] | None = None,
+        *,
+        lower_case: bool = False,
+    ) -> None:
         """Wrap a tokenizer of the `tokenizers` library.
 
         Args:
             backend: taken over; truncation and padding stored in it are switched off.
-            config: contents of tokenizer_config.json.
+            config: what `load_tokenizer` says beside it.
+            lower_case: see `from_folder`.
 
         Raises:
-            ModelError: the tokenizer cannot lay out a pair, or a setting makes no sense.
+            ModelError: the tokenizer has no tokens, or a setting makes no sense.
         """
         config = config or {}
         self.keeps_end = truncation_side(backend, config) == "left"
         backend.no_truncation()
         backend.no_padding()
-        example = _example(backend)
+        if lower_case:
+            backend.normalizer = _lowering(backend.normalizer)
         self._backend = backend
-        self._single = Layout.of(backend, example)
-        self._pair = Layout.of(backend, example, example)
-        if not has_token_types(config):
-            self._single = self._single.without_token_types()
-            self._pair = self._pair.without_token_types()
+        self._example = _example(backend)
+        self._has_token_types = has_token_types(config)
         self.model_max_length = length_limit(config)
-        self.cls_token_id = special_token_id(backend, "cls", config)
-        self.bos_token_id = special_token_id(backend, "bos", config)
-        self.sep_token_id = special_token_id(backend, "sep", config)
-        self.pad_token_id = special_token_id(backend, "pad", config)
-        self.mask_token_id = special_token_id(backend, "mask", config)
-        self.unk_token_id = special_token_id(backend, "unk", config)
+        self.special_tokens = special_tokens(config)
+        self.cls_token_id = self._id_of("cls_token")
+        self.bos_token_id = self._id_of("bos_token")
+        self.sep_token_id = self._id_of("sep_token")
+        self.pad_token_id = self._id_of("pad_token")
+        self.mask_token_id = self._id_of("mask_token")
+        self.unk_token_id = self._id_of("unk_token")
 
     @classmethod
-    def from_folder(cls, folder: Path) -> "Tokenizer":
+    def from_folder(cls, folder: Path, *, lower_case: bool = False) -> "Tokenizer":
         """The tokenizer saved in a model folder.
 
         Args:
             folder: holds tokenizer.json; or the vocab.txt of a BERT WordPiece; or what
                 transformers, if installed, can convert.
+            lower_case: texts are lower-cased before all else that the tokenizer does to them, as
+                sentence-transformers has it by do_lower_case; special tokens in them are not.
 
         Raises:
             ModelError: there is no tokenizer, or it cannot be read.
         """
-        return cls(*load_tokenizer(folder))
+        return cls(*load_tokenizer(folder), lower_case=lower_case)
 
     @property
     def vocab_size(self) -> int:
@@ -107,35 +118,95 @@ class Tokenizer:
         return token_id in self._backend.get_added_tokens_decoder()
 
     def num_special_tokens(self, *, pair: bool) -> int:
-        """Tokens that the layout adds to a pair, or else to a single text."""
+        """Tokens that the layout adds to a pair, or else to a single text.
+
+        Raises:
+            ModelError: the tokenizer has no layout that holds every text once.
+        """
         return (self._pair if pair else self._single).num_special
 
-    def encode(self, texts: abc.Sequence[str]) -> list[Int32]:
+    def try_encode(self, texts: abc.Sequence[str]) -> tuple[list[Int32], dict[str, str]]:
         """Token ids of each text, without special tokens; every distinct text is tokenized once.
 
         Args:
             texts: any strings, the empty one included.
 
         Returns:
-            One [L] int32 array a text; equal texts share theirs.
+            One [L] int32 array a text; equal texts share theirs. And text -> reason of those that
+            the tokenizer fails on, whose arrays are empty.
 
         Raises:
             InputError: a text is not valid Unicode (see `check_text`).
         """
         ids: dict[str, Int32] = {}
+        failures: dict[str, str] = {}
         for part in batches(list(dict.fromkeys(texts)), len, _TEXTS_AT_ONCE, _CHARACTERS_AT_ONCE):
             for text in part:
                 check_text(text)
-            encodings = self._backend.encode_batch_fast(part, add_special_tokens=False)
-            for text, encoding in zip(part, encodings, strict=True):
-                found = encoding.ids
-                ids[text] = np.fromiter(found, np.int32, len(found))
-        return [ids[text] for text in texts]
+            for text, found in zip(part, self._read(part, failures), strict=True):
+                ids[text] = found
+        return [ids[text] for text in texts], failures
+
+    def encode(self, texts: abc.Sequence[str]) -> list[Int32]:
+        """As `try_encode`, of texts that belong to the model and not to its callers.
+
+        Raises:
+            InputError: a text is not valid Unicode (see `check_text`).
+            ModelError: the tokenizer fails on one.
+        """
+        ids, failures = self.try_encode(texts)
+        for text, reason in failures.items():
+            raise ModelError(f"{shown(text)}: {reason}")
+        return ids
+
+    def encode_template(self, texts: abc.Sequence[str]) -> list[Int32]:
+        """As `encode`, of what stands around texts: special tokens in it are special always.
+
+        In texts they are, unless tokenizer_config.json says split_special_tokens.
+        """
+        if not self._backend.encode_special_tokens:
+            return self.encode(texts)
+        control = tokenizers.Tokenizer.from_str(self._backend.to_str())
+        return Tokenizer(control).encode(texts)
 
     def offsets(self, text: str) -> tuple[Int32, list[tuple[int, int]]]:
-        """Token ids of a text, as `encode` gives them, and the characters that each stands for."""
-        encoding = self._backend.encode(text, add_special_tokens=False)
-        return np.array(encoding.ids, dtype=np.int32), encoding.offsets
+        """Token ids of a text, as `try_encode` gives them, and the characters each stands for.
+
+        Raises:
+            InputError: the tokenizer fails on it.
+        """
+        try:
+            encoding = self._backend.encode(text, add_special_tokens=False)
+            return _array(encoding), encoding.offsets
+        except BaseException as error:
+            raise InputError(_reason(error)) from error
+
+    def _read(self, texts: abc.Sequence[str], failures: dict[str, str]) -> list[Int32]:
+        """Ids of texts, one by one if the library fails on them together."""
+        try:
+            encodings = self._backend.encode_batch_fast(texts, add_special_tokens=False)
+            return [_array(encoding) for encoding in encodings]
+        except BaseException as error:
+            reason = _reason(error)
+        if len(texts) > 1:
+            return [self._read([text], failures)[0] for text in texts]
+        failures[texts[0]] = reason
+        return [np.zeros(0, dtype=np.int32)]
+
+    @cached_property
+    def _single(self) -> Layout:
+        return self._typed(Layout.of(self._backend, self._example))
+
+    @cached_property
+    def _pair(self) -> Layout:
+        return self._typed(Layout.of(self._backend, self._example, self._example))
+
+    def _typed(self, layout: Layout) -> Layout:
+        return layout if self._has_token_types else layout.without_token_types()
+
+    def _id_of(self, role: str) -> int | None:
+        token = self.special_tokens.get(role)
+        return None if token is None else self._backend.token_to_id(token)
 
     def pair(
         self,
@@ -150,8 +221,8 @@ class Tokenizer:
         start if the tokenizer's truncation_side is "left".
 
         Args:
-            query_ids: from `encode`.
-            document_ids: from `encode`.
+            query_ids: from `try_encode`.
+            document_ids: from `try_encode`.
             max_length: most tokens of the sequence, special ones included; None for no limit.
             truncation: "longest_first" cuts the longer of the two, then both evenly;
                 "only_second" cuts the document; "off" cuts nothing.
@@ -176,7 +247,7 @@ class Tokenizer:
         """Lay out many pairs, as `pair` does each.
 
         Args:
-            texts: ids of each text, from `encode`.
+            texts: ids of each text, from `try_encode`.
             chosen: [N, 2]. Which text is the query of each pair, and which the document.
             max_length: as for `pair`.
             truncation: as for `pair`.
@@ -191,7 +262,7 @@ class Tokenizer:
         """Lay out one text as a sequence.
 
         Args:
-            ids: from `encode`.
+            ids: from `try_encode`.
             max_length: most tokens of the sequence, special ones included; None for no limit.
             truncation: "off" cuts nothing; the others cut the text, there being no second.
 
@@ -250,9 +321,48 @@ def batches(
         yield items[start:]
 
 
+def failed_rows(
+    rows: abc.Iterable[tuple[str, ...]], reasons: abc.Mapping[str, str]
+) -> dict[int, str]:
+    """Place -> reason of rows of texts, one of which `try_encode` gave a reason for."""
+    if not reasons:
+        return {}
+    return {
+        place: reasons[text] for place, row in enumerate(rows) for text in row if text in reasons
+    }
+
+
 def _example(backend: tokenizers.Tokenizer) -> str:
     """A text of at least one token."""
-    for text in itertools.chain(("a", "1"), backend.get_vocab()):
-        if backend.encode(text, add_special_tokens=False).ids:
-            return text
+    for texts in (lambda: ["a", "1"], backend.get_vocab):
+        for text in texts():
+            try:
+                if backend.encode(text, add_special_tokens=False).ids:
+                    return text
+            except BaseException as error:
+                _reason(error)  # another text may do
     raise ModelError("the tokenizer has no token for any text")
+
+
+def _lowering(normalizer: Any) -> Any:
+    """A normalizer that lower-cases first."""
+    lowercase = normalizers.Lowercase()
+    if normalizer is None:
+        return lowercase
+    parts: Any = normalizer if isinstance(normalizer, normalizers.Sequence) else [normalizer]
+    return normalizers.Sequence([lowercase, *parts])
+
+
+def _array(encoding: tokenizers.Encoding) -> Int32:
+    found = encoding.ids
+    return np.fromiter(found, np.int32, len(found))
+
+
+def _reason(error: BaseException) -> str:
+    """What to say of a text that the library fails on; anything else is raised again.
+
+    A panic of the library's is no Exception.
+    """
+    if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+        raise error
+    return f"the tokenizer fails on it ({shown(' '.join(str(error).split()))}); leave it out"

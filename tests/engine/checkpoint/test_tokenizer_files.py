@@ -6,16 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tokenizer_folders import write, write_family
 
 from packrank.checkpoint.tokenizer_files import load_tokenizer
 from packrank.errors import ModelError
 from packrank.text.tokenizer import Tokenizer
-
-
-def write(folder: Path, name: str, content: object) -> None:
-    (folder / name).write_text(
-        content if isinstance(content, str) else json.dumps(content), "utf-8"
-    )
 
 
 def convert(folder: Path) -> None:
@@ -60,6 +55,7 @@ def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
 def test_every_key_of_the_wrong_type_is_named(
     tmp_path: Path, key: str, value: object, source: str
 ) -> None:
+    write(tmp_path, "config.json", {"model_type": "bert"})
     write(tmp_path, "vocab.txt", "\n".join(BERT_VOCAB))
     if source == "tokenizer.json":
         convert(tmp_path)
@@ -119,6 +115,7 @@ def test_a_bert_vocabulary_alone_equals_transformers(
 def test_the_config_overrules_the_normalizer_in_the_file(
     tmp_path: Path, config: dict[str, object]
 ) -> None:
+    write(tmp_path, "config.json", {"model_type": "bert"})
     write(tmp_path, "vocab.txt", "\n".join(BERT_VOCAB))
     write(tmp_path, "tokenizer_config.json", config)
     from_vocab = Tokenizer.from_folder(tmp_path)
@@ -184,3 +181,81 @@ def test_the_vocabulary_file_equals_the_tokenizer_file(
     built, saved = Tokenizer.from_folder(tmp_path), Tokenizer.from_folder(source)
     for left, right in zip(built.encode(texts), saved.encode(texts), strict=True):
         assert left.tolist() == right.tolist()
+
+
+def test_tokens_beside_a_vocabulary_equal_transformers(tmp_path: Path) -> None:
+    from transformers import BertTokenizer
+
+    write(tmp_path, "vocab.txt", "\n".join(BERT_VOCAB) + "\n")
+    write(tmp_path, "added_tokens.json", {"<new>": len(BERT_VOCAB), "Ab": len(BERT_VOCAB) + 1})
+    write(tmp_path, "special_tokens_map.json", {"additional_special_tokens": ["[N]"]})
+    ours = Tokenizer.from_folder(tmp_path)
+    oracle = BertTokenizer.from_pretrained(str(tmp_path)).backend_tokenizer
+    for text in ("a<new>b Ab", "[N]ab", *BERT_TEXTS):
+        assert pair_ids(ours, text, "<new>") == oracle.encode(text, "<new>").ids
+    assert ours.vocab_size == len(BERT_VOCAB) + 3
+
+
+def test_what_a_class_of_transformers_alone_makes_is_converted(tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    write_family(tmp_path, "qwen3", tokenizer_class="GPT2Tokenizer", add_prefix_space=True)
+    theirs = AutoTokenizer.from_pretrained(str(tmp_path))
+    ours = Tokenizer.from_folder(tmp_path)
+    assert pair_ids(ours, "ab a", "b") == theirs("ab a", "b")["input_ids"]
+    assert ours.special_tokens == theirs.special_tokens_map
+
+
+def test_a_class_of_transformers_alone_is_refused_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    write_family(tmp_path, "qwen3", tokenizer_class="GPT2Tokenizer")
+    with pytest.raises(ModelError, match="asks for a GPT2Tokenizer, and transformers, which might"):
+        Tokenizer.from_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("model.gguf", "GGUF", "GGUF files are not read"),
+        ("tokenizer.json", "version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS"),
+        ("tokenizer.model", "no such model", "transformers cannot convert what it has"),
+        ("tekken.json", "{}", "transformers cannot convert what it has"),
+    ],
+)
+def test_files_that_are_no_tokenizer_are_refused_in_a_sentence(
+    tmp_path: Path, name: str, content: str, message: str
+) -> None:
+    write(tmp_path, "config.json", {"model_type": "llama"})
+    write(tmp_path, name, content)
+    with pytest.raises(ModelError, match=message) as info:
+        Tokenizer.from_folder(tmp_path)
+    assert "\n" not in str(info.value)
+
+
+@pytest.mark.parametrize("family", ["roberta", "llama3"])
+def test_nothing_is_dropped_at_random(tmp_path: Path, family: str) -> None:
+    write_family(tmp_path, family)
+    content = json.loads((tmp_path / "tokenizer.json").read_text("utf-8"))
+    content["model"]["dropout"] = 0.5
+    write(tmp_path, "tokenizer.json", content)
+    ours = Tokenizer.from_folder(tmp_path)
+    [once] = ours.encode(["ab ab ab ab ab ab"])
+    for _ in range(5):
+        [again] = ours.encode(["ab ab ab ab ab ab"])
+        assert again.tolist() == once.tolist()
+
+
+def test_the_regular_expression_of_old_mistrals_is_refused(tmp_path: Path) -> None:
+    """transformers would put another in its place."""
+    write_family(tmp_path, "mistral", fix_mistral_regex=True)
+    content = json.loads((tmp_path / "tokenizer.json").read_text("utf-8"))
+    content["model"]["vocab"] |= {f"long{i}": 1000 + i for i in range(100_000)}
+    content["pre_tokenizer"] = {"type": "Whitespace"}
+    write(tmp_path, "tokenizer.json", content)
+    write(tmp_path, "config.json", {"model_type": "mistral", "transformers_version": "5.0.0"})
+    Tokenizer.from_folder(tmp_path)
+    write(tmp_path, "config.json", {"model_type": "mistral", "transformers_version": "4.57.1"})
+    with pytest.raises(ModelError, match="fix_mistral_regex is not supported"):
+        Tokenizer.from_folder(tmp_path)

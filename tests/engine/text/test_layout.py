@@ -1,5 +1,6 @@
 """Layout and truncation: the `tokenizers` library's own pair encoding is the oracle throughout."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -230,8 +231,31 @@ def test_an_unknown_truncation_is_refused() -> None:
 def test_a_layout_with_a_text_in_two_places_is_refused(pair: str) -> None:
     backend = wordpiece()
     backend.post_processor = processors.TemplateProcessing("$A", pair, [])
+    tokenizer = Tokenizer(backend)
+    assert tokenizer.num_special_tokens(pair=False) == 0
     with pytest.raises(ModelError, match="puts a text in several places"):
-        Tokenizer(backend)
+        tokenizer.num_special_tokens(pair=True)
+
+
+@pytest.mark.parametrize("left", ["A", "B"])
+def test_a_pair_that_leaves_out_a_text_is_refused(left: str) -> None:
+    """As files have it; every document, or every query, would have one score."""
+    content = json.loads(wordpiece().to_str())
+    content["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [{"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [{"Sequence": {"id": left, "type_id": 0}}],
+        "special_tokens": {},
+    }
+    tokenizer = Tokenizer(tokenizers.Tokenizer.from_str(json.dumps(content)))
+    ids = np.array([5], dtype=np.int32)
+    assert tokenizer.single(ids, None, "off").token_ids.tolist() == [5]
+    for ask in (
+        lambda: tokenizer.num_special_tokens(pair=True),
+        lambda: tokenizer.pair(ids, ids, None, "off"),
+    ):
+        with pytest.raises(ModelError, match="leaves out a text, on which no score would"):
+            ask()
 
 
 REAL = ("bert-uncased", "xlm-roberta", "qwen2", "modernbert")

@@ -36,12 +36,14 @@ class Watched(Tokenizer):
         self.asked: list[list[str]] = []
         self.started = [threading.Event() for _ in range(8)]
 
-    def encode(self, texts: list[str]) -> list[Int32]:  # type: ignore[override]
+    def try_encode(  # type: ignore[override]
+        self, texts: list[str]
+    ) -> tuple[list[Int32], dict[str, str]]:
         self.started[len(self.asked)].set()
         self.asked.append(texts)
         if "break" in texts:
             raise ModelError("broken")
-        return super().encode(texts)
+        return super().try_encode(texts)
 
 
 def watch(read: PairReader, **options: object) -> tuple[PairReader, Watched]:

@@ -85,22 +85,12 @@ def test_a_lone_surrogate_is_refused_by_position() -> None:
     check_text("é 漢 🦙 \ufffd")
 
 
-def test_special_tokens_are_named_by_the_config_or_by_custom() -> None:
-    ours = Tokenizer(wordpiece())
-    assert (ours.cls_token_id, ours.sep_token_id, ours.pad_token_id) == (2, 3, 0)
-    assert (ours.mask_token_id, ours.unk_token_id) == (4, 1)
+def test_special_tokens_are_those_that_the_config_names() -> None:
+    named = {"pad_token": {"content": "b"}, "mask_token": "nowhere", "cls_token": None}
+    ours = Tokenizer(wordpiece(), named)
+    assert (ours.pad_token_id, ours.mask_token_id, ours.cls_token_id) == (6, None, None)
+    assert Tokenizer(wordpiece()).sep_token_id is None
     assert (ours.token_id("ab"), ours.token_id("nowhere"), ours.vocab_size) == (10, None, 12)
-    named = Tokenizer(wordpiece(), {"pad_token": {"content": "b"}, "mask_token": "nowhere"})
-    assert (named.pad_token_id, named.mask_token_id) == (6, None)
-
-
-def test_a_token_that_only_looks_special_is_not() -> None:
-    backend = tokenizers.Tokenizer(models.WordLevel({"a": 0, "[CLS]": 1, "<unk>": 2}, "<unk>"))
-    assert Tokenizer(backend).cls_token_id is None
-    backend.add_tokens(["[CLS]"])
-    assert Tokenizer(backend).cls_token_id is None
-    backend.add_special_tokens(["[CLS]"])
-    assert Tokenizer(backend).cls_token_id == 1
 
 
 @pytest.mark.parametrize(

@@ -150,12 +150,16 @@ def describe_store(store: Store) -> Iterator[str]:
     model = store.model or {}
     per_token = store.embeddings.bytes_per_token
     yield f"store            {store.path}"
+    if store.layout != "packrank":
+        yield f"layout           {store.layout}"
     yield f"encoded by       {model.get('name', 'not written down')}"
     yield f"format           {store.format}, {per_token:g} bytes a token"
     yield f"dimensions       {store.size}"
-    yield f"documents        {len(store):,}"
+    deleted = f", {store.deleted:,} deleted ones left out" if store.deleted else ""
+    yield f"documents        {len(store):,}{deleted}"
     yield f"tokens           {store.num_tokens:,}"
-    yield f"size             {store.num_tokens * per_token / 1e6:,.1f} MB"
+    where = "mapped" if store.is_mapped else "read into memory"
+    yield f"size             {store.num_tokens * per_token / 1e6:,.1f} MB, {where}"
     yield f"complete         {'yes' if store.complete else 'no; packrank encode goes on with it'}"
 
 

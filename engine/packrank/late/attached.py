@@ -57,6 +57,7 @@ class Attached:
         indices = None
         if candidates is not None:
             indices = self.store.indices(listed_texts("candidates", candidates))
+        self.store.check()
         scores = maxsim(query, self._embeddings, indices, device=self._device)
         assert isinstance(scores, Tensor)
         if mean:
@@ -83,6 +84,7 @@ class Attached:
     def document(self, id: str) -> TokenEmbeddings:
         """One document, on the device."""
         index = self.store.indices([id]).to(self._embeddings.device)
+        self.store.check()
         return gather(self._embeddings, index).to(self._device)
 
 

@@ -1,8 +1,48 @@
 """Writes that are on the disk when they return, and a lock; `writer` says in which order."""
 
+import errno
 import fcntl
 import os
+import stat
 from pathlib import Path
+
+from packrank.errors import StoreError
+
+
+def open_own(path: Path, *, empty: bool = False) -> int:
+    """A file of the folder's own, to be written; made if it is not there.
+
+    Args:
+        path: of the file.
+        empty: cut off what it holds.
+
+    Raises:
+        StoreError: it is a link, a device or a pipe, or has another name elsewhere: to write would
+            change what is not the store's.
+        OSError: it cannot be opened.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        file = os.open(path, flags, 0o666)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise StoreError(f"{path} is a symbolic link, through which no store is written") from None
+    try:
+        found = os.fstat(file)
+        if not stat.S_ISREG(found.st_mode):
+            raise StoreError(f"{path} is no regular file, and nothing else is written")
+        if found.st_nlink > 1:
+            raise StoreError(
+                f"{path} has another name elsewhere (a hard link), where a write would show too; "
+                "copy the store and write to the copy"
+            )
+        if empty:
+            os.ftruncate(file, 0)
+    except BaseException:
+        os.close(file)
+        raise
+    return file
 
 
 def lock(file: int) -> bool:
@@ -24,7 +64,7 @@ def write(file: int, content: bytes | memoryview, offset: int) -> None:
 
 def write_file(path: Path, content: bytes) -> None:
     """A file that holds the content alone, and is on the disk."""
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+    file = open_own(path, empty=True)
     try:
         write(file, content, 0)
         os.fsync(file)

@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from packrank.errors import StoreError
+from packrank.stores.files import MappedFile, read
 from packrank_kernels import FORMATS, get_num_threads
 
 VERSION = 1
@@ -37,7 +38,10 @@ SEGMENTS = "segments.bin"
 LOCK = "lock"
 FILES = ("values.bin", "scales.bin", "codes.bin", "cu_seqlens.bin", "ids.bin", "id_offsets.bin")
 _COLUMNS = 3 + len(FILES)
-_BITS = {"float32": 32, "float16": 16, "bfloat16": 16, "int8": 8, "4bit": 4, "2bit": 2}
+_BITS = {"float32": 32, "float16": 16, "bfloat16": 16, "int8": 8}
+# Far beyond any store, and its products far below 2**63: what is computed from a manifest is exact.
+_MOST_DIMENSIONS = 1 << 20
+_MOST_COUNTED = 1 << 45
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,15 @@ class Source:
     complete: bool = False
     before: int = 0
     earlier: list[str] = field(default_factory=list)
+
+    def is_sound(self) -> bool:
+        """Whether every field is of its type and range."""
+        return (
+            all(_is_count(count) for count in (self.lines, self.failed, self.before))
+            and type(self.complete) is bool
+            and isinstance(self.earlier, list)
+            and all(isinstance(sha256, str) for sha256 in (self.sha256, *self.earlier))
+        )
 
 
 @dataclass(frozen=True)
@@ -118,16 +131,45 @@ class Manifest:
         try:
             source = fields.pop("source")
             manifest = cls(**fields, source=None if source is None else Source(**source))
-        except (KeyError, TypeError):
+            if manifest.dump() != raw or not manifest._is_sound():
+                raise damaged
+        except (KeyError, TypeError, ValueError, RecursionError):
             raise damaged from None
-        if manifest.dump() != raw or manifest.format not in FORMATS:
-            raise damaged
         return manifest
+
+    def _is_sound(self) -> bool:
+        """Whether every field is what a writer would write, whoever made the checksum."""
+        counts = (self.documents, self.tokens, self.id_bytes, self.segments)
+        model, source = self.model or {}, self.source
+        return (
+            self.format in FORMATS
+            and (self.model is None or isinstance(self.model, dict))
+            and all(isinstance(model.get(part, ""), str) for part in ("name", "fingerprint"))
+            and _is_count(self.size, _MOST_DIMENSIONS)
+            and self.size > 0
+            and self.size * self._bits % 8 == 0
+            and all(_is_count(count) for count in counts)
+            and self.segments <= self.documents
+            and (self.documents > 0 or not any(counts))
+            and _is_count(self.segments_crc32, (1 << 32) - 1)
+            and (_is_count(self.codec_crc32, (1 << 32) - 1) == self.is_residual)
+            and (self.is_residual or self.codec_crc32 is None)
+            and (source is None or source.is_sound())
+        )
+
+    @property
+    def is_residual(self) -> bool:
+        """Whether tokens are residual codes."""
+        return self.format not in _BITS
+
+    @property
+    def _bits(self) -> int:
+        return int(self.format.removesuffix("bit")) if self.is_residual else _BITS[self.format]
 
     @property
     def row_bytes(self) -> int:
         """Of values.bin, for a token."""
-        return self.size * _BITS[self.format] // 8
+        return self.size * self._bits // 8
 
     @property
     def bytes_per_token(self) -> float:
@@ -138,11 +180,10 @@ class Manifest:
 
     def extents(self, documents: int, tokens: int, id_bytes: int) -> list[int | None]:
         """Bytes of each of `FILES` that so much takes; None for a file that the format lacks."""
-        residual = self.format in ("4bit", "2bit")
         return [
             tokens * self.row_bytes,
-            4 * tokens if residual or self.format == "int8" else None,
-            4 * tokens if residual else None,
+            4 * tokens if self.is_residual or self.format == "int8" else None,
+            4 * tokens if self.is_residual else None,
             8 * (documents + 1),
             id_bytes,
             8 * (documents + 1),
@@ -155,32 +196,10 @@ class Manifest:
         return {**named, SEGMENTS: 8 * _COLUMNS * self.segments}
 
 
-def read(path: Path) -> bytes:
-    """A whole file.
-
-    Raises:
-        StoreError: it is missing, or cannot be read.
-    """
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise StoreError(f"{path.parent} has no {path.name}; it is no whole store") from None
-    except OSError as error:
-        raise StoreError(f"{path} cannot be read: {error.strerror}") from None
-
-
 def check_sizes(folder: Path, manifest: Manifest) -> None:
     """Raise StoreError unless every file is there and as long as the manifest says."""
     for name, size in manifest.sizes().items():
-        path = folder / name
-        try:
-            found = path.stat().st_size
-        except FileNotFoundError:
-            raise StoreError(f"{folder} has no {name}; it is no whole store") from None
-        if found < size:
-            raise StoreError(
-                f"{path} holds {found:,} bytes, and its store {size:,}; it was cut off"
-            )
+        MappedFile(folder / name, "u1", 0, size)
 
 
 def check_sums(folder: Path, manifest: Manifest) -> None:
@@ -188,11 +207,18 @@ def check_sums(folder: Path, manifest: Manifest) -> None:
 
     The sizes must have been checked.
     """
-    segments = map_file(folder / SEGMENTS, "<i8", manifest.segments * _COLUMNS)
+    segments = MappedFile(folder / SEGMENTS, "<i8", manifest.segments * _COLUMNS).numbers
     if zlib.crc32(segments.data) != manifest.segments_crc32:
         raise StoreError(f"{folder / SEGMENTS} is damaged: its checksum is wrong")
+    segments = segments.reshape(-1, _COLUMNS)
+    parts = segments[:, :3]
+    wanted = [manifest.documents, manifest.tokens, manifest.id_bytes]
+    # Numbers beyond what is counted could add up to anything.
+    inside = bool(((parts >= 0) & (parts <= _MOST_COUNTED)).all() and (parts[:, 0] > 0).all())
+    if not inside or [sum(column) for column in parts.T.tolist()] != wanted:
+        raise StoreError(f"{folder / SEGMENTS} is damaged: it does not add up to {MANIFEST}")
     files = {
-        name: map_file(folder / name, "u1", size)
+        name: MappedFile(folder / name, "u1", size).numbers
         for name, size in manifest.sizes().items()
         if name != SEGMENTS
     }
@@ -201,7 +227,7 @@ def check_sums(folder: Path, manifest: Manifest) -> None:
         name, start, stop, crc32, _, _ = piece
         return zlib.crc32(files[name][start:stop].data) == crc32
 
-    pieces = list(_pieces(manifest, segments.reshape(-1, _COLUMNS)))
+    pieces = list(_pieces(manifest, segments))
     with ThreadPoolExecutor(get_num_threads()) as pool:
         for piece, sound in zip(pieces, pool.map(is_sound, pieces), strict=True):
             if not sound:
@@ -224,27 +250,9 @@ def _pieces(
                 yield name, start, stop, crc32, before[0], after[0]
 
 
+def _is_count(value: object, most: int = _MOST_COUNTED) -> bool:
+    return type(value) is int and 0 <= value <= most
+
+
 def _added(totals: list[int], more: list[int]) -> list[int]:
     return [a + b for a, b in zip(totals, more, strict=True)]
-
-
-def map_file(path: Path, dtype: str, count: int, offset: int = 0) -> NDArray[Any]:
-    """`count` numbers of a file [count], mapped read-only, from a byte on.
-
-    numpy is told that they may be written, or torch would warn: who writes is stopped by the
-    system. A mapping that may be written counts as memory, and could not be larger.
-    """
-    if not count:
-        return np.empty(0, dtype)
-    try:
-        return np.asarray(_Mapping(np.memmap(path, dtype, "r", offset, (count,))))
-    except (OSError, ValueError) as error:
-        raise StoreError(f"{path} cannot be mapped: {error}") from None
-
-
-class _Mapping:
-    def __init__(self, mapped: "np.memmap[Any, Any]") -> None:
-        self._mapped = mapped  # kept alive by who holds this
-        interface = dict(mapped.__array_interface__)
-        interface["data"] = (interface["data"][0], False)
-        self.__array_interface__ = interface

@@ -2,24 +2,23 @@
 
 import os
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
 from packrank.arguments import listed_texts
 from packrank.errors import InputError, StoreError
-from packrank.stores.indexes import is_index, open_index
-from packrank.stores.manifest import CODEC, MANIFEST, Manifest, check_sizes, check_sums, map_file
-from packrank.stores.manifest import read as read_file
+from packrank.stores.document_ids import Numbers, Places, StoredIds
+from packrank.stores.files import MappedFile, folder_path, open_file, read
+from packrank.stores.indexes import open_index
+from packrank.stores.layouts import layout_of, stores_in
+from packrank.stores.manifest import CODEC, MANIFEST, Manifest, check_sizes, check_sums
 from packrank_kernels import Codec, TokenEmbeddings
 
 _DTYPES = {
@@ -27,29 +26,30 @@ _DTYPES = {
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
     "int8": torch.int8,
-    "4bit": torch.uint8,
-    "2bit": torch.uint8,
 }
-_IDS_AT_ONCE = 1 << 16
 
 
 class Store:
-    """Token embeddings of a corpus, from `packrank encode` or an index of ColBERT or fast-plaid.
+    """Token embeddings of a corpus, from `packrank encode` or an index of another package.
 
-    Nothing is read before it is needed, and what is read need not fit in memory. A store that
-    somebody appends to stays, for who has opened it, as it was.
+    What `packrank encode` wrote is mapped: nothing is read before it is needed, and it need not fit
+    in memory; offsets of documents are read when it is opened. A store that somebody appends to
+    stays, for who has opened it, as it was. An index of ColBERT, PyLate, RAGatouille or fast-plaid
+    is read into memory, since its owner may rewrite its files; only residuals of more than half of
+    the machine's memory are mapped.
 
     Attributes:
         path: the folder.
+        layout: what it holds, in words: "packrank", or whose index.
         format: as of `TokenEmbeddings`.
         size: D.
         num_tokens: T.
         model: what encoded it: "name", "fingerprint" (what tells models apart) and some of its
-            settings; None where nobody wrote that down.
+            settings; of an index "name" alone; None where nobody wrote that down.
         complete: whether the last file of documents has been encoded whole.
-        embeddings: on the CPU; of a store, and of an index of one chunk as far as it has the form,
-            mapped from the files, not to be written to.
-        ids: [N] ids of the documents; those of an index are "0", "1" and so on.
+        deleted: documents that the owner of an index has deleted; they are none of its documents.
+        ids: [N] ids of the documents; those of an index without any are their places, "0", "1" and
+            so on. In an index of passages several may have the id of one document.
     """
 
     def __init__(
@@ -58,45 +58,68 @@ class Store:
         embeddings: TokenEmbeddings,
         ids: Sequence[str],
         manifest: Manifest | None = None,
+        *,
+        layout: str = "packrank",
+        checkpoint: str | None = None,
+        deleted: int = 0,
+        mapped: Sequence[MappedFile] = (),
     ) -> None:
         self.path = path
-        self.embeddings = embeddings
+        self.layout = layout
         self.ids = ids
         self.format = embeddings.format
         self.size = embeddings.size
         self.num_tokens = len(embeddings.values)
+        self.deleted = deleted
         source = None if manifest is None else manifest.source
         self.model: dict[str, Any] | None = None if manifest is None else manifest.model
+        if checkpoint is not None:
+            self.model = {"name": checkpoint}
         self.complete = source is None or source.complete
+        self._embeddings = embeddings
+        self._mapped = mapped
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, verify: bool = True) -> "Store":
-        """Open a store, or an index of ColBERTv2, PLAID or fast-plaid.
-
-        Of an index the chunks are checked against each other and the lengths of its vectors
-        computed, which reads it once.
+        """Open a store, or an index of ColBERTv2, PLAID, PyLate, RAGatouille or fast-plaid.
 
         Args:
             path: the folder.
             verify: check the checksums, which reads the whole store; else only its codec's, the
-                sizes of its files and where documents begin and end. An index has no checksums.
+                sizes of its files and where documents begin and end. An index has no checksums: it
+                is read once, and its files are checked against each other.
 
         Raises:
-            StoreError: there is none, or it is cut off, damaged, or of a newer version; the message
-                names the file.
+            InputError: the path is none.
+            StoreError: there is no store, or it is cut off, damaged, or of a newer version, or an
+                index is being written; the message names the file.
         """
-        folder = Path(path)
-        if not folder.is_dir():
-            kind = "is no folder" if folder.exists() else "is not there"
-            raise StoreError(f"{folder} {kind}; pass a folder made by packrank encode")
-        if (folder / MANIFEST).is_file():
+        folder = folder_path(path)
+        try:
+            if not folder.is_dir():
+                kind = "is no folder" if folder.exists() else "is not there"
+                raise StoreError(f"{folder} {kind}; pass a folder made by packrank encode")
+        except OSError as error:
+            raise StoreError(f"{folder} cannot be opened: {error.strerror}") from None
+        layout = layout_of(folder)
+        if layout is None:
+            inside = stores_in(folder)
+            raise StoreError(
+                f"{folder} is no store: it has no {MANIFEST}, and no centroids.pt or centroids.npy "
+                "of an index of ColBERT or fast-plaid"
+                + (f"; pass a folder that it holds, such as {inside[0]}" if inside else "")
+            )
+        if layout.kind == "packrank":
             return cls._open(folder, verify)
-        if is_index(folder):
-            embeddings = open_index(folder)
-            return cls(folder, embeddings, _Numbers(len(embeddings)))
-        raise StoreError(
-            f"{folder} is no store: it has no {MANIFEST}, and no centroids.pt or centroids.npy of "
-            "an index of ColBERT or fast-plaid"
+        index = open_index(layout)
+        return cls(
+            folder,
+            index.embeddings,
+            index.ids,
+            layout=layout.name,
+            checkpoint=index.checkpoint,
+            deleted=index.deleted,
+            mapped=[] if index.mapped is None else [index.mapped],
         )
 
     @classmethod
@@ -105,33 +128,75 @@ class Store:
         check_sizes(folder, manifest)
         if verify:
             check_sums(folder, manifest)
-        documents, tokens = manifest.documents, manifest.tokens
-        codec = None if manifest.codec_crc32 is None else read_codec(folder, manifest.codec_crc32)
-        values = _map(folder, "values", "u1", tokens * manifest.row_bytes)
+        tokens, mapped = manifest.tokens, []
+
+        def map_part(part: str, dtype: str, count: int) -> Tensor:
+            mapped.append(MappedFile(folder / f"{part}.bin", dtype, count))
+            return torch.from_numpy(mapped[-1].numbers)
+
+        codec = None if manifest.codec_crc32 is None else read_codec(folder, manifest)
+        values = map_part("values", "u1", tokens * manifest.row_bytes)
         has_scales = codec is not None or manifest.format == "int8"
         try:
             embeddings = TokenEmbeddings.of(
-                values.view(tokens, manifest.row_bytes).view(_DTYPES[manifest.format]),
-                _map(folder, "cu_seqlens", "<i8", documents + 1),
-                _map(folder, "scales", "<f4", tokens) if has_scales else None,
-                _map(folder, "codes", "<i4", tokens) if codec is not None else None,
+                values.view(tokens, manifest.row_bytes).view(
+                    _DTYPES.get(manifest.format, torch.uint8)
+                ),
+                torch.from_numpy(_offsets(folder / "cu_seqlens.bin", manifest.documents, tokens)),
+                map_part("scales", "<f4", tokens) if has_scales else None,
+                map_part("codes", "<i4", tokens) if codec is not None else None,
                 codec,
             )
         except ValueError as error:
             raise StoreError(f"{folder} is damaged: {error}") from None
-        return cls(folder, embeddings, _Ids(folder, manifest), manifest)
+        source = folder / "id_offsets.bin"
+        offsets = _offsets(source, manifest.documents, manifest.id_bytes)
+        ids = StoredIds(folder / "ids.bin", offsets)
+        return cls(folder, embeddings, ids, manifest, mapped=mapped)
+
+    @property
+    def embeddings(self) -> TokenEmbeddings:
+        """All documents, on the CPU. Who writes to what is mapped changes no file.
+
+        Raises:
+            StoreError: a file that is mapped has been cut off since, or that of an index rewritten.
+        """
+        self.check()
+        return self._embeddings
+
+    @property
+    def is_mapped(self) -> bool:
+        """Whether documents are read from files when they are needed."""
+        return bool(self._mapped)
+
+    def check(self) -> None:
+        """Raise StoreError if a file that is mapped is no longer what was opened.
+
+        A store's files only grow; what is written over them in place is not noticed. To be sure
+        before every use costs a microsecond a file.
+        """
+        for mapped in self._mapped:
+            if self.layout == "packrank":
+                mapped.check_length()
+            else:
+                mapped.check_unchanged()
 
     def __len__(self) -> int:
         """N."""
-        return len(self.embeddings)
+        return len(self._embeddings)
 
     def __repr__(self) -> str:
         return f"Store({str(self.path)!r}: {len(self)} documents in {self.format})"
 
     @classmethod
-    def is_one(cls, path: Path) -> bool:
+    def is_one(cls, path: str | os.PathLike[str]) -> bool:
         """Whether a folder looks like a store, or an index that opens as one."""
-        return (path / MANIFEST).is_file() or is_index(path)
+        try:
+            return layout_of(folder_path(path)) is not None
+        except InputError:
+            return False
+        except StoreError:  # more than one: to open it says so
+            return True
 
     def indices(self, ids: Sequence[str]) -> Tensor:
         """Where documents are, by their ids; the first call reads all ids.
@@ -140,119 +205,51 @@ class Store:
             [K] int64, as `maxsim` takes candidates.
 
         Raises:
-            InputError: no document has one of these ids.
+            InputError: no document has one of these ids, or several have.
         """
         wanted = listed_texts("ids", ids)
-        found = list(self._places.find(wanted))
-        for id, index in zip(wanted, found, strict=True):
-            if index is None:
+        found: list[int] = []
+        for id, places in zip(wanted, self._places.find(wanted), strict=True):
+            if not places:
                 raise InputError(f"no document of {self.path} has the id {id!r}")
+            if len(places) > 1:
+                raise InputError(
+                    f"{len(places)} documents of {self.path} have the id {id!r}, the first of them "
+                    f"at places {places[0]} and {places[1]}; pass places to maxsim instead"
+                )
+            found.append(places[0])
         return torch.tensor(found, dtype=torch.int64)
 
     @cached_property
-    def _places(self) -> "_Numbers | _Places":
-        return self.ids if isinstance(self.ids, _Numbers) else _Places(self.ids)
+    def _places(self) -> Numbers | Places:
+        return self.ids if isinstance(self.ids, Numbers) else Places(self.ids)
 
 
-def read_codec(folder: Path, crc32: int) -> Codec:
-    """The codec of a store, if it has this checksum."""
+def read_codec(folder: Path, manifest: Manifest) -> Codec:
+    """The codec of a store, if it is the one that the manifest tells of."""
     path = folder / CODEC
-    raw = read_file(path)
-    if zlib.crc32(raw) != crc32:
+    raw = read(path)
+    if zlib.crc32(raw) != manifest.codec_crc32:
         raise StoreError(f"{path} is damaged: its checksum is wrong")
     try:
         parts = load(raw)
-        return Codec.of(parts["centroids"], parts["bucket_cutoffs"], parts["bucket_weights"])
-    except (SafetensorError, KeyError, ValueError) as error:
+        codec = Codec.of(parts["centroids"], parts["bucket_cutoffs"], parts["bucket_weights"])
+    except Exception as error:  # a damaged file makes its readers raise anything
         raise StoreError(f"{path} is damaged: {error}") from None
+    if (f"{codec.bits}bit", codec.size) != (manifest.format, manifest.size):
+        raise StoreError(
+            f"{path} is damaged: it is of {codec.bits} bits and {codec.size} dimensions, and "
+            f"{MANIFEST} says {manifest.format} and {manifest.size}"
+        )
+    return codec
 
 
-def _map(folder: Path, part: str, dtype: str, count: int) -> Tensor:
-    return torch.from_numpy(map_file(folder / f"{part}.bin", dtype, count))
-
-
-class _Ids(Sequence[str]):
-    """Ids in two mapped files."""
-
-    def __init__(self, folder: Path, manifest: Manifest) -> None:
-        self._path = folder / "ids.bin"
-        self._bytes = map_file(self._path, "u1", manifest.id_bytes)
-        offsets = folder / "id_offsets.bin"
-        self._offsets = map_file(offsets, "<i8", manifest.documents + 1)
-        ends = int(self._offsets[0]), int(self._offsets[-1])
-        if ends != (0, manifest.id_bytes) or (self._offsets[1:] < self._offsets[:-1]).any():
-            raise StoreError(
-                f"{offsets} is damaged: it does not rise from 0 to {manifest.id_bytes}"
-            )
-
-    def __len__(self) -> int:
-        return len(self._offsets) - 1
-
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        place = range(len(self))[index]
-        start, stop = self._offsets[place : place + 2].tolist()
-        return self._decode(self._bytes[start:stop].tobytes())
-
-    def __iter__(self) -> Iterator[str]:
-        for first in range(0, len(self), _IDS_AT_ONCE):
-            offsets = self._offsets[first : first + _IDS_AT_ONCE + 1].tolist()
-            block, base = self._bytes[offsets[0] : offsets[-1]].tobytes(), offsets[0]
-            for start, stop in pairwise(offsets):
-                yield self._decode(block[start - base : stop - base])
-
-    def _decode(self, raw: bytes) -> str:
-        try:
-            return raw.decode()
-        except UnicodeDecodeError:
-            raise StoreError(f"{self._path} is damaged: an id is not UTF-8") from None
-
-
-class _Places:
-    """From ids to places, in 16 bytes a document."""
-
-    def __init__(self, ids: Sequence[str]) -> None:
-        self._ids = ids
-        hashes = np.fromiter(map(hash, ids), np.int64, len(ids))
-        self._order: NDArray[np.int64] = np.argsort(hashes, kind="stable")
-        self._hashes: NDArray[np.int64] = hashes[self._order]
-
-    def find(self, ids: Sequence[str]) -> Iterator[int | None]:
-        wanted = np.fromiter(map(hash, ids), np.int64, len(ids))
-        starts = np.searchsorted(self._hashes, wanted, "left").tolist()
-        stops = np.searchsorted(self._hashes, wanted, "right").tolist()
-        for id, start, stop in zip(ids, starts, stops, strict=True):
-            places: Iterable[int] = self._order[start:stop].tolist()
-            yield next((place for place in places if self._ids[place] == id), None)
-
-
-class _Numbers(Sequence[str]):
-    """Numbers as ids: "0", "1" and so on."""
-
-    def __init__(self, count: int) -> None:
-        self._range = range(count)
-
-    def __len__(self) -> int:
-        return len(self._range)
-
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        found = self._range[index]
-        return str(found) if isinstance(found, int) else [str(place) for place in found]
-
-    def find(self, ids: Sequence[str]) -> Iterator[int | None]:
-        for id in ids:
-            place = int(id) if id.isdecimal() and len(id) < 20 else -1
-            yield place if place in self._range and str(place) == id else None
+def _offsets(path: Path, count: int, end: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """[count + 1] int64 that rise from 0 to `end`, read into memory."""
+    with os.fdopen(open_file(path), "rb") as file:
+        offsets = np.fromfile(file, "<i8", count + 1).astype(np.int64, copy=False)
+    if len(offsets) <= count:
+        raise StoreError(f"{path} was cut off while it was opened")
+    if offsets[0] != 0 or offsets[-1] != end or (offsets[1:] < offsets[:-1]).any():
+        raise StoreError(f"{path} is damaged: it does not rise from 0 to {end}")
+    return offsets

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from hashlib import blake2b
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -23,6 +22,7 @@ from torch import Tensor
 
 from packrank.errors import StoreError
 from packrank.stores import disk
+from packrank.stores.files import folder_path
 from packrank.stores.manifest import (
     CODEC,
     FILES,
@@ -56,10 +56,11 @@ class StoreWriter:
         """Take the folder, which is made if it is not there.
 
         Raises:
+            InputError: the path is none.
             StoreError: somebody else writes to it, it cannot be written to, it is damaged, or it
                 holds something else.
         """
-        self.path = Path(path)
+        self.path = folder_path(path)
         self.manifest: Manifest | None = None
         self._codec: Codec | None = None
         self._codecs: dict[torch.device, Codec] = {}
@@ -72,7 +73,12 @@ class StoreWriter:
             self.path.mkdir(exist_ok=True)
             if not (self.path / MANIFEST).exists():
                 self._check_new()
-            self._lock: int | None = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+            for name in (MANIFEST, CODEC):
+                if (self.path / name).is_symlink():
+                    raise StoreError(
+                        f"{self.path / name} is a symbolic link, through which no store is written"
+                    )
+            self._lock: int | None = disk.open_own(self.path / LOCK)
         try:
             with self._writing():
                 free = disk.lock(self._lock)
@@ -106,11 +112,11 @@ class StoreWriter:
         check_sizes(self.path, self.manifest)
         check_sums(self.path, self.manifest)
         if self.manifest.codec_crc32 is not None:
-            self._codec = read_codec(self.path, self.manifest.codec_crc32)
+            self._codec = read_codec(self.path, self.manifest)
         with self._writing():
             (self.path / UNFINISHED).unlink(missing_ok=True)
             for name in self.manifest.sizes():
-                self._files[name] = os.open(self.path / name, os.O_RDWR)
+                self._files[name] = disk.open_own(self.path / name)
             self._cut_back()
 
     def create(
@@ -143,8 +149,7 @@ class StoreWriter:
             for name in _MADE:
                 (self.path / name).unlink(missing_ok=True)
             for name in manifest.sizes():
-                flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC
-                self._files[name] = os.open(self.path / name, flags, 0o666)
+                self._files[name] = disk.open_own(self.path / name, empty=True)
             for name in ("cu_seqlens.bin", "id_offsets.bin"):
                 disk.write(self._files[name], bytes(8), 0)
             if encoded is not None:

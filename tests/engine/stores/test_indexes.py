@@ -98,34 +98,20 @@ def test_vectors_are_those_of_the_definition(
 ) -> None:
     folder, expected = index(kind, bits)
     store = Store.open(folder)
-    lengths = [length for chunk in LENGTHS for length in chunk]
+    lengths = [length for chunk in LENGTHS for length in chunk if length or kind == "fast-plaid"]
     assert store.embeddings.cu_seqlens.diff().tolist() == lengths
     assert (store.format, store.size, store.model) == (f"{bits}bit", SIZE, None)
     np.testing.assert_allclose(decoded(store), expected, rtol=0, atol=1e-6)
 
 
 def test_ids_are_places(index: Callable[..., tuple[Path, NDArray[np.float64]]]) -> None:
-    store = Store.open(index("colbert")[0])
+    store = Store.open(index("fast-plaid")[0])
     assert list(store.ids) == ["0", "1", "2", "3", "4", "5"]
     assert store.ids[-1] == "5" and store.ids[1:3] == ["1", "2"]
     assert store.indices(["5", "0"]).tolist() == [5, 0]
     for id in ("6", "-1", "01", "²", "x", ""):
         with pytest.raises(ValueError, match="has the id"):
             store.indices([id])
-
-
-def test_one_chunk_of_fast_plaid_is_mapped(
-    index: Callable[..., tuple[Path, NDArray[np.float64]]],
-) -> None:
-    folder, expected = index("fast-plaid", 4, [[3, 2]])
-    store = Store.open(folder)
-    np.testing.assert_allclose(decoded(store), expected, rtol=0, atol=1e-6)
-    path = folder / "0.residuals.npy"
-    before = int(store.embeddings.values[-1, -1])
-    with open(path, "r+b") as file:
-        file.seek(-1, 2)
-        file.write(bytes([before ^ 0xFF]))
-    assert int(store.embeddings.values[-1, -1]) == before ^ 0xFF
 
 
 def test_a_real_index_of_fast_plaid(data_dir: Path) -> None:
@@ -174,7 +160,7 @@ def test_every_damaged_file_is_named(
             Store.open(folder)
         assert "whole store" not in str(caught.value)
         (folder / name).write_bytes(content)
-    assert len(Store.open(folder)) == 6
+    assert len(Store.open(folder)) == (5 if kind == "colbert" else 6)
 
 
 @pytest.mark.parametrize(

@@ -158,6 +158,22 @@ def test_late_interaction_of_an_adapter_in_a_module(
     assert ours.identity["fingerprint"] != whole.identity["fingerprint"]
 
 
+def test_an_adapter_over_a_late_interaction_model(
+    checkpoint: Callable[..., Path], save_tokenizer: Callable[..., None], tmp_path: Path
+) -> None:
+    """It would be scored without the projection that its base has."""
+    base = tmp_path / "base"
+    shutil.copytree(checkpoint("Bert", "Model"), base)
+    save_tokenizer(base, f"{WORDS} [unused0] [unused1]")
+    tensors, _ = lora(base, ("query",))
+    keys = {"base_model_name_or_path": str(base)} | KEYS
+    alone = save_adapter(tmp_path / "alone", tensors, **keys)
+    LateInteraction(alone)
+    (base / "artifact.metadata").write_text('{"dim": 8}')
+    with pytest.raises(ModelError, match=r"an adapter over a late-interaction model \(Stan"):
+        LateInteraction(alone)
+
+
 def test_commands(
     model: Path, documents: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -174,6 +190,7 @@ def test_commands(
         assert main(["score", str(folder), str(pairs), "--output", str(out)]) == 0
         assert main(["info", str(folder)]) == 0
         said = capsys.readouterr().out.replace(str(folder), "FOLDER")
+        said = said.replace(f"adapter          LoRA, merged into {model}\n", "")
         shown[folder.name] = said, out.read_text()
     assert shown["alone"] == shown["merged"]
 

@@ -81,6 +81,12 @@ _TASKS = {
 _ENDS = re.compile(
     "(ForSequenceClassification|ForCausalLM|ForMaskedLM|ForPreTraining|ForTokenClassification|Model)$"
 )
+# The embedding of tokens, saved whole.
+_EMBEDDINGS = tuple(
+    f"{name}.{end}"
+    for name in ("word_embeddings", "tok_embeddings", "embed_tokens")
+    for end in ("weight", "base_layer.weight")
+)
 # The last matrix of a classifier, a row a label.
 _HEADS = ("classifier.weight", "classifier.out_proj.weight", "score.weight")
 
@@ -180,8 +186,13 @@ def adapter_in(folder: Path) -> Adapter | None:
     Raises:
         ModelError: it is one that cannot be merged.
     """
-    path = folder / ADAPTER_CONFIG
+    path, weights = folder / ADAPTER_CONFIG, folder / ADAPTER_WEIGHTS
     if not path.is_file():
+        if weights.is_file():
+            raise ModelError(
+                f"{folder} has {ADAPTER_WEIGHTS} but no {ADAPTER_CONFIG}; add it, or remove the "
+                "former if it is merged into the weights"
+            )
         return None
     adapter = Adapter(folder, read_object(path))
     adapter.check()
@@ -269,6 +280,9 @@ def _as_trained(adapter: Adapter, raw: dict[str, Any]) -> dict[str, Any]:
     tensors = read_headers(adapter.folder / ADAPTER_WEIGHTS) if _has_weights(adapter) else {}
     heads = [tensors[name] for head in _HEADS for name in (head, PREFIX + head) if name in tensors]
     changes: dict[str, Any] = {"architectures": [trained]} if trained else {}
+    for name, header in tensors.items():
+        if name.endswith(_EMBEDDINGS):  # saved whole where tokens were added
+            changes["vocab_size"] = header.shape[0]
     if not trained.endswith(_TASKS["SEQ_CLS"]):
         if heads:
             raise ModelError(

@@ -10,14 +10,15 @@ for magnitudes; peft for the names.
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from packrank.checkpoint.adapter import ADAPTER_WEIGHTS, PREFIX, Adapter, adapter_in
+from packrank.checkpoint.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS, PREFIX, Adapter, adapter_in
 from packrank.checkpoint.headers import read_headers
 from packrank.errors import ModelError
 
@@ -29,6 +30,13 @@ _PARTS = (
     (re.compile(r"(.+)\.lora_embedding_B"), "up_tokens", "weight"),
     (re.compile(r"(.+)\.lora_magnitude_vector(?:\.weight)?"), "magnitude", "weight"),
     (re.compile(r"(.+)\.lora_B\.bias"), "offset", "bias"),
+)
+# Parts that come together.
+_LAYERS = (
+    {"down", "up"},
+    {"down", "up", "magnitude"},
+    {"down_tokens", "up_tokens"},
+    {"offset"},
 )
 # In names of what is neither part of a LoRA nor a whole tensor.
 _STRANGE = re.compile(r"lora_|modules_to_save|original_module|base_layer\.|token_adapter")
@@ -52,13 +60,11 @@ class Change:
     """What becomes of a tensor.
 
     Attributes:
-        module: the layer, named as in the adapter.
         scale: s.
         rank: rows of A.
         parts: which part it is -> its name in the adapter.
     """
 
-    module: str
     scale: float
     rank: int
     parts: dict[str, str]
@@ -126,7 +132,7 @@ class Lora:
     of_base: frozenset[str] = frozenset()
 
 
-def read_lora(folder: Path, base: Iterable[str]) -> Lora | None:
+def read_lora(folder: Path, base: Collection[str]) -> Lora | None:
     """What the adapter in a folder makes of its base; None where there is no adapter.
 
     Args:
@@ -140,65 +146,63 @@ def read_lora(folder: Path, base: Iterable[str]) -> Lora | None:
     if adapter is None:
         return None
     path = folder / ADAPTER_WEIGHTS
+    if not path.exists():
+        raise ModelError(
+            f"{folder} has {ADAPTER_CONFIG} but no {ADAPTER_WEIGHTS}; add it, or remove the former "
+            "if the weights are merged"
+        )
+    lora, names = Lora(path, of_base=frozenset(base)), read_headers(path)
     known = {plain(name): name for name in base}
-    lora = Lora(path, of_base=frozenset(known.values()))
     parts: dict[str, dict[str, str]] = {}
-    modules: dict[str, str] = {}
-    names = read_headers(path)
     for name in sorted(names):
         own = name.removeprefix(PREFIX)
         copied = _COPIES.sub(".", own)
         if copied != own and (copied in names or PREFIX + copied in names):
             continue
-        found = next(
-            ((match[1], part, end) for one, part, end in _PARTS if (match := one.fullmatch(own))),
-            None,
-        )
-        if found is None:
+        for pattern, part, end in _PARTS:
+            if match := pattern.fullmatch(own):
+                parts.setdefault(f"{match[1]}.{end}", {})[part] = name
+                break
+        else:
             own = re.sub(r"\.base_layer\.(weight|bias)$", r".\1", own)
             if _STRANGE.search(own):
                 raise ModelError(f"{path} holds {name}, which is no tensor of a LoRA")
-            lora.whole[known.get(plain(own), own)] = name
-            continue
-        module, part, end = found
-        target = f"{module}.{end}"
-        parts.setdefault(target, {})[part] = name
-        modules[target] = module
+            _put(lora, lora.whole, own if own in base else known.get(plain(own), own), name)
     for target, named in parts.items():
-        lora.changes[_base_of(target, named, known, lora)] = _change(
-            adapter, modules[target], named, path
-        )
-    _check_saved(adapter, lora, known)
+        stored = target if target in base else known.get(plain(target), target)
+        if stored not in base and stored not in lora.whole:
+            raise ModelError(
+                f"{path} holds {min(named.values())}, and its base has no {target}; is the base "
+                "another model, or does it share that tensor with another?"
+            )
+        _put(lora, lora.changes, stored, _change(adapter, target, named, path))
+    _check_saved(adapter, lora)
     if not lora.changes and not lora.whole:
         raise ModelError(f"{path} holds no tensor")
     return lora
 
 
-def _base_of(target: str, named: dict[str, str], known: dict[str, str], lora: Lora) -> str:
-    """The tensor that is changed, by its name in the base or, taken whole, in the adapter."""
-    name = known.get(plain(target), target)
-    if name not in lora.whole and plain(target) not in known:
-        raise ModelError(
-            f"{lora.path} holds {min(named.values())}, and its base has no {target}; is the base "
-            "another model, or does it share that tensor with another?"
-        )
-    return name
+def _put(lora: Lora, into: dict[str, Any], stored: str, value: Any) -> None:
+    """Note what becomes of a tensor, once."""
+    if stored in into:
+        raise ModelError(f"{lora.path} says twice what becomes of {stored}")
+    into[stored] = value
 
 
-def _change(adapter: Adapter, module: str, named: dict[str, str], path: Path) -> Change:
+def _change(adapter: Adapter, target: str, named: dict[str, str], path: Path) -> Change:
     """The change that these parts make."""
-    allowed = ({"down", "up"}, {"down", "up", "magnitude"}, {"down_tokens", "up_tokens"})
-    if set(named) not in (*allowed, {"offset"}):
+    if set(named) not in _LAYERS:
         raise ModelError(
             f"{path} holds {', '.join(sorted(named.values()))}, which make no whole LoRA layer"
         )
-    return Change(module, adapter.scale(module), adapter.rank(module), named)
+    module = target.rpartition(".")[0]
+    return Change(adapter.scale(module), adapter.rank(module), named)
 
 
-def _check_saved(adapter: Adapter, lora: Lora, known: dict[str, str]) -> None:
+def _check_saved(adapter: Adapter, lora: Lora) -> None:
     """Modules that were trained whole must be there, if the base has such."""
     for saved in adapter.field("modules_to_save", list, []):
-        in_base = [name for name in known.values() if name.rpartition(".")[0].endswith(str(saved))]
+        in_base = [name for name in lora.of_base if name.rpartition(".")[0].endswith(str(saved))]
         if in_base and not any(name in lora.whole for name in in_base):
             raise ModelError(
                 f"{adapter.path}: modules_to_save names {saved!r}, and {ADAPTER_WEIGHTS} does not "

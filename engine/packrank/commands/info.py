@@ -11,6 +11,7 @@ import torch
 
 import packrank_kernels
 from packrank import __version__
+from packrank.checkpoint.adapter import adapter_in, base_folder
 from packrank.checkpoint.config import ModelConfig, load_config
 from packrank.checkpoint.kind import LATE, RERANKERS, expect
 from packrank.checkpoint.modules import encoder_folder
@@ -90,6 +91,8 @@ def describe_model(folder: Path) -> Iterator[str]:
     config = load_config(inner)
     tokenizer = Tokenizer.from_folder(inner)
     yield f"model            {folder}"
+    if adapter_in(inner) is not None:
+        yield f"adapter          LoRA, merged into {base_folder(inner)}"
     yield f"architecture     {config.architecture}"
     yield f"layers           {config.num_layers}"
     yield f"hidden size      {config.hidden_size} in {config.num_heads} heads"

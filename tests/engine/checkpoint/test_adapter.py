@@ -156,6 +156,13 @@ def test_what_is_not_understood_is_refused_by_name(
             read(folder)
 
 
+def test_tensors_of_an_adapter_without_its_config(tmp_path: Path) -> None:
+    folder = save_adapter(base(tmp_path / "base"), {})
+    (folder / "adapter_config.json").unlink()
+    with pytest.raises(ModelError, match=r"but no adapter_config\.json; add it, or"):
+        read_config(folder)
+
+
 def test_an_adapter_of_another_library_is_none_of_peft(tmp_path: Path) -> None:
     folder = base(tmp_path / "base")
     other = {"config": {"architecture": "lora"}, "model_type": "bert", "name": "x"}
@@ -206,6 +213,13 @@ def test_labels_that_are_as_many_keep_their_names(tmp_path: Path) -> None:
     folder = base(tmp_path / "base", "BertForSequenceClassification", id2label={"0": "relevance"})
     save_adapter(folder, HEAD, task_type="SEQ_CLS")
     assert read_config(folder)["id2label"] == {"0": "relevance"}
+
+
+@pytest.mark.parametrize("name", ["bert.embeddings.word_embeddings", "embed_tokens.base_layer"])
+def test_added_tokens_make_the_vocabulary_larger(tmp_path: Path, name: str) -> None:
+    folder = base(tmp_path / "base", vocab_size=7)
+    save_adapter(folder, {f"{name}.weight": torch.zeros(9, 4)})
+    assert read_config(folder)["vocab_size"] == 9
 
 
 def test_auto_mapping_names_the_class_too(tmp_path: Path) -> None:

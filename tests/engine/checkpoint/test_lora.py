@@ -170,6 +170,8 @@ A, B = f"bert.{Q}.lora_A.weight", f"bert.{Q}.lora_B.weight"
         ({f"bert.{Q}.lora_A.default.weight": torch.zeros(1)}, "no tensor of a LoRA"),
         ({"a.token_adapter.trainable_tokens_delta": torch.zeros(1)}, "no tensor of a LoRA"),
         ({"classifier.modules_to_save.weight": torch.zeros(1)}, "no tensor of a LoRA"),
+        (layer(8, Q), "says twice what becomes"),
+        ({f"{Q}.bias": torch.zeros(6), f"bert.{Q}.bias": torch.zeros(6)}, "says twice"),
         ({"bert.unknown.weight": torch.zeros(1)}, "unknown.weight, for which the model"),
         ({f"bert.{Q}.ia3_l": torch.zeros(1)}, "ia3_l, for which the model has no place"),
         ({f"bert.{TOKENS}.lora_embedding_A": torch.zeros(8, 7)}, "make no whole LoRA layer"),
@@ -219,7 +221,7 @@ def test_pickled_adapters_are_refused_with_a_command(tmp_path: Path) -> None:
     ):
         Weights.open(folder)
     (folder / "adapter_model.bin").unlink()
-    with pytest.raises(ModelError, match=r"has no adapter_model\.safetensors"):
+    with pytest.raises(ModelError, match=r"but no adapter_model\.safetensors; add it"):
         Weights.open(folder)
 
 

@@ -170,7 +170,7 @@ def test_an_adapter_over_a_late_interaction_model(
     alone = save_adapter(tmp_path / "alone", tensors, **keys)
     LateInteraction(alone)
     (base / "artifact.metadata").write_text('{"dim": 8}')
-    with pytest.raises(ModelError, match=r"an adapter over a late-interaction model \(Stan"):
+    with pytest.raises(ModelError, match="an adapter over a Stanford ColBERT and says"):
         LateInteraction(alone)
 
 

@@ -109,7 +109,7 @@ class Weights:
                 raise RangeError(
                     f"{stored} holds {largest:.3g}, more than {dtype} can; use another dtype"
                 )
-            return tensor.to(device=device, dtype=dtype, copy=True)
+            return tensor.to(dtype, copy=True).to(device)
 
     def take_rows(self, name: str, rows: list[int], shape: tuple[int, int]) -> Tensor:
         """Some rows of a matrix, float32 [rows, columns]; the others are not read.

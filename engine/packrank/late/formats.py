@@ -13,7 +13,6 @@ from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
 
-from packrank.checkpoint.adapter import base_folder
 from packrank.checkpoint.modules import encoder_folder, read_modules
 from packrank.errors import ModelError
 from packrank.late.folder import LateFolder, Record
@@ -48,15 +47,6 @@ def read_settings(
     late = LateFolder(folder, read_modules(folder), tokenizer, hidden_size, max_positions)
     config = Record.read(folder / "config_sentence_transformers.json")
     settings = _read(late, config)
-    base = base_folder(encoder_folder(folder))
-    if settings.kind == "encoder" and base != encoder_folder(folder):
-        under = replace(late, path=base, modules=read_modules(base))
-        kind = _read(under, Record.read(base / config.path.name)).kind
-        if kind != "encoder":
-            raise ModelError(
-                f"{folder} is an adapter over a late-interaction model ({kind}) and does not say "
-                f"how its texts are laid out; put it into {base}, or merge it there"
-            )
     special = tokenizer.num_special_tokens(pair=False)
     for name, side in (("queries", settings.query), ("documents", settings.document)):
         needed = special + (side.marker is not None)

@@ -4,6 +4,7 @@ A folder with adapter_config.json is an adapter. Its base is the folder itself w
 weights are beside it, as transformers has it, else what base_model_name_or_path names.
 """
 
+import math
 import os
 import re
 from dataclasses import dataclass
@@ -123,16 +124,21 @@ class Adapter:
         """Factor on the product of a module's two matrices."""
         rank = self.rank(module)
         alpha = self._of(module, "alpha_pattern", self.field("lora_alpha", float, 8))
-        if isinstance(alpha, bool) or not isinstance(alpha, int | float):
-            raise ModelError(f"{self.path}: alpha of {module} is {shown(alpha)}")
-        return float(alpha / rank**0.5 if self.field("use_rslora", bool, False) else alpha / rank)
+        try:
+            divisor = rank**0.5 if self.field("use_rslora", bool, False) else rank
+            scale = math.nan if isinstance(alpha, bool) else float(alpha / divisor)
+        except (OverflowError, TypeError):
+            scale = math.nan
+        if not math.isfinite(scale):
+            raise ModelError(f"{self.path}: alpha of {module} is {shown(alpha)}, and r {rank}")
+        return scale
 
     def _of(self, module: str, key: str, usual: Any) -> Any:
         """What the first pattern that matches the end of a module's name says, as peft has it."""
         patterns = self.field(key, dict, {})
         try:
             found = [one for one in patterns if re.match(rf"(.*\.)?({one})$", module)]
-        except re.error as error:
+        except (re.error, OverflowError, RecursionError) as error:
             raise ModelError(f"{self.path}: {key} holds no regular expression ({error})") from error
         return patterns[found[0]] if found else usual
 

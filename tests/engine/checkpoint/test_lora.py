@@ -234,9 +234,14 @@ def test_an_adapter_in_the_weights_is_refused(tmp_path: Path, name: str) -> None
 
 def test_the_config_is_read_by_keys(tmp_path: Path) -> None:
     folder = base(tmp_path / "base")
-    save_adapter(folder, layer(8), rank_pattern={"(": 3})
-    with pytest.raises(ModelError, match="rank_pattern holds no regular expression"):
-        Weights.open(folder)
+    for pattern in ("(", "a{99999999999999999999}"):
+        save_adapter(folder, layer(8), rank_pattern={pattern: 3})
+        with pytest.raises(ModelError, match="rank_pattern holds no regular expression"):
+            Weights.open(folder)
+    for key, value in (("lora_alpha", 10**400), ("lora_alpha", math.nan), ("r", 10**700)):
+        save_adapter(folder, layer(8), **{key: value, "use_rslora": True})
+        with pytest.raises(ModelError, match="alpha of bert"):
+            Weights.open(folder)
     save_adapter(folder, layer(8), r=0)
     with pytest.raises(ModelError, match=r"the rank of bert.*query is 0"):
         Weights.open(folder)

@@ -130,7 +130,9 @@ class Adapter:
         except (OverflowError, TypeError):
             scale = math.nan
         if not math.isfinite(scale):
-            raise ModelError(f"{self.path}: alpha of {module} is {shown(alpha)}, and r {rank}")
+            raise ModelError(
+                f"{self.path}: alpha of {module} is {shown(alpha)}, and r {shown(rank)}"
+            )
         return scale
 
     def _of(self, module: str, key: str, usual: Any) -> Any:

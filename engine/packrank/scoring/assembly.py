@@ -238,7 +238,7 @@ def check_weights(folder: Path, config: ModelConfig, scoring: Scoring) -> None:
     if config.decoder is not None:
         tokens = scoring.tokens or LogitScore(0)
         causal = CausalSettings(scoring.head, tokens.true_token_id, tokens.false_token_id)
-    load_model(folder, device="meta", dtype=torch.float32, causal=causal)
+    load_model(folder, device="meta", dtype=torch.float32, causal=causal, modules=scoring.modules)
 
 
 def _causal(

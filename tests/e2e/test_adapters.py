@@ -112,7 +112,7 @@ def test_a_head_that_the_base_has_not(
     ("name", "ends"),
     [
         ("qwen3", ("q_proj", "down_proj")),
-        ("bge-gemma", ("k_proj", "gate_proj", "lm_head")),
+        ("mxbai-v2", ("k_proj", "gate_proj", "lm_head")),
         ("bge-minicpm-layerwise", ("v_proj", "o_proj")),
         ("llama", ("up_proj", "score")),
     ],

@@ -79,6 +79,7 @@ class DecoderOptions:
         first_exit: layerwise models: layers run before the first head; None: one head, at the end.
         exit_step: layers between one head and the next.
         one_exit_head: layerwise models: all layers share one head.
+        tied: of a causal model: the head is the embedding.
     """
 
     num_key_heads: int
@@ -102,6 +103,7 @@ class DecoderOptions:
     first_exit: int | None = None
     exit_step: int = 1
     one_exit_head: bool = False
+    tied: bool = False
 
     def exit_layers(self, num_layers: int) -> tuple[int, ...]:
         """After how many layers there is a head; the last is always among them."""
@@ -146,6 +148,7 @@ def read_decoder(raw: dict[str, Any], architecture: str) -> DecoderOptions:
         "out_bias": bias and family not in ("qwen2", "mistral"),
         "mlp_bias": family == "llama" and read.flag("mlp_bias"),
         "head_norms": family == "qwen3",
+        "tied": read.flag("tie_word_embeddings", family in ("gemma", "gemma2")),
     }
     if family in ("gemma", "gemma2"):
         options |= {
@@ -208,8 +211,8 @@ def decoder_pad(raw: dict[str, Any], architecture: str) -> int:
 class _Options(ConfigValues):
     """What only decoders say, one value at a time."""
 
-    def flag(self, key: str) -> bool:
-        return bool(self.field(key, bool, False))
+    def flag(self, key: str, default: bool = False) -> bool:
+        return bool(self.field(key, bool, default))
 
     def size(self, key: str, default: int | None = None) -> int:
         value = self.field(key, int, default)

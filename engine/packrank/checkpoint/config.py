@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from packrank.checkpoint.adapter import read_config
 from packrank.checkpoint.causal_config import (
     CAUSAL_ARCHITECTURES,
     CAUSAL_FAMILIES,
@@ -14,7 +15,7 @@ from packrank.checkpoint.causal_config import (
     read_decoder,
 )
 from packrank.checkpoint.config_values import ConfigValues, known_activation
-from packrank.checkpoint.files import field, read_object, shown
+from packrank.checkpoint.files import field, shown
 from packrank.checkpoint.modernbert_config import (
     ModernBertOptions,
     modernbert_pooling,
@@ -159,12 +160,12 @@ class ModelConfig:
 
 
 def load_config(folder: Path) -> ModelConfig:
-    """Read config.json.
+    """Read config.json; of an adapter that of its base, as the class that it was trained in.
 
     Raises:
         ModelError: no such file, not JSON, or a model that cannot be run as its authors meant it.
     """
-    config = _Reader(read_object(folder / "config.json"))
+    config = _Reader(read_config(folder))
     architecture = config.architecture()
     family = ARCHITECTURES[architecture]
     if family == "causal":

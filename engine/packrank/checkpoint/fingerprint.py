@@ -3,10 +3,12 @@
 import hashlib
 from pathlib import Path
 
+from packrank.checkpoint.adapter import base_folder
 from packrank.checkpoint.modules import read_modules
 
 # What is read of a model: weights, settings and vocabulary.
 _MODEL_FILES = {
+    "adapter_config.json",
     "added_tokens.json",
     "artifact.metadata",
     "chat_template.jinja",
@@ -30,10 +32,13 @@ def fingerprint(folder: Path) -> str:
     """SHA-256, in hexadecimal, of the files that make a model: weights, settings and vocabulary.
 
     Args:
-        folder: holds them, or names those that do in modules.json; they are read whole.
+        folder: holds them, or names those that do in modules.json, or an adapter's base; they are
+            read whole.
     """
     digest = hashlib.sha256()
-    folders = dict.fromkeys((folder, *(module.folder for module in read_modules(folder))))
+    modules = read_modules(folder)
+    bases = (base_folder(part) for part in (folder, *(module.folder for module in modules)))
+    folders = dict.fromkeys((folder, *(module.folder for module in modules), *bases))
     for place, part in enumerate(folders):
         for path in sorted(part.glob("*")):  # a folder may be missing
             if path.is_file() and (path.name in _MODEL_FILES or path.suffix == ".safetensors"):

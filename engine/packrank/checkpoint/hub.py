@@ -14,11 +14,12 @@ _WANTED = ["*.json", "*.jinja", "*.txt", "*.model", "*.safetensors", "artifact.m
 _UNWANTED = ["onnx/*", "openvino/*"]
 
 
-def resolve(model: str | os.PathLike[str]) -> Path:
+def resolve(model: str | os.PathLike[str], revision: str | None = None) -> Path:
     """The folder of a model: a local folder as it is, else a snapshot of the hub's.
 
     Args:
         model: a folder, or a name on the Hugging Face hub ("organisation/name").
+        revision: of what the hub serves: a branch, tag or commit; None: the newest.
 
     Raises:
         ModelError: neither a folder nor a name that the hub serves.
@@ -38,7 +39,9 @@ def resolve(model: str | os.PathLike[str]) -> Path:
             f"no folder {name!r}; pass a model folder or a hub name (organisation/name)"
         )
     try:
-        snapshot = snapshot_download(name, allow_patterns=_WANTED, ignore_patterns=_UNWANTED)
+        snapshot = snapshot_download(
+            name, revision=revision, allow_patterns=_WANTED, ignore_patterns=_UNWANTED
+        )
     except Exception as error:  # the hub client has no common base for what it raises
         reason = str(error).strip().split("\n")[0].rstrip(". ") or type(error).__name__
         raise ModelError(

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any, Literal
 
+from packrank.checkpoint.adapter import base_folder
 from packrank.checkpoint.config import ModelConfig, load_config
 from packrank.checkpoint.files import field, read_object, shown
 from packrank.checkpoint.modules import Module, encoder_folder, read_modules
@@ -107,6 +108,7 @@ def kind_of(folder: Path) -> Kind:
     found = _of_modules(folder, saved, modules)
     if found is not None:
         return found
+    _check_base(folder)
     config = load_config(encoder_folder(folder))
     if config.architecture == "HF_ColBERT" or (folder / "artifact.metadata").is_file():
         if field(saved, "model_type", str, None, _SAVED) == "CrossEncoder":
@@ -178,6 +180,20 @@ def _of_modules(folder: Path, saved: dict[str, Any], modules: list[Module]) -> K
             "kind the model is; save it anew with sentence-transformers"
         )
     return None
+
+
+def _check_base(folder: Path) -> None:
+    """Raise ModelError where an adapter leaves behind what comes after its base's layers."""
+    inner = encoder_folder(folder)
+    base = base_folder(inner)
+    if base == inner:
+        return
+    kind = kind_of(base)
+    if kind not in ("cross-encoder", "decoder", "bi-encoder", "encoder"):
+        raise ModelError(
+            f"{folder} is an adapter over {_MEANINGS[kind][0]} and says nothing of the parts that "
+            f"come after its layers; put it into {base}, or merge it into that"
+        )
 
 
 def _check_scores(folder: Path, config: ModelConfig) -> None:

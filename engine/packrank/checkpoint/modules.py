@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from packrank.checkpoint.files import field, read_list, shown
+from packrank.checkpoint.files import field, inside, read_list, shown
 from packrank.errors import ModelError
 
 
@@ -29,7 +29,7 @@ def read_modules(folder: Path) -> list[Module]:
     """The entries of modules.json in order, empty if there is no such file.
 
     Raises:
-        ModelError: it is no list of modules.
+        ModelError: it is no list of modules, or names one outside the folder.
     """
     path = folder / "modules.json"
     modules = []
@@ -37,7 +37,7 @@ def read_modules(folder: Path) -> list[Module]:
         if not isinstance(entry, dict):
             raise ModelError(f"{path} lists {shown(entry)}, expected objects only")
         where = field(entry, "path", str, "", path)
-        modules.append(Module(folder / where, field(entry, "type", str, "", path)))
+        modules.append(Module(inside(folder, where, path), field(entry, "type", str, "", path)))
     return modules
 
 

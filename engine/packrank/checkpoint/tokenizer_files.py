@@ -9,7 +9,7 @@ import tokenizers
 from tokenizers import models, processors
 
 from packrank.checkpoint.added_tokens import ROLES, NamedTokens, read_tokens, str_of
-from packrank.checkpoint.files import field, read_object, shown
+from packrank.checkpoint.files import check_file, field, read_object, shown
 from packrank.checkpoint.tokenizer_classes import (
     BACKEND,
     BERT,
@@ -20,6 +20,7 @@ from packrank.checkpoint.tokenizer_classes import (
 from packrank.errors import ModelError
 
 _CONFIG = "tokenizer_config.json"
+_VOCABULARIES = ("vocab.*", "*.model", "tekken.json")
 _OWN = "model_specific_special_tokens"
 _ADVICE = "save the tokenizer as tokenizer.json with transformers' save_pretrained"
 
@@ -55,6 +56,9 @@ def load_tokenizer(folder: Path) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
     Raises:
         ModelError: there is no tokenizer, it cannot be read, or it asks for what is not supported.
     """
+    for kind in _VOCABULARIES:
+        for path in folder.glob(kind):
+            check_file(path)
     config = _object(folder / _CONFIG)
     path = folder / "tokenizer.json"
     source = _text(path) if path.is_file() else None
@@ -70,7 +74,7 @@ def load_tokenizer(folder: Path) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
         backend, arguments = _from_json(folder, config, source, chosen)
     elif chosen in (BERT, DISTILBERT, BACKEND) and (folder / "vocab.txt").is_file():
         backend, arguments = _from_vocab(folder, config, BERT if chosen is BACKEND else chosen)
-    elif any(next(folder.glob(kind), None) for kind in ("vocab.*", "*.model", "tekken.json")):
+    elif any(next(folder.glob(kind), None) for kind in _VOCABULARIES):
         return _from_transformers(folder, f"{folder} has no tokenizer.json")
     else:
         raise ModelError(
@@ -310,13 +314,11 @@ def _kind_of(model: dict[str, Any]) -> str:
 
 
 def _text(path: Path) -> str:
+    check_file(path)
     try:
-        source = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ModelError(f"{path} cannot be read as a tokenizer: {_line(error)}") from error
-    if source.startswith("version https://git-lfs"):
-        raise ModelError(f"{path} is a pointer of Git LFS; fetch the file with git lfs pull")
-    return source
 
 
 def _parsed(source: str, folder: Path) -> tokenizers.Tokenizer:

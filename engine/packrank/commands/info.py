@@ -11,15 +11,18 @@ import torch
 
 import packrank_kernels
 from packrank import __version__
+from packrank.checkpoint.adapter import adapter_in, base_folder
 from packrank.checkpoint.config import ModelConfig, load_config
 from packrank.checkpoint.kind import LATE, RERANKERS, expect
 from packrank.checkpoint.modules import encoder_folder
 from packrank.commands.messages import check_stdout
 from packrank.commands.options import MODEL_HELP, folder_of
 from packrank.errors import ModelError
+from packrank.late.encoder import check_weights as check_late
 from packrank.late.formats import read_settings
 from packrank.runtime.device import cuda_devices
 from packrank.scoring.activations import known_activation
+from packrank.scoring.assembly import check_weights as check_reranker
 from packrank.scoring.recognition import Scoring, recognise
 from packrank.stores.store import Store
 from packrank.text.templates import TEMPLATES
@@ -80,26 +83,31 @@ def describe_model(folder: Path) -> Iterator[str]:
     """Architecture, sizes, what the model reads, length limit, labels and activation of a folder.
 
     Raises:
-        ModelError: config.json or the tokenizer cannot be used, or they do not say how the model
-            scores.
+        ModelError: config.json, the tokenizer or the weights cannot be used, or they do not say how
+            the model scores.
     """
     kind = expect(folder, RERANKERS + LATE)
     inner = encoder_folder(folder)
     config = load_config(inner)
     tokenizer = Tokenizer.from_folder(inner)
     yield f"model            {folder}"
+    if adapter_in(inner) is not None:
+        yield f"adapter          LoRA, merged into {base_folder(inner)}"
     yield f"architecture     {config.architecture}"
     yield f"layers           {config.num_layers}"
     yield f"hidden size      {config.hidden_size} in {config.num_heads} heads"
     yield f"MLP size         {config.intermediate_size}, {config.activation}"
     yield f"vocabulary       {config.vocab_size}"
     if kind in RERANKERS:
-        yield from _describe_reranker(config, recognise(folder, config, tokenizer), tokenizer)
+        scoring = recognise(folder, config, tokenizer)
+        yield from _describe_reranker(config, scoring, tokenizer)
+        check_reranker(inner, config, scoring)
     else:
         settings = read_settings(folder, tokenizer, config.hidden_size, config.max_length)
         yield f"scores by        late interaction ({settings.kind})"
         yield f"max length       {settings.query.max_length} tokens of a query"
         yield f"                 {settings.document.max_length} tokens of a document"
+        check_late(folder, settings)
 
 
 def _describe_reranker(

@@ -3,7 +3,9 @@
 import os
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path as FilePath
 
+import torch
 from torch import Tensor
 
 from packrank.arguments import Reopened, checked_count, listed_texts
@@ -150,6 +152,21 @@ class LateEncoder(Reopened):
         vectors, failures = self._documents.encode(every)
         reasons = {i: failures[text] for i, text in enumerate(every) if text in failures}
         return [vectors.get(text) for text in every], reasons
+
+
+def check_weights(folder: FilePath, settings: Settings) -> None:
+    """Raise ModelError unless the weights in a folder are those that its settings imply.
+
+    Their names, dtypes and shapes are looked at, not their values.
+
+    Args:
+        folder: of the model.
+        settings: that were read there.
+    """
+    nowhere, wide = torch.device("meta"), torch.float32
+    load_model(encoder_folder(folder), device=nowhere, dtype=wide, head=False)
+    for dense in settings.projection:
+        Projection(dense, nowhere, wide, deterministic=False)
 
 
 def finite_vectors(

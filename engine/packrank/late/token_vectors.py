@@ -5,7 +5,6 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import safe_open
 from torch import Tensor
 
 from packrank.arguments import check_text
@@ -230,13 +229,11 @@ def not_finite(documents: Iterable[Tensor], format: str) -> list[int]:
 
 def _check_shape(weights: Weights, dense: Dense) -> None:
     """Refuse another shape by the name of the file that gives the sizes."""
-    path, shape = weights.files.get("linear.weight"), [dense.out_features, dense.in_features]
-    if path is None:
-        return
-    with safe_open(path, framework="pt") as file:
-        found = file.get_slice("linear.weight").get_shape()
-    if found != shape:
-        raise ModelError(f"linear.weight has shape {found}, {dense.config} implies {shape}")
+    header, shape = weights.headers.get("linear.weight"), (dense.out_features, dense.in_features)
+    if header is not None and header.shape != shape:
+        raise ModelError(
+            f"linear.weight has shape {list(header.shape)}, {dense.config} implies {list(shape)}"
+        )
 
 
 def _expand(tokens: Int32, expansion: Expansion) -> Int32:

@@ -89,8 +89,11 @@ def load_model(
         parameters = Parameters(weights, prefix, place, dtype, deterministic)
         modular = None if modules is None else ModularHead(modules, parameters)
         if config.decoder is not None:
-            return CausalModel(config, parameters, settings, modular)
-        return model_class(config, parameters, head=modular or head)
+            model: Model = CausalModel(config, parameters, settings, modular)
+        else:
+            model = model_class(config, parameters, head=modular or head)
+        weights.check_taken()
+        return model
 
     if dtype is not None:
         return load(dtype)

@@ -41,11 +41,11 @@ class Parameters:
     def matrix(self, name: str, rows: int, columns: int) -> Tensor:
         """NAME.weight, [rows, columns] in `dtype`."""
         full_name = f"{self.prefix}{name}.weight"
-        return self.weights.take(full_name, (rows, columns), self.dtype).to(self.device)
+        return self.weights.take(full_name, (rows, columns), self.dtype, self.device)
 
     def vector(self, name: str, size: int) -> Tensor:
         """[size] float32."""
-        return self.weights.take(f"{self.prefix}{name}", (size,)).to(self.device)
+        return self.weights.take(f"{self.prefix}{name}", (size,), device=self.device)
 
     def linear(
         self,

@@ -68,7 +68,7 @@ class CausalModel(StagedModel):
         assert config.decoder is not None
         self.settings, self._options = settings, config.decoder
         hidden, options = config.hidden_size, config.decoder
-        self._tokens = parameters.matrix("embed_tokens", config.vocab_size, hidden)
+        self._tokens = self._load_tokens(parameters)
         scale = torch.tensor(options.embedding_scale)
         self._embedding_scale = scale.to(self.dtype) if options.rounds_embedding_scale else scale
         rotary = rotary_table(options.rope, options.head_size, config.max_length, self.device)
@@ -82,6 +82,13 @@ class CausalModel(StagedModel):
         ]
         if head is not None:
             self._heads = [head]
+
+    def _load_tokens(self, parameters: Parameters) -> Tensor:
+        name = f"{parameters.prefix}embed_tokens.weight"
+        if self.settings.head == "tokens":
+            name = self._vocabulary(parameters, name)
+        shape = (self.config.vocab_size, self.config.hidden_size)
+        return parameters.weights.take(name, shape, self.dtype, self.device)
 
     def _load_norm(self, parameters: Parameters, name: str, size: int) -> RMSNorm:
         weight = parameters.vector(f"{name}.weight", size)
@@ -156,15 +163,36 @@ class CausalModel(StagedModel):
         yes, no = self.settings.true_token_id, self.settings.false_token_id
         if yes is None:
             raise ModelError(f"{self.config.architecture} scores by a token, and none is named")
-        # A checkpoint whose head is its embedding has one of the two names.
-        tied = "lm_head.weight" not in weights
-        name = f"{parameters.prefix}embed_tokens.weight" if tied else "lm_head.weight"
+        name = self._vocabulary(parameters, "lm_head.weight")
         rows = [yes] if no is None else [yes, no]
         found = weights.take_rows(name, rows, (self.config.vocab_size, hidden))
         # One product of the difference is more exact than the difference of two; logits that are
         # capped are subtracted after that.
         capped = self._options.logit_softcap is not None
         return [found if no is None or capped else found[:1] - found[1:]]
+
+    def _vocabulary(self, parameters: Parameters, name: str) -> str:
+        """The matrix of a row a token that stands for one of this name.
+
+        Of a tied pair a checkpoint may hold either; one that holds both means both.
+        """
+        weights, embedding = parameters.weights, f"{parameters.prefix}embed_tokens.weight"
+        pair, tied = (embedding, "lm_head.weight"), self._options.tied
+        if tied and any(map(weights.adapts, pair)) and not all(map(weights.replaces, pair)):
+            raise ModelError(
+                "the adapter changes one of embed_tokens and lm_head, which are one matrix, and "
+                "peft gives other scores before it is merged than after; merge it into its base "
+                "(merge_and_unload, save_pretrained) and pass that folder"
+            )
+        other = embedding if name != embedding else "lm_head.weight"
+        if name in weights or other not in weights:
+            return name
+        if not tied:
+            raise ModelError(
+                f"the checkpoint has no {name}, and by config.json (tie_word_embeddings: false) "
+                f"{other} does not stand for it; is a file missing?"
+            )
+        return other
 
     def logits(self, pack: Pack) -> Tensor:
         """[N, num_labels] float32, what the last head says."""

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 
 from packrank.arguments import listed
 from packrank.checkpoint.config import ModelConfig, load_config
@@ -12,8 +13,9 @@ from packrank.checkpoint.kind import RERANKERS, expect
 from packrank.checkpoint.modules import encoder_folder
 from packrank.checkpoint.scoring_modules import ScoringModules
 from packrank.errors import InputError
-from packrank.models import CausalSettings
+from packrank.models import CausalSettings, load_model
 from packrank.scoring.recognition import Scoring, recognise
+from packrank.scoring.sentence_transformers import LogitScore
 from packrank.text.pairs import PairLayout, PairReader
 from packrank.text.prompt import PromptLayout
 from packrank.text.templates import TEMPLATES
@@ -225,6 +227,18 @@ def assemble(folder: Path, name: str, options: Options) -> Assembly:
         share_prefixes=options.share_prefixes,
         exit_settings=settings,
     )
+
+
+def check_weights(folder: Path, config: ModelConfig, scoring: Scoring) -> None:
+    """Raise ModelError unless the weights in a folder are those that config.json implies.
+
+    Their names, dtypes and shapes are looked at, not their values.
+    """
+    causal = None
+    if config.decoder is not None:
+        tokens = scoring.tokens or LogitScore(0)
+        causal = CausalSettings(scoring.head, tokens.true_token_id, tokens.false_token_id)
+    load_model(folder, device="meta", dtype=torch.float32, causal=causal, modules=scoring.modules)
 
 
 def _causal(

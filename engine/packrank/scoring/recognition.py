@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from packrank.checkpoint.adapter import base_folder, base_name, read_config
 from packrank.checkpoint.config import ModelConfig
-from packrank.checkpoint.files import field, read_object
+from packrank.checkpoint.files import field
 from packrank.checkpoint.modules import encoder_folder
 from packrank.checkpoint.scoring_modules import ScoringModules
 from packrank.errors import InputError, ModelError
@@ -202,11 +203,13 @@ def _template_of(
 
 
 def _names(folder: Path, name: str | None) -> list[str]:
-    """What the model is called: last parts of names, and the hub's names of its own folders."""
-    config = read_object(encoder_folder(folder) / "config.json")
-    saved = field(config, "_name_or_path", str, "", "config.json")
-    lasts = [re.split(r"[/\\]", one.rstrip("/\\"))[-1] for one in (name or "", str(folder), saved)]
-    return [*lasts, *(part for part in folder.parts if part.startswith("models--"))]
+    """What the model is called: last parts of names, and the hub's names of its folders."""
+    inner = encoder_folder(folder)
+    saved = field(read_config(inner), "_name_or_path", str, "", "config.json")
+    named = (name or "", str(folder), saved, base_name(inner))
+    lasts = [re.split(r"[/\\]", one.rstrip("/\\"))[-1] for one in named]
+    parts = (*folder.parts, *base_folder(inner).parts)
+    return [*lasts, *(part for part in parts if part.startswith("models--"))]
 
 
 def _untemplated(config: ModelConfig, settings: Settings, *, plain: bool) -> Scoring:

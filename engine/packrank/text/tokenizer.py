@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from tokenizers import normalizers
 
 from packrank.arguments import check_text
+from packrank.checkpoint.adapter import tokenizer_folder
 from packrank.checkpoint.files import shown
 from packrank.checkpoint.tokenizer_files import (
     has_token_types,
@@ -91,14 +92,14 @@ class Tokenizer:
 
         Args:
             folder: holds tokenizer.json; or the vocab.txt of a BERT WordPiece; or what
-                transformers, if installed, can convert.
+                transformers, if installed, can convert; or an adapter whose base does.
             lower_case: texts are lower-cased before all else that the tokenizer does to them, as
                 sentence-transformers has it by do_lower_case; special tokens in them are not.
 
         Raises:
             ModelError: there is no tokenizer, or it cannot be read.
         """
-        return cls(*load_tokenizer(folder), lower_case=lower_case)
+        return cls(*load_tokenizer(tokenizer_folder(folder)), lower_case=lower_case)
 
     @property
     def vocab_size(self) -> int:

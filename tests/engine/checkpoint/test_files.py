@@ -1,6 +1,7 @@
 """JSON of a model folder: a value, a default, or one sentence."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,11 @@ def test_what_is_there_is_read(tmp_path: Path) -> None:
         (b"[" * 100_000, "x.json cannot be read as JSON"),
         (b"3", "x.json holds a int, expected a JSON "),
         (b"null", "x.json holds a NoneType, expected a JSON "),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid",
+            "x.json is a Git LFS pointer",
+        ),
+        (b"<!doctype HTML>", "x.json is a web page, not the file"),
     ],
 )
 def test_what_cannot_be_read_is_named(
@@ -45,6 +51,12 @@ def test_what_cannot_be_read_is_named(
 def test_a_folder_is_no_file(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="cannot be read"):
         read_object(tmp_path)
+
+
+def test_a_pipe_is_no_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.json")
+    with pytest.raises(ModelError, match="it is no regular file"):
+        read_object(tmp_path / "x.json")
 
 
 def test_the_other_kind_is_refused(tmp_path: Path) -> None:

@@ -26,6 +26,9 @@ def test_a_name_is_fetched_without_pickles(tmp_path: Path, monkeypatch: pytest.M
     files = {
         "config.json": True,
         "1_Dense/model.safetensors": True,
+        "adapter_config.json": True,
+        "adapter_model.safetensors": True,
+        "adapter_model.bin": False,
         "vocab.txt": True,
         "sentencepiece.bpe.model": True,
         "artifact.metadata": True,
@@ -37,9 +40,9 @@ def test_a_name_is_fetched_without_pickles(tmp_path: Path, monkeypatch: pytest.M
     from huggingface_hub.utils import filter_repo_objects
 
     def snapshot_download(
-        name: str, *, allow_patterns: list[str], ignore_patterns: list[str]
+        name: str, *, revision: str | None, allow_patterns: list[str], ignore_patterns: list[str]
     ) -> str:
-        assert name == "org/name"
+        assert (name, revision) == ("org/name", None)
         kept = filter_repo_objects(
             files, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns
         )

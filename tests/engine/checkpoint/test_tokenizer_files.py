@@ -219,7 +219,7 @@ def test_a_class_of_transformers_alone_is_refused_without_it(
     ("name", "content", "message"),
     [
         ("model.gguf", "GGUF", "GGUF files are not read"),
-        ("tokenizer.json", "version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS"),
+        ("tokenizer.json", "version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer"),
         ("tokenizer.model", "no such model", "transformers cannot convert what it has"),
         ("tekken.json", "{}", "transformers cannot convert what it has"),
     ],
@@ -258,4 +258,11 @@ def test_the_regular_expression_of_old_mistrals_is_refused(tmp_path: Path) -> No
     Tokenizer.from_folder(tmp_path)
     write(tmp_path, "config.json", {"model_type": "mistral", "transformers_version": "4.57.1"})
     with pytest.raises(ModelError, match="fix_mistral_regex is not supported"):
+        Tokenizer.from_folder(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "vocab.txt", "tokenizer.model", "vocab.json"])
+def test_a_pointer_is_no_tokenizer(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:12\n")
+    with pytest.raises(ModelError, match=rf"{name} is a Git LFS pointer.*run: git lfs pull in /"):
         Tokenizer.from_folder(tmp_path)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import packrank_kernels
 from packrank import LateInteraction, Reranker
@@ -222,3 +223,46 @@ def test_info_describes_a_model(model: Any, capsys: pytest.CaptureFixture[str]) 
     assert main(["info", str(model("Model"))]) == 0
     shown = capsys.readouterr().out
     assert "late interaction (encoder)" in shown and "40 tokens of a document" in shown
+
+
+def pickled(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    torch.save(load_file(weights), folder / "pytorch_model.bin")
+    weights.unlink()
+
+
+def without(name: str) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        weights = load_file(folder / "model.safetensors")
+        save_file({n: x for n, x in weights.items() if n != name}, folder / "model.safetensors")
+
+    return damage
+
+
+def wider(folder: Path) -> None:
+    raw = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(raw | {"intermediate_size": 84}))
+
+
+@pytest.mark.parametrize(
+    ("suffix", "damage", "reason"),
+    [
+        ("ForSequenceClassification", pickled, "has only pytorch_model.bin; convert it once with"),
+        ("Model", pickled, "has only pytorch_model.bin; convert it once with"),
+        ("ForSequenceClassification", without("classifier.bias"), "no tensor classifier.bias"),
+        ("Model", without("encoder.layer.2.output.dense.bias"), "no tensor encoder.layer.2.output"),
+        ("ForSequenceClassification", wider, "has shape [83, 60], config.json implies [84, 60]"),
+    ],
+)
+def test_info_says_what_cannot_be_loaded(
+    model: Any,
+    suffix: str,
+    damage: Callable[[Path], None],
+    reason: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = model(suffix, num_labels=1)
+    damage(folder)
+    assert main(["info", str(folder)]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert reason in line

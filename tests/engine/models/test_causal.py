@@ -1,5 +1,6 @@
 """Decoders against transformers, and FlagEmbedding's layerwise models against it by hand."""
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from decoders import PECULIAR, candidates, compressed_logits, make, save_layerwise
 from safetensors.torch import load_file, save_file
 
@@ -74,6 +76,34 @@ def test_a_token_that_is_not_there(tmp_path: Path) -> None:
         load(tmp_path, head="tokens", true_token_id=97)
     with pytest.raises(ModelError, match="Qwen2ForCausalLM has no scoring head"):
         load(tmp_path)
+
+
+HEADS = ["model.embed_tokens.weight", "lm_head.weight"]
+
+
+@pytest.mark.parametrize("family", ["Qwen2", "Gemma"])
+@pytest.mark.parametrize("tied", [True, False, None])
+@pytest.mark.parametrize("missing", [None, *HEADS])
+def test_a_tied_head_and_its_embedding_stand_for_each_other(
+    family: str, tied: bool | None, missing: str | None, tmp_path: Path
+) -> None:
+    """As in transformers: of a tied pair either may be missing, and two that differ are two."""
+    make(family, "ForCausalLM", tie_word_embeddings=False).save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    save_file({n: x for n, x in tensors.items() if n != missing}, tmp_path / "model.safetensors")
+    raw = json.loads((tmp_path / "config.json").read_text())
+    raw.pop("tie_word_embeddings", None)
+    raw |= {} if tied is None else {"tie_word_embeddings": tied}
+    (tmp_path / "config.json").write_text(json.dumps(raw))
+    if missing is not None and not (family == "Gemma" if tied is None else tied):
+        with pytest.raises(ModelError, match=rf"has no {missing}, .*tie_word_embeddings: false"):
+            load(tmp_path, head="tokens", true_token_id=7)
+        return
+    transformers.utils.logging.set_verbosity_error()
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation="eager")
+    want = each(model.eval(), lambda out: out.logits[0, -1, 7])
+    got = load(tmp_path, head="tokens", true_token_id=7).logits(PACK)[:, 0]
+    np.testing.assert_allclose(got, want, rtol=0, atol=3e-5)
 
 
 @pytest.fixture(scope="module")

@@ -112,7 +112,7 @@ def encode_file(
             failed = _encode_window(writer, model, window, taken.before, chosen)
             taken.failed += len(failed)
             failures += failed[: max(keep - len(failures), 0)]
-            if writer.pending_tokens >= _SEGMENT_TOKENS:
+            if old is not None and writer.pending_tokens >= _SEGMENT_TOKENS:
                 writer.commit(taken.source(complete=False))
             bar.update(taken.lines - bar.n)
         if old is None:

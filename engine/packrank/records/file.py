@@ -178,10 +178,8 @@ class RecordFile:
                 f"the row has {len(found)} fields, and the header names {len(self._columns)}"
             )
         row = dict(zip(self._columns, found, strict=True))
-        # In a table an empty cell is one that is left out.
-        return {
-            name: cell for name, cell in row.items() if cell or name not in ("id", "_id", "title")
-        }
+        # What has no id has an empty cell for it.
+        return {name: cell for name, cell in row.items() if cell or name not in ("id", "_id")}
 
 
 @contextmanager

@@ -11,8 +11,6 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-import torch
-
 import packrank_kernels
 from packrank.commands.calibrate import add_calibrate
 from packrank.commands.encode import add_encode
@@ -66,8 +64,8 @@ def _said(error: BaseException) -> int:
         return _fail("there is not enough memory; give it less at a time")
     reason = str(error).strip().partition("\n")[0]
     name = type(error).__name__
-    # From torch or the kernels; what derives from these is somebody else's.
-    if type(error) in (RuntimeError, ValueError) or isinstance(error, torch.OutOfMemoryError):
+    from_torch = isinstance(error, RuntimeError) or type(error) is ValueError  # or the kernels
+    if from_torch and not isinstance(error, RecursionError | NotImplementedError):
         return _fail(f"the computation failed: {reason or name}")
     _fail(
         f"{name}{': ' * bool(reason)}{reason} was not foreseen, which is a fault of Packrank's; "

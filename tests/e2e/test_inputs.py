@@ -284,8 +284,8 @@ class Frame:
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_what_is_no_sequence_of_texts(model: Path, documents: Any) -> None:
-    reranker, late = Reranker(model), LateInteraction(model)
+def test_what_is_no_sequence_of_texts(model: Path, encoder: Path, documents: Any) -> None:
+    reranker, late = Reranker(model), LateInteraction(encoder)
     for call in (
         lambda: reranker.rank("red", documents),
         lambda: reranker.rank_many([("red", documents)]),

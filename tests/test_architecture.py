@@ -125,7 +125,7 @@ def test_no_file_imports_itself_by_way_of_others(root: Path) -> None:
 # PLACES; __init__ and __main__ are rooms of their own.
 PLACES = {
     "packrank": {
-        "ground": ("errors", "request", "work", "arguments", "lines"),
+        "ground": ("errors", "request", "work", "arguments", "output_file"),
         "doors": ("reranker", "late_interaction"),
     },
     "packrank_kernels": {
@@ -142,6 +142,7 @@ PLACES = {
 FLOORS: dict[str, dict[str, tuple[str, ...]]] = {
     "packrank": {
         "ground": (),
+        "records": ("ground",),
         "checkpoint": ("ground",),
         "text": ("ground", "checkpoint"),
         "models": ("ground", "checkpoint"),
@@ -151,11 +152,11 @@ FLOORS: dict[str, dict[str, tuple[str, ...]]] = {
         "late": ("ground", "checkpoint", "text", "models", "runtime", "stores"),
         "scoring": ("ground", "checkpoint", "text", "models", "runtime", "exits"),
         "doors": ("ground", "checkpoint", "text", "runtime", "stores", "exits", "late", "scoring"),
-        "jobs": ("ground", "checkpoint", "text", "stores", "late", "doors"),
-        "demo": ("ground", "doors"),
+        "jobs": ("ground", "records", "checkpoint", "text", "stores", "late", "doors"),
+        "demo": ("ground", "records", "doors"),
         "commands": (
-            *("ground", "checkpoint", "text", "runtime", "stores", "exits", "late", "scoring"),
-            *("doors", "jobs", "demo", "__init__"),
+            *("ground", "records", "checkpoint", "text", "runtime", "stores", "exits", "late"),
+            *("scoring", "doors", "jobs", "demo", "__init__"),
         ),
         "__init__": ("ground", "text", "stores", "exits", "late", "doors"),
         "__main__": ("commands",),

@@ -43,7 +43,7 @@ def bench_encode(race, tmp_path, model, texts):
     source = tmp_path / "documents.jsonl"
     source.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     identity, targets = model.identity, itertools.count()
-    documents = Documents(str(source), jsonl=True)
+    documents = Documents(str(source))
 
     def command() -> Path:
         target = tmp_path / str(next(targets))

@@ -185,9 +185,7 @@ def stored(
         for id, text in documents.items():
             lines.write(json.dumps({"id": id, "text": text}) + "\n")
     with tqdm(disable=True) as bar:
-        done = encode_file(
-            encoded, identity, Documents(str(source), jsonl=True), target, bar, format=format
-        )
+        done = encode_file(encoded, identity, Documents(str(source)), target, bar, format=format)
     assert not done.failures, done.failures[0]
     return Store.open(target, verify=False)
 

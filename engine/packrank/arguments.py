@@ -1,5 +1,6 @@
 """Checks of arguments that every front door takes, each refusal one sentence."""
 
+from collections.abc import Mapping
 from functools import partial
 from numbers import Integral
 from typing import Any, TypeVar
@@ -45,10 +46,22 @@ def check_text(text: str, name: str = "text") -> None:
 
 
 def listed(name: str, values: Any, expected: str) -> list[Any]:
-    """The values as a list; a lone string is a sequence too, but never what was meant."""
-    if isinstance(values, str | bytes | dict | set) or not hasattr(values, "__iter__"):
-        raise InputError(f"{name} is a {type(values).__name__}, expected a sequence of {expected}")
-    return list(values)
+    """The values as a list.
+
+    What can be gone through and is no sequence all the same is refused: a lone string, a mapping,
+    what has no order, and a table, of which one would meet the names of its columns.
+    """
+    kind = type(values).__name__
+    if hasattr(values, "columns") or hasattr(values, "column_names"):
+        raise InputError(f"{name} is a {kind}, expected a sequence of {expected}; pass a column")
+    try:
+        if isinstance(values, str | bytes | bytearray | memoryview | Mapping | set | frozenset):
+            raise TypeError
+        coming = iter(values)  # an array without dimensions refuses, too
+    except TypeError:
+        message = f"{name} is a {kind}, expected a sequence of {expected}"
+        raise InputError(message) from None
+    return list(coming)
 
 
 def listed_texts(name: str, values: Any) -> list[str]:

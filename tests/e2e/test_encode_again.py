@@ -15,7 +15,7 @@ from packrank.jobs import codec as codec_file
 from packrank.jobs import documents as documents_file
 from packrank.jobs import encode as encode_file
 from packrank.jobs.documents import Documents
-from packrank.lines import Line
+from packrank.records.record import Record
 from packrank.stores.store import Store
 from packrank.stores.writer import StoreWriter
 
@@ -207,7 +207,7 @@ def test_a_format_that_does_not_fit_is_refused_before_training(
     model = LateInteraction(encoder, device="cpu")
     model.size = 59
     monkeypatch.setattr(encode_file, "codec_for", None)
-    documents = Documents(str(write(tmp_path / "d.txt", TEXTS)), False)
+    documents = Documents(str(write(tmp_path / "d.txt", TEXTS)))
     with pytest.raises(InputError, match=f"a multiple of {multiple} .* makes 59; take --format"):
         encode_file.encode_file(
             model, model.identity, documents, tmp_path / "store", tqdm(disable=True), format=format
@@ -229,7 +229,7 @@ def test_a_codec_sees_all_of_a_file_of_long_documents(
 ) -> None:
     monkeypatch.setattr(codec_file, "_SAMPLE_CHARACTERS", 40_000)
     lines = [f"{number:4} {'x' * 994}" for number in range(400)]
-    documents = Documents(str(write(tmp_path / "d.txt", lines)), False)
+    documents = Documents(str(write(tmp_path / "d.txt", lines)))
     texts, total = codec_file.sample_of(documents)
     quarters = [int(text[:4]) // 100 for text in texts]
     assert total == 400 and 38 <= len(texts) <= 40
@@ -237,10 +237,8 @@ def test_a_codec_sees_all_of_a_file_of_long_documents(
 
 
 def test_of_a_line_no_more_is_kept_than_is_needed() -> None:
-    line = Line(3, {"text": "fox", "title": "x" * 1000, "id": None, "_id": "a"})
-    assert documents_file.next_window(iter([line])) == [
-        Line(3, {"text": "fox", "id": None, "_id": "a"})
-    ]
+    record = Record(3, {"text": "fox", "title": "x" * 1000, "id": "a", "_id": "a"})
+    assert documents_file.next_window(iter([record])) == [Record(3, {"text": "fox", "id": "a"})]
 
 
 def test_what_the_kernels_refuse_is_a_sentence(

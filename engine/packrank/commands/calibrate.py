@@ -9,9 +9,10 @@ import numpy as np
 from tqdm import tqdm
 
 from packrank.checkpoint.fingerprint import fingerprint
-from packrank.commands.messages import check_stdout, hides_bar, say
+from packrank.commands.messages import SHOWN_FAILURES, check_stdout, hides_bar, say
 from packrank.commands.options import (
     MODEL_HELP,
+    RECORDS,
     add_reranker_options,
     folder_of,
     layer_numbers,
@@ -32,7 +33,6 @@ other. rank(..., top_k=K, exit="calibrated") then drops candidates that cannot r
 more; it refuses margins that were measured for another model, another K or another template, and
 requests of more than twice the candidates that most queries had here.
 """
-_SHOWN_FAILURES = 20
 
 
 def add_calibrate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -45,13 +45,13 @@ def add_calibrate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     )
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     parser.add_argument(
-        "--queries", required=True, metavar="FILE", help='JSON Lines with "id" and "text"'
+        "--queries", required=True, metavar="FILE", help=f'{RECORDS} with "id" and "text"'
     )
     parser.add_argument(
         "--candidates",
         required=True,
         metavar="FILE",
-        help='JSON Lines with "query", the id of one, and "text"; some 100 of each query',
+        help=f'{RECORDS} with "query", the id of one, and "text"; some 100 of each query',
     )
     parser.add_argument(
         "--top-k", type=positive, default=10, metavar="K", help="wanted in the end (default: 10)"
@@ -88,12 +88,9 @@ def add_calibrate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
 
 def _calibrate(args: argparse.Namespace) -> int:
     check_stdout()
-    failures: list[tuple[str, int, str]] = []
+    failures: list[tuple[str, str, str]] = []
     queries = read_queries(args.queries, args.candidates, failures)
-    if not queries:
-        _report(failures)
-        raise InputError(f"{args.queries} holds no usable query; expected one a line")
-    ample = [query for query in queries if len(query.lines) > args.top_k]
+    ample = [query for query in queries if len(query.records) > args.top_k]
     try:
         check_enough(len(ample), args.top_k)
     except InputError:
@@ -105,10 +102,10 @@ def _calibrate(args: argparse.Namespace) -> int:
     # Margins are of logits, whatever the model makes of them.
     model = Reranker(folder, **reranker_options(args), activation="identity")
     exits, settings = _exit_layers(args, model.exit_layers), model.exit_settings
-    total = sum(len(query.lines) for query in ample)
+    total = sum(len(query.records) for query in ample)
     with tqdm(total=total, unit=" pairs", unit_scale=True, disable=hides_bar(args.quiet)) as bar:
-        for line, reason in score_queries(model, ample, exits, bar):
-            failures.append((args.candidates, line.number, reason))
+        for record, reason in score_queries(model, ample, exits, bar):
+            failures.append((args.candidates, record.place, reason))
     nothing = np.empty((0, len(exits)), dtype=np.float32)
     margins = calibrate(
         [nothing if query.logits is None else query.logits for query in queries],
@@ -142,6 +139,8 @@ def _calibrate(args: argparse.Namespace) -> int:
 
 def _check_output(output: Path) -> None:
     """Raise InputError, before anything is scored, if margins could not be written there."""
+    if output.exists() and not output.is_file():
+        raise InputError(f"{output} is not a file; name one that margins may be kept in")
     if output.exists():
         load(output)
     if not os.access(output.resolve().parent, os.W_OK):
@@ -189,11 +188,11 @@ def _table(margins: Margins) -> Iterator[str]:
     )
 
 
-def _report(failures: Sequence[tuple[str, int, str]]) -> None:
-    for path, number, reason in failures[:_SHOWN_FAILURES]:
-        say(f"packrank: {path}, line {number} was left out: {reason}")
-    if len(failures) > _SHOWN_FAILURES:
-        say(f"packrank: and {len(failures) - _SHOWN_FAILURES} more lines")
+def _report(failures: Sequence[tuple[str, str, str]]) -> None:
+    for path, place, reason in failures[:SHOWN_FAILURES]:
+        say(f"packrank: {path}, {place} was left out: {reason}")
+    if len(failures) > SHOWN_FAILURES:
+        say(f"packrank: and {len(failures) - SHOWN_FAILURES} more")
 
 
 def _share(text: str) -> float:

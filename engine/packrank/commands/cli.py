@@ -1,12 +1,14 @@
 """packrank rank | score | encode | explain | calibrate | info.
 
-Exit status: 0 all was done; 1 some lines could not be used and the rest was scored; 2 nothing was
-done, and one sentence on stderr says why.
+Exit status: 0 all was done; 1 some records could not be used and the rest was scored; 2 nothing was
+done, and one sentence on stderr says why; 3 nothing was done, for a reason that nobody foresaw,
+which is a fault of Packrank's; 130 interrupted, 128 + n ended by signal n.
 """
 
 import argparse
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 
 import packrank_kernels
@@ -17,6 +19,7 @@ from packrank.commands.info import add_info
 from packrank.commands.messages import say
 from packrank.commands.rank import add_rank
 from packrank.commands.score import add_score
+from packrank.commands.signals import Stopped, stopping
 from packrank.errors import PackrankError
 
 _HELP = "Rank documents for a query, or score pairs, with a reranker."
@@ -24,30 +27,51 @@ _HELP = "Rank documents for a query, or score pairs, with a reranker."
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
-    args = _parser().parse_args(argv)
+    args = argparse.Namespace(traceback=False)
     try:
-        if getattr(args, "threads", None):
-            packrank_kernels.set_num_threads(args.threads)
-        status: int = args.run(args)
-        if sys.stdout is not None:
-            sys.stdout.flush()
-        return status
-    except PackrankError as error:
+        with stopping():
+            _parser().parse_args(argv, args)
+            if getattr(args, "threads", None):
+                packrank_kernels.set_num_threads(args.threads)
+            status: int = args.run(args)
+            if sys.stdout is not None:
+                sys.stdout.flush()
+            return status
+    except SystemExit:  # argparse, which has said why
+        raise
+    except KeyboardInterrupt:
+        return 130
+    except Stopped as stopped:
+        return 128 + stopped.number
+    except BaseException as error:  # the one net: a panic of a library's is no Exception
+        if args.traceback:
+            traceback.print_exc()
+        return _said(error)
+
+
+def _said(error: BaseException) -> int:
+    """Say in a sentence what went wrong; returns the exit status."""
+    if isinstance(error, PackrankError):
         return _fail(str(error))
-    except BrokenPipeError:
+    if isinstance(error, BrokenPipeError):
         # Who read our output has seen enough.
         _abandon_stdout()
         return 2
-    except OSError as error:
+    if isinstance(error, OSError):
         _abandon_stdout()
         return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
-    except MemoryError:
+    if isinstance(error, MemoryError):
         return _fail("there is not enough memory; give it less at a time")
-    except (RuntimeError, ValueError) as error:  # from torch or the kernels
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        return _fail(f"the computation failed: {reason}")
-    except KeyboardInterrupt:
-        return 130
+    reason = str(error).strip().partition("\n")[0]
+    name = type(error).__name__
+    from_torch = isinstance(error, RuntimeError) or type(error) is ValueError  # or the kernels
+    if from_torch and not isinstance(error, RecursionError | NotImplementedError):
+        return _fail(f"the computation failed: {reason or name}")
+    _fail(
+        f"{name}{': ' * bool(reason)}{reason} was not foreseen, which is a fault of Packrank's; "
+        "please report it with what --traceback prints"
+    )
+    return 3
 
 
 def _fail(sentence: str) -> int:
@@ -73,4 +97,8 @@ def _parser() -> argparse.ArgumentParser:
     add_explain(commands)
     add_calibrate(commands)
     add_info(commands)
+    for command in commands.choices.values():
+        command.add_argument(
+            "--traceback", action="store_true", help="of an error, show where it was raised"
+        )
     return parser

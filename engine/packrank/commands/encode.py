@@ -5,13 +5,21 @@ import os
 
 from tqdm import tqdm
 
-from packrank.commands.messages import count_lines, hides_bar, report, say
-from packrank.commands.options import MODEL_HELP, add_device_options, folder_of, positive
+from packrank.commands.messages import hides_bar, report, say
+from packrank.commands.options import (
+    FORMAT_HELP,
+    MODEL_HELP,
+    RECORDS,
+    add_device_options,
+    folder_of,
+    positive,
+)
+from packrank.commands.signals import Stopped
 from packrank.jobs.documents import Documents
 from packrank.jobs.encode import encode_file
 from packrank.late.identity import identify
 from packrank.late_interaction import LateInteraction
-from packrank.lines import is_jsonl
+from packrank.records.formats import FORMATS as FILE_FORMATS
 from packrank_kernels import FORMATS
 
 _DESCRIPTION = """\
@@ -37,8 +45,9 @@ def add_encode(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument(
         "documents",
         metavar="DOCUMENTS",
-        help='JSON Lines with "text" (and "id" or "_id"), or one document a line; - for standard '
-        "input. A document without id has the number of its line, counted on from file to file",
+        help=f'{RECORDS} with "text" (and "title", "id" or "_id"), or one document a line; - for '
+        "standard input. A document without id has the number of its line, row or element, counted "
+        "on from file to file",
     )
     parser.add_argument("store", metavar="STORE", help="a folder; made if it is not there")
     parser.add_argument(
@@ -52,8 +61,8 @@ def add_encode(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     parser.add_argument(
         "--input-format",
-        choices=("jsonl", "text"),
-        help="of DOCUMENTS; by default .jsonl and .ndjson are jsonl",
+        choices=FILE_FORMATS,
+        help=f"of DOCUMENTS; {FORMAT_HELP}",
     )
     parser.add_argument(
         "--append",
@@ -67,9 +76,10 @@ def add_encode(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 
 def _encode(args: argparse.Namespace) -> int:
-    jsonl = args.input_format == "jsonl" or (args.input_format is None and is_jsonl(args.documents))
-    documents = Documents(args.documents, jsonl)
-    total = count_lines(args.documents)
+    documents, total = Documents(args.documents, args.input_format), None
+    if os.path.isfile(args.documents):
+        with documents.open() as file:  # what it is, before a model is opened
+            total = file.num_lines()
     folder = folder_of(args.model)
     model = LateInteraction(folder, device=args.device, dtype=args.dtype)
     name = os.path.abspath(args.model) if os.path.isdir(args.model) else args.model
@@ -85,18 +95,19 @@ def _encode(args: argparse.Namespace) -> int:
                 centroids=args.centroids,
                 append=args.append,
             )
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Stopped):
         say("packrank: stopped; the same command goes on")
         raise
-    report(encoded.failures)
+    report(encoded.failures, encoded.part)
     if encoded.num_failed > len(encoded.failures):
-        say(f"packrank: lines left out in all: {encoded.num_failed}")
+        say(f"packrank: {encoded.part}s left out in all: {encoded.num_failed}")
     if not args.quiet:
         say(
             f"documents encoded: {encoded.documents}, tokens: {encoded.tokens}, "
-            f"{encoded.bytes_per_token:g} bytes/token, lines failed: {encoded.num_failed}, "
-            f"{encoded.seconds:.1f} s, {encoded.documents / encoded.seconds:,.0f} documents/s"
+            f"{encoded.bytes_per_token:g} bytes/token, {encoded.part}s failed: "
+            f"{encoded.num_failed}, {encoded.seconds:.1f} s, "
+            f"{encoded.documents / encoded.seconds:,.0f} documents/s"
         )
         if encoded.begun:
-            say(f"lines encoded before: {encoded.begun}")
+            say(f"{encoded.part}s encoded before: {encoded.begun}")
     return 1 if encoded.num_failed else 0

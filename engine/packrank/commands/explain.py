@@ -7,7 +7,6 @@ import sys
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from packrank.commands.messages import check_stdout, printable
@@ -16,7 +15,7 @@ from packrank.errors import InputError
 from packrank.late.explanation import Explanation
 from packrank.late.explanation_page import page
 from packrank.late_interaction import LateInteraction
-from packrank.lines import replacing
+from packrank.output_file import is_stdout, replacing
 from packrank.request import Token
 
 # Of the terminal's 256 colours, backgrounds from dim to bright and what can be read on them.
@@ -38,7 +37,9 @@ def add_explain(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         help="the document's id there; TEXT must be its text, of which only the number of tokens "
         "is checked",
     )
-    parser.add_argument("--html", metavar="FILE", help="a page; written whole or not at all")
+    parser.add_argument(
+        "--html", metavar="FILE", help="a page; - for standard output, without the table"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object, and no table")
     parser.add_argument("--color", choices=("auto", "always", "never"), default="auto")
     add_device_options(parser, "auto, cpu, cuda or cuda:N")
@@ -54,8 +55,10 @@ def _explain(args: argparse.Namespace) -> int:
     model = LateInteraction(folder, store=args.store, device=args.device, dtype=args.dtype)
     explanation = model.explain(args.query, args.document, candidate=args.candidate)
     if args.html:
-        with replacing(Path(args.html)) as sink:
+        with replacing(args.html) as sink:
             sink.write(page(explanation))
+        if is_stdout(args.html):
+            return 0
     if args.json:
         print(json.dumps(_fields(explanation)))
     elif sys.stdout is not None:

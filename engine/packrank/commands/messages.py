@@ -1,16 +1,19 @@
 """What the commands say, where it goes, and how far they have come."""
 
-import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 from packrank.errors import InputError
 
+SHOWN_FAILURES = 20  # of a file; their number is said of others
+
 
 def say(line: str) -> None:
-    """Print to standard error, unless it is closed."""
-    if sys.stderr is not None:
-        print(line, file=sys.stderr)
+    """Print to standard error, unless it is closed or full."""
+    with suppress(OSError):  # of a pipe that nobody reads
+        if sys.stderr is not None:
+            print(line, file=sys.stderr)
 
 
 def check_stdout() -> None:
@@ -26,20 +29,19 @@ def printable(text: str) -> str:
     return shown.encode(encoding, "replace").decode(encoding)
 
 
-def report(failures: Sequence[tuple[int, str]]) -> None:
-    """Say of lines, by their numbers, why they were left out."""
-    for number, reason in failures:
-        say(f"packrank: line {number} was left out: {reason}")
+def report(failures: Sequence[tuple[int, str]], part: str) -> None:
+    """Say of records, the first ones of them by their numbers, why they were left out.
+
+    Args:
+        failures: numbers and reasons.
+        part: what a record is of its file.
+    """
+    for number, reason in failures[:SHOWN_FAILURES]:
+        say(f"packrank: {part} {number} was left out: {reason}")
+    if len(failures) > SHOWN_FAILURES:
+        say(f"packrank: and {len(failures) - SHOWN_FAILURES} more {part}s")
 
 
 def hides_bar(quiet: bool) -> bool:
     """Whether a progress bar would be in the way."""
     return quiet or sys.stderr is None or not sys.stderr.isatty()
-
-
-def count_lines(path: str) -> int | None:
-    """Lines of a file that can be read twice, for the progress bar."""
-    if not os.path.isfile(path):
-        return None
-    with open(path, "rb") as source:
-        return sum(chunk.count(b"\n") for chunk in iter(lambda: source.read(1 << 20), b""))

@@ -1,6 +1,7 @@
 """Options that several commands have: the model, where it runs, what a reranker takes."""
 
 import argparse
+import os
 from pathlib import Path
 from typing import Any, get_args
 
@@ -11,7 +12,9 @@ from packrank.errors import InputError
 from packrank.text.truncation import Truncation
 
 MODEL_HELP = 'a model folder, a hub name (organisation/name), or "default"'
-_MOST_THREADS = 4096
+RECORDS = "JSON Lines, a JSON array, CSV or TSV, also in .gz,"
+FORMAT_HELP = "by default as its first bytes and its name say"
+_MOST_THREADS = 4  # a processor; with many more a call takes minutes
 _DEVICES = "auto, cpu, cuda, cuda:N, or several: cuda:0,cuda:1"
 _OPTIONS = (
     "dtype",
@@ -84,9 +87,11 @@ def positive(text: str) -> int:
 
 def threads(text: str) -> int:
     """An option that is a number of threads."""
-    value = positive(text)
-    if value > _MOST_THREADS:
-        raise argparse.ArgumentTypeError(f"{text} is more than {_MOST_THREADS}")
+    value, processors = positive(text), max(os.cpu_count() or 1, 4)
+    if value > _MOST_THREADS * processors:
+        raise argparse.ArgumentTypeError(
+            f"{text} is more than {_MOST_THREADS * processors}, {_MOST_THREADS} a processor"
+        )
     return value
 
 

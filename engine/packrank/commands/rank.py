@@ -5,12 +5,14 @@ import json
 import math
 
 from packrank.commands.messages import check_stdout, printable, report, say
-from packrank.commands.options import MODEL_HELP, positive, valid_text
+from packrank.commands.options import FORMAT_HELP, MODEL_HELP, RECORDS, positive, valid_text
 from packrank.commands.scorer import add_model_options, open_model
 from packrank.errors import InputError
 from packrank.jobs.score import Scorer
 from packrank.late_interaction import LateInteraction
-from packrank.lines import Line, is_jsonl, open_lines, read_jsonl, read_plain
+from packrank.records.file import RecordFile, nothing_in
+from packrank.records.formats import FORMATS
+from packrank.records.record import DOCUMENTS, IDS, Record
 from packrank.request import Ranked, Ranking
 from packrank.reranker import Reranker
 
@@ -26,17 +28,16 @@ def add_rank(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     source.add_argument(
         "--documents",
         metavar="FILE",
-        help='JSON Lines with "text" (and "id"), or one document a line; - for standard input',
+        help=f'{RECORDS} with "text" (and "title", "id" or "_id"), or one document a line; - for '
+        "standard input",
     )
     source.add_argument("--store", help="rank what packrank encode has put there")
     parser.add_argument(
-        "--candidates", metavar="FILE", help="ids, one a line, of what to rank of the store"
+        "--candidates",
+        metavar="FILE",
+        help=f'what to rank of the store: ids, one a line, or {RECORDS} with "id" or "_id"',
     )
-    parser.add_argument(
-        "--format",
-        choices=("jsonl", "text"),
-        help="of FILE; by default .jsonl and .ndjson are jsonl",
-    )
+    parser.add_argument("--format", choices=FORMATS, help=f"of FILE; {FORMAT_HELP}")
     parser.add_argument("--top-k", type=positive, metavar="K", help="show the best K")
     parser.add_argument(
         "--json", action="store_true", help="one JSON object a document, then one of layers run"
@@ -61,35 +62,31 @@ def _rank(args: argparse.Namespace) -> int:
         return _rank_store(args)
     if args.candidates is not None:
         raise InputError("--candidates are ids of documents of a store; give --store as well")
-    jsonl = args.format == "jsonl" or (args.format is None and is_jsonl(args.documents))
-    with open_lines(args.documents) as source:
-        lines = list(read_jsonl(source, "text") if jsonl else read_plain(source))
-    failures = [(line.number, line.error) for line in lines if line.error is not None]
-    documents = [line for line in lines if line.error is None]
-    if not lines:
-        raise InputError(f"{args.documents} holds no document to rank; expected one a line")
+    with RecordFile(args.documents, DOCUMENTS, args.format) as file:
+        records = list(file.records())
+    failures = [(record.number, record.error) for record in records if record.error is not None]
+    documents = [record for record in records if record.error is None]
     ranking: Ranking | list[Ranked] = []
     if documents:
-        texts = [str(line.fields["text"]) for line in documents]
+        texts = [str(record.fields["text"]) for record in documents]
         ranking, reasons = _try_rank(open_model(args), args, texts)
         failures += [(documents[index].number, reason) for index, reason in reasons.items()]
     if not ranking:
-        number, reason = min(failures)
-        raise InputError(f"{args.documents} holds no usable document; line {number}: {reason}")
+        raise InputError(nothing_in(file, failures))
     _show(ranking, documents, as_json=args.json)
-    report(sorted(failures))
+    report(sorted(failures), file.part)
     return 1 if failures else 0
 
 
 def _rank_store(args: argparse.Namespace) -> int:
     candidates = None
     if args.candidates is not None:
-        with open_lines(args.candidates) as source:
-            lines = list(read_plain(source))
-        for line in lines:
-            if line.error is not None:
-                raise InputError(f"{args.candidates}, line {line.number}: {line.error}")
-        candidates = [str(line.fields["text"]) for line in lines]
+        with RecordFile(args.candidates, IDS, args.format) as file:
+            records = list(file.records())
+        for record in records:
+            if record.error is not None:
+                raise InputError(f"{args.candidates}, {record.place}: {record.error}")
+        candidates = [str(record.fields["id"]) for record in records]
     model = open_model(args)
     assert isinstance(model, LateInteraction) and model.store is not None
     if not model.store.complete:
@@ -126,24 +123,24 @@ def _try_rank(
     return model.try_rank(args.query, texts, args.top_k)
 
 
-def _show(ranking: Ranking | list[Ranked], documents: list[Line], *, as_json: bool) -> None:
+def _show(ranking: Ranking | list[Ranked], documents: list[Record], *, as_json: bool) -> None:
     if not as_json:
-        print("rank     score    line  text")
+        print(f"rank     score {documents[0].part:>7}  text")
     for rank, (index, score, _) in enumerate(ranking, start=1):
-        line = documents[index]
+        record = documents[index]
         if not as_json:
-            words = " ".join(line.fields["text"].split())[:_SHOWN_CHARACTERS]
-            print(f"{rank:4} {score:9.4f} {line.number:7}  {printable(words)}")
+            words = " ".join(record.fields["text"].split())[:_SHOWN_CHARACTERS]
+            print(f"{rank:4} {score:9.4f} {record.number:7}  {printable(words)}")
             continue
         # -inf, of a document without token vectors, has no spelling in JSON.
-        row = {"rank": rank, "score": None if score == -math.inf else score, "line": line.number}
+        row = {"rank": rank, "score": None if score == -math.inf else score, "line": record.number}
         if isinstance(ranking, Ranking):
             row["layers"] = int(ranking.num_layers[index])
-        row |= {name: line.fields[name] for name in ("id", "text") if name in line.fields}
+        row |= {name: record.fields[name] for name in ("id", "text") if name in record.fields}
         print(json.dumps(row))
     if as_json and isinstance(ranking, Ranking):
         run = zip(documents, ranking.num_layers.tolist(), strict=True)
-        summary: dict[str, object] = {"layers": {line.number: layers for line, layers in run}}
+        summary: dict[str, object] = {"layers": {record.number: layers for record, layers in run}}
         if (work := ranking.work) is not None:
             saved = ("prefix", "exits", "last_layer", "compression")
             shown = {name: getattr(work, name) for name in ("total", "computed", "recomputed")}

@@ -1,16 +1,21 @@
 """packrank score: a file of pairs to a file of scores."""
 
 import argparse
-from pathlib import Path
+import os
+import stat
+import sys
 
 from tqdm import tqdm
 
-from packrank.commands.messages import count_lines, hides_bar, report, say
-from packrank.commands.options import MODEL_HELP, positive
+from packrank.commands.messages import hides_bar, report, say
+from packrank.commands.options import FORMAT_HELP, MODEL_HELP, RECORDS, positive
 from packrank.commands.scorer import add_model_options, open_model
 from packrank.errors import InputError
-from packrank.jobs.score import score_lines
-from packrank.lines import open_lines, read_jsonl, replacing
+from packrank.jobs.score import score_records
+from packrank.output_file import replacing
+from packrank.records.file import RecordFile, nothing_in
+from packrank.records.formats import FORMATS
+from packrank.records.record import PAIRS
 
 
 def add_score(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -18,10 +23,21 @@ def add_score(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     parser = commands.add_parser("score", help="score a file of pairs")
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     parser.add_argument(
-        "pairs", metavar="PAIRS", help='JSON Lines with "query", "document" (and "id"); - for stdin'
+        "pairs",
+        metavar="PAIRS",
+        help=f'{RECORDS} with "query", "document" (and "title", "id" or "_id"); - for standard '
+        "input",
     )
     parser.add_argument(
-        "--output", required=True, metavar="OUT", help="JSON Lines; written whole or not at all"
+        "--output",
+        required=True,
+        metavar="OUT",
+        help="JSON Lines; a file is written whole or not at all; - for standard output",
+    )
+    parser.add_argument(
+        "--format",
+        choices=[format for format in FORMATS if format != "text"],
+        help=f"of PAIRS; {FORMAT_HELP}",
     )
     parser.add_argument("--cutoff-layer", type=positive, metavar="L", help="layers to run")
     parser.add_argument("--quiet", action="store_true", help="no progress bar, no summary")
@@ -30,25 +46,35 @@ def add_score(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
 
 
 def _score(args: argparse.Namespace) -> int:
-    output = Path(args.output)
-    if output.exists() and Path(args.pairs).exists() and output.samefile(args.pairs):
+    if os.path.exists(args.output) and _is_source(args.pairs, args.output):
         raise InputError(f"{args.output} is the file of pairs; write the scores to another one")
-    with open_lines(args.pairs) as source, replacing(output) as sink:
+    with RecordFile(args.pairs, PAIRS, args.format) as file, replacing(args.output) as sink:
         model = open_model(args)
-        total = None if args.pairs == "-" else count_lines(args.pairs)
-        with tqdm(total=total, unit="pair", unit_scale=True, disable=hides_bar(args.quiet)) as bar:
-            lines = read_jsonl(source, "query", "document")
-            totals = score_lines(model, lines, sink, bar, cutoff_layer=args.cutoff_layer)
-        if not totals.pairs and not totals.num_failed:
-            raise InputError(f"{args.pairs} holds no pair to score; expected one a line")
-    report(totals.failures)
+        total, hidden = file.num_lines(), hides_bar(args.quiet)
+        with tqdm(total=total, unit="pair", unit_scale=True, disable=hidden) as bar:
+            records = file.records()
+            totals = score_records(model, records, sink, bar, cutoff_layer=args.cutoff_layer)
+        if not totals.readable:
+            raise InputError(nothing_in(file, totals.failures))
+    report(totals.failures, file.part)
     if totals.num_failed > len(totals.failures):
-        hidden = totals.num_failed - len(totals.failures)
-        say(f"packrank: and {hidden} more lines; see {args.output}")
+        left = totals.num_failed - len(totals.failures)
+        say(f"packrank: and {left} more {file.part}s; see {args.output}")
     if not args.quiet:
         say(
-            f"pairs scored: {totals.pairs}, lines failed: {totals.num_failed}, "
+            f"pairs scored: {totals.pairs}, {file.part}s failed: {totals.num_failed}, "
             f"{totals.seconds:.1f} s, {totals.pairs / totals.seconds:,.0f} pairs/s, "
             f"{totals.tokens / totals.seconds:,.0f} tokens/s"
         )
     return 1 if totals.num_failed else 0
+
+
+def _is_source(pairs: str, output: str) -> bool:
+    """Whether the output is the file that pairs are read from, by whatever name."""
+    if pairs != "-":
+        return os.path.isfile(pairs) and os.path.samefile(pairs, output)
+    try:
+        source = os.fstat(sys.stdin.fileno())
+    except (AttributeError, OSError, ValueError):  # closed, or not of the system
+        return False
+    return stat.S_ISREG(source.st_mode) and os.path.samestat(source, os.stat(output))

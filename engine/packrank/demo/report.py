@@ -11,7 +11,8 @@ from typing import Any
 from packrank.demo.bm25 import BM25
 from packrank.demo.metrics import ndcg, read_qrels
 from packrank.late_interaction import LateInteraction
-from packrank.lines import read_jsonl
+from packrank.records.file import RecordFile
+from packrank.records.record import DOCUMENTS
 
 _SAMPLE = Path(__file__).parent / "sample"
 CANDIDATES = 20  # of a query, by BM25
@@ -97,5 +98,5 @@ def _summary(quality: Sequence[tuple[str, float, float]]) -> Iterator[str]:
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
-    with path.open("rb") as source:
-        return [line.fields for line in read_jsonl(source, "_id", "text")]
+    with RecordFile(str(path), DOCUMENTS) as file:
+        return [record.fields for record in file.records()]

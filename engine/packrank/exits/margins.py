@@ -12,7 +12,7 @@ import numpy as np
 
 from packrank.arguments import listed
 from packrank.errors import InputError
-from packrank.lines import replacing
+from packrank.output_file import replacing
 
 FILE = "packrank_exits.json"
 VERSION = 1

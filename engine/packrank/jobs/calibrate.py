@@ -10,7 +10,8 @@ from tqdm import tqdm
 
 from packrank.checkpoint.files import shown
 from packrank.errors import InputError
-from packrank.lines import Line, open_lines, read_jsonl
+from packrank.records.file import RecordFile, nothing_in
+from packrank.records.record import CANDIDATES, QUERIES, Record
 from packrank.reranker import Reranker
 
 # Queries are scored a window at a time; windows double while one takes less than these seconds.
@@ -20,89 +21,92 @@ _WINDOW_QUERIES = 64
 
 @dataclass
 class Query:
-    """A query, the lines of its candidates, and their logits once they are scored."""
+    """A query, the records of its candidates, and their logits once they are scored."""
 
     text: str
-    lines: list[Line] = field(default_factory=list)
+    records: list[Record] = field(default_factory=list)
     logits: NDArray[np.float32] | None = None
 
 
 def read_queries(
-    queries: str, candidates: str, failures: list[tuple[str, int, str]]
+    queries: str, candidates: str, failures: list[tuple[str, str, str]]
 ) -> list[Query]:
     """Queries in their order, each with its candidates.
 
     Args:
-        queries: a file of JSON Lines with "id" and "text"; "-" is standard input.
+        queries: a file of records with "id" and "text"; "-" is standard input.
         candidates: likewise, with "query", the id of one, and "text".
-        failures: gains file, line number and reason of what cannot be used.
+        failures: gains file, place in it and reason of what cannot be used.
 
     Raises:
-        InputError: both are standard input.
-        OSError: a file cannot be read.
+        InputError: both are standard input, or a file is not read or has nothing that can be used.
+        OSError: a file cannot be opened.
     """
     if queries == candidates == "-":
         raise InputError("queries and candidates cannot both come from standard input")
     # None: left out, as the same text in both halves would make one tell of the other.
     known: dict[str, Query | None] = {}
     texts: dict[str, str] = {}
-    with open_lines(queries) as source:
-        for line in read_jsonl(source, "text"):
+    wrong: list[tuple[int, str]] = []
+    with RecordFile(queries, QUERIES) as file:
+        for record in file.records():
             try:
-                id = _id(line, "id", "_id")
+                _check(record)
+                id, text = record.fields["id"], record.fields["text"]
                 if id in known:
                     raise InputError(f'"id" is {shown(id)}, as of a query before')
-                text = str(line.fields["text"])
                 first = texts.setdefault(text, id)
                 known[id] = Query(text) if first == id else None
                 if first != id:
                     raise InputError(f'"text" is that of query {shown(first)} before')
             except InputError as error:
-                failures.append((queries, line.number, str(error)))
-    with open_lines(candidates) as source:
-        for line in read_jsonl(source, "text"):
+                wrong.append((record.number, str(error)))
+        if not known:
+            raise InputError(nothing_in(file, wrong))
+        failures += [(queries, f"{file.part} {number}", reason) for number, reason in wrong]
+    wrong, usable = [], 0
+    with RecordFile(candidates, CANDIDATES) as file:
+        for record in file.records():
             try:
-                id = _id(line, "query")
+                _check(record)
+                id = record.fields["query"]
                 if id not in known:
                     raise InputError(f'"query" is {shown(id)}, which is the id of no query')
+                usable += 1
                 if (query := known[id]) is not None:
-                    query.lines.append(line)
+                    query.records.append(record)
             except InputError as error:
-                failures.append((candidates, line.number, str(error)))
+                wrong.append((record.number, str(error)))
+        if not usable:
+            raise InputError(nothing_in(file, wrong))
+        failures += [(candidates, f"{file.part} {number}", reason) for number, reason in wrong]
     return [query for query in known.values() if query is not None]
 
 
-def _id(line: Line, *names: str) -> str:
-    """The first of these fields that a line has; a number is its digits."""
-    if line.error is not None:
-        raise InputError(line.error)
-    id = next((line.fields[name] for name in names if name in line.fields), None)
-    if id is None:
-        raise InputError(f'the object has no "{names[0]}"')
-    if isinstance(id, bool) or not isinstance(id, str | int):
-        raise InputError(f'"{names[0]}" is {shown(id)}, expected a string')
-    return str(id)
+def _check(record: Record) -> None:
+    if record.error is not None:
+        raise InputError(record.error)
 
 
 def score_queries(
     model: Reranker, queries: Sequence[Query], layers: tuple[int, ...], bar: "tqdm[None]"
-) -> Iterator[tuple[Line, str]]:
+) -> Iterator[tuple[Record, str]]:
     """Give every query its logits; yields the candidates that cannot be scored, and why."""
     start, most = 0, 1
     while window := queries[start : start + most]:
         began = time.perf_counter()
-        lines = [line for query in window for line in query.lines]
-        pairs = [(query.text, str(line.fields["text"])) for query in window for line in query.lines]
+        records = [record for query in window for record in query.records]
+        pairs = [(query.text, str(one.fields["text"])) for query in window for one in query.records]
         logits, reasons = model.try_score(pairs, activation="identity", cutoff_layers=list(layers))
         usable = np.ones(len(pairs), dtype=np.bool_)
         usable[list(reasons)] = False
         at = 0
         for query in window:
-            mine = slice(at, at + len(query.lines))
+            mine = slice(at, at + len(query.records))
             query.logits = logits[mine][usable[mine]]
             at = mine.stop
         for place, reason in reasons.items():
-            yield lines[place], reason
+            yield records[place], reason
         bar.update(len(pairs))
         start += len(window)
         if time.perf_counter() - began < _WINDOW_SECONDS:

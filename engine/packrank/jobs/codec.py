@@ -9,7 +9,6 @@ from packrank.errors import InputError
 from packrank.jobs.documents import Documents, windows_of
 from packrank.late.encoder import finite_vectors
 from packrank.late_interaction import LateInteraction
-from packrank.lines import open_lines
 from packrank.stores.codec_training import check_faiss, num_centroids, train_codec
 from packrank_kernels import Codec
 
@@ -51,20 +50,22 @@ def codec_for(
 
 def sample_of(documents: Documents) -> tuple[list[str], int]:
     """Texts of some lines, in an order of chance that is always the same; and lines in all."""
-    with open_lines(documents.path) as stream:
-        total = sum(1 for _ in stream)
-    # No more than there is room for, or the room would go to the first lines.
-    room = _SAMPLE_CHARACTERS * total // max(os.path.getsize(documents.path), 1)
-    count = min(total, _SAMPLE_DOCUMENTS, max(room, 1))
-    random = np.random.default_rng(_SEED)
-    wanted = np.zeros(total, dtype=bool)
-    wanted[random.choice(total, count, replace=False)] = True
-    texts: list[str] = []
-    characters = 0
-    with open_lines(documents.path) as stream:
-        some = (raw if take else b"\n" for raw, take in zip(stream, wanted, strict=False))
-        for line in documents.lines(some):
-            if line.error is None and characters < _SAMPLE_CHARACTERS:
-                texts.append(str(line.fields["text"]))
+    with documents.open() as file:
+        total = size = 0
+        for raw in file.raw():
+            total, size = total + 1, size + len(raw)
+        # No more than there is room for, or the room would go to the first lines.
+        room = _SAMPLE_CHARACTERS * total // max(size, 1)
+        count = min(total, _SAMPLE_DOCUMENTS, max(room, 1))
+        random = np.random.default_rng(_SEED)
+        wanted = np.zeros(total, dtype=bool)
+        wanted[random.choice(total, count, replace=False)] = True
+        texts: list[str] = []
+        characters = 0
+        file.rewind()
+        some = (raw if take else b"" for raw, take in zip(file.raw(), wanted, strict=False))
+        for record in file.records(some):
+            if record.error is None and characters < _SAMPLE_CHARACTERS:
+                texts.append(str(record.fields["text"]))
                 characters += len(texts[-1])
     return [texts[i] for i in random.permutation(len(texts))], total

@@ -1,20 +1,23 @@
-"""A file of documents: its lines, a window at a time, and how far they have been taken."""
+"""A file of documents: its records, a window at a time, and how far they have been taken.
+
+What is taken are the lines of the file; of a table its rows, of a JSON array its elements.
+"""
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import BinaryIO
 
 from packrank.arguments import check_text
-from packrank.checkpoint.files import shown
-from packrank.errors import InputError, StoreError
-from packrank.lines import Line, read_jsonl, read_plain
+from packrank.errors import StoreError
+from packrank.records.file import RecordFile
+from packrank.records.formats import Format
+from packrank.records.record import DOCUMENTS, Record, id_of
 from packrank.stores.manifest import Manifest, Source
 from packrank.text.tokenizer import batches
 
-_FIELDS = ("text", "id", "_id")
+_FIELDS = ("text", "id")
 # A window is encoded at once: some 16 packs, and 100 MB of vectors at 384 dimensions.
 _WINDOW_DOCUMENTS = 512
 _WINDOW_CHARACTERS = 1 << 18
@@ -26,15 +29,15 @@ class Documents:
 
     Attributes:
         path: of the file; "-" is standard input.
-        jsonl: whether a line is an object with "text" (and "id" or "_id"), else it is a text.
+        format: what it is; None: as its first bytes and its name say.
     """
 
     path: str
-    jsonl: bool
+    format: Format | None = None
 
-    def lines(self, source: Iterable[bytes]) -> Iterator[Line]:
-        """What is in lines of the file."""
-        return read_jsonl(source, "text") if self.jsonl else read_plain(source)
+    def open(self) -> RecordFile:
+        """The file, opened."""
+        return RecordFile(self.path, DOCUMENTS, self.format)
 
 
 class Taken:
@@ -47,8 +50,8 @@ class Taken:
         is_earlier: whether the file was taken whole before the last one.
     """
 
-    def __init__(self, stream: BinaryIO, before: int, earlier: list[str]) -> None:
-        self._stream = stream
+    def __init__(self, file: RecordFile, before: int, earlier: list[str]) -> None:
+        self._raw = file.raw()
         self._digest = hashlib.sha256()
         self._earlier = earlier
         self.lines = self.failed = 0
@@ -59,7 +62,7 @@ class Taken:
         return self
 
     def __next__(self) -> bytes:
-        raw = next(self._stream)
+        raw = next(self._raw)
         self._digest.update(raw.rstrip(b"\r\n") + b"\n")
         self.lines += 1
         return raw
@@ -77,7 +80,7 @@ class Taken:
 def go_on(
     manifest: Manifest | None,
     documents: Documents,
-    stream: BinaryIO,
+    file: RecordFile,
     store: str | os.PathLike[str],
     append: bool,
 ) -> Taken:
@@ -88,12 +91,12 @@ def go_on(
     """
     source = None if manifest is None else manifest.source
     if source is None:
-        return Taken(stream, 0 if manifest is None else manifest.documents, [])
+        return Taken(file, 0 if manifest is None else manifest.documents, [])
     earlier = [*source.earlier, source.sha256] if source.complete else source.earlier
-    another = Taken(stream, source.before + source.lines, earlier)
-    if append and source.complete and not stream.seekable():
+    another = Taken(file, source.before + source.lines, earlier)
+    if append and source.complete and not file.can_rewind:
         return another
-    taken = Taken(stream, source.before, source.earlier)
+    taken = Taken(file, source.before, source.earlier)
     for _ in islice(taken, source.lines):
         pass
     if taken.sha256 == source.sha256:
@@ -107,29 +110,29 @@ def go_on(
     if not append:
         unfinished = "" if source.complete else f"{os.fspath(store)} is unfinished, and "
         raise StoreError(
-            f"{unfinished}{documents.path} does not begin with the {source.lines} lines encoded "
-            "last; give the same file, or --append to add all of it"
+            f"{unfinished}{documents.path} does not begin with the {source.lines} {file.part}s "
+            "encoded last; give the same file, or --append to add all of it"
         )
-    if not stream.seekable():
+    if not file.can_rewind:
         raise StoreError(
             f"{os.fspath(store)} is unfinished, and {documents.path}, which cannot be read twice, "
-            f"does not begin with the {source.lines} lines encoded last; give a file"
+            f"does not begin with the {source.lines} {file.part}s encoded last; give a file"
         )
-    stream.seek(0)
+    file.rewind()
     return another
 
 
-def next_window(lines: Iterator[Line]) -> list[Line]:
-    """The next lines, a window of them, with what is needed of each; none at the end."""
-    window: list[Line] = []
+def next_window(records: Iterator[Record]) -> list[Record]:
+    """The next records, a window of them, with what is needed of each; none at the end."""
+    window: list[Record] = []
     characters = 0
     while len(window) < _WINDOW_DOCUMENTS and characters < _WINDOW_CHARACTERS:
-        line = next(lines, None)
-        if line is None:
+        record = next(records, None)
+        if record is None:
             break
-        fields = {name: line.fields[name] for name in _FIELDS if name in line.fields}
-        window.append(replace(line, fields=fields))
-        characters += len(line.fields.get("text", "")) if line.error is None else 0
+        fields = {name: record.fields[name] for name in _FIELDS if name in record.fields}
+        window.append(replace(record, fields=fields))
+        characters += len(record.fields["text"]) if record.error is None else 0
     return window
 
 
@@ -138,14 +141,10 @@ def windows_of(texts: list[str]) -> Iterator[Sequence[str]]:
     return batches(texts, len, _WINDOW_DOCUMENTS, _WINDOW_CHARACTERS)
 
 
-def id_of(line: Line, before: int) -> str:
-    """The id of the document in a line; where it has none, its number and `before` together."""
-    id = line.fields.get("id")
-    if id is None:
-        id = line.fields.get("_id")  # as in BEIR
-    if id is None:
-        return str(before + line.number)
-    if isinstance(id, bool) or not isinstance(id, str | int):
-        raise InputError(f'"id" is {shown(id)}, expected a string')
-    check_text(str(id), "id")
-    return str(id)
+def name_of(record: Record, before: int) -> str:
+    """The id of a document; where it has none, its number and `before` together."""
+    if record.fields.get("id") is None:
+        return str(before + record.number)
+    id = id_of(record.fields)
+    check_text(id, "id")
+    return id

@@ -7,7 +7,6 @@ often it was stopped on the way.
 import os
 import time
 from dataclasses import dataclass
-from itertools import chain, repeat
 
 from torch import Tensor
 from tqdm import tqdm
@@ -15,11 +14,12 @@ from tqdm import tqdm
 from packrank.checkpoint.files import shown
 from packrank.errors import InputError, StoreError
 from packrank.jobs.codec import codec_for
-from packrank.jobs.documents import Documents, Taken, go_on, id_of, next_window
+from packrank.jobs.documents import Documents, Taken, go_on, name_of, next_window
 from packrank.late.encoder import finite_vectors
 from packrank.late.identity import Identity, check_same, check_size
 from packrank.late_interaction import LateInteraction
-from packrank.lines import Line, open_lines
+from packrank.records.file import nothing_in
+from packrank.records.record import Record
 from packrank.stores.writer import StoreWriter
 
 _BITS = {"4bit": 4, "2bit": 2}
@@ -34,17 +34,19 @@ class Encoded:
     Attributes:
         documents: added now.
         tokens: of those.
-        failures: (line number, reason) of the first lines that were left out now.
-        num_failed: how many lines of the file were left out, now and before.
-        begun: lines that had been encoded before.
+        failures: (number, reason) of the first records that were left out now.
+        num_failed: how many of the file were left out, now and before.
+        part: what a record is of the file; see `Record`.
+        begun: parts of the file that had been encoded before.
         bytes_per_token: of the store, codec and offsets not counted.
-        seconds: from the first line to the last commit, training included.
+        seconds: from the first record to the last commit, training included.
     """
 
     documents: int
     tokens: int
     failures: list[tuple[int, str]]
     num_failed: int
+    part: str
     begun: int
     bytes_per_token: float
     seconds: float
@@ -73,7 +75,7 @@ def encode_file(
         identity: of the model, see `identity.identify`; must be that of the store.
         documents: the file.
         store: the folder.
-        bar: moves by one a line.
+        bar: moves by one a record.
         format: of a new store, int8 if None; must be that of the store if it is there.
         centroids: of a new codec; if None as many as ColBERT would take.
         append: any other file, whole; it is refused otherwise.
@@ -85,45 +87,43 @@ def encode_file(
         OSError: the file cannot be read.
     """
     start = time.perf_counter()
-    with open_lines(documents.path) as stream, StoreWriter(store) as writer:
+    with documents.open() as file, StoreWriter(store) as writer:
         old = writer.manifest
         if old is not None:
             check_size(old.size, model.size, store)
             check_same(old.model, identity, store)
         chosen = (format or "int8") if old is None else old.format
         _check_options(chosen, model.size, store, format, centroids)
-        taken = go_on(old, documents, stream, store, append)
+        taken = go_on(old, documents, file, store, append)
         begun = taken.lines
         bar.update(begun)
-        # Blank lines in place of what is done: they are passed over, and the others keep numbers.
-        lines = documents.lines(chain(repeat(b"\n", begun), taken))
-        window = next_window(lines)
-        if old is None:
-            if not window:
-                raise InputError(f"{documents.path} holds no document; expected one a line")
-            codec = None
-            if chosen in _BITS:
-                bar.set_description_str("training the codec")
-                codec = codec_for(model, documents, _BITS[chosen], centroids)
-                bar.set_description_str()
-            writer.create(chosen, model.size, identity, codec)
-            # Unfinished from the start, should it be stopped before the first segment.
-            old = writer.commit(Taken(stream, 0, []).source(complete=False))
+        records = file.records(taken, begun)
         failures: list[tuple[int, str]] = []
-        while window:
+        while window := next_window(records):
+            if old is None and any(record.error is None for record in window):
+                codec = None
+                if chosen in _BITS:
+                    bar.set_description_str("training the codec")
+                    codec = codec_for(model, documents, _BITS[chosen], centroids)
+                    bar.set_description_str()
+                writer.create(chosen, model.size, identity, codec)
+                # Unfinished from the start, should it be stopped before the first segment.
+                old = writer.commit(Taken(file, 0, []).source(complete=False))
             failed = _encode_window(writer, model, window, taken.before, chosen)
             taken.failed += len(failed)
             failures += failed[: max(keep - len(failures), 0)]
-            if writer.pending_tokens >= _SEGMENT_TOKENS:
+            if old is not None and writer.pending_tokens >= _SEGMENT_TOKENS:
                 writer.commit(taken.source(complete=False))
             bar.update(taken.lines - bar.n)
-            window = next_window(lines)
+        if old is None:
+            raise InputError(nothing_in(file, failures))
         new = old if taken.is_earlier else writer.commit(taken.source(complete=True))
     return Encoded(
         new.documents - old.documents,
         new.tokens - old.tokens,
         failures,
         taken.failed,
+        file.part,
         begun,
         new.bytes_per_token,
         max(time.perf_counter() - start, 1e-9),
@@ -152,18 +152,20 @@ def _check_options(
 
 
 def _encode_window(
-    writer: StoreWriter, model: LateInteraction, window: list[Line], before: int, format: str
+    writer: StoreWriter, model: LateInteraction, window: list[Record], before: int, format: str
 ) -> list[tuple[int, str]]:
-    """Append the documents of lines; returns (line number, reason) of those that cannot be."""
+    """Append the documents of a window; returns (number, reason) of those that cannot be."""
     failures: list[tuple[int, str]] = []
     good: list[tuple[int, str, str]] = []  # number, id, text
-    for line in window:
+    for record in window:
         try:
-            if line.error is not None:
-                raise InputError(line.error)
-            good.append((line.number, id_of(line, before), str(line.fields["text"])))
+            if record.error is not None:
+                raise InputError(record.error)
+            good.append((record.number, name_of(record, before), str(record.fields["text"])))
         except InputError as error:
-            failures.append((line.number, str(error)))
+            failures.append((record.number, str(error)))
+    if not good:
+        return failures
     vectors, reasons = finite_vectors(model, [text for _, _, text in good], format)
     added: dict[str, Tensor] = {}
     for index, (number, id, _) in enumerate(good):

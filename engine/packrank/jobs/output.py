@@ -4,23 +4,23 @@ import json
 import math
 from typing import TextIO
 
-from packrank.lines import Line
+from packrank.records.record import Record
 
 
 def write_row(
-    sink: TextIO, line: Line, score: float | list[float], reason: str | None = None
+    sink: TextIO, record: Record, score: float | list[float], reason: str | None = None
 ) -> None:
-    """Write {"line", "id" if the line has one, "score" or "error"}.
+    """Write {"line", its number, "id" if it has one, "score" or "error"}.
 
     Args:
         sink: where the row goes.
-        line: the pair's.
+        record: the pair.
         score: a number, or of a model of several labels a list of them.
         reason: why the pair has no score, None if it has.
     """
-    row: dict[str, object] = {"line": line.number}
-    if "id" in line.fields:
-        row["id"] = line.fields["id"]
+    row: dict[str, object] = {"line": record.number}
+    if "id" in record.fields:
+        row["id"] = record.fields["id"]
     if reason is None:
         # -inf, of a document without token vectors, has no spelling in JSON.
         row["score"] = None if score == -math.inf else score

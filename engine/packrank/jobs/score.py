@@ -1,4 +1,4 @@
-"""A file of pairs to a file of scores, a window of lines at a time, in the order they came."""
+"""A file of pairs to a file of scores, a window at a time, in the order they came."""
 
 import time
 from collections.abc import Iterable, Iterator
@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from packrank.jobs.output import write_row
 from packrank.late_interaction import LateInteraction
-from packrank.lines import Line
+from packrank.records.record import Record
 from packrank.reranker import Reranker
 
 Scorer = Reranker | LateInteraction
@@ -28,36 +28,38 @@ class Totals:
     """What a file came to.
 
     Attributes:
-        pairs: lines scored.
-        failures: (line number, reason) of the first lines that were not.
+        pairs: those scored.
+        readable: those that the file has.
+        failures: (number, reason) of the first records that were not scored.
         num_failed: how many there were of those.
         tokens: that the model read, special ones included.
-        seconds: from the first line to the last.
+        seconds: from the first to the last.
     """
 
     pairs: int
+    readable: int
     failures: list[tuple[int, str]]
     num_failed: int
     tokens: int
     seconds: float
 
 
-def score_lines(
+def score_records(
     model: Scorer,
-    lines: Iterable[Line],
+    records: Iterable[Record],
     sink: TextIO,
     bar: "tqdm[None]",
     *,
     cutoff_layer: int | None = None,
     keep: int = 20,
 ) -> Totals:
-    """Write a row for every line; see `output.write_row`.
+    """Write a row for every record; see `output.write_row`.
 
     Args:
         model: what scores.
-        lines: from `read_jsonl`, with "query" and "document".
+        records: of a file of pairs.
         sink: where the scores go, one JSON object a line.
-        bar: moves by one a line.
+        bar: moves by one a record.
         cutoff_layer: layers that a reranker runs; None: all.
         keep: most failures to return.
 
@@ -65,19 +67,20 @@ def score_lines(
         PackrankError: the model cannot score at all.
     """
     start, first_token = time.perf_counter(), model.num_tokens
-    pairs, num_failed, most = 0, 0, _FIRST_WINDOW_PAIRS
+    pairs, readable, num_failed, most = 0, 0, 0, _FIRST_WINDOW_PAIRS
     failures: list[tuple[int, str]] = []
-    coming = iter(lines)
+    coming = iter(records)
     while window := _take(coming, most):
         window_start = time.perf_counter()
-        for line, score, reason in _score_window(model, window, cutoff_layer):
-            write_row(sink, line, score, reason)
+        readable += sum(record.error is None for record in window)
+        for record, score, reason in _score_window(model, window, cutoff_layer):
+            write_row(sink, record, score, reason)
             if reason is None:
                 pairs += 1
             else:
                 num_failed += 1
                 if len(failures) < keep:
-                    failures.append((line.number, reason))
+                    failures.append((record.number, reason))
         if time.perf_counter() - window_start < _WINDOW_SECONDS:
             most = min(2 * most, _WINDOW_PAIRS)
         seconds = max(time.perf_counter() - start, 1e-9)
@@ -85,36 +88,37 @@ def score_lines(
         bar.set_postfix_str(f"{tokens / seconds:,.0f} tokens/s", refresh=False)
         bar.update(len(window))
     seconds = max(time.perf_counter() - start, 1e-9)
-    return Totals(pairs, failures, num_failed, model.num_tokens - first_token, seconds)
+    tokens = model.num_tokens - first_token
+    return Totals(pairs, readable, failures, num_failed, tokens, seconds)
 
 
 def _score_window(
-    model: Scorer, window: list[Line], cutoff_layer: int | None
-) -> Iterator[tuple[Line, float | list[float], str | None]]:
-    good = [line for line in window if line.error is None]
-    pairs = [(str(line.fields["query"]), str(line.fields["document"])) for line in good]
+    model: Scorer, window: list[Record], cutoff_layer: int | None
+) -> Iterator[tuple[Record, float | list[float], str | None]]:
+    good = [record for record in window if record.error is None]
+    pairs = [(str(record.fields["query"]), str(record.fields["document"])) for record in good]
     if isinstance(model, Reranker):
         scores, reasons = model.try_score(pairs, cutoff_layers=cutoff_layer)
     else:
         scores, reasons = model.try_score(pairs)
     index = 0
-    for line in window:
-        if line.error is not None:
-            yield line, float("nan"), line.error
+    for record in window:
+        if record.error is not None:
+            yield record, float("nan"), record.error
         else:
-            yield line, scores[index].tolist(), reasons.get(index)
+            yield record, scores[index].tolist(), reasons.get(index)
             index += 1
 
 
-def _take(lines: Iterator[Line], most: int) -> list[Line]:
-    """The next lines, a window of them; none at the end."""
-    window: list[Line] = []
+def _take(records: Iterator[Record], most: int) -> list[Record]:
+    """The next records, a window of them; none at the end."""
+    window: list[Record] = []
     characters = 0
     while len(window) < most and characters < _WINDOW_CHARACTERS:
-        line = next(lines, None)
-        if line is None:
+        record = next(records, None)
+        if record is None:
             break
-        window.append(line)
-        if line.error is None:
-            characters += len(line.fields["query"]) + len(line.fields["document"])
+        window.append(record)
+        if record.error is None:
+            characters += len(record.fields["query"]) + len(record.fields["document"])
     return window

@@ -4,25 +4,19 @@ A pair is one message of the role "query" and one of the role "document", after 
 is one, as the role "system".
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
-from jinja2 import nodes
-from jinja2.ext import Extension, loopcontrols
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from packrank.arguments import check_text
 from packrank.checkpoint.files import field as value_of
 from packrank.checkpoint.files import read_object, shown
 from packrank.errors import InputError, ModelError
 from packrank.request import Int32, Pack
+from packrank.text.chat_sandbox import Compiled
 from packrank.text.layout import Layout, common_prefix, share
 from packrank.text.prompt import gather, numbered
 from packrank.text.tokenizer import Tokenizer
@@ -140,7 +134,7 @@ class ChatLayout:
         self._system = [template.message("system", prompt)] if prompt else []
         self._layout = Layout((0, 1), np.zeros(2, dtype=np.int32))
         try:
-            self._compiled = _environment().from_string(template.source)
+            self._compiled = Compiled(template.source)
             probes = [self._render(*pair, system=False) for pair in _PROBES]
         except Exception as error:  # whatever a template makes Python raise
             raise ModelError(f"the chat template cannot be used ({_line(error)})") from error
@@ -287,34 +281,6 @@ class ChatLayout:
         text = self._compiled.render(messages=messages, **given | dict(self._template.variables))
         check_text(text, "prompt")
         return text
-
-
-class _Generation(Extension):
-    """{% generation %} marks what a model is trained to say; it changes no text."""
-
-    tags = {"generation"}  # noqa: RUF012  # as jinja2 declares it
-
-    def parse(self, parser: Parser) -> list[nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-
-def _environment() -> ImmutableSandboxedEnvironment:
-    """What chat templates may use, as transformers' documentation has it."""
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
-    )
-
-    def refuse(message: str) -> None:
-        raise jinja2.TemplateError(message)
-
-    def to_json(value: Any, **options: Any) -> str:
-        return json.dumps(value, **{"ensure_ascii": False} | options)
-
-    environment.filters["tojson"] = to_json
-    environment.globals["raise_exception"] = refuse
-    environment.globals["strftime_now"] = lambda pattern: datetime.now().strftime(pattern)
-    return environment
 
 
 def _saved(folder: Path, config: dict[str, Any]) -> str | dict[str, str]:

@@ -253,7 +253,7 @@ def test_too_few_queries_for_the_recall_are_said(
         (["--output", "{tmp}/none/margins.json"], "cannot be written"),
         (["--output", "{tmp}/model/config.json"], "config.json is no file of margins"),
         (["--queries", "-", "--candidates", "-"], "cannot both come from standard input"),
-        (["--queries", "/dev/null"], "holds no usable query"),
+        (["--queries", "/dev/null"], "holds no query"),
     ],
 )
 def test_nothing_is_scored_in_vain(

@@ -9,7 +9,7 @@ import pytest
 from tqdm import tqdm
 
 from packrank.jobs import score as score_file
-from packrank.lines import Line
+from packrank.records.record import Record
 
 
 class Sized:
@@ -41,10 +41,10 @@ def test_windows_grow_while_they_are_quick(
     monkeypatch.setattr(score_file, "_WINDOW_SECONDS", seconds)
     monkeypatch.setattr(score_file, "_WINDOW_CHARACTERS", characters)
     model: Any = Sized()
-    lines = [Line(i, {"query": "a", "document": "b"}) for i in range(30)]
+    records = [Record(i, {"query": "a", "document": "b"}) for i in range(30)]
     sink = io.StringIO()
     with tqdm(total=30, disable=True) as bar:
-        totals = score_file.score_lines(model, lines, sink, bar)
+        totals = score_file.score_records(model, records, sink, bar)
     assert model.sizes == sizes
     assert totals.pairs == 30
     assert [row["line"] for row in map(json.loads, sink.getvalue().splitlines())] == list(range(30))

@@ -1,0 +1,246 @@
+"""A file of records, opened: from its bytes to records, more than once if it can be read again."""
+
+import codecs
+import gzip
+import io
+import sys
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from types import TracebackType
+from typing import Any, BinaryIO
+
+from packrank.errors import InputError
+from packrank.records.formats import DELIMITERS, GZIP, Format, format_of, header
+from packrank.records.record import Kind, Record, fields_of, parse
+from packrank.records.splitting import cells, elements, rows
+
+_HEAD = 1 << 16  # bytes of which a format is told
+_PARTS = {"csv": "row", "tsv": "row", "json": "element"}
+_ONE = {"line": "a line", "row": "a row", "element": "an element"}
+
+
+class RecordFile:
+    """A file of records; use as a context manager.
+
+    Attributes:
+        name: of the file, for messages.
+        kind: what it is a list of.
+        format: what it is; see `formats`.
+        part: what a record is of it; see `Record`.
+        can_rewind: whether it can be read again.
+    """
+
+    def __init__(self, path: str, kind: Kind, format: Format | None = None) -> None:
+        """Open a file, and see what it is.
+
+        Args:
+            path: of the file; "-" is standard input.
+            kind: what it should be a list of.
+            format: what it is, if not as `formats.format_of` finds.
+
+        Raises:
+            OSError: it cannot be opened.
+            InputError: it is none of these formats, is damaged, or lacks a column; standard input
+                is closed.
+        """
+        self.name = "standard input" if path == "-" else path
+        self.kind = kind
+        self._open = ExitStack()
+        try:
+            with _naming(self.name):
+                head = self._prepare(path)
+            self.format: Format = format_of(head, self.name, path, kind, format)
+            self.part = _PARTS.get(self.format, "line")
+            self._columns, self._header = self._read_header(head)
+        except BaseException:
+            self.close()
+            raise
+
+    def _prepare(self, path: str) -> bytes:
+        """Open the stream, decompressed; returns what it begins with."""
+        stream: BinaryIO
+        if path != "-":
+            stream = self._open.enter_context(_open(path))
+        elif sys.stdin is None:
+            raise InputError("standard input is closed; name a file to read")
+        else:
+            stream = sys.stdin.buffer
+        self.can_rewind = stream.seekable()
+        self._start = stream.tell() if self.can_rewind else 0
+        head, stream = self._peek(stream)
+        self.is_compressed = head.startswith(GZIP)
+        if self.is_compressed:
+            self._start = 0
+            unpacked: Any = gzip.GzipFile(fileobj=stream)
+            head, stream = self._peek(unpacked)
+        self._stream = stream
+        return head
+
+    def _peek(self, stream: BinaryIO) -> tuple[bytes, BinaryIO]:
+        head = stream.read(_HEAD)
+        if self.can_rewind:
+            stream.seek(self._start)
+            return head, stream
+        return head, io.BufferedReader(_Rejoined(head, stream))
+
+    def _read_header(self, head: bytes) -> tuple[list[str], int]:
+        """Names of columns, and the number of the row that has them; nothing, of no table."""
+        if self.format not in DELIMITERS:
+            return [], 0
+        delimiter = DELIMITERS[self.format]
+        for number, row in enumerate(rows(io.BytesIO(head), delimiter), start=1):
+            columns = header(row.removeprefix(codecs.BOM_UTF8), delimiter)
+            if not any(columns):
+                continue
+            wanted = "a table whose first row names its columns"
+            if lacking := self.kind.lacks(columns):
+                known = ", ".join(map(repr, columns))
+                raise InputError(
+                    f"{self.name} has no column {' and no column '.join(map(repr, lacking))}, and "
+                    f"has {known if len(known) < 200 else known[:200] + ' ...'}; expected {wanted}"
+                )
+            if twice := [name for name in set(columns) if columns.count(name) > 1]:
+                raise InputError(f"{self.name} has two columns {twice[0]!r}; expected {wanted}")
+            return columns, number
+        return [], 0
+
+    def __enter__(self) -> "RecordFile":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; standard input stays open."""
+        self._open.close()
+
+    def rewind(self) -> None:
+        """Let `raw` begin anew."""
+        self._stream.seek(self._start)
+
+    def raw(self) -> Iterator[bytes]:
+        """The bytes of every part of the file, blank ones and the header included.
+
+        Raises:
+            InputError: it is damaged, or cannot be read.
+        """
+        parts: Iterable[bytes] = self._stream
+        if self.format in DELIMITERS:
+            parts = rows(self._stream, DELIMITERS[self.format])
+        elif self.format == "json":
+            parts = elements(self._stream, self.name)
+        with _naming(self.name):
+            yield from parts
+
+    def records(self, raw: Iterable[bytes] | None = None, before: int = 0) -> Iterator[Record]:
+        """Records; blank parts and the header are passed over.
+
+        Args:
+            raw: parts of the file, all of it if None.
+            before: how many come before those.
+        """
+        for number, part in enumerate(self.raw() if raw is None else raw, start=before + 1):
+            # Of an array nothing is left out: between two commas there is an element, or should be.
+            if self.format != "json" and (number == self._header or not part.strip()):
+                continue
+            fields: dict[str, Any] = {}
+            try:
+                fields, error = fields_of(self._value(number, part), self.kind)
+            except InputError as wrong:
+                error = str(wrong)
+            yield Record(number, fields, error, self.part)
+
+    def num_lines(self) -> int | None:
+        """Parts of the file, if to count them is quick and it can be read again after that."""
+        if not self.can_rewind or self.is_compressed or self.format == "json":
+            return None
+        chunks = iter(lambda: self._stream.read(1 << 20), b"")
+        count = sum(chunk.count(b"\n") for chunk in chunks)
+        self.rewind()
+        return count
+
+    def _value(self, number: int, part: bytes) -> Any:
+        part = part.removeprefix(codecs.BOM_UTF8) if number == 1 else part
+        if self.format in DELIMITERS:
+            return self._row(cells(part, DELIMITERS[self.format]))
+        text = _decode(part)
+        return text.rstrip("\r\n") if self.format == "text" else parse(text)
+
+    def _row(self, found: list[str]) -> dict[str, str]:
+        if len(found) != len(self._columns):
+            raise InputError(
+                f"the row has {len(found)} fields, and the header names {len(self._columns)}"
+            )
+        row = dict(zip(self._columns, found, strict=True))
+        # What has no id has an empty cell for it.
+        return {name: cell for name, cell in row.items() if cell or name not in ("id", "_id")}
+
+
+@contextmanager
+def _naming(name: str) -> Iterator[None]:
+    """Say in which file it is, and in a sentence, that something goes wrong in reading."""
+    try:
+        yield
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise InputError(
+            f"{name} is damaged or cut off: {error}; fetch or compress it anew"
+        ) from None
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise InputError(f"{name} cannot be read: {error.strerror or error}") from None
+
+
+class _Rejoined(io.RawIOBase):
+    """What has been read of a stream, and then the rest of it."""
+
+    def __init__(self, head: bytes, rest: BinaryIO) -> None:
+        self._head, self._rest = head, rest
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        size = len(buffer)
+        if self._head:
+            piece, self._head = self._head[:size], self._head[size:]
+        else:
+            piece = self._rest.read(size)
+        buffer[: len(piece)] = piece
+        return len(piece)
+
+
+def nothing_in(file: RecordFile, failures: Sequence[tuple[int, str]]) -> str:
+    """What to say of a file of which no record can be used.
+
+    Args:
+        file: as it is.
+        failures: numbers of records, and why they cannot be used; the first one counts.
+    """
+    name = file.kind.name
+    if not failures:
+        return f"{file.name} holds no {name}; expected one {_ONE[file.part]}"
+    number, reason = min(failures)
+    return f"{file.name} holds no usable {name}; {file.part} {number}: {reason}"
+
+
+def _open(path: str) -> BinaryIO:
+    try:
+        return open(path, "rb")
+    except ValueError as error:
+        raise InputError(f"{path!r} is no path of a file: {error}") from None
+
+
+def _decode(raw: bytes) -> str:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"byte {error.start + 1} is 0x{raw[error.start]:02x}, which is not valid UTF-8"
+        ) from None

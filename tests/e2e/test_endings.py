@@ -1,0 +1,120 @@
+"""How a command ends that is stopped, or meets what nobody foresaw, and that nothing is left."""
+
+import io
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from packrank.commands import score as score_command
+from packrank.commands.cli import main
+
+OneSentence = Callable[..., None]
+
+
+def rank(model: Path, documents: Path, *options: str) -> int:
+    return main(["rank", str(model), "--query", "red", "--documents", str(documents), *options])
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (TypeError("no such\nthing"), "TypeError: no such was not foreseen"),
+        (RecursionError("too deep"), "RecursionError: too deep was not foreseen"),
+        (KeyError(), "KeyError was not foreseen"),
+        (type("PanicException", (BaseException,), {})("boom"), "PanicException: boom was not"),
+    ],
+)
+def test_what_nobody_foresaw_has_a_status_of_its_own(
+    model: Path,
+    documents: Path,
+    one_sentence: OneSentence,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
+    words: str,
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise error
+
+    monkeypatch.setattr("packrank.runtime.runner.Runner.submit", fail)
+    assert rank(model, documents) == 3
+    one_sentence(words, "--traceback")
+    assert rank(model, documents, "--traceback") == 3
+    assert "Traceback (most recent call last)" in capsys.readouterr().err
+
+
+def test_nobody_reads_what_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken(io.StringIO):
+        def write(self, _: str) -> int:
+            raise BrokenPipeError
+
+    monkeypatch.setattr(sys, "stderr", Broken())
+    assert main(["rank", "no/such-model", "--query", "red", "--documents", "/dev/null"]) == 2
+
+
+@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_command_that_is_stopped_leaves_nothing_behind(
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: signal.Signals,
+    named: bool,
+) -> None:
+    pairs, out = tmp_path / "pairs.jsonl", tmp_path / "out"
+    out.mkdir()
+    (out / "o").write_text("before")
+    pairs.write_text('{"query": "red", "document": "fox"}\n')
+    real = score_command.score_records
+
+    def stopped(*args: Any, **options: Any) -> None:
+        real(*args, **options)
+        assert len(list(out.iterdir())) == 1 + named
+        try:
+            os.kill(os.getpid(), number)
+        finally:
+            os.kill(os.getpid(), number)  # as a supervisor may
+
+    monkeypatch.setattr(score_command, "score_records", stopped)
+    if named:
+        monkeypatch.delattr(os, "O_TMPFILE")
+    before = signal.getsignal(number)
+    assert main(["score", str(model), str(pairs), "--output", str(out / "o")]) == 128 + number
+    assert [path.read_text() for path in out.iterdir()] == ["before"]
+    assert signal.getsignal(number) is before
+
+
+PROGRAM = """
+import os, sys
+from packrank.commands import score
+from packrank.commands.cli import main
+
+score.score_records = lambda *_, **__: os.kill(os.getpid(), int(sys.argv[1]))
+sys.exit(main(["score", sys.argv[2], sys.argv[3], "--output", sys.argv[4], "--quiet"]))
+"""
+
+
+def test_a_program_that_is_stopped_ends_with_the_signals_status(
+    model: Path, tmp_path: Path, thorough: bool
+) -> None:
+    """And leaves nothing behind, killed outright too."""
+    pairs, out = tmp_path / "pairs.jsonl", tmp_path / "out"
+    out.mkdir()
+    pairs.write_text('{"query": "red", "document": "fox"}\n')
+    for number in (signal.SIGTERM, signal.SIGKILL) if thorough else ():
+        done = subprocess.run(
+            [sys.executable, "-c", PROGRAM, str(int(number)), model, pairs, out / "o"],
+            capture_output=True,
+            text=True,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+            timeout=120,
+        )
+        assert done.stderr == ""
+        assert done.returncode == (-number if number == signal.SIGKILL else 128 + number)
+        assert not list(out.iterdir())

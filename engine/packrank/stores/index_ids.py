@@ -4,8 +4,8 @@ PyLate: a pickled dict of numbers to ids; before version 1.4, a table of SQLite 
 pickled one by one (of the package sqlitedict). RAGatouille: a JSON object, by passages, of which
 several may have the id of one document.
 
-A pickle is a program. What is read here can build numbers, strings and dicts of them, and call
-nothing.
+A pickle is a program. What is read here can build numbers, strings and dicts of them, numpy's
+too, and call nothing else.
 """
 
 import io
@@ -43,8 +43,37 @@ class _Refused(Exception):
     """What a file holds that is no number and no id."""
 
 
+class _Dtype:
+    """A type of numpy's numbers and strings, as a pickle builds it."""
+
+    def __init__(self, kind: str, *_: object) -> None:
+        self.kind, self.order = kind[:1], "little"
+
+    def __setstate__(self, state: tuple[object, ...]) -> None:
+        self.order = "big" if state[1] == ">" else "little"
+
+
+def _scalar(dtype: object, raw: object) -> int | str:
+    """A number or string of numpy: who takes ids out of an array has these."""
+    if isinstance(dtype, _Dtype) and isinstance(raw, bytes):
+        if dtype.kind == "U":
+            return raw.decode(f"utf-32-{dtype.order[0]}e").rstrip("\0")
+        if dtype.kind in ("i", "u"):
+            return int.from_bytes(raw, dtype.order, signed=dtype.kind == "i")  # type: ignore[arg-type]
+    raise _Refused("it holds something of numpy that is no string or whole number")
+
+
+_MODULES = ("numpy", "numpy.core.multiarray", "numpy._core.multiarray")
+_NUMPY = {"dtype": _Dtype, "scalar": _scalar}
+
+
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
+        if (
+            module in ("numpy", "numpy.core.multiarray", "numpy._core.multiarray")
+            and name in _NUMPY
+        ):
+            return _NUMPY[name]
         raise _Refused(f"it names {module}.{name}, and ids are numbers and strings alone")
 
 

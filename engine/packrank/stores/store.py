@@ -233,7 +233,10 @@ def read_codec(folder: Path, manifest: Manifest) -> Codec:
         raise StoreError(f"{path} is damaged: its checksum is wrong")
     try:
         parts = load(raw)
-        codec = Codec.of(parts["centroids"], parts["bucket_cutoffs"], parts["bucket_weights"])
+        named = [parts[part] for part in ("centroids", "bucket_cutoffs", "bucket_weights")]
+        if not all(part.is_floating_point() for part in named):
+            raise ValueError("it holds other than floating-point numbers")
+        codec = Codec.of(*named)
     except Exception as error:  # a damaged file makes its readers raise anything
         raise StoreError(f"{path} is damaged: {error}") from None
     if (f"{codec.bits}bit", codec.size) != (manifest.format, manifest.size):

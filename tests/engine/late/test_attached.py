@@ -1,6 +1,7 @@
 """Documents of a store rank as their texts do, and get there whole or not at all."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -250,3 +251,12 @@ def test_vectors_that_a_format_cannot_hold_are_named(
     reason = f"pair 0: a value of its vectors is not finite in {format}"
     with pytest.raises(PairError, match=reason):
         model.encode_documents(["sea"], tmp_path / "store")
+
+
+def test_a_store_that_is_cut_off_meanwhile(folder: Path, tmp_path: Path) -> None:
+    LateInteraction(folder, device="cpu").encode_documents(["red fox", "sea"], tmp_path / "store")
+    stored = LateInteraction(folder, device="cpu", store=tmp_path / "store")
+    os.truncate(tmp_path / "store/values.bin", 1)
+    for call in (lambda: stored.rank("sea"), lambda: stored.explain("sea", "sea", candidate="1")):
+        with pytest.raises(StoreError, match="was cut off while it was open"):
+            call()

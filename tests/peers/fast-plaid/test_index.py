@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from packrank import Store, maxsim
-from packrank.errors import StoreError
+from packrank_kernels import FORMATS
 
 SIZE = 32
+BITS = [bits for bits in (1, 2, 4, 8) if f"{bits}bit" in FORMATS]
 LENGTHS = [5, 1, 17, 9, 30, 2] * 6
 
 
@@ -42,7 +43,7 @@ def check_vectors(store: Store, index: Any, lengths: list[int]) -> None:
     np.testing.assert_allclose(cosines, 1, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("nbits", [2, 4])
+@pytest.mark.parametrize("nbits", BITS)
 def test_vectors_are_those_that_fast_plaid_decodes(index: Callable[..., Any], nbits: int) -> None:
     made = index(nbits=nbits)
     store = Store.open(made.index)
@@ -70,14 +71,7 @@ def test_an_index_that_cannot_be_searched_opens_too(index: Callable[..., Any]) -
     check_vectors(Store.open(made.index), made, LENGTHS)
 
 
-@pytest.mark.parametrize("nbits", [1, 8])
-def test_other_numbers_of_bits_are_refused(index: Callable[..., Any], nbits: int) -> None:
-    made = index(nbits=nbits)
-    with pytest.raises(StoreError, match=f"{2**nbits} bucket weights, expected 4 or 16"):
-        Store.open(made.index)
-
-
-@pytest.mark.parametrize("nbits", [2, 4])
+@pytest.mark.parametrize("nbits", BITS)
 def test_scores_are_those_of_pylates_search(tmp_path: Path, nbits: int) -> None:
     """To the rounding of float16 there, and here of the bytes that a query and a codec become."""
     from pylate.indexes import PLAID
@@ -86,11 +80,30 @@ def test_scores_are_those_of_pylates_search(tmp_path: Path, nbits: int) -> None:
     index = PLAID(str(tmp_path), "passages", nbits=nbits, device="cpu", **every)
     names = [f"p{n}" for n in range(len(LENGTHS))]
     index.add_documents(names, random_vectors(*LENGTHS))
-    store = Store.open(tmp_path / "passages/fast_plaid_index")
+    store = Store.open(tmp_path / "passages")
+    assert [*store.ids] == names
     for query in random_vectors(1, 7, 32):
         [ranked] = index(query[None], k=len(names))
-        places = [names.index(one["id"]) for one in ranked]
+        places = store.indices([one["id"] for one in ranked]).tolist()
         assert sorted(places) == [*range(len(names))]
         scores = [one["score"] for one in ranked]
         found = maxsim(query, store)[places]
         np.testing.assert_allclose(found, scores, rtol=0, atol=0.01 * len(query) ** 0.5)
+
+
+@pytest.mark.parametrize("ids", [[f"p{n}" for n in range(36)], [*range(100, 136)]])
+def test_ids_are_pylates_whatever_it_removed(tmp_path: Path, ids: list[Any]) -> None:
+    from pylate.indexes import PLAID
+
+    index = PLAID(str(tmp_path), "passages", device="cpu", n_ivf_probe=256, show_progress=False)
+    index.add_documents(ids, random_vectors(*LENGTHS))
+    index.remove_documents([ids[3], ids[0], ids[20]])
+    index.add_documents(["new", ids[3]], random_vectors(4, 6))
+    left = [*(str(id) for n, id in enumerate(ids) if n not in (0, 3, 20)), "new", str(ids[3])]
+    store = Store.open(tmp_path / "passages")
+    assert [*store.ids] == left and store.deleted == 0
+    [query] = random_vectors(7)
+    [ranked] = index(query[None], k=len(left))
+    assert sorted(str(one["id"]) for one in ranked) == sorted(left)
+    found = maxsim(query, store)[store.indices([str(one["id"]) for one in ranked])]
+    np.testing.assert_allclose(found, [one["score"] for one in ranked], rtol=0, atol=0.03)

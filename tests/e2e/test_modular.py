@@ -214,6 +214,20 @@ def test_the_command_line_ranks_by_a_label(
     assert "labels           3: no, maybe, yes\n" in capsys.readouterr().out
 
 
+def test_a_decoder_of_several_labels_is_ranked_by_one(tmp_path: Path) -> None:
+    names = {0: "no", 1: "yes", 2: "maybe"}
+    folder = modular.decoder_body(
+        tmp_path / "classifier", "Llama", "ForSequenceClassification", num_labels=3, id2label=names
+    )
+    model = Reranker(folder)
+    documents = [document for _, document in PAIRS]
+    scores = model.score([("red", document) for document in documents])
+    ranking = model.rank("red", documents, label="maybe")
+    order = np.argsort(-scores[:, 2], kind="stable")
+    assert [(r.index, r.score) for r in ranking] == [(i, scores[i, 2]) for i in order]
+    assert ranking.num_layers.tolist() == [4] * 4
+
+
 def test_every_process_gets_the_head(saved: Body, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of several devices each loads by what comes to it in a message."""
     folder = saved("Bert", "mean", 3)

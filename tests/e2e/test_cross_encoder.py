@@ -194,7 +194,7 @@ def test_a_limit_beyond_the_models_is_the_models(saved: Build) -> None:
         (SETTINGS, {"activation_fn": 3}, "activation_fn is 3, expected a string"),
         (SETTINGS, {"activation_fn": "torch.nn.GELU"}, "activation_fn 'torch.nn.GELU' is not sup"),
         (SETTINGS, {"model_type": 3}, "model_type is 3, expected a string"),
-        ("sentence_bert_config.json", {"do_lower_case": True}, "do_lower_case True is not suppo"),
+        ("sentence_bert_config.json", {"do_lower_case": "yes"}, "do_lower_case is 'yes', expected"),
         ("sentence_bert_config.json", {"max_seq_length": "9"}, "max_seq_length is '9', expected a"),
         ("sentence_bert_config.json", {"max_seq_length": 0}, "the maximum length is 0, expected"),
         (

@@ -136,6 +136,11 @@ class ModelConfig:
         return self.decoder is not None and self.decoder.causal and self.pooling == "last"
 
     @property
+    def label_names(self) -> tuple[str, ...]:
+        """Names of the labels, those of transformers where they have none."""
+        return self.labels or tuple(f"LABEL_{place}" for place in range(self.num_labels))
+
+    @property
     def default_activation(self) -> str:
         """What turns logits into scores where sentence-transformers' own file does not say."""
         named = activation_named(self.saved_activation)

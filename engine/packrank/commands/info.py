@@ -142,7 +142,7 @@ def _describe_reranker(
     counted = "" if template is None else ", as the template counts them"
     length = scoring.layout(tokenizer, config).max_length
     yield f"max length       {length} tokens of a pair{counted}"
-    names = f": {', '.join(config.labels)}" if config.labels and config.num_labels > 1 else ""
+    names = f": {', '.join(config.label_names)}" if config.num_labels > 1 else ""
     yield f"labels           {config.num_labels}{names}"
     try:
         yield f"activation       {known_activation(scoring.activation)}"

@@ -15,11 +15,10 @@ from packrank.checkpoint.scoring_modules import ScoringModules
 from packrank.errors import InputError
 from packrank.models import CausalSettings, load_model
 from packrank.scoring.recognition import Scoring, recognise
-from packrank.scoring.sentence_transformers import LogitScore
+from packrank.scoring.sentence_transformers import LogitScore, open_tokenizer
 from packrank.text.pairs import PairLayout, PairReader
 from packrank.text.prompt import PromptLayout
 from packrank.text.templates import TEMPLATES
-from packrank.text.tokenizer import Tokenizer
 from packrank.text.truncation import Truncation
 
 HeadIndex = Literal["upstream", "layer"]
@@ -84,9 +83,8 @@ class Assembly:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Names of the scores of a pair, as transformers names those that have no name."""
-        count = self.config.num_labels
-        return self.config.labels or tuple(f"LABEL_{place}" for place in range(count))
+        """Names of the scores of a pair."""
+        return self.config.label_names
 
     def label(self, label: Any) -> int:
         """Which score of a pair a ranking goes by.
@@ -194,7 +192,7 @@ def assemble(folder: Path, name: str, options: Options) -> Assembly:
     """
     expect(folder, RERANKERS)
     inner = encoder_folder(folder)
-    config, tokenizer = load_config(inner), Tokenizer.from_folder(inner)
+    config, tokenizer = load_config(inner), open_tokenizer(folder)
     scoring = recognise(folder, config, tokenizer, template=options.template, name=name)
     if scoring.modules is not None:
         config = config.scored_by(scoring.modules)

@@ -141,7 +141,10 @@ class PairScorer:
     def _whole_work(self, pack: Pack) -> Work:
         """Of all layers, the last of which may run for the one token that scores."""
         config, num_tokens = self._assembly.config, len(pack.token_ids)
-        alone = config.pooling in ("cls", "last")
+        causal = self._assembly.causal
+        # A classifier's last token but padding may stand anywhere.
+        anywhere = causal is not None and causal.head == "classifier" and config.pad_token_id >= 0
+        alone = config.pooling == "cls" or (config.pooling == "last" and not anywhere)
         spared = num_tokens - pack.num_sequences if alone else 0
         total = num_tokens * config.num_layers
         return Work(total=total, computed=total - spared, saved_by_last_layer=spared)

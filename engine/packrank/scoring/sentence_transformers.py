@@ -11,7 +11,7 @@ from packrank.checkpoint.files import field, read_list, read_object, shown
 from packrank.checkpoint.modules import Module, encoder_folder, read_modules
 from packrank.checkpoint.scoring_modules import ScoringModules, read_scoring_modules
 from packrank.errors import ModelError
-from packrank.scoring.transformer_settings import read_transformer
+from packrank.scoring.transformer_settings import lower_cases, read_transformer
 from packrank.text.chat_template import ChatTemplate
 from packrank.text.tokenizer import Tokenizer
 from packrank.text.truncation import Truncation
@@ -55,6 +55,18 @@ class Settings:
     logit_score: LogitScore | None = None
     modules: ScoringModules | None = None
     saved: bool = False
+
+
+def open_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer of a reranker's folder, as the user names that.
+
+    Raises:
+        ModelError: there is none, or it cannot be read.
+    """
+    inner = encoder_folder(folder)
+    return Tokenizer.from_folder(
+        inner, lower_case=bool(_saved_modules(folder)) and lower_cases(inner)
+    )
 
 
 def read_settings(folder: Path, config: ModelConfig, tokenizer: Tokenizer) -> Settings:

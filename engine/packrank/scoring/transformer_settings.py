@@ -18,10 +18,10 @@ _FILES = (
 
 # Keys that are read, and those that change no score of a cross-encoder.
 _READ = {"max_seq_length", "modality_config", "module_output_name", "processing_kwargs"}
-_READ |= {"transformer_task"}
+_READ |= {"do_lower_case", "transformer_task"}
 _IDLE = {"document_length", "query_expansion", "query_length", "unpad_inputs"}
-# Those that would change the ids of a text, or the model.
-_REFUSED = ("do_lower_case", "tokenizer_name_or_path")
+# What it may say of another tokenizer: nothing.
+_REFUSED = ("tokenizer_name_or_path",)
 # Arguments of from_pretrained, of which these alone change no score.
 _ARGUMENTS = {
     "model": {"attn_implementation", "device_map", "dtype", "low_cpu_mem_usage", "torch_dtype"},
@@ -93,11 +93,27 @@ def read_transformer(folder: Path, task: str) -> TransformerSettings:
     Raises:
         ModelError: it asks for what is not supported.
     """
+    name, config = _file(folder)
+    return _Reader(folder, name, config).settings(task) if config else TransformerSettings()
+
+
+def lower_cases(folder: Path) -> bool:
+    """Whether texts are lower-cased before a Transformer's tokenizer reads them.
+
+    Raises:
+        ModelError: the file cannot be read.
+    """
+    name, config = _file(folder)
+    return bool(field(config, "do_lower_case", bool, False, name))
+
+
+def _file(folder: Path) -> tuple[str, dict[str, Any]]:
+    """The name of the file that counts, and the object in it; empty if there is none."""
     for name in _FILES:
         config = read_object(folder / name) if (folder / name).is_file() else {}
         if config:
-            return _Reader(folder, name, config).settings(task)
-    return TransformerSettings()
+            return name, config
+    return _FILES[0], {}
 
 
 @dataclass(frozen=True)

@@ -230,6 +230,10 @@ def test_minicpm(read: Any) -> None:
             {"architectures": ["GemmaForCausalLM"], "use_bidirectional_attention": True},
             "of GemmaForCausalLM is read in one way by some releases of transformers and n",
         ),
+        (
+            {"architectures": ["LlamaBidirectionalModel"]},
+            "architecture LlamaBidirectionalModel is not supported",
+        ),
         ({"is_causal": None}, "is_causal is null, expected true or false"),
         ({"is_causal": 0}, "is_causal is 0, expected true or false"),
         (

@@ -167,14 +167,15 @@ def test_every_option_reaches_the_model(
     flags = [w for name, v in words.items() for w in (f"--{name.replace('_', '-')}", str(v))]
     output = tmp_path / "margins.json"
     assert run(*flags, "--output", str(output), "--layers", "16,8", "--cutoff-layer", "24") == 0
-    assert (made[0].folder, made[0].options) == (folder, given)
+    # Margins are of logits.
+    assert (made[0].folder, made[0].options) == (folder, given | {"activation": "identity"})
     assert made[0].calls[0][1] == [8, 16, 24]
     [margins] = load(output)
     assert (margins.layers, margins.final_layer) == ((8, 16), 24)
     assert margins.settings == {"template": "mine"}
     assert not (folder / FILE).exists()
     assert run("--output", str(output)) == 0
-    assert made[1].options == {"device": "auto", "dtype": "auto"}
+    assert made[1].options == {"device": "auto", "dtype": "auto", "activation": "identity"}
     assert [entry.final_layer for entry in load(output)] == [24, 40]
 
 

@@ -102,9 +102,7 @@ def has_token_types(config: dict[str, Any]) -> bool:
 
 def length_limit(config: dict[str, Any]) -> int | None:
     """Most tokens of a sequence; None if there is no limit."""
-    limit = _field(config, "model_max_length", float)
-    if limit is None:
-        limit = _field(config, "max_len", float)
+    limit = _field(config, "model_max_length" if "model_max_length" in config else "max_len", float)
     if limit is None or limit > _NO_LIMIT:
         return None
     if math.isnan(limit) or limit < 1:

@@ -3,12 +3,14 @@
 score(q, d) = sum over query tokens i of  u_i * m_i,    m_i = max over document tokens j of s_ij
 
 Documents in float32, float16 or bfloat16: queries are rounded to their dtype, s_ij = q_i . d_j in
-float32, u_i = 1. Documents in int8, 4bit or 2bit: queries are quantized as by `quantize_int8`,
+float32, u_i = 1. Documents in int8 or residual codes: queries are quantized as by `quantize_int8`,
 s_ij = float32(integer product) * scales[j], u_i = the query token's scale (times the codec's step).
+Where dimensions of a codec outlie (see `residual`), their products o_ie * v_je in float32 are added
+before the scale, one after the other: o = query / scale, v = (centroid + weight) / step.
 
 The sum runs in one order everywhere: 32 lanes, token i in lane i % 32, each lane in the order of
 its tokens, then the upper half of the lanes onto the lower, five times. Integer products are exact,
-so scores of int8, 4bit and 2bit have the same bits on every backend and device. Scores of the
+so scores of int8 and residual codes have the same bits on every backend and device. Scores of the
 others have the same bits on one backend, whatever the company.
 
 An empty document scores -inf, NaN propagates.
@@ -24,13 +26,15 @@ from torch import Tensor
 
 from packrank_kernels.checks import check_float, check_like, check_shape
 from packrank_kernels.dispatch import choose
-from packrank_kernels.packed import FLOATS, Queries
+from packrank_kernels.packed import FLOATS, PackedCodec, Queries
 from packrank_kernels.residual import to_planes
 from packrank_kernels.token_embeddings import TokenEmbeddings, quantize_int8
 from packrank_kernels.top_k import TopK, best, from_keys, keys, padded
 
 # Scores alive at once where only the best are wanted: 16 MB.
 _SCORES_AT_ONCE = 1 << 22
+# An outlying dimension of a query in units of its scale, at most.
+_MOST_STEPS = 2.0**30
 
 Candidates = Tensor | Sequence[Tensor] | None
 
@@ -105,7 +109,7 @@ def maxsim(
         for ids in own:
             _check_candidates(op, ids, documents)
     dtype = prepared.values.dtype
-    chosen = choose(op, backend, documents.device, dtype, size=documents.size)
+    chosen = choose(op, backend, documents.device, dtype, **_facts(documents))
 
     def scores_of(part: TokenEmbeddings, ids: Tensor | None, owners: Tensor | None) -> Tensor:
         ids = None if ids is None else ids.contiguous()
@@ -162,8 +166,14 @@ def matches(
     prepared = _prepare(op, [query], documents)
     _check_candidates(op, candidates, documents)
     dtype = prepared.values.dtype
-    chosen = choose(op, backend, documents.device, dtype, size=documents.size)
+    chosen = choose(op, backend, documents.device, dtype, **_facts(documents))
     return Matches(*chosen.run(prepared, documents, candidates.contiguous()))
+
+
+def _facts(documents: TokenEmbeddings) -> dict[str, object]:
+    """What backends go by."""
+    outlies = documents.codec is not None and documents.codec.outliers is not None
+    return {"size": documents.size, "format": documents.format, "outlies": outlies}
 
 
 def _prepare(op: str, queries: list[Tensor], documents: TokenEmbeddings) -> Queries:
@@ -181,11 +191,27 @@ def _prepare(op: str, queries: list[Tensor], documents: TokenEmbeddings) -> Quer
         rows = documents.values.new_empty(0, documents.size, dtype=torch.float32)
     if documents.format in FLOATS:
         return Queries(rows.to(FLOATS[documents.format]).contiguous(), None, tuple(starts))
-    values, weights = quantize_int8(rows)
-    if documents.codec is not None:
-        values = to_planes(values, 8 // documents.codec.bits)
-        weights = weights * documents.codec.step
-    return Queries(values.contiguous(), weights, tuple(starts))
+    if documents.codec is None:
+        values, weights = quantize_int8(rows)
+        return Queries(values, weights, tuple(starts))
+    return residual_queries(rows, tuple(starts), documents.codec)
+
+
+def residual_queries(rows: Tensor, starts: tuple[int, ...], codec: PackedCodec) -> Queries:
+    """[R, D] rows of queries for documents in residual codes."""
+    rows = to_planes(rows.float(), 8 // codec.bits)
+    if codec.outliers is None:
+        values, weights = quantize_int8(rows)
+        return Queries(values, weights * codec.step, starts)
+    columns = codec.outliers.columns.long()
+    outliers = rows[:, columns]
+    # As documents have: float32 must hold the products.
+    values, weights = quantize_int8(
+        rows.index_fill(1, columns, 0.0), outliers.abs().amax(dim=1) / _MOST_STEPS
+    )
+    # 0 where a row is not finite: its weight says so.
+    outliers = torch.nan_to_num(outliers / weights[:, None], nan=0.0, posinf=0.0, neginf=0.0)
+    return Queries(values, weights * codec.step, starts, outliers)
 
 
 def _check_candidates(op: str, ids: Tensor, documents: TokenEmbeddings) -> None:

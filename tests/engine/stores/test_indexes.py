@@ -171,7 +171,7 @@ def test_every_damaged_file_is_named(
         ("0.codes", np.zeros(8, np.float32), "expected torch.int32 or torch.int64 [8]"),
         ("0.codes", np.zeros(9, np.int64), "expected torch.int32 or torch.int64 [8]"),
         ("0.residuals", np.zeros((8, 5), np.uint8), "expected torch.uint8 [8, 4]"),
-        ("bucket_weights", np.zeros(2, np.float32), "2 bucket weights, expected 4 or 16"),
+        ("bucket_weights", np.zeros(3, np.float32), "3 bucket weights, expected 2, 4, 16"),
         ("bucket_weights", np.full(4, np.nan, np.float32), "not finite"),
         ("centroids", np.zeros((7, 17), np.float16), "multiple of 4 dimensions"),
         ("centroids", np.array([{}, {}]), "cannot be read"),

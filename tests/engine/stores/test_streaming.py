@@ -14,7 +14,7 @@ from packrank import InputError, Store
 from packrank.stores import runs, streaming
 from packrank.stores.pinned import CopyStream
 from packrank.stores.streaming import maxsim, place, upload
-from packrank_kernels import FORMATS, Codec, TokenEmbeddings, TopK
+from packrank_kernels import BITS, FORMATS, Codec, TokenEmbeddings, TopK
 
 SIZE = 24
 # One document is larger than a run, and runs end between documents, at them and in empty ones.
@@ -26,7 +26,7 @@ def documents_in(format: str) -> TokenEmbeddings:
     x = torch.nn.functional.normalize(torch.randn(sum(LENGTHS), SIZE))
     x[50:60] = x[40:50]  # equal scores, in documents of different runs
     codec = None
-    if format in ("4bit", "2bit"):
+    if format in BITS:
         levels = 2 ** int(format[0])
         weights = torch.linspace(-0.2, 0.2, levels)
         codec = Codec.of(x[:7].clone(), (weights[1:] + weights[:-1]) / 2, weights)

@@ -147,13 +147,37 @@ class TokenEmbeddings(PackedTokens):
         """[L, D] float32: one document's vectors, as near as the format keeps them."""
         if not 0 <= document < len(self):
             raise IndexError(f"document {document} is not among {len(self)}")
-        rows = slice(int(self.cu_seqlens[document]), int(self.cu_seqlens[document + 1]))
+        return self._vectors(
+            slice(int(self.cu_seqlens[document]), int(self.cu_seqlens[document + 1]))
+        )
+
+    def decoded(self, documents: Tensor | None = None) -> "TokenEmbeddings":
+        """Some documents, [K] int64, or all, in float32: as near as the format keeps them."""
+        rows: slice | Tensor
+        if documents is None:
+            rows = slice(int(self.cu_seqlens[0]), int(self.cu_seqlens[-1]))
+            ends = self.cu_seqlens - self.cu_seqlens[0]
+        else:
+            starts = self.cu_seqlens[documents]
+            lengths = self.cu_seqlens[documents + 1] - starts
+            ends = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
+            rows = torch.arange(int(ends[-1]), device=self.device)
+            rows += (starts - ends[:-1]).repeat_interleave(lengths)
+        return TokenEmbeddings.of(self._vectors(rows).contiguous(), ends)
+
+    def _vectors(self, rows: slice | Tensor) -> Tensor:
+        """[., D] float32; NaN where a code is no centroid or a scale is not finite."""
         values = self.values[rows]
+        if self.scales is None:
+            return values.float()
+        scales = self.scales[rows]
         if self.codec is not None:
             assert self.codes is not None
-            values = self.codec.decode(self.codes[rows], values)
-        wide = values.float()
-        return wide if self.scales is None else wide * self.scales[rows, None]
+            codes = self.codes[rows]
+            known = (codes >= 0) & (codes < len(self.codec.centroids))
+            values = self.codec.decode(torch.where(known, codes, 0), values)
+            scales = torch.where(known, scales, torch.nan)
+        return values.float() * torch.where(scales.isfinite(), scales, torch.nan)[:, None]
 
 
 def quantize_int8(x: Tensor, least: Tensor | None = None) -> tuple[Tensor, Tensor]:

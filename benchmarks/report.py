@@ -124,15 +124,18 @@ def quality(rows: list[dict[str, Any]]) -> None:
 
 def formats(rows: list[dict[str, Any]]) -> None:
     """What storing vectors in fewer bytes does to the order."""
-    print("| set | queries | BM25 | format | bytes a token | reranked | against float32 |")
-    print("|---|--:|--:|---|--:|--:|--:|")
+    exact = any(row.get("exact") is not None for row in rows)
+    more = " exact | decoded, float64 |" if exact else ""
+    print(f"| set | queries | BM25 | format | bytes a token | reranked | against float32 |{more}")
+    print(f"|---|--:|--:|---|--:|--:|--:|{'--:|--:|' if exact else ''}")
     full = {row["name"]: row["reranked"] for row in rows if row["format"] == "float32"}
     for row in rows:
         name = row["name"]
         change = f"{row['reranked'] - full[name]:+.4f}" if name in full else ""
+        more = f" {row['exact']:.4f} | {row['decoded']:.4f} |" if exact else ""
         print(
             f"| {name} | {row['queries']} | {row['bm25']:.4f} | {row['format']} | "
-            f"{row['bytes_per_token']:g} | {row['reranked']:.4f} | {change} |"
+            f"{row['bytes_per_token']:g} | {row['reranked']:.4f} | {change} |{more}"
         )
     print()
 

@@ -143,17 +143,20 @@ void linear(const std::string& isa, int dtype, uintptr_t x, int64_t x_stride, ui
 }
 
 // Documents (dtype, bits, values, scales, codes, centroids, bucket weights, number of centroids,
-// cu_seqlens, size);
+// cu_seqlens, size); outliers (number, columns, rows, weights, of queries);
 // queries (values, weights, starts, number); candidates (ids, owners, number).
 using Documents = std::tuple<int, int, uintptr_t, uintptr_t, uintptr_t, uintptr_t, uintptr_t,
                              int64_t, uintptr_t, int64_t>;
+using Outliers = std::tuple<int64_t, uintptr_t, uintptr_t, uintptr_t, uintptr_t>;
 using Queries = std::tuple<uintptr_t, uintptr_t, uintptr_t, int64_t>;
 using Candidates = std::tuple<uintptr_t, uintptr_t, int64_t>;
 
-MaxSimArgs maxsim_args(const Documents& documents, const Queries& queries,
+MaxSimArgs maxsim_args(const Documents& documents, const Outliers& outliers, const Queries& queries,
                        const Candidates& candidates, uintptr_t scores, uintptr_t tokens) {
     const auto& [dtype, bits, values, scales, codes, centroids, bucket_weights, num_centroids,
                  cu_seqlens, size] = documents;
+    const auto& [num_outliers, outlier_columns, outlier_rows, outlier_weights, query_outliers] =
+        outliers;
     const auto& [query_values, query_weights, query_starts, num_queries] = queries;
     const auto& [ids, owners, num_candidates] = candidates;
     return {static_cast<Dtype>(dtype),
@@ -164,10 +167,15 @@ MaxSimArgs maxsim_args(const Documents& documents, const Queries& queries,
             at<uint8_t>(centroids),
             at<uint8_t>(bucket_weights),
             num_centroids,
+            num_outliers,
+            at<int32_t>(outlier_columns),
+            at<float>(outlier_rows),
+            at<float>(outlier_weights),
             at<int64_t>(cu_seqlens),
             size,
             at<void>(query_values),
             at<float>(query_weights),
+            at<float>(query_outliers),
             at<int64_t>(query_starts),
             num_queries,
             at<int64_t>(ids),
@@ -177,17 +185,18 @@ MaxSimArgs maxsim_args(const Documents& documents, const Queries& queries,
             at<int32_t>(tokens)};
 }
 
-void maxsim(const std::string& isa, const Documents& documents, const Queries& queries,
-            const Candidates& candidates, uintptr_t scores) {
-    const MaxSimArgs args = maxsim_args(documents, queries, candidates, scores, 0);
+void maxsim(const std::string& isa, const Documents& documents, const Outliers& outliers,
+            const Queries& queries, const Candidates& candidates, uintptr_t scores) {
+    const MaxSimArgs args = maxsim_args(documents, outliers, queries, candidates, scores, 0);
     const Kernels& kernels = find(isa);
     Unlocked unlocked;
     kernels.maxsim(args);
 }
 
-void matches(const std::string& isa, const Documents& documents, const Queries& queries,
-             const Candidates& candidates, uintptr_t scores, uintptr_t tokens) {
-    const MaxSimArgs args = maxsim_args(documents, queries, candidates, scores, tokens);
+void matches(const std::string& isa, const Documents& documents, const Outliers& outliers,
+             const Queries& queries, const Candidates& candidates, uintptr_t scores,
+             uintptr_t tokens) {
+    const MaxSimArgs args = maxsim_args(documents, outliers, queries, candidates, scores, tokens);
     const Kernels& kernels = find(isa);
     Unlocked unlocked;
     kernels.matches(args);

@@ -10,6 +10,7 @@ import sys
 import torch
 
 from packrank_kernels import (
+    BITS,
     Codec,
     TokenEmbeddings,
     add_layer_norm,
@@ -140,8 +141,8 @@ def fuzz_score_head(rng, dtype, backend):
 
 def draw_documents(rng, dtype, size):
     """Documents of a dtype, or of an integer format, and their vectors."""
-    kind = rng.choice([str(dtype)[6:], "float16", "int8", "4bit", "2bit"])
-    bits = {"4bit": 4, "2bit": 2}.get(kind)
+    kind = rng.choice([str(dtype)[6:], "float16", "int8", *BITS])
+    bits = BITS.get(kind)
     size = size if bits is None else max(size // (8 // bits), 1) * (8 // bits)
     # Signed terms may cancel: every similarity is shifted up, so that a score is as large as its
     # terms.
@@ -150,6 +151,7 @@ def draw_documents(rng, dtype, size):
     if bits is not None:
         weights = torch.randn(2**bits).sort().values
         centroids = torch.randn(rng.randint(1, 20), size).abs()
+        centroids[:, rng.sample(range(size), min(rng.choice([0, 1, 3]), size))] *= 50
         codec = Codec.of(centroids, (weights[1:] + weights[:-1]) / 2, weights)
     every = TokenEmbeddings.encode(documents, kind, codec)
     start = rng.randint(0, len(every) - 1)

@@ -104,9 +104,11 @@ SIGNATURES = {
     packrank.LateInteraction: (
         "model, *, store=None, device='auto', dtype='auto', budget_tokens=None, deterministic=False"
     ),
-    packrank.LateInteraction.rank: "self, query, documents=None, top_k=None, *, candidates=None",
+    packrank.LateInteraction.rank: (
+        "self, query, documents=None, top_k=None, *, candidates=None, exact=False"
+    ),
     packrank.LateInteraction.try_rank: (
-        "self, query, documents=None, top_k=None, *, candidates=None"
+        "self, query, documents=None, top_k=None, *, candidates=None, exact=False"
     ),
     packrank.LateInteraction.explain: "self, query, document, *, candidate=None",
     packrank.LateInteraction.score: "self, pairs",
@@ -115,7 +117,9 @@ SIGNATURES = {
     packrank.LateInteraction.encode_documents: "self, texts, store=None, ids=None",
     packrank.Store.open: "path, *, verify=True",
     packrank.Store.indices: "self, ids",
-    packrank.maxsim: "queries, documents, candidates=None, top_k=None, *, device=None",
+    packrank.maxsim: (
+        "queries, documents, candidates=None, top_k=None, *, exact=False, device=None"
+    ),
 }
 
 

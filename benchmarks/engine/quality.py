@@ -1,6 +1,6 @@
 """nDCG@10 of BM25, and of the default model over BM25's candidates, on public test collections.
 
-    python benchmarks/engine/quality.py --data FOLDER [--formats] [--json FILE]
+    python benchmarks/engine/quality.py --data FOLDER [--formats] [--dominant SHARE] [--json FILE]
 
 FOLDER/beir/SET holds corpus.jsonl (_id, title, text), queries.jsonl (_id, text), qrels.tsv (query,
 document, grade) and bm25.top100.tsv (query, document, rank, score): the candidates. A document is
@@ -8,7 +8,9 @@ its title and its text. Each is encoded once, however many queries it is a candi
 candidates/s is pairs of query and candidate over the time of all encoding and scoring.
 
 --formats keeps the documents as `packrank encode` does, in each format in turn, and scores what was
-kept: its codecs are trained as the command trains them.
+kept, its codecs trained as the command trains them: by the format's own scores, by `exact=True`,
+and by numpy in float64 from what the store decodes to. --dominant gives one dimension of every
+vector that share of its length, which tells no document from another and leaves integers little.
 """
 
 import argparse
@@ -85,7 +87,10 @@ class Collection:
 
 @dataclass(frozen=True)
 class Row:
-    """What one collection came to, in one format; means are over the judged queries."""
+    """What one collection came to, in one format; means are over the judged queries.
+
+    `exact` is by exact=True, `decoded` in float64 from decoded vectors; of stored ones only.
+    """
 
     name: str
     format: str
@@ -97,6 +102,8 @@ class Row:
     seconds: float
     bm25: float
     reranked: float
+    exact: float | None = None
+    decoded: float | None = None
 
 
 @dataclass(frozen=True)
@@ -115,20 +122,24 @@ class Encoded:
         return [self.vectors[text] for text in texts], {}
 
 
-Score = Callable[[Tensor, list[str]], NDArray[np.float32]]
+Score = Callable[[Tensor, list[str]], NDArray[np.floating]]
 
 
 def measure(
-    model: LateInteraction, name: str, collection: Collection, formats: list[str]
+    model: LateInteraction, name: str, collection: Collection, formats: list[str], share: float
 ) -> Iterator[Row]:
     """A row for each format; without, one for the model's own vectors."""
     start, first_token = time.perf_counter(), model.num_tokens
     texts, asked = list(collection.documents.values()), list(collection.candidates)
-    encoded = Encoded(model.size, dict(zip(texts, model.encode_documents(texts), strict=True)))
+    vectors = model.encode_documents(texts)
     queries = model.encode_queries([collection.queries[query_id] for query_id in asked])
+    if share:
+        vectors, queries = dominated(vectors, share), dominated(queries, share)
+        name = f"{name}, one dimension {share:g}"
+    encoded = Encoded(model.size, dict(zip(texts, vectors, strict=True)))
     encoding = time.perf_counter() - start
     for format in formats or [""]:
-        start = time.perf_counter()
+        start, others = time.perf_counter(), {}
         with tempfile.TemporaryDirectory() as folder:
             if format:
                 store = stored(encoded, model.identity, collection.documents, format, Path(folder))
@@ -138,7 +149,13 @@ def measure(
                 kept = str(queries[0].dtype).removeprefix("torch.")
                 bytes_per_token = float(model.size * queries[0].itemsize)
                 score = partial(by_model, model, encoded, collection.documents)
-            reranked = rank(collection, dict(zip(asked, queries, strict=True)), score)
+            by_id = dict(zip(asked, queries, strict=True))
+            reranked = rank(collection, by_id, score)
+            seconds = encoding + time.perf_counter() - start
+            if format:
+                for kind in ("exact", "decoded"):
+                    ranked = rank(collection, by_id, partial(SCORES[kind], store))
+                    others[kind] = _mean_ndcg(ranked, collection.qrels)
             del score
         yield Row(
             name=name,
@@ -148,10 +165,23 @@ def measure(
             documents=len(collection.documents),
             candidates=sum(map(len, collection.candidates.values())),
             tokens=model.num_tokens - first_token,
-            seconds=encoding + time.perf_counter() - start,
+            seconds=seconds,
             bm25=_mean_ndcg(collection.candidates, collection.qrels),
             reranked=_mean_ndcg(reranked, collection.qrels),
+            **others,
         )
+
+
+def dominated(vectors: list[Tensor], share: float) -> list[Tensor]:
+    """Unit vectors whose first dimension is a share of their length."""
+    found = []
+    for x in vectors:
+        rest = x.clone()
+        rest[:, 0] = 0.0
+        rest *= (1 - share**2) ** 0.5 / rest.norm(dim=1, keepdim=True).clamp_min(1e-12)
+        rest[:, 0] = share
+        found.append(rest)
+    return found
 
 
 def rank(collection: Collection, queries: dict[str, Tensor], score: Score) -> dict[str, list[str]]:
@@ -174,6 +204,25 @@ def by_store(store: Store, query: Tensor, ids: list[str]) -> NDArray[np.float32]
     scores = maxsim(query.cpu(), store.embeddings, store.indices(ids))
     assert isinstance(scores, Tensor)
     return scores.numpy()
+
+
+def by_exact(store: Store, query: Tensor, ids: list[str]) -> NDArray[np.float32]:
+    scores = maxsim(query.cpu(), store.embeddings, store.indices(ids), exact=True)
+    assert isinstance(scores, Tensor)
+    return scores.numpy()
+
+
+def by_decoded(store: Store, query: Tensor, ids: list[str]) -> NDArray[np.float64]:
+    wide = query.cpu().double().numpy()
+    scores = np.full(len(ids), -np.inf)
+    for place, document in enumerate(store.indices(ids).tolist()):
+        vectors = store.embeddings.decode(document).double().numpy()
+        if len(vectors):
+            scores[place] = (wide @ vectors.T).max(axis=1).sum()
+    return scores
+
+
+SCORES = {"exact": by_exact, "decoded": by_decoded}
 
 
 def stored(
@@ -202,6 +251,7 @@ def main() -> int:
         metavar="FORMAT",
         help=f"measure stored vectors; all formats if none is named: {', '.join(FORMATS)}",
     )
+    parser.add_argument("--dominant", type=float, default=0.0, metavar="SHARE")
     parser.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16"))
     parser.add_argument("--threads", type=int, metavar="N")
     args = parser.parse_args()
@@ -217,17 +267,20 @@ def main() -> int:
     model.rank("warm", ["up"])
     print(
         f"{'set':<10} {'queries':>7} {'documents':>9} {'candidates':>10}  {'format':<8} "
-        f"{'B/token':>7}  {'BM25':>6} {'reranked':>8} {'change':>7}  {'cand./s':>8} {'tokens/s':>8}"
+        f"{'B/token':>7}  {'BM25':>6} {'reranked':>8} {'change':>7}  {'exact':>8} {'decoded':>8}  "
+        f"{'cand./s':>8} {'tokens/s':>8}"
     )
     formats = [] if args.formats is None else args.formats or list(FORMATS)
     rows = []
     for name in args.sets:
-        for row in measure(model, name, Collection.load(args.data / "beir" / name), formats):
+        collection = Collection.load(args.data / "beir" / name)
+        for row in measure(model, name, collection, formats, args.dominant):
             rows.append(row)
             print(
                 f"{row.name:<10} {row.queries:>7} {row.documents:>9} {row.candidates:>10}  "
                 f"{row.format:<8} {row.bytes_per_token:>7g}  "
                 f"{row.bm25:>6.4f} {row.reranked:>8.4f} {row.reranked - row.bm25:>+7.4f}  "
+                f"{'' if row.exact is None else f'{row.exact:>8.4f} {row.decoded:>8.4f}'}  "
                 f"{row.candidates / row.seconds:>8,.0f} {row.tokens / row.seconds:>8,.0f}",
                 flush=True,
             )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from packrank_kernels import FORMATS, Codec, TokenEmbeddings, maxsim
+from packrank_kernels import BITS, FORMATS, Codec, TokenEmbeddings, maxsim
 from packrank_kernels.testing import cu_seqlens
 
 maxsim_cpu = pytest.importorskip("maxsim_cpu")
@@ -25,7 +25,7 @@ def document_lengths(kind, rng):
 
 def encoded(format, docs, cu, rng):
     """The documents in a format; residual codes by centroids picked among the tokens."""
-    if format in ("4bit", "2bit"):
+    if format in BITS:
         bits = int(format[0])
         centroids = torch.from_numpy(docs[rng.choice(len(docs), CENTROIDS, replace=False)])
         sample = torch.from_numpy(docs[:20_000])
@@ -107,7 +107,7 @@ def bench_maxsim(race, lengths, format):
     assert np.abs(np.asarray(peer()) - exact).max() <= 1e-3
     error = np.abs(ours().numpy() - exact_scores(query, documents)).max()
     assert error <= bound(format, query, documents)
-    if format in ("int8", "4bit", "2bit"):
+    if format == "int8" or format in BITS:
         assert torch.equal(ours(), maxsim(q, documents, backend="reference"))
     case = f"1 x {QUERY_TOKENS} x {DOCS} x {lengths} 180 x {SIZE}, {format}"
     contestants = {"packrank": ours, "maxsim-cpu (float32)": peer, "numpy (float32)": blas}

@@ -96,19 +96,24 @@ struct LinearArgs {
 
 // Documents in any format of packrank_kernels/token_embeddings.py, queries as maxsim.py hands them.
 struct MaxSimArgs {
-    Dtype dtype;                    // of values; kInt8 also of residual codes
-    int bits;                       // of a residual, 2 or 4; else 0
-    const void* values;             // [T, D], or [T, D * bits / 8]
-    const float* scales;            // [T], integers only
-    const int32_t* codes;           // [T], residuals only
-    const uint8_t* centroids;       // [C, D] integers, residuals only
-    const uint8_t* bucket_weights;  // [2^bits] integers, residuals only
-    int64_t num_centroids;          // C
-    const int64_t* cu_seqlens;      // rows of values: need not start at 0
-    int64_t size;                   // D
-    const void* queries;            // [R, D]: float32 for float16 documents, else dtype
-    const float* query_weights;     // [R], integers only
-    const int64_t* query_starts;    // [M + 1]
+    Dtype dtype;                     // of values; kInt8 also of residual codes
+    int bits;                        // of a residual: 1, 2, 4 or 8; else 0
+    const void* values;              // [T, D], or [T, D * bits / 8]
+    const float* scales;             // [T], integers only
+    const int32_t* codes;            // [T], residuals only
+    const uint8_t* centroids;        // [C, D] integers, residuals only
+    const uint8_t* bucket_weights;   // [2^bits] integers, residuals only
+    int64_t num_centroids;           // C
+    int64_t num_outliers;            // E, dimensions whose products are float32's; 0 without codes
+    const int32_t* outlier_columns;  // [E], of centroids
+    const float* outlier_rows;       // [C, E]
+    const float* outlier_weights;    // [2^bits]
+    const int64_t* cu_seqlens;       // rows of values: need not start at 0
+    int64_t size;                    // D
+    const void* queries;             // [R, D]: float32 for float16 documents, else dtype
+    const float* query_weights;      // [R], integers only
+    const float* query_outliers;     // [R, E]
+    const int64_t* query_starts;     // [M + 1]
     int64_t num_queries;
     const int64_t* candidates;  // [K], or null: all documents
     const int32_t* owners;      // [K], the query of each candidate, or null: every query

@@ -20,7 +20,7 @@ void matches_typed(const MaxSimArgs& args) {
     const Plan<T> plan(args);
     const int64_t query_tokens = args.query_starts[1];
     parallel(args.num_candidates, [&](int64_t k) {
-        Work<T> work(plan, args.size);
+        Work<T> work(plan, args);
         int64_t first, end_query;
         const Columns columns = plan.columns(k, first, end_query);
         float* best = args.scores + k * query_tokens;

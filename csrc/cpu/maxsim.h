@@ -17,6 +17,15 @@ struct Columns {
     int64_t count;           // with the padding
     const uint32_t* panels;  // of all of them
     const int32_t* bias;     // [count], integers only: -128 * sum of a column
+    const float* outliers;   // [E, stride], integers only
+    int64_t stride;
+};
+
+// Outlying dimensions of a block's rows [., count] and of columns [count, stride].
+struct Outliers {
+    const float* rows;
+    const float* columns;
+    int64_t count, stride;
 };
 
 // Maxima so far, by column.
@@ -28,7 +37,8 @@ struct Maxima {
 // best[j] = max(best[j], column maxima); nan[j] marks columns that met a NaN.
 template <class T, int kRows, int kVectors>
 __attribute__((noinline)) void max_tile(Rows rows, const float* scales, const uint32_t* panel,
-                                        const int32_t* bias, int64_t units, Maxima maxima) {
+                                        const int32_t* bias, Outliers outliers, int64_t units,
+                                        Maxima maxima) {
     typename Product<T>::Sum acc[kRows][kVectors];
 #pragma GCC unroll 4
     for (int j = 0; j < kVectors; ++j)
@@ -47,10 +57,25 @@ __attribute__((noinline)) void max_tile(Rows rows, const float* scales, const ui
 #pragma GCC unroll 16
         for (int r = 0; r < kRows; ++r) {
             if constexpr (sizeof(T) == 1)
-                s[r][j] = mul(to_float(acc[r][j]), set1(scales[r]));
+                s[r][j] = to_float(acc[r][j]);
             else
                 s[r][j] = acc[r][j];
         }
+    if constexpr (sizeof(T) == 1) {
+        for (int64_t e = 0; e < outliers.count; ++e)
+#pragma GCC unroll 4
+            for (int j = 0; j < kVectors; ++j) {
+                const V column = load(outliers.columns + e * outliers.stride + j * kWidth);
+#pragma GCC unroll 16
+                for (int r = 0; r < kRows; ++r)
+                    s[r][j] =
+                        add(s[r][j], mul(set1(outliers.rows[r * outliers.count + e]), column));
+            }
+#pragma GCC unroll 4
+        for (int j = 0; j < kVectors; ++j)
+#pragma GCC unroll 16
+            for (int r = 0; r < kRows; ++r) s[r][j] = mul(s[r][j], set1(scales[r]));
+    }
 #pragma GCC unroll 4
     for (int j = 0; j < kVectors; ++j) {
         V highest = maxima.best[j];
@@ -69,34 +94,37 @@ __attribute__((noinline)) void max_tile(Rows rows, const float* scales, const ui
 
 template <class T, int kVectors, int kRows = tile_rows(kVectors)>
 void max_panel(Rows rows, const float* scales, const uint32_t* panel, const int32_t* bias,
-               int64_t units, int64_t count, Maxima maxima) {
+               Outliers outliers, int64_t units, int64_t count, Maxima maxima) {
     for (; count >= kRows; count -= kRows) {
-        max_tile<T, kRows, kVectors>(rows, scales, panel, bias, units, maxima);
+        max_tile<T, kRows, kVectors>(rows, scales, panel, bias, outliers, units, maxima);
         rows.data += kRows * rows.stride;
         rows.ahead += kRows * rows.ahead_unit * units;
         scales += kRows;
+        outliers.rows += kRows * outliers.count;
     }
     if constexpr (kRows > 1)
         if (count > 0)
-            max_panel<T, kVectors, (kRows + 1) / 2>(rows, scales, panel, bias, units, count,
-                                                    maxima);
+            max_panel<T, kVectors, (kRows + 1) / 2>(rows, scales, panel, bias, outliers, units,
+                                                    count, maxima);
 }
 
 template <class T>
-void max_block(Rows rows, const float* scales, const Columns& columns, int64_t units, int64_t count,
-               Maxima maxima) {
+void max_block(Rows rows, const float* scales, const Columns& columns, int64_t num_outliers,
+               int64_t units, int64_t count, Maxima maxima) {
     for (int64_t column = 0; column < columns.count; column += kPanelColumns) {
         const uint32_t* panel = columns.panels + column * units;
         const int32_t* bias = columns.bias + column;
+        const Outliers outliers = {rows.outliers, columns.outliers + column, num_outliers,
+                                   columns.stride};
         switch (panel_vectors(column, columns.count)) {
             case 1:
-                max_panel<T, 1>(rows, scales, panel, bias, units, count, maxima);
+                max_panel<T, 1>(rows, scales, panel, bias, outliers, units, count, maxima);
                 break;
             case 2:
-                max_panel<T, 2>(rows, scales, panel, bias, units, count, maxima);
+                max_panel<T, 2>(rows, scales, panel, bias, outliers, units, count, maxima);
                 break;
             default:
-                max_panel<T, 3>(rows, scales, panel, bias, units, count, maxima);
+                max_panel<T, 3>(rows, scales, panel, bias, outliers, units, count, maxima);
         }
         maxima.best += kPanelVectors;
         maxima.nan += kPanelVectors;
@@ -126,8 +154,10 @@ class Plan {
           num_columns_(place_columns()),
           panels_(num_columns_ * units_ * sizeof(uint32_t)),
           bias_(num_columns_ * sizeof(int32_t)),
+          outliers_(args.num_outliers * num_columns_ * sizeof(float)),
           starts_((args.num_candidates + 1) * sizeof(int64_t)) {
         pack_queries();
+        pack_outliers();
         int64_t* starts = static_cast<int64_t*>(starts_.data);
         starts[0] = 0;
         for (int64_t k = 0; k < args.num_candidates; ++k)
@@ -144,7 +174,8 @@ class Plan {
         end = args_.owners ? first + 1 : args_.num_queries;
         const int64_t start = column(first);
         return {column(end) - start, static_cast<const uint32_t*>(panels_.data) + start * units_,
-                static_cast<const int32_t*>(bias_.data) + start};
+                static_cast<const int32_t*>(bias_.data) + start,
+                static_cast<const float*>(outliers_.data) + start, num_columns_};
     }
     int64_t column(int64_t query) const {
         return static_cast<const int64_t*>(columns_before_.data)[query];
@@ -207,19 +238,29 @@ class Plan {
             }
     }
 
+    void pack_outliers() {
+        float* out = static_cast<float*>(outliers_.data);
+        __builtin_memset(out, 0, args_.num_outliers * num_columns_ * sizeof(float));
+        for (int64_t e = 0; e < args_.num_outliers; ++e)
+            for (int64_t m = 0; m < args_.num_queries; ++m)
+                for (int64_t i = args_.query_starts[m]; i < args_.query_starts[m + 1]; ++i)
+                    out[e * num_columns_ + column(m) + i - args_.query_starts[m]] =
+                        args_.query_outliers[i * args_.num_outliers + e];
+    }
+
     const MaxSimArgs& args_;
     const int64_t units_;
     const Buffer columns_before_;
     const int64_t num_columns_;
-    const Buffer panels_, bias_, starts_;
+    const Buffer panels_, bias_, outliers_, starts_;
 };
 
 // A thread's memory: maxima by column, terms of a sum, rows of a block, marks of NaN.
 template <class T>
 struct Work {
-    explicit Work(const Plan<T>& plan, int64_t size) {
+    explicit Work(const Plan<T>& plan, const MaxSimArgs& args) {
         const int64_t vectors = plan.num_columns() / kWidth + kLanes / kWidth;
-        const int64_t rows = block_tokens<T>(size) * row_bytes<T>(size) + 64;
+        const int64_t rows = scratch_bytes<T>(args);
         char* memory =
             static_cast<char*>(scratch(vectors * (sizeof(V) + sizeof(Mask) + sizeof(V)) + rows));
         maxima.best = reinterpret_cast<V*>(memory);
@@ -249,7 +290,7 @@ bool max_document(const MaxSimArgs& args, const Columns& columns, int64_t units,
         const Rows rows =
             read_rows(args, token, count, after, work.decoded, static_cast<T*>(nullptr), sound);
         const float* scales = args.scales + (sizeof(T) == 1 ? token : 0);
-        max_block<T>(rows, scales, columns, units, count, work.maxima);
+        max_block<T>(rows, scales, columns, args.num_outliers, units, count, work.maxima);
     }
     return sound;
 }
@@ -301,7 +342,7 @@ template <class T>
 void maxsim_typed(const MaxSimArgs& args) {
     const Plan<T> plan(args);
     parallel(plan.num_tasks(), [&](int64_t task) {
-        Work<T> work(plan, args.size);
+        Work<T> work(plan, args);
         const int64_t end = plan.first_candidate(task + 1);
         for (int64_t k = plan.first_candidate(task); k < end; ++k)
             score_candidate<T>(args, plan, k, work);

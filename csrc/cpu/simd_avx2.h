@@ -157,6 +157,10 @@ struct Bytes {
         return {_mm256_and_si256(_mm256_srli_epi16(x, shift), mask.x)};
     }
     Bytes operator[](Bytes index) const { return {_mm256_shuffle_epi8(x, index.x)}; }
+    // The same, and 0 from index 16 on.
+    Bytes look_up(Bytes index) const {
+        return (*this)[{_mm256_adds_epu8(index.x, _mm256_set1_epi8(0x70))}];
+    }
 };
 
 // out[c][r] = in[r][c] for 8 x 8 32-bit words.

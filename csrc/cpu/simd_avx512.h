@@ -118,6 +118,10 @@ struct Bytes {
         return {_mm512_and_si512(_mm512_srli_epi16(x, shift), mask.x)};
     }
     Bytes operator[](Bytes index) const { return {_mm512_shuffle_epi8(x, index.x)}; }
+    // The same, and 0 from index 16 on.
+    Bytes look_up(Bytes index) const {
+        return (*this)[{_mm512_adds_epu8(index.x, _mm512_set1_epi8(0x70))}];
+    }
 };
 
 inline V load(const Float16* p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p)); }

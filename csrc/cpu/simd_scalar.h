@@ -159,6 +159,10 @@ struct Bytes {
         return {(x >> static_cast<uint8_t>(shift)) & mask.x};
     }
     Bytes operator[](Bytes index) const { return {__builtin_shuffle(x, index.x)}; }
+    // The same, and 0 from index 16 on.
+    Bytes look_up(Bytes index) const {
+        return {__builtin_shuffle(x, index.x) & (Lanes)(index.x < 16)};
+    }
 };
 
 // out[c][r] = in[r][c] for 4 x 4 32-bit words.

@@ -19,6 +19,22 @@ def checked_count(name: str, value: Any) -> int | None:
     return int(value)
 
 
+def checked_exact(exact: Any, top_k: int | None) -> bool | int:
+    """True, False, or how many of the best are scored anew, at least top_k; else InputError."""
+    if isinstance(exact, bool):
+        return exact
+    if not isinstance(exact, Integral) or exact < 1:
+        raise InputError(
+            f"exact is {exact!r}, expected True, False or a whole number of at least 1"
+        )
+    if top_k is None or exact < top_k:
+        raise InputError(
+            f"exact is {exact} and top_k {top_k}: of the {exact} best, scored anew, top_k are "
+            "returned; give a top_k of at most that, or exact=True for all scores"
+        )
+    return int(exact)
+
+
 def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     """Raise unless value is one of the choices."""
     if value not in choices:

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from packrank.arguments import check_str, checked_count, listed, listed_texts
+from packrank.arguments import check_str, checked_count, checked_exact, listed, listed_texts
 from packrank.errors import InputError, PairError
 from packrank.late.attached import Attached, per_token
 from packrank.late.encoder import LateEncoder, Path
@@ -123,6 +123,7 @@ class LateInteraction(LateEncoder):
         top_k: int | None = None,
         *,
         candidates: Sequence[str] | None = None,
+        exact: bool | int = False,
     ) -> list[RankedId]: ...
 
     def rank(
@@ -132,6 +133,7 @@ class LateInteraction(LateEncoder):
         top_k: int | None = None,
         *,
         candidates: Sequence[str] | None = None,
+        exact: bool | int = False,
     ) -> list[Ranked] | list[RankedId]:
         """Documents by their score for a query.
 
@@ -140,6 +142,9 @@ class LateInteraction(LateEncoder):
             documents: any strings; None for those of the store.
             top_k: how many to return; all if None.
             candidates: ids of the documents of the store to rank; None for all.
+            exact: score documents of the store by the vectors that its format decodes to, in
+                float32: True all of them; a number, at least `top_k`, so many of the best by the
+                format's own scores. Texts are scored so anyway.
 
         Returns:
             Best first; equal scores in the order given, or that of the store. Empty for no
@@ -151,10 +156,12 @@ class LateInteraction(LateEncoder):
             PairError: a document cannot be scored; `.index` says which. `try_rank` goes on.
         """
         if documents is not None:
-            ranking, failures = self.try_rank(query, documents, top_k, candidates=candidates)
+            ranking, failures = self.try_rank(
+                query, documents, top_k, candidates=candidates, exact=exact
+            )
             _raise_first(failures)
             return ranking
-        stored, failures = self.try_rank(query, None, top_k, candidates=candidates)
+        stored, failures = self.try_rank(query, None, top_k, candidates=candidates, exact=exact)
         for index, reason in failures.items():
             raise InputError(f"document {self._stored.store.ids[index]!r} of the store: {reason}")
         return stored
@@ -167,6 +174,7 @@ class LateInteraction(LateEncoder):
         top_k: int | None = None,
         *,
         candidates: Sequence[str] | None = None,
+        exact: bool | int = False,
     ) -> tuple[list[Ranked], dict[int, str]]: ...
 
     @overload
@@ -177,6 +185,7 @@ class LateInteraction(LateEncoder):
         top_k: int | None = None,
         *,
         candidates: Sequence[str] | None = None,
+        exact: bool | int = False,
     ) -> tuple[list[RankedId], dict[int, str]]: ...
 
     def try_rank(
@@ -186,6 +195,7 @@ class LateInteraction(LateEncoder):
         top_k: int | None = None,
         *,
         candidates: Sequence[str] | None = None,
+        exact: bool | int = False,
     ) -> tuple[list[Ranked] | list[RankedId], dict[int, str]]:
         """Documents by their score for a query, and why the others have none.
 
@@ -196,11 +206,12 @@ class LateInteraction(LateEncoder):
             of the others, an index being that of `Ranked` or `RankedId`.
         """
         top_k = checked_count("top_k", top_k)
+        exact = checked_exact(exact, top_k)
         check_str("query", query)
         if documents is None:
             stored = self._stored
             mean = self.settings.mean
-            return stored.rank(self._query_vectors(query), mean, top_k, candidates)
+            return stored.rank(self._query_vectors(query), mean, top_k, candidates, exact)
         if candidates is not None:
             raise InputError("candidates are ids of documents of the store; leave documents out")
         texts = listed_texts("documents", documents)

@@ -7,7 +7,7 @@ from packrank_kernels.info import backends
 from packrank_kernels.layer_norm import add_layer_norm
 from packrank_kernels.linear import linear, pack_linear
 from packrank_kernels.maxsim import Matches, matches, maxsim
-from packrank_kernels.packed import FORMATS, PackedHead, PackedLinear
+from packrank_kernels.packed import BITS, FORMATS, PackedHead, PackedLinear
 from packrank_kernels.residual import Codec
 from packrank_kernels.rms_norm import add_rms_norm
 from packrank_kernels.rows import take_sequences
@@ -16,6 +16,7 @@ from packrank_kernels.token_embeddings import TokenEmbeddings
 from packrank_kernels.top_k import TopK, merge
 
 __all__ = [
+    "BITS",
     "FORMATS",
     "Codec",
     "Matches",

@@ -86,6 +86,7 @@ def linear(
 def maxsim(
     isa: str,
     documents: tuple[int, ...],
+    outliers: tuple[int, int, int, int, int],
     queries: tuple[int, ...],
     candidates: tuple[int, int, int],
     scores: int,
@@ -93,6 +94,7 @@ def maxsim(
 def matches(
     isa: str,
     documents: tuple[int, ...],
+    outliers: tuple[int, int, int, int, int],
     queries: tuple[int, ...],
     candidates: tuple[int, int, int],
     scores: int,

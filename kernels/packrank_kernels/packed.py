@@ -18,7 +18,7 @@ FLOATS = {
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
 }
-BITS = {"4bit": 4, "2bit": 2}
+BITS = {"8bit": 8, "4bit": 4, "2bit": 2, "1bit": 1}
 FORMATS = (*FLOATS, "int8", *BITS)
 
 _Tokens = TypeVar("_Tokens", bound="PackedTokens")
@@ -82,23 +82,40 @@ class PackedHead:
 
 
 @dataclass(frozen=True)
+class PackedOutliers:
+    """Dimensions of residual codes whose products are float32's; see `Codec`.
+
+    Attributes:
+        columns: [E] int32, which ones, as `PackedCodec.rows` has them.
+        rows: [C, E] float32, centroid / step.
+        weights: [2**bits] float32, weight / step, by field.
+    """
+
+    columns: Tensor
+    rows: Tensor
+    weights: Tensor
+
+
+@dataclass(frozen=True)
 class PackedCodec:
     """The integer tables of residual codes; see `Codec`.
 
     Attributes:
-        bits: of a dimension, 2 or 4.
+        bits: of a dimension: 1, 2, 4 or 8.
         step: what the integers below are multiples of.
         rows: [C, D] uint8. centroid / step, rounded, plus 128 - offset; dimension k lies at
             (k % per_byte) * (D / per_byte) + k // per_byte, so that the dimensions of one field of
             neighbouring bytes are neighbours.
         weights: [2**bits] uint8, by field. weight / step, rounded, plus offset. rows + weights is
             the integer vector plus 128, and never leaves a byte.
+        outliers: of other dimensions, whose integers nobody multiplies; None where there are none.
     """
 
     bits: int
     step: float
     rows: Tensor
     weights: Tensor
+    outliers: PackedOutliers | None
 
     @property
     def size(self) -> int:
@@ -168,11 +185,14 @@ class Queries:
             order of `PackedCodec.rows` where the documents have a codec.
         weights: [R] float32, u_i; None where they are 1.
         starts: M + 1 numbers: rows of query m are [starts[m], starts[m + 1]).
+        outliers: [R, E] float32, query / scale in the outlying dimensions of the documents' codec,
+            where `values` are 0; None where it has none.
     """
 
     values: Tensor
     weights: Tensor | None
     starts: tuple[int, ...]
+    outliers: Tensor | None = None
 
     def get_device(self) -> int:
         """As of a tensor."""

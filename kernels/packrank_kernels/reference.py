@@ -217,6 +217,7 @@ def _terms(
         highest, tokens = (_wide(query) @ _wide(values).T).max(dim=1)
         return highest.float(), tokens
     scales = documents.scales[rows]
+    query_outliers, outliers = query[:0], query[:0]
     if documents.codec is not None and documents.codes is not None:
         codec = documents.codec
         per_byte = 8 // codec.bits
@@ -224,11 +225,18 @@ def _terms(
         fields = torch.cat([(values >> shift) & (2**codec.bits - 1) for shift in shifts], dim=1)
         codes = documents.codes[rows].long()
         known = (codes >= 0) & (codes < len(codec.rows))
-        values = codec.rows[torch.where(known, codes, 0)].int() - 128
+        codes = torch.where(known, codes, 0)
+        values = codec.rows[codes].int() - 128
         values = values + codec.weights[fields.long()].int()
+        if codec.outliers is not None and queries.outliers is not None:
+            outliers = codec.outliers.weights[fields[:, codec.outliers.columns.long()].long()]
+            outliers = (codec.outliers.rows[codes] + outliers).T
+            query_outliers = queries.outliers[queries.starts[m] : queries.starts[m + 1]].T
         scales = torch.where(known, scales, torch.nan)
     # float64 holds every integer here exactly.
     similarities = (query.double() @ values.double().T).float()
+    for o, v in zip(query_outliers, outliers, strict=True):
+        similarities = similarities + o[:, None] * v
     similarities = similarities * torch.where(scales.isfinite(), scales, torch.nan)
     highest, tokens = similarities.max(dim=1)
     return highest * queries.weights[queries.starts[m] : queries.starts[m + 1]], tokens

@@ -4,9 +4,9 @@
 |---|---|---|
 | float32, float16, bfloat16 | [T, D], that dtype | |
 | int8 | [T, D] int8 | scales |
-| 4bit, 2bit | [T, D * bits / 8] uint8 | scales, codes, codec |
+| 8bit, 4bit, 2bit, 1bit | [T, D * bits / 8] uint8 | scales, codes, codec |
 
-int8: x ~ scale * values. 4bit and 2bit, the residual codes of ColBERTv2: x ~ scale * (centroid +
+int8: x ~ scale * values. 8bit to 1bit, the residual codes of ColBERTv2: x ~ scale * (centroid +
 residual), where a residual is one of 2**bits weights in each dimension.
 """
 
@@ -32,7 +32,7 @@ class TokenEmbeddings(PackedTokens):
     """Token embeddings of N documents, T tokens of D dimensions; made by `of`, which checks.
 
     Attributes:
-        codec: of 4bit and 2bit, else None; the others are those of `PackedTokens`.
+        codec: of 8bit, 4bit, 2bit and 1bit, else None; the others are those of `PackedTokens`.
     """
 
     codec: Codec | None = None
@@ -101,12 +101,12 @@ class TokenEmbeddings(PackedTokens):
         Args:
             documents: N of them, on one device; at least one.
             format: one of `FORMATS`.
-            codec: of 4bit and 2bit.
+            codec: of 8bit, 4bit, 2bit and 1bit.
 
         Raises:
             ValueError: no document, an unknown format, a codec that does not fit it, or a value
-                that is not finite in int8, 4bit or 2bit, which cannot write it. (Beyond its range
-                float16 writes infinity.)
+                that is not finite in int8 or residual codes, which cannot write it. (Beyond its
+                range float16 writes infinity.)
         """
         name, every = "token embeddings", list(documents)
         if format not in FORMATS:
@@ -147,16 +147,40 @@ class TokenEmbeddings(PackedTokens):
         """[L, D] float32: one document's vectors, as near as the format keeps them."""
         if not 0 <= document < len(self):
             raise IndexError(f"document {document} is not among {len(self)}")
-        rows = slice(int(self.cu_seqlens[document]), int(self.cu_seqlens[document + 1]))
+        return self._vectors(
+            slice(int(self.cu_seqlens[document]), int(self.cu_seqlens[document + 1]))
+        )
+
+    def decoded(self, documents: Tensor | None = None) -> "TokenEmbeddings":
+        """Some documents, [K] int64, or all, in float32: as near as the format keeps them."""
+        rows: slice | Tensor
+        if documents is None:
+            rows = slice(int(self.cu_seqlens[0]), int(self.cu_seqlens[-1]))
+            ends = self.cu_seqlens - self.cu_seqlens[0]
+        else:
+            starts = self.cu_seqlens[documents]
+            lengths = self.cu_seqlens[documents + 1] - starts
+            ends = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
+            rows = torch.arange(int(ends[-1]), device=self.device)
+            rows += (starts - ends[:-1]).repeat_interleave(lengths)
+        return TokenEmbeddings.of(self._vectors(rows).contiguous(), ends)
+
+    def _vectors(self, rows: slice | Tensor) -> Tensor:
+        """[., D] float32; NaN where a code is no centroid or a scale is not finite."""
         values = self.values[rows]
+        if self.scales is None:
+            return values.float()
+        scales = self.scales[rows]
         if self.codec is not None:
             assert self.codes is not None
-            values = self.codec.decode(self.codes[rows], values)
-        wide = values.float()
-        return wide if self.scales is None else wide * self.scales[rows, None]
+            codes = self.codes[rows]
+            known = (codes >= 0) & (codes < len(self.codec.centroids))
+            values = self.codec.decode(torch.where(known, codes, 0), values)
+            scales = torch.where(known, scales, torch.nan)
+        return values.float() * torch.where(scales.isfinite(), scales, torch.nan)[:, None]
 
 
-def quantize_int8(x: Tensor) -> tuple[Tensor, Tensor]:
+def quantize_int8(x: Tensor, least: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Rows of x as bytes and one scale each: x ~ scale * values.
 
     scale = max |row| / 127, 1 for a row of zeros; values = x / scale, rounded half to even. The
@@ -164,6 +188,7 @@ def quantize_int8(x: Tensor) -> tuple[Tensor, Tensor]:
 
     Args:
         x: [T, D], any floating-point dtype.
+        least: [T] float32, what no scale may be below; None for 0.
 
     Returns:
         [T, D] int8 and [T] float32.
@@ -172,6 +197,8 @@ def quantize_int8(x: Tensor) -> tuple[Tensor, Tensor]:
     scales = wide.new_zeros(len(x))
     if x.shape[1]:  # by a tensor: by a number, CUDA would multiply with its reciprocal
         scales = wide.abs().amax(dim=1) / wide.new_full((), 127.0)
+    if least is not None:
+        scales = torch.maximum(scales, least)
     scales = torch.where(scales == 0, 1.0, scales)
     values = torch.nan_to_num((wide / scales[:, None] + _ROUND) - _ROUND, nan=0.0)
     return values.clamp(-127, 127).to(torch.int8), scales

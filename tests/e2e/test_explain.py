@@ -157,6 +157,11 @@ def test_rank_shows_a_store(
     best = next(found for found in expected if found.id in ("2", "3"))
     assert header.split() == ["rank", "score", "id"]
     assert row.split() == ["1", f"{best.score:.4f}", best.id]
+    exact = LateInteraction(late, store=store).rank(QUERY, top_k=2, exact=True)
+    for options in (["--exact"], ["--exact", str(len(expected))]):
+        assert main([*rank, "--json", "--top-k", "2", *options]) == 0
+        rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert [(row["score"], row["id"]) for row in rows] == [(r.score, r.id) for r in exact]
 
 
 def test_rank_of_a_store_refuses_in_a_sentence(
@@ -178,3 +183,7 @@ def test_rank_of_a_store_refuses_in_a_sentence(
     arguments = ["--query", QUERY, "--documents", str(ids), "--candidates", str(ids)]
     assert main(["rank", str(late), *arguments]) == 2
     one_sentence("--candidates", "give --store as well")
+    assert main(["rank", str(late), *arguments[:4], "--exact"]) == 2
+    one_sentence("--exact", "give --store as well")
+    assert main([*rank, "--exact", "2"]) == 2
+    one_sentence("exact is 2 and top_k None", "or exact=True")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from packrank_kernels import FORMATS, Codec, TokenEmbeddings, matches, maxsim
+from packrank_kernels import BITS, FORMATS, Codec, TokenEmbeddings, matches, maxsim
 from packrank_kernels.dispatch import TABLE
 from packrank_kernels.packed import Queries
 from packrank_kernels.testing import cu_seqlens
@@ -17,7 +17,7 @@ IDS = [6, 1, 0, 3, 3, 2]
 
 
 def make(format, size, lengths=LENGTHS, device="cpu"):
-    codec, bits = None, {"4bit": 4, "2bit": 2}.get(format)
+    codec, bits = None, BITS.get(format)
     if bits:
         cutoffs = torch.linspace(-1, 1, 2**bits - 1)
         codec = Codec.of(torch.randn(5, size), cutoffs, torch.linspace(-1.1, 1.1, 2**bits))
@@ -59,7 +59,7 @@ def test_no_token_matches_better(backend, device, format, dtype):
     query, ids = torch.randn(35, size, device=device), torch.tensor(IDS, device=device)
     found = matches(query, documents, ids, backend=backend)
     x = query.cpu()
-    x = (x if format in ("int8", "4bit", "2bit") else x.to(dtype)).double().numpy()
+    x = (x if dtype == torch.int8 else x.to(dtype)).double().numpy()
     for place, document in enumerate(IDS):
         if not LENGTHS[document]:
             continue
@@ -69,7 +69,7 @@ def test_no_token_matches_better(backend, device, format, dtype):
         assert ((tokens >= 0) & (tokens < LENGTHS[document])).all()
         matched = similarities[np.arange(len(x)), tokens]
         reach = np.abs(x).sum(axis=1) * np.abs(vectors).max()
-        slack = {"int8": 1 / 127, "4bit": 1 / 40, "2bit": 1 / 40}.get(format, 1e-5)
+        slack = {"int8": 1 / 127, **dict.fromkeys(BITS, 1 / 40)}.get(format, 1e-5)
         assert (similarities.max(axis=1) - matched <= slack * reach).all()
         assert (np.abs(found.scores[place].cpu().numpy() - matched) <= slack * reach).all()
 

@@ -2,11 +2,13 @@
 
 import ctypes
 import mmap
+from dataclasses import replace
 
 import pytest
 import torch
 
-from packrank_kernels import FORMATS, Codec, TokenEmbeddings, matches, maxsim
+from packrank_kernels import BITS, FORMATS, Codec, TokenEmbeddings, matches, maxsim
+from packrank_kernels.packed import PackedOutliers
 from packrank_kernels.testing import cu_seqlens
 
 OP = "maxsim"
@@ -27,9 +29,13 @@ def guarded(x):
 
 def codec_of(bits, size):
     weights = torch.randn(2**bits).sort().values
-    codec = Codec.of(torch.randn(3, size), (weights[1:] + weights[:-1]) / 2, weights)
-    parts = {name: getattr(codec, name) for name in vars(codec)}
-    return Codec(**parts | {"rows": guarded(codec.rows), "weights": guarded(codec.weights)})
+    centroids = torch.randn(3, size)
+    centroids[:, -1] *= 1e3
+    codec = Codec.of(centroids, (weights[1:] + weights[:-1]) / 2, weights)
+    if codec.outliers is not None:
+        parts = {name: guarded(x) for name, x in vars(codec.outliers).items()}
+        codec = replace(codec, outliers=PackedOutliers(**parts))
+    return replace(codec, rows=guarded(codec.rows), weights=guarded(codec.weights))
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -37,7 +43,7 @@ def codec_of(bits, size):
 def test_nothing_is_read_beyond_the_end(backend, device, format, units):
     if device.type != "cpu":
         pytest.skip("guards memory of the CPU")
-    bits = {"4bit": 4, "2bit": 2}.get(format)
+    bits = BITS.get(format)
     size = units if bits is None else units * 8 // bits
     lengths = [5, 0, 14, 1]
     made = TokenEmbeddings.encode(

@@ -57,7 +57,7 @@ def add_encode(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--centroids",
         type=positive,
         metavar="N",
-        help="of 4bit and 2bit, when the store is made (default: as many as ColBERT takes)",
+        help="of 8bit to 1bit, when the store is made (default: as many as ColBERT takes)",
     )
     parser.add_argument(
         "--input-format",

@@ -37,6 +37,16 @@ def add_rank(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         metavar="FILE",
         help=f'what to rank of the store: ids, one a line, or {RECORDS} with "id" or "_id"',
     )
+    parser.add_argument(
+        "--exact",
+        nargs="?",
+        const=True,
+        default=False,
+        type=positive,
+        metavar="N",
+        help="score documents of a store by the vectors that its format decodes to, in float32; "
+        "with N, at least K, the N best by the format's own scores",
+    )
     parser.add_argument("--format", choices=FORMATS, help=f"of FILE; {FORMAT_HELP}")
     parser.add_argument("--top-k", type=positive, metavar="K", help="show the best K")
     parser.add_argument(
@@ -62,6 +72,8 @@ def _rank(args: argparse.Namespace) -> int:
         return _rank_store(args)
     if args.candidates is not None:
         raise InputError("--candidates are ids of documents of a store; give --store as well")
+    if args.exact is not False:
+        raise InputError("--exact is for documents of a store; give --store as well")
     with RecordFile(args.documents, DOCUMENTS, args.format) as file:
         records = list(file.records())
     failures = [(record.number, record.error) for record in records if record.error is not None]
@@ -91,7 +103,9 @@ def _rank_store(args: argparse.Namespace) -> int:
     assert isinstance(model, LateInteraction) and model.store is not None
     if not model.store.complete:
         say(f"packrank: {args.store} is unfinished; packrank encode goes on with it")
-    ranking, failures = model.try_rank(args.query, None, args.top_k, candidates=candidates)
+    ranking, failures = model.try_rank(
+        args.query, None, args.top_k, candidates=candidates, exact=args.exact
+    )
     if not ranking:
         raise InputError(f"{args.store} has no document to rank that can be scored")
     if not args.json:

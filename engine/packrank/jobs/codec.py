@@ -26,7 +26,7 @@ def codec_for(
     check_faiss()
     if not os.path.isfile(documents.path):
         raise InputError(
-            f"formats 4bit and 2bit are trained on documents before they are encoded, and "
+            f"formats 8bit to 1bit are trained on documents before they are encoded, and "
             f"{documents.path} cannot be read twice; give a file"
         )
     texts, total = sample_of(documents)

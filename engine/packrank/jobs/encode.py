@@ -21,8 +21,8 @@ from packrank.late_interaction import LateInteraction
 from packrank.records.file import nothing_in
 from packrank.records.record import Record
 from packrank.stores.writer import StoreWriter
+from packrank_kernels import BITS
 
-_BITS = {"4bit": 4, "2bit": 2}
 # A segment ends with the window that brings it to so many tokens.
 _SEGMENT_TOKENS = 1 << 18
 
@@ -102,9 +102,9 @@ def encode_file(
         while window := next_window(records):
             if old is None and any(record.error is None for record in window):
                 codec = None
-                if chosen in _BITS:
+                if chosen in BITS:
                     bar.set_description_str("training the codec")
-                    codec = codec_for(model, documents, _BITS[chosen], centroids)
+                    codec = codec_for(model, documents, BITS[chosen], centroids)
                     bar.set_description_str()
                 writer.create(chosen, model.size, identity, codec)
                 # Unfinished from the start, should it be stopped before the first segment.
@@ -142,11 +142,11 @@ def _check_options(
             f"{os.fspath(store)} is of format {chosen}, and --format is {format}; leave it out, "
             "or name another store"
         )
-    if centroids is not None and chosen not in _BITS:
-        raise InputError(f"--centroids is for formats 4bit and 2bit, not {chosen}")
-    if chosen in _BITS and size % (8 // _BITS[chosen]):
+    if centroids is not None and chosen not in BITS:
+        raise InputError(f"--centroids is for formats 8bit to 1bit, not {chosen}")
+    if chosen in BITS and size % (8 // BITS[chosen]):
         raise InputError(
-            f"format {chosen} takes vectors of a multiple of {8 // _BITS[chosen]} dimensions, and "
+            f"format {chosen} takes vectors of a multiple of {8 // BITS[chosen]} dimensions, and "
             f"the model makes {size}; take --format int8"
         )
 

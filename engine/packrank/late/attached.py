@@ -48,29 +48,26 @@ class Attached:
         self._embeddings = place(store.embeddings, device)
 
     def rank(
-        self, query: Tensor, mean: bool, top_k: int | None, candidates: Sequence[str] | None
+        self,
+        query: Tensor,
+        mean: bool,
+        top_k: int | None,
+        candidates: Sequence[str] | None,
+        exact: bool | int = False,
     ) -> tuple[list[RankedId], dict[int, str]]:
         """The best, and place in the store -> reason of those without a score.
 
-        Takes some 10 bytes a candidate beside the ranking.
+        Takes some 10 bytes a candidate beside the ranking. `exact` is that of `maxsim`.
         """
         indices = None
         if candidates is not None:
             indices = self.store.indices(listed_texts("candidates", candidates))
-        self.store.check()
-        scores = maxsim(query, self._embeddings, indices, device=self._device)
-        assert isinstance(scores, Tensor)
-        if mean:
-            scores = per_token(scores, query)
         failures: dict[int, str] = {}
-        if not bool(scores.isfinite().all()):
-            starts = self.store.embeddings.cu_seqlens
-            spots = (~scores.isfinite()).nonzero().flatten().cpu()
-            places = spots if indices is None else indices[spots]
-            filled = starts[places] < starts[places + 1]
-            reason = "its score is not a finite number"
-            failures = dict.fromkeys(sorted(set(places[filled].tolist())), reason)
-            scores[spots[filled].to(scores.device)] = torch.nan
+        scores = self._scores(query, mean, indices, exact is True, failures)
+        if not isinstance(exact, bool):
+            spots = _best(scores, exact).indices.sort().values.cpu()
+            indices = spots if indices is None else indices[spots]
+            scores = self._scores(query, mean, indices, True, failures)
         best = _best(scores, top_k)
         spots = best.indices.cpu()
         places = spots if indices is None else indices[spots]
@@ -79,7 +76,31 @@ class Attached:
             for index, score in zip(places.tolist(), best.scores.tolist(), strict=True)
             if index not in failures
         ]
-        return ranking, failures
+        return ranking, dict(sorted(failures.items()))
+
+    def _scores(
+        self,
+        query: Tensor,
+        mean: bool,
+        indices: Tensor | None,
+        exact: bool,
+        failures: dict[int, str],
+    ) -> Tensor:
+        """[K] or [N], NaN for what has none, which is added to the failures."""
+        self.store.check()
+        scores = maxsim(query, self._embeddings, indices, exact=exact, device=self._device)
+        assert isinstance(scores, Tensor)
+        if mean:
+            scores = per_token(scores, query)
+        if not bool(scores.isfinite().all()):
+            starts = self.store.embeddings.cu_seqlens
+            spots = (~scores.isfinite()).nonzero().flatten().cpu()
+            places = spots if indices is None else indices[spots]
+            filled = starts[places] < starts[places + 1]
+            reason = "its score is not a finite number"
+            failures |= dict.fromkeys(places[filled].tolist(), reason)
+            scores[spots[filled].to(scores.device)] = torch.nan
+        return scores
 
     def document(self, id: str) -> TokenEmbeddings:
         """One document, on the device."""

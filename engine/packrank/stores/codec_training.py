@@ -1,4 +1,4 @@
-"""Codecs of 4bit and 2bit, trained on a sample of token vectors.
+"""Codecs of residual codes, trained on a sample of token vectors.
 
 Centroids by k-means of directions, buckets by quantiles of what centroids leave of vectors that the
 k-means has not seen.
@@ -34,7 +34,7 @@ def check_faiss() -> None:
         import faiss  # noqa: F401
     except ImportError:
         raise InputError(
-            "formats 4bit and 2bit are trained by faiss, which is not installed; "
+            "formats 8bit to 1bit are trained by faiss, which is not installed; "
             "pip install packrank[residual], or take --format int8"
         ) from None
 
@@ -49,7 +49,7 @@ def train_codec(sample: Tensor, bits: int, centroids: int) -> Codec:
     Args:
         sample: [T, D] float32 on the CPU, finite, in no particular order; T at least 1. Its rows
             are brought to length 1, in place.
-        bits: 2 or 4.
+        bits: 1, 2, 4 or 8.
         centroids: how many; fewer where the sample has fewer vectors.
 
     Raises:

@@ -5,7 +5,7 @@
 | values.bin, scales.bin, codes.bin | as in `TokenEmbeddings`, as far as the format has them |
 | cu_seqlens.bin | [N + 1] int64 |
 | ids.bin, id_offsets.bin | the ids of the documents in UTF-8, end to end; [N + 1] int64 |
-| codec.safetensors | of 4bit and 2bit |
+| codec.safetensors | of 8bit, 4bit, 2bit and 1bit |
 | segments.bin | [S, 9] int64: documents, tokens, bytes of ids, and a CRC-32 of each file above |
 | store.json | the manifest |
 | lock | nothing; who writes holds it |

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import packrank_kernels
-from packrank.arguments import listed
+from packrank.arguments import checked_exact, listed
 from packrank.errors import InputError
 from packrank.runtime.device import choose_device
 from packrank.stores.pinned import CopyStream
@@ -36,6 +36,7 @@ def maxsim(
     candidates: Candidates | Sequence[int] = None,
     top_k: int | None = None,
     *,
+    exact: bool | int = False,
     device: str | torch.device | None = None,
 ) -> Scored:
     """Late-interaction scores of one or many queries against documents of any number.
@@ -50,6 +51,9 @@ def maxsim(
             sequence of one such tensor each. Any order, repetitions allowed.
         top_k: how many of the best to return; equal scores in the order of the documents. All
             scores if None.
+        exact: score by the vectors that the format decodes to, in float32, queries not rounded:
+            True all documents; a number, at least `top_k`, so many of the best by the format's own
+            scores. Documents are decoded a block at a time.
         device: what scores: "cpu", "cuda" or "cuda:N"; where the documents are if None.
 
     Returns:
@@ -62,6 +66,13 @@ def maxsim(
         InputError: shapes or dtypes disagree, a candidate is no document, or there is no such
             device.
     """
+    exact = checked_exact(exact, top_k)
+    if not isinstance(exact, bool):
+        best = maxsim(queries, documents, candidates, exact, device=device)
+        assert isinstance(best, TopK)
+        first = best.indices if isinstance(queries, Tensor) else list(best.indices)
+        some = first[first >= 0] if isinstance(first, Tensor) else [x[x >= 0] for x in first]
+        return maxsim(queries, documents, some, top_k, exact=True, device=device)
     every = [queries] if isinstance(queries, Tensor) else _tensors("queries", queries)
     candidates = _numbers(candidates)
     embeddings = _embeddings(documents, every)
@@ -70,14 +81,15 @@ def maxsim(
     here = every[0] if isinstance(queries, Tensor) else every
     try:
         if target.type == "cuda" and embeddings.device.type == "cpu":
-            return upload(here, embeddings, candidates, top_k, CopyStream(target), RUN_BYTES)
+            copies = CopyStream(target)
+            return upload(here, embeddings, candidates, top_k, copies, RUN_BYTES, exact)
         embeddings = embeddings.to(target)
         if target.type == "cpu" and candidates is None:
-            return _in_turn(here, in_runs(embeddings, None, RUN_BYTES), None, None, top_k)
+            return _in_turn(here, in_runs(embeddings, None, RUN_BYTES), None, None, top_k, exact)
         found = _moved(candidates, target)
         if found is not None and target.type == "cpu" and is_large(embeddings):
             fetch_pages(embeddings, _union(found, embeddings))
-        return packrank_kernels.maxsim(here, embeddings, found, top_k)
+        return packrank_kernels.maxsim(here, embeddings, found, top_k, exact=exact)
     except ValueError as error:
         raise InputError(str(error)) from None
 
@@ -97,6 +109,7 @@ def upload(
     top_k: int | None,
     copies: CopyStream,
     run_bytes: int,
+    exact: bool = False,
 ) -> Scored:
     """`maxsim` of documents in the CPU's memory, on the device of `copies`, queries there already.
 
@@ -106,13 +119,13 @@ def upload(
     wanted = None if chosen is None else _union(chosen, documents)
     runs = uploaded(in_runs(documents, wanted, run_bytes), documents, copies)
     if chosen is None or wanted is None:
-        return _in_turn(queries, runs, None, None, top_k)
+        return _in_turn(queries, runs, None, None, top_k, exact)
     places: Tensor | list[Tensor]
     if isinstance(chosen, Tensor):
         places = torch.searchsorted(wanted, chosen)
     else:
         places = [torch.searchsorted(wanted, ids) for ids in chosen]
-    return _in_turn(queries, runs, wanted.to(copies.device), places, top_k)
+    return _in_turn(queries, runs, wanted.to(copies.device), places, top_k, exact)
 
 
 def _in_turn(
@@ -121,6 +134,7 @@ def _in_turn(
     wanted: Tensor | None,
     candidates: Tensor | list[Tensor] | None,
     top_k: int | None,
+    exact: bool,
 ) -> Scored:
     """Score run after run.
 
@@ -130,6 +144,7 @@ def _in_turn(
         wanted: [U], the document that each of those streamed is; None if they are all.
         candidates: as for `maxsim`, on the CPU, counted among those streamed.
         top_k: as for `maxsim`.
+        exact: whether every score is.
     """
     lists = [candidates] if isinstance(candidates, Tensor) else candidates
     best: TopK | None = None
@@ -142,7 +157,7 @@ def _in_turn(
             inside = zip(lists, places[-1], strict=True)
             numbers = [(ids[place] - start).to(part.device) for ids, place in inside]
             here = numbers[0] if isinstance(candidates, Tensor) else numbers
-        found = packrank_kernels.maxsim(queries, part, here, top_k)
+        found = packrank_kernels.maxsim(queries, part, here, top_k, exact=exact)
         if not isinstance(found, TopK):
             pieces.append(found if isinstance(found, list) else [found])
             continue

@@ -36,7 +36,7 @@ from packrank.stores.manifest import (
     check_sums,
 )
 from packrank.stores.store import Store, read_codec
-from packrank_kernels import FORMATS, Codec, TokenEmbeddings
+from packrank_kernels import BITS, FORMATS, Codec, TokenEmbeddings
 
 # What a writer makes before the first manifest is there.
 _MADE = (*FILES, SEGMENTS, CODEC, UNFINISHED)
@@ -128,7 +128,7 @@ class StoreWriter:
             format: as of `TokenEmbeddings`.
             size: D.
             model: what encodes; anything JSON can hold, "fingerprint" tells models apart.
-            codec: of 4bit and 2bit.
+            codec: of residual codes (8bit, 4bit, 2bit, 1bit).
 
         Raises:
             StoreError: codec and format do not fit, or the folder cannot be written or holds
@@ -137,9 +137,8 @@ class StoreWriter:
         assert self.manifest is None
         if format not in FORMATS:
             raise StoreError(f"there is no format {format!r}; there are {', '.join(FORMATS)}")
-        if (None if codec is None else f"{codec.bits}bit") != (
-            format if format in ("4bit", "2bit") else None
-        ) or (codec is not None and codec.size != size):
+        fits = (None if codec is None else codec.bits) == BITS.get(format)
+        if not fits or (codec is not None and codec.size != size):
             raise StoreError(f"the codec does not fit format {format} of {size} dimensions")
         encoded = None if codec is None else _dump_codec(codec)
         known: dict[str, Any] | None = json.loads(json.dumps(model))  # as it will be read

@@ -19,7 +19,7 @@ except ImportError as error:
 else:
     _missing = None
 
-_FORMATS = {"float16": 0, "bfloat16": 1, "int8": 2, "4bit": 3, "2bit": 4}
+FORMATS = {"float16": 0, "bfloat16": 1, "int8": 2, "4bit": 3, "2bit": 4}
 # What a size must be a multiple of: 16 bytes, and 8 of any of a 2-bit row's four planes.
 _MULTIPLES = {torch.float16: 8, torch.bfloat16: 8, torch.int8: 32}
 _MAXIMA_AT_ONCE = 1 << 26  # 256 MB
@@ -28,7 +28,13 @@ _COLUMNS_AT_ONCE = 4096
 
 
 def why_not(
-    device: torch.device, dtype: torch.dtype, *, size: int | None = None, **facts: object
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    size: int | None = None,
+    format: str | None = None,
+    outlies: bool = False,
+    **facts: object,
 ) -> str | None:
     """None where the kernel takes such a call; `dtype` is that of the queries' values."""
     if _missing is not None:
@@ -40,6 +46,10 @@ def why_not(
         return f"it needs compute capability 9.0, the device has {major}.{minor}"
     if dtype not in _MULTIPLES:
         return f"the tensors are {dtype}, not {', '.join(map(str, _MULTIPLES))}"
+    if format not in (None, *FORMATS):
+        return f"the documents are in {format}, not {', '.join(FORMATS)}"
+    if outlies:
+        return "dimensions of the documents' codec outlie, and it multiplies bytes alone"
     if size is None:
         return None
     if size < 1 or size % _MULTIPLES[dtype]:
@@ -72,7 +82,7 @@ def maxsim(
     count = len(documents) if candidates is None else len(candidates)
     lengths = (b - a for a, b in pairwise(starts))
     columns = starts[-1] if owners is None else max(lengths, default=0)
-    kind, codec = _FORMATS[documents.format], documents.codec
+    kind, codec = FORMATS[documents.format], documents.codec
     rows, values = _aligned(queries.values), _aligned(documents.values)
     shape = (num_queries, count) if owners is None else (count,)
     scores = torch.empty(shape, dtype=torch.float32, device=documents.device)

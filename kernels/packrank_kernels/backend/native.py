@@ -260,9 +260,9 @@ def _maxsim(
     count = len(documents) if candidates is None else len(candidates)
     shape = (len(queries.starts) - 1, count) if owners is None else (count,)
     scores = documents.values.new_empty(shape, dtype=torch.float32)
-    with _arguments(queries, documents) as (stored, asked):
+    with _arguments(queries, documents) as (stored, outliers, asked):
         chosen = (_address(candidates), _address(owners), count)
-        _cpu.maxsim(isa, stored, asked, chosen, scores.data_ptr())
+        _cpu.maxsim(isa, stored, outliers, asked, chosen, scores.data_ptr())
     return scores
 
 
@@ -272,22 +272,23 @@ def _matches(
     shape = len(candidates), len(queries.values)
     tokens = candidates.new_empty(shape, dtype=torch.int32)
     scores = candidates.new_empty(shape, dtype=torch.float32)
-    with _arguments(queries, documents) as (stored, asked):
+    with _arguments(queries, documents) as (stored, outliers, asked):
         chosen = (candidates.data_ptr(), 0, len(candidates))
-        _cpu.matches(isa, stored, asked, chosen, scores.data_ptr(), tokens.data_ptr())
+        _cpu.matches(isa, stored, outliers, asked, chosen, scores.data_ptr(), tokens.data_ptr())
     return tokens, scores
 
 
 @contextmanager
 def _arguments(
     queries: Queries, documents: PackedTokens
-) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Documents and queries as _cpu reads them, while the block lasts."""
+) -> Iterator[tuple[tuple[int, ...], tuple[int, int, int, int, int], tuple[int, ...]]]:
+    """Documents, their outlying dimensions and queries as _cpu reads them, for the block."""
     values, dtype = queries.values, _MAXSIM[queries.values.dtype]
     if values.dtype == torch.float16:  # its products are float32's: the processors have none
         values = values.float()
     starts = torch.tensor(queries.starts, dtype=torch.int64, device=values.device)
     codec = documents.codec
+    outliers = None if codec is None else codec.outliers
     yield (
         (
             dtype,
@@ -300,6 +301,13 @@ def _arguments(
             0 if codec is None else len(codec.rows),
             documents.cu_seqlens.data_ptr(),
             documents.size,
+        ),
+        (
+            0 if outliers is None else len(outliers.columns),
+            0 if outliers is None else outliers.columns.data_ptr(),
+            0 if outliers is None else outliers.rows.data_ptr(),
+            0 if outliers is None else outliers.weights.data_ptr(),
+            _address(queries.outliers),
         ),
         (
             values.data_ptr(),

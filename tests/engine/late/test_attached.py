@@ -96,6 +96,27 @@ def test_the_mean_of_a_store_is_that_of_texts(folder: Path, store: Store) -> Non
     assert np.float32(total[0].score) / np.float32(16) == np.float32(texts[0][1])
 
 
+def test_exact_scores_are_those_of_decoded_vectors(folder: Path, tmp_path: Path) -> None:
+    vectors = torch.nn.functional.normalize(torch.randn(40, 60)).split([8, 7, 0, 9, 8, 8])
+    embeddings = TokenEmbeddings.encode(vectors, "int8")
+    model = LateInteraction(folder, device="cpu", store=Store(tmp_path, embeddings, [*"abcdef"]))
+    decoded = [embeddings.decode(index) for index in range(6)]
+    wanted = model.similarity(model.encode_queries(["the sea"])[0], decoded)
+    order = np.argsort(-wanted, kind="stable").tolist()
+    expected = [("abcdef"[index], wanted[index]) for index in order]
+    assert [(r.id, r.score) for r in model.rank("the sea", exact=True)] == expected
+    assert [(r.id, r.score) for r in model.rank("the sea", top_k=3, exact=6)] == expected[:3]
+    rounded = model.rank("the sea", top_k=2)
+    assert {r.score for r in rounded}.isdisjoint(score for _, score in expected[:2])
+    anew = model.rank("the sea", top_k=2, candidates=["f", "a", "b", "d"], exact=2)
+    own = model.rank("the sea", top_k=2, candidates=["f", "a", "b", "d"])
+    assert {r.id for r in anew} == {r.id for r in own}
+    assert all((r.id, r.score) in expected for r in anew)
+    with pytest.raises(InputError, match="exact is 1 and top_k 2"):
+        model.rank("the sea", top_k=2, exact=1)
+    assert model.rank("the sea", ["a sea"], exact=True) == model.rank("the sea", ["a sea"])
+
+
 def test_documents_without_vectors_are_last_and_broken_ones_left_out(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -111,6 +132,8 @@ def test_documents_without_vectors_are_last_and_broken_ones_left_out(
     assert {r.id for r in ranking} == {"b", "c", "e"}
     assert failures == {0: reason, 3: reason}
     assert model.try_rank("sea", top_k=1) == (ranking[:1], failures)
+    assert model.try_rank("sea", exact=True) == (ranking, failures)
+    assert model.try_rank("sea", top_k=1, exact=2) == (ranking[:1], failures)
     assert model.try_rank("sea", candidates=["d", "c", "e", "d"])[1] == {3: reason}
     monkeypatch.setattr("packrank.late.attached._SCORES_AT_ONCE", 2)
     assert [model.try_rank("sea", top_k=k) for k in (2, 4)] == [

@@ -14,19 +14,19 @@ from packrank import InputError, Store
 from packrank.stores import runs, streaming
 from packrank.stores.pinned import CopyStream
 from packrank.stores.streaming import maxsim, place, upload
-from packrank_kernels import FORMATS, Codec, TokenEmbeddings, TopK
+from packrank_kernels import BITS, FORMATS, Codec, TokenEmbeddings, TopK
 
 SIZE = 24
 # One document is larger than a run, and runs end between documents, at them and in empty ones.
 LENGTHS = [3, 0, 1, 40, 0, 0, 5, 7, 2, 2, 9, 0, 1, 1, 30, 0]
-RUNS = (1, 700, 1200, 1 << 20)
+RUNS = (1, 700, 1000, 1 << 20)
 
 
 def documents_in(format: str) -> TokenEmbeddings:
     x = torch.nn.functional.normalize(torch.randn(sum(LENGTHS), SIZE))
     x[50:60] = x[40:50]  # equal scores, in documents of different runs
     codec = None
-    if format in ("4bit", "2bit"):
+    if format in BITS:
         levels = 2 ** int(format[0])
         weights = torch.linspace(-0.2, 0.2, levels)
         codec = Codec.of(x[:7].clone(), (weights[1:] + weights[:-1]) / 2, weights)
@@ -119,6 +119,52 @@ def test_runs_have_the_scores_of_the_whole(
                 upload(queries[1], documents, candidates, top_k, SlowCopies(), run_bytes), alone
             )
             assert_same(maxsim(queries[1], documents, candidates, top_k), alone)
+
+
+@pytest.mark.parametrize("run_bytes", RUNS[:2])
+@pytest.mark.parametrize("kind", ["all", "shared", "own"])
+@pytest.mark.parametrize("format", ["float16", "4bit"])
+def test_exact_scores_in_runs(
+    format: str, kind: str, run_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    documents, candidates = documents_in(format), candidates_of(kind)
+    queries = [torch.randn(5, SIZE), torch.randn(33, SIZE)]
+    monkeypatch.setattr(streaming, "RUN_BYTES", run_bytes)
+    for top_k in (None, 3):
+        expected = packrank_kernels.maxsim(queries, documents, candidates, top_k, exact=True)
+        copies = SlowCopies()
+        found = upload(queries, documents, candidates, top_k, copies, run_bytes, True)
+        assert_same(found, expected)
+        assert_same(maxsim(queries, documents, candidates, top_k, exact=True), expected)
+
+
+def test_the_best_are_scored_anew() -> None:
+    """The format's own scores choose candidates, exact scores their order."""
+    documents = documents_in("1bit")
+    queries = [torch.randn(5, SIZE), torch.randn(33, SIZE)]
+    assert_same(
+        maxsim(queries, documents, top_k=3, exact=len(documents)),
+        packrank_kernels.maxsim(queries, documents, top_k=3, exact=True),
+    )
+    chosen = packrank_kernels.maxsim(queries[1], documents, top_k=6)
+    assert isinstance(chosen, TopK)
+    found = maxsim(queries[1], documents, top_k=3, exact=6)
+    assert_same(
+        found, packrank_kernels.maxsim(queries[1], documents, chosen.indices, 3, exact=True)
+    )
+    own = [torch.tensor([3, 0]), torch.tensor([3])]
+    few = maxsim(queries, documents, own, 2, exact=5)
+    assert isinstance(few, TopK)
+    assert sorted(few.indices[0].tolist()) == [0, 3]
+    assert few.indices[1].tolist() == [3, -1]
+    for exact, top_k, message in (
+        (2, 3, "exact is 2 and top_k 3"),
+        (2, None, "give a top_k of at most that"),
+        (0, 3, "exact is 0, expected True, False or a whole number"),
+        ("all", 3, "exact is 'all', expected True, False or a whole number"),
+    ):
+        with pytest.raises(InputError, match=message):
+            maxsim(queries, documents, None, top_k, exact=exact)  # type: ignore[arg-type]
 
 
 def test_ties_go_to_the_lower_document_across_runs() -> None:

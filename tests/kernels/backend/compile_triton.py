@@ -69,7 +69,11 @@ def compile_for_hopper(variant):
         {name: variant.constexprs.get(name) for name in names if name not in given},
         {(names.index(name),): [["tt.divisibility", 16]] for name in variant.aligned},
     )
-    options = {"num_warps": variant.num_warps, "num_stages": variant.num_stages}
+    options = {
+        "num_warps": variant.num_warps,
+        "num_stages": variant.num_stages,
+        "enable_fp_fusion": variant.fused,
+    }
     return compile_source(source, target=GPUTarget("cuda", TARGET, 32), options=options)
 
 

@@ -70,7 +70,7 @@ def emulated(emulation):
         if candidates is not None:
             rows = cuda_maxsim.row_starts(candidates, documents.cu_seqlens)
         numbers = [
-            cuda_maxsim._FORMATS[documents.format], documents.size, len(starts) - 1, starts[-1],
+            cuda_maxsim.FORMATS[documents.format], documents.size, len(starts) - 1, starts[-1],
             columns, owners is not None, multiprocessors, panel, group or panel, warpgroups,
             stages, count, len(documents), 0 if codec is None else len(codec.rows),
         ]  # fmt: skip
@@ -236,6 +236,13 @@ def test_refusals(monkeypatch):
     assert why_not(dtype=torch.bfloat16, size=1024) is None
     assert why_not(dtype=torch.int8, size=2048) is None
     assert why_not(dtype=torch.int8) is None
+    for kind, outlies, reason in (
+        ("4bit", False, None),
+        ("4bit", True, "dimensions of the documents' codec outlie, and it multiplies bytes alone"),
+        ("1bit", False, "the documents are in 1bit, not float16, bfloat16, int8, 4bit, 2bit"),
+        ("8bit", False, "the documents are in 8bit, not float16, bfloat16, int8, 4bit, 2bit"),
+    ):
+        assert why_not(dtype=torch.int8, size=128, format=kind, outlies=outlies) == reason
 
 
 @pytest.fixture
@@ -301,7 +308,7 @@ def test_a_failure_of_cuda_is_told_in_its_words(no_device, monkeypatch):
 
 @pytest.mark.gpu
 @needs_device
-@pytest.mark.parametrize("kind", cuda_maxsim._FORMATS)
+@pytest.mark.parametrize("kind", cuda_maxsim.FORMATS)
 @pytest.mark.parametrize("size", [32, 96, 128, 256, 1024])
 def test_on_a_device(kind, size):
     documents = documents_of([*LENGTHS, 3000, *[7] * 500], kind, size)

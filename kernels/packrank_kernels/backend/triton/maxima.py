@@ -23,6 +23,10 @@ def maxima_kernel(
     centroids,
     weights,
     num_centroids,
+    outlier_columns,
+    outlier_rows,
+    outlier_weights,
+    query_outliers,
     firsts,
     offsets,
     maxima,
@@ -33,6 +37,7 @@ def maxima_kernel(
     step,
     SIZE: tl.constexpr,
     BITS: tl.constexpr,
+    OUTLIERS: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -75,8 +80,9 @@ def maxima_kernel(
                 found = similarities(
                     queries, query_rows, is_query,
                     values, scales, codes, centroids, weights, num_centroids,
+                    outlier_columns, outlier_rows, outlier_weights, query_outliers,
                     first + row, length - row,
-                    SIZE, BITS, BLOCK_M, BLOCK_K,
+                    SIZE, BITS, OUTLIERS, BLOCK_M, BLOCK_K,
                 )  # fmt: skip
                 largest = tl.maximum(largest, found, propagate_nan=tl.PropagateNan.ALL)
             if from_row == 0:
@@ -191,6 +197,10 @@ def matches_kernel(
     centroids,
     weights,
     num_centroids,
+    outlier_columns,
+    outlier_rows,
+    outlier_weights,
+    query_outliers,
     firsts,
     offsets,
     candidates,
@@ -200,6 +210,7 @@ def matches_kernel(
     num_columns,
     SIZE: tl.constexpr,
     BITS: tl.constexpr,
+    OUTLIERS: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -216,8 +227,9 @@ def matches_kernel(
         found = similarities(
             queries, columns, is_column,
             values, scales, codes, centroids, weights, num_centroids,
+            outlier_columns, outlier_rows, outlier_weights, query_outliers,
             first + row, length - row,
-            SIZE, BITS, BLOCK_M, BLOCK_K,
+            SIZE, BITS, OUTLIERS, BLOCK_M, BLOCK_K,
         )  # fmt: skip
         token = row + tl.arange(0, BLOCK_M)
         key = (ranks(found).to(tl.int64) << 32) + (0x7FFFFFFF - token)[:, None]

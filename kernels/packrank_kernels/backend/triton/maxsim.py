@@ -75,7 +75,7 @@ def configuration(format: str, size: int, query_tokens: int) -> Config:
     is_residual, planes = format in BITS, 8 // BITS.get(format, 8)
     whole, step = (256 // planes, 128 // planes) if is_residual or format == "int8" else (128, 64)
     width = size // planes
-    block_k = max(32, triton.next_power_of_2(width)) if width <= whole else step
+    block_k = max(32, triton.next_power_of_2(width) if width <= whole else step)
     warps = 8 if is_residual and block_n == 128 else 4
     programs = {64: 3, 128: 2}.get(block_n, 4)
     if is_residual:  # what decodes takes registers
@@ -115,7 +115,7 @@ def maxsim(
         if columns:
             maxima_kernel[(shares * blocks,)](
                 *(queries.values, starts, some),
-                *_tensors(documents),
+                *_tensors(queries, documents),
                 *(*places, maxima, parts),
                 *(stop - start, columns, shares, _first_step(stop - start)),
                 **_constants(documents, config),
@@ -148,7 +148,7 @@ def matches(queries: Queries, documents: PackedTokens, candidates: Tensor) -> tu
         config = configuration(documents.format, documents.size, columns)
         matches_kernel[(total, triton.cdiv(columns, config.block_n))](
             *(queries.values, queries.weights),
-            *_tensors(documents),
+            *_tensors(queries, documents),
             *(firsts, offsets, candidates, tokens, scores),
             *(len(documents), columns),
             **_constants(documents, config),
@@ -172,16 +172,26 @@ def _places(documents: PackedTokens, candidates: Tensor | None) -> tuple[Tensor,
     return firsts, offsets
 
 
-def _tensors(documents: PackedTokens) -> tuple[Tensor | int | None, ...]:
+def _tensors(queries: Queries, documents: PackedTokens) -> tuple[Tensor | int | None, ...]:
     codec = documents.codec
-    tables = (None, None, 0) if codec is None else (codec.rows, codec.weights, len(codec.rows))
-    return documents.values, documents.scales, documents.codes, *tables
+    outliers = None if codec is None else codec.outliers
+    return (
+        *(documents.values, documents.scales, documents.codes),
+        *((None, None, 0) if codec is None else (codec.rows, codec.weights, len(codec.rows))),
+        *((None,) * 3 if outliers is None else (outliers.columns, outliers.rows, outliers.weights)),
+        queries.outliers,
+    )
 
 
 def _constants(documents: PackedTokens, config: Config) -> dict[str, int]:
+    codec = documents.codec
+    outliers = None if codec is None else codec.outliers
     return {
         "SIZE": documents.size,
-        "BITS": 0 if documents.codec is None else documents.codec.bits,
+        "BITS": 0 if codec is None else codec.bits,
+        "OUTLIERS": 0 if outliers is None else len(outliers.columns),
+        # Sums of outlying products have the bits of other devices.
+        "enable_fp_fusion": outliers is None,
         "BLOCK_M": config.block_m,
         "BLOCK_N": config.block_n,
         "BLOCK_K": config.block_k,
@@ -223,17 +233,30 @@ def variants() -> Iterator[Variant]:
     for format in ("float16", "int8", "4bit", "2bit"):
         for size, query_tokens in ((128, 8), (128, 32), (128, 64), (128, 128), (96, 32), (768, 32)):
             yield _products_variant(maxima_kernel, format, size, query_tokens)
+    for format in ("8bit", "1bit"):
+        for size in (128, 768):
+            yield _products_variant(maxima_kernel, format, size, 32)
     for format in ("bfloat16", "4bit"):
         yield _products_variant(maxima_kernel, format, 128, 32, owned=True)
     for format in ("float16", "2bit"):
         yield _products_variant(matches_kernel, format, 128, 32)
+    for kernel, format, outliers in (
+        *((maxima_kernel, "4bit", outliers) for outliers in (1, 8)),
+        (matches_kernel, "2bit", 3),
+    ):
+        yield _products_variant(kernel, format, 128, 32, outliers=outliers)
     yield _products_variant(maxima_kernel, "float32", 128, 32)
     yield _sums_variant(weighted=True, owned=False)
     yield _sums_variant(weighted=False, owned=True)
 
 
 def _products_variant(
-    kernel: Any, format: str, size: int, query_tokens: int, owned: bool = False
+    kernel: Any,
+    format: str,
+    size: int,
+    query_tokens: int,
+    owned: bool = False,
+    outliers: int = 0,
 ) -> Variant:
     config = configuration(format, size, query_tokens)
     bits = BITS.get(format, 0)
@@ -245,6 +268,9 @@ def _products_variant(
         signature |= {"scales": "*fp32"}
     if bits:
         signature |= {"codes": "*i32", "centroids": "*u8", "weights": "*u8"}
+    if outliers:
+        signature |= {"outlier_columns": "*i32", "query_outliers": "*fp32"}
+        signature |= {"outlier_rows": "*fp32", "outlier_weights": "*fp32"}
     if kernel is matches_kernel:
         signature |= {"candidates": "*i64", "tokens": "*i32", "scores": "*fp32", "num_all": "i32"}
         signature |= {} if format in FLOATS else {"query_weights": "*fp32"}
@@ -256,6 +282,7 @@ def _products_variant(
     constants: dict[str, object] = {
         "SIZE": size,
         "BITS": bits,
+        "OUTLIERS": outliers,
         "BLOCK_M": config.block_m,
         "BLOCK_N": config.block_n,
         "BLOCK_K": config.block_k,
@@ -263,7 +290,8 @@ def _products_variant(
     name = "matches" if kernel is matches_kernel else "maxima"
     loose = ("firsts", "offsets", "candidates", "owners")
     return Variant(
-        name=f"maxsim {name} {format} {size} {query_tokens}{' owned' if owned else ''}",
+        name=f"maxsim {name} {format} {size} {query_tokens}{' owned' if owned else ''}"
+        f"{f' outliers {outliers}' if outliers else ''}",
         kernel=kernel,
         signature=signature,
         constexprs=constants,
@@ -272,6 +300,7 @@ def _products_variant(
         aligned=frozenset(x for x in signature if signature[x][0] == "*" and x not in loose),
         matrix=format != "float32",
         programs=config.programs,
+        fused=not outliers,
     )
 
 

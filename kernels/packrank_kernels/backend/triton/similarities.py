@@ -21,17 +21,23 @@ def similarities(
     centroids,
     weights,
     num_centroids,
+    outlier_columns,
+    outlier_rows,
+    outlier_weights,
+    query_outliers,
     first,
     left,
     SIZE: tl.constexpr,
     BITS: tl.constexpr,
+    OUTLIERS: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
     """[BLOCK_M, len(query_rows)] float32: s_ij of the document tokens from row `first` on.
 
     -inf from row `left` of the tile on; NaN where a scale is not finite or a code is no centroid.
-    BITS: of a residual code, 0 in the other formats.
+    BITS: of a residual code, 0 in the other formats. OUTLIERS: dimensions whose products are
+    float32's; where there are any, products and sums must not be fused.
     """
     PLANES: tl.constexpr = 8 // BITS if BITS else 1
     WIDTH: tl.constexpr = SIZE // PLANES
@@ -42,10 +48,12 @@ def similarities(
     if BITS:
         code = tl.load(codes + tokens, is_row, 0)
         is_known = (code >= 0) & (code < num_centroids)
-        centroids += tl.where(is_known, code, 0).to(tl.int64)[:, None] * SIZE
-    queries += query_rows.to(tl.int64)[None, :] * SIZE
+        code = tl.where(is_known, code, 0).to(tl.int64)[:, None]
+        centroids += code * SIZE
+    query_rows = query_rows.to(tl.int64)[None, :]
+    queries += query_rows * SIZE
     IS_INTEGER: tl.constexpr = scales is not None
-    sums = tl.zeros((BLOCK_M, query_rows.shape[0]), tl.int32 if IS_INTEGER else tl.float32)
+    sums = tl.zeros((BLOCK_M, query_rows.shape[1]), tl.int32 if IS_INTEGER else tl.float32)
     if WIDTH <= BLOCK_K:
         sums = _add_products(
             sums, queries, is_query, values, is_row, centroids, weights, 0,
@@ -58,6 +66,15 @@ def similarities(
                 PLANES, BITS, WIDTH, BLOCK_K,
             )  # fmt: skip
     found = sums.to(tl.float32)
+    if OUTLIERS:
+        for e in range(OUTLIERS):  # unrolled, it takes more registers than there are
+            column = tl.load(outlier_columns + e)
+            packed = tl.load(values + column % WIDTH, is_row[:, None], 0).to(tl.int32)
+            field = (packed >> (8 - BITS * (column // WIDTH + 1))) & (2**BITS - 1)
+            value = tl.load(outlier_rows + code * OUTLIERS + e) + tl.load(outlier_weights + field)
+            found += value * tl.load(
+                query_outliers + query_rows * OUTLIERS + e, is_query[None, :], 0.0
+            )
     if IS_INTEGER:
         scale = tl.load(scales + tokens, is_row, 0.0)
         is_number = tl.abs(scale) < float("inf")

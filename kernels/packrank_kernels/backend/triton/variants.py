@@ -18,6 +18,7 @@ class Variant:
         aligned: arguments that are known to be divisible by 16.
         matrix: whether it multiplies on the tensor cores.
         programs: how many of its programs a multiprocessor must have room for.
+        fused: whether a product and a sum may become one instruction.
     """
 
     name: str
@@ -29,3 +30,4 @@ class Variant:
     aligned: frozenset[str] = frozenset()
     matrix: bool = False
     programs: int = 1
+    fused: bool = True

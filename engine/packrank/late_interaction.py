@@ -53,6 +53,8 @@ class LateInteraction(LateEncoder):
         store: Path | Store | None = None,
         device: str = "auto",
         dtype: str = "auto",
+        query_length: int | None = None,
+        document_length: int | None = None,
         budget_tokens: int | None = None,
         deterministic: bool = False,
     ) -> None:
@@ -67,6 +69,10 @@ class LateInteraction(LateEncoder):
             dtype: of the encoder and the vectors: "float32", "bfloat16" or, on a CUDA device,
                 "float16"; "auto" is float32 on a CPU, and on a CUDA device float16 where the model
                 stays in its range, else bfloat16. Lengths and scores are computed in float32.
+            query_length: tokens of a query, special ones included, in place of what the folder
+                asks for; also what queries are filled to where they are filled to one length.
+            document_length: the same of a document. A store that was encoded with another one
+                does not fit.
             budget_tokens: most tokens that go through the model at once; memory follows it.
             deterministic: vectors have the same bits in any company. On a CPU they always have; on
                 a CUDA device this leaves out faster kernels that cannot promise it.
@@ -80,18 +86,40 @@ class LateInteraction(LateEncoder):
             model,
             device=device,
             dtype=dtype,
+            query_length=query_length,
+            document_length=document_length,
             budget_tokens=budget_tokens,
             deterministic=deterministic,
         )
         self._attached: Attached | None = None
         if store is not None:
-            opened = store if isinstance(store, Store) else Store.open(store)
-            self._attached = Attached(opened, self.size, lambda: self.identity, self.device)
+            self.attach(store)
 
     @property
     def store(self) -> Store | None:
         """The documents that `rank` knows by their ids."""
-        return None if self._attached is None else self._attached.store
+        attached = self._attached
+        return None if attached is None else attached.store
+
+    def attach(self, store: Path | Store) -> None:
+        """Take a store, in place of the one that is attached, for `rank` to rank by its ids.
+
+        What other threads have begun ends with the store that it began with.
+
+        Args:
+            store: documents that this model encoded: a folder, which is opened as it is now and
+                checked whole, or an open one.
+
+        Raises:
+            StoreError: it cannot be used, or another model encoded it; what was attached stays.
+
+        Warns:
+            UserWarning: an index names its model and says no more of it, and the name is not this
+                one's.
+        """
+        opened = store if isinstance(store, Store) else Store.open(store)
+        self.check_store(opened.model, opened.size, opened.path)
+        self._attached = Attached(opened, self.device)
 
     def similarity(self, query: Tensor, documents: Sequence[Tensor]) -> NDArray[np.float32]:
         """Scores of documents whose vectors are at hand.
@@ -154,9 +182,10 @@ class LateInteraction(LateEncoder):
             ranking, failures = self.try_rank(query, documents, top_k, candidates=candidates)
             _raise_first(failures)
             return ranking
-        stored, failures = self.try_rank(query, None, top_k, candidates=candidates)
+        attached = self._stored
+        stored, failures = self._rank_stored(attached, query, top_k, candidates)
         for index, reason in failures.items():
-            raise InputError(f"document {self._stored.store.ids[index]!r} of the store: {reason}")
+            raise InputError(f"document {attached.store.ids[index]!r} of the store: {reason}")
         return stored
 
     @overload
@@ -195,12 +224,10 @@ class LateInteraction(LateEncoder):
             The ranking, as from `rank`, of the documents that can be scored; and index -> reason
             of the others, an index being that of `Ranked` or `RankedId`.
         """
+        if documents is None:
+            return self._rank_stored(self._stored, query, top_k, candidates)
         top_k = checked_count("top_k", top_k)
         check_str("query", query)
-        if documents is None:
-            stored = self._stored
-            mean = self.settings.mean
-            return stored.rank(self._query_vectors(query), mean, top_k, candidates)
         if candidates is not None:
             raise InputError("candidates are ids of documents of the store; leave documents out")
         texts = listed_texts("documents", documents)
@@ -275,7 +302,8 @@ class LateInteraction(LateEncoder):
         """
         check_str("query", query)
         check_str("document", document)
-        asked, words = self._queries.tokens(query), self._documents.tokens(document)
+        asked, query_cut = self._queries.tokens(query)
+        words, document_cut = self._documents.tokens(document)
         vectors = self._query_vectors(query)
         if candidate is None:
             [found] = self.encode_documents([document])
@@ -294,14 +322,26 @@ class LateInteraction(LateEncoder):
             raise InputError("its score is not a finite number")
         first = torch.zeros(1, dtype=torch.int64, device=documents.device)
         tokens, scores = (x[0] for x in matches(vectors, documents, first))
-        mean = self.settings.mean
-        return Explanation.of(query, document, asked, words, tokens, scores, score, mean)
+        mean, cut = self.settings.mean, (query_cut, document_cut)
+        return Explanation.of(query, document, asked, words, tokens, scores, score, mean, cut)
 
     @property
     def _stored(self) -> Attached:
-        if self._attached is None:
+        attached = self._attached
+        if attached is None:
             raise InputError("there is no store; give LateInteraction one, or give documents")
-        return self._attached
+        return attached
+
+    def _rank_stored(
+        self,
+        attached: Attached,
+        query: str,
+        top_k: int | None,
+        candidates: Sequence[str] | None,
+    ) -> tuple[list[RankedId], dict[int, str]]:
+        top_k = checked_count("top_k", top_k)
+        check_str("query", query)
+        return attached.rank(self._query_vectors(query), self.settings.mean, top_k, candidates)
 
     def _query_vectors(self, query: str) -> Tensor:
         """[Q, D]."""

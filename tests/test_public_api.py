@@ -102,8 +102,10 @@ SIGNATURES = {
     packrank.Reranker.score: "self, pairs, *, activation=None, cutoff_layers=None",
     packrank.Reranker.try_score: "self, pairs, *, activation=None, cutoff_layers=None",
     packrank.LateInteraction: (
-        "model, *, store=None, device='auto', dtype='auto', budget_tokens=None, deterministic=False"
+        "model, *, store=None, device='auto', dtype='auto', query_length=None, "
+        "document_length=None, budget_tokens=None, deterministic=False"
     ),
+    packrank.LateInteraction.attach: "self, store",
     packrank.LateInteraction.rank: (
         "self, query, documents=None, top_k=None, *, candidates=None, exact=False"
     ),

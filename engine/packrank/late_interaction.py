@@ -1,28 +1,23 @@
 """Late interaction: a vector for every token, and MaxSim between query and documents."""
 
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from typing import overload
+from collections.abc import Sequence
+from typing import Any, overload
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from packrank.arguments import check_str, checked_count, checked_exact, listed, listed_texts
+from packrank.arguments import check_str, checked_count, checked_exact, listed
 from packrank.errors import InputError, PairError
-from packrank.late.attached import Attached, per_token
+from packrank.late.attached import Attached
 from packrank.late.encoder import LateEncoder, Path
 from packrank.late.explanation import Explanation
+from packrank.late.text_scores import score_of, score_texts, similarity
 from packrank.request import Ranked, RankedId
 from packrank.stores.store import Store
-from packrank.text.pairs import texts_of
-from packrank_kernels import TokenEmbeddings, matches, maxsim
-
-# Pairs whose documents' vectors are held at once: 256 * 180 tokens * 128 floats are 24 MB.
-_PAIRS_AT_ONCE = 256
-
-_Pair = tuple[int, str, str]  # its place, query, document
+from packrank.text.pairs import is_pair
+from packrank_kernels import TokenEmbeddings, matches
 
 
 class LateInteraction(LateEncoder):
@@ -53,6 +48,8 @@ class LateInteraction(LateEncoder):
         store: Path | Store | None = None,
         device: str = "auto",
         dtype: str = "auto",
+        query_length: int | None = None,
+        document_length: int | None = None,
         budget_tokens: int | None = None,
         deterministic: bool = False,
     ) -> None:
@@ -67,6 +64,10 @@ class LateInteraction(LateEncoder):
             dtype: of the encoder and the vectors: "float32", "bfloat16" or, on a CUDA device,
                 "float16"; "auto" is float32 on a CPU, and on a CUDA device float16 where the model
                 stays in its range, else bfloat16. Lengths and scores are computed in float32.
+            query_length: tokens of a query, special ones included, in place of what the folder
+                asks for; also what queries are filled to where they are filled to one length.
+            document_length: the same of a document. A store that was encoded with another one
+                does not fit.
             budget_tokens: most tokens that go through the model at once; memory follows it.
             deterministic: vectors have the same bits in any company. On a CPU they always have; on
                 a CUDA device this leaves out faster kernels that cannot promise it.
@@ -80,18 +81,40 @@ class LateInteraction(LateEncoder):
             model,
             device=device,
             dtype=dtype,
+            query_length=query_length,
+            document_length=document_length,
             budget_tokens=budget_tokens,
             deterministic=deterministic,
         )
         self._attached: Attached | None = None
         if store is not None:
-            opened = store if isinstance(store, Store) else Store.open(store)
-            self._attached = Attached(opened, self.size, lambda: self.identity, self.device)
+            self.attach(store)
 
     @property
     def store(self) -> Store | None:
         """The documents that `rank` knows by their ids."""
-        return None if self._attached is None else self._attached.store
+        attached = self._attached
+        return None if attached is None else attached.store
+
+    def attach(self, store: Path | Store) -> None:
+        """Take a store, in place of the one that is attached, for `rank` to rank by its ids.
+
+        What other threads have begun ends with the store that it began with.
+
+        Args:
+            store: documents that this model encoded: a folder, which is opened as it is now and
+                checked whole, or an open one.
+
+        Raises:
+            StoreError: it cannot be used, or another model encoded it; what was attached stays.
+
+        Warns:
+            UserWarning: an index names its model and says no more of it, and the name is not this
+                one's.
+        """
+        opened = store if isinstance(store, Store) else Store.open(store)
+        self.check_store(opened.model, opened.size, opened.path)
+        self._attached = Attached(opened, self.device)
 
     def similarity(self, query: Tensor, documents: Sequence[Tensor]) -> NDArray[np.float32]:
         """Scores of documents whose vectors are at hand.
@@ -103,12 +126,7 @@ class LateInteraction(LateEncoder):
         Returns:
             [N] float32. A document without vectors scores -inf.
         """
-        if not documents:
-            return np.empty(0, dtype=np.float32)
-        kind = str(query.dtype).removeprefix("torch.")
-        scores = self._similarity(query, TokenEmbeddings.encode(documents, kind))
-        found: NDArray[np.float32] = scores.cpu().numpy()
-        return found
+        return similarity(query, documents, self.settings.mean)
 
     @overload
     def rank(
@@ -159,11 +177,12 @@ class LateInteraction(LateEncoder):
             ranking, failures = self.try_rank(
                 query, documents, top_k, candidates=candidates, exact=exact
             )
-            _raise_first(failures)
+            _raise_first(failures, "try_rank")
             return ranking
-        stored, failures = self.try_rank(query, None, top_k, candidates=candidates, exact=exact)
+        attached = self._stored
+        stored, failures = self._rank_stored(attached, query, top_k, candidates, exact)
         for index, reason in failures.items():
-            raise InputError(f"document {self._stored.store.ids[index]!r} of the store: {reason}")
+            raise InputError(f"document {attached.store.ids[index]!r} of the store: {reason}")
         return stored
 
     @overload
@@ -205,41 +224,37 @@ class LateInteraction(LateEncoder):
             The ranking, as from `rank`, of the documents that can be scored; and index -> reason
             of the others, an index being that of `Ranked` or `RankedId`.
         """
+        if documents is None:
+            return self._rank_stored(self._stored, query, top_k, candidates, exact)
         top_k = checked_count("top_k", top_k)
         exact = checked_exact(exact, top_k)
         check_str("query", query)
-        if documents is None:
-            stored = self._stored
-            mean = self.settings.mean
-            return stored.rank(self._query_vectors(query), mean, top_k, candidates, exact)
         if candidates is not None:
             raise InputError("candidates are ids of documents of the store; leave documents out")
-        texts = listed_texts("documents", documents)
-        queries = {query: self._query_vectors(query)}
-        scores = np.full(len(texts), np.nan, dtype=np.float32)
-        failures: dict[int, str] = {}
-        for run in _runs([(index, query, text) for index, text in enumerate(texts)]):
-            self._score_run(run, queries, scores, failures)
+        texts = listed("documents", documents, "strings")
+        known = {query: self._query_vectors(query)}
+        scores, failures = self._score([(query, text) for text in texts], known)
         order = np.argsort(-scores, kind="stable").tolist()
         best = [index for index in order if index not in failures][:top_k]
         ranking = [Ranked(index, float(scores[index]), texts[index]) for index in best]
-        return ranking, dict(sorted(failures.items()))
+        return ranking, failures
 
     def score(self, pairs: Sequence[tuple[str, str]]) -> NDArray[np.float32]:
         """Score pairs of query and document.
 
         Args:
-            pairs: N (query, document) pairs of strings.
+            pairs: N (query, document) pairs of strings, or an array [N, 2] of them; or one pair.
 
         Returns:
-            [N] float32, in the order of `pairs`; -inf for a document without vectors.
+            [N] float32, in the order of `pairs`, of one pair its score; -inf for a document without
+            vectors.
 
         Raises:
             PairError: a pair cannot be scored; `.index` says which. `try_score` goes on.
             InputError: `pairs` is no sequence.
         """
         scores, failures = self.try_score(pairs)
-        _raise_first(failures)
+        _raise_first(failures, "try_score")
         return scores
 
     def try_score(
@@ -254,21 +269,10 @@ class LateInteraction(LateEncoder):
         Returns:
             [N] float32, as from `score`, NaN for pairs that failed; and index -> reason of those.
         """
-        every = listed("pairs", pairs, "(query, document) pairs")
-        scores = np.full(len(every), np.nan, dtype=np.float32)
-        failures: dict[int, str] = {}
-        sound: list[_Pair] = []
-        for index, pair in enumerate(every):
-            try:
-                sound.append((index, *texts_of(pair)))
-            except InputError as error:
-                failures[index] = str(error)
-        for run in _runs(sound):
-            queries, broken = self._queries.encode(query for _, query, _ in run)
-            failures.update((i, broken[query]) for i, query, _ in run if query in broken)
-            known = [pair for pair in run if pair[1] in queries]
-            self._score_run(known, queries, scores, failures)
-        return scores, dict(sorted(failures.items()))
+        if is_pair(pairs):
+            scores, failures = self._score([pairs])
+            return scores[0], failures
+        return self._score(listed("pairs", pairs, "(query, document) pairs"))
 
     def explain(self, query: str, document: str, *, candidate: str | None = None) -> Explanation:
         """Which token of a document each query token matched, and what it adds to the score.
@@ -286,7 +290,8 @@ class LateInteraction(LateEncoder):
         """
         check_str("query", query)
         check_str("document", document)
-        asked, words = self._queries.tokens(query), self._documents.tokens(document)
+        asked, query_cut = self._queries.tokens(query)
+        words, document_cut = self._documents.tokens(document)
         vectors = self._query_vectors(query)
         if candidate is None:
             [found] = self.encode_documents([document])
@@ -300,19 +305,34 @@ class LateInteraction(LateEncoder):
                     f"document {candidate!r} of the store has {had} vectors, and this text {has}; "
                     "give the text that was encoded"
                 )
-        score = self._similarity(vectors, documents).item()
+        score = score_of(vectors, documents, self.settings.mean).item()
         if not np.isfinite(score) and len(documents.values):
             raise InputError("its score is not a finite number")
         first = torch.zeros(1, dtype=torch.int64, device=documents.device)
         tokens, scores = (x[0] for x in matches(vectors, documents, first))
-        mean = self.settings.mean
-        return Explanation.of(query, document, asked, words, tokens, scores, score, mean)
+        mean, cut = self.settings.mean, (query_cut, document_cut)
+        return Explanation.of(query, document, asked, words, tokens, scores, score, mean, cut)
 
     @property
     def _stored(self) -> Attached:
-        if self._attached is None:
+        attached = self._attached
+        if attached is None:
             raise InputError("there is no store; give LateInteraction one, or give documents")
-        return self._attached
+        return attached
+
+    def _rank_stored(
+        self,
+        attached: Attached,
+        query: str,
+        top_k: int | None,
+        candidates: Sequence[str] | None,
+        exact: bool | int,
+    ) -> tuple[list[RankedId], dict[int, str]]:
+        top_k = checked_count("top_k", top_k)
+        exact = checked_exact(exact, top_k)
+        check_str("query", query)
+        vectors = self._query_vectors(query)
+        return attached.rank(vectors, self.settings.mean, top_k, candidates, exact)
 
     def _query_vectors(self, query: str) -> Tensor:
         """[Q, D]."""
@@ -321,41 +341,12 @@ class LateInteraction(LateEncoder):
             raise InputError(reason)
         return vectors[query]
 
-    def _similarity(self, query: Tensor, documents: TokenEmbeddings) -> Tensor:
-        """[N] float32."""
-        scores = maxsim(query, documents)
-        assert isinstance(scores, Tensor)
-        return per_token(scores, query) if self.settings.mean else scores
-
-    def _score_run(
-        self,
-        run: list[_Pair],
-        queries: dict[str, Tensor],
-        scores: NDArray[np.float32],
-        failures: dict[int, str],
-    ) -> None:
-        """Fill in the scores, or failures, of a run of pairs whose queries are encoded."""
-        documents, broken = self._documents.encode(document for _, _, document in run)
-        by_query: dict[str, list[tuple[int, Tensor]]] = defaultdict(list)
-        for index, query, document in run:
-            if document in broken:
-                failures[index] = broken[document]
-            else:
-                by_query[query].append((index, documents[document]))
-        for query, found in by_query.items():
-            values = self.similarity(queries[query], [vectors for _, vectors in found])
-            for (index, vectors), value in zip(found, values, strict=True):
-                if np.isfinite(value) or not len(vectors):
-                    scores[index] = value
-                else:
-                    failures[index] = "its score is not a finite number"
+    def _score(
+        self, pairs: Sequence[Any], known: dict[str, Tensor] | None = None
+    ) -> tuple[NDArray[np.float32], dict[int, str]]:
+        return score_texts(pairs, self._queries, self._documents, self.settings.mean, known)
 
 
-def _runs(pairs: list[_Pair]) -> Iterator[list[_Pair]]:
-    for start in range(0, len(pairs), _PAIRS_AT_ONCE):
-        yield pairs[start : start + _PAIRS_AT_ONCE]
-
-
-def _raise_first(failures: dict[int, str]) -> None:
+def _raise_first(failures: dict[int, str], instead: str) -> None:
     for index, reason in failures.items():
-        raise PairError(index, reason)
+        raise PairError(index, reason, instead)

@@ -46,8 +46,19 @@ ARCHITECTURES: dict[str, str] = {
     f"{name}{suffix}": family
     for name, family in _FAMILIES.items()
     for suffix in (_CLASSIFIER, *_BODIES)
-} | {"HF_ColBERT": "bert"}
-ARCHITECTURES |= dict.fromkeys(CAUSAL_ARCHITECTURES, "causal")
+}
+# Stanford ColBERT calls a body of any family so; model_type says of which.
+_COLBERT = "HF_ColBERT"
+_MODEL_TYPES = {
+    "bert": "bert",
+    "roberta": "roberta",
+    "xlm-roberta": "roberta",
+    "camembert": "roberta",
+    "electra": "electra",
+    "distilbert": "distilbert",
+    "modernbert": "modernbert",
+}
+ARCHITECTURES |= {_COLBERT: "bert"} | dict.fromkeys(CAUSAL_ARCHITECTURES, "causal")
 
 # Where a family spells a size otherwise than BERT does.
 _SPELLINGS = {
@@ -172,7 +183,7 @@ def load_config(folder: Path) -> ModelConfig:
     """
     config = _Reader(read_config(folder))
     architecture = config.architecture()
-    family = ARCHITECTURES[architecture]
+    family = config.family(architecture)
     if family == "causal":
         return config.causal(architecture)
     config.spelling = _SPELLINGS.get(family, {})
@@ -231,8 +242,9 @@ class _Reader(ConfigValues):
             self.raw.get("auto_map")
         ):
             raise ModelError(
-                f"this {name} is in the xlm-roberta-flash layout (jina-reranker-v2), which is not "
-                "supported; convert it to the layout of transformers' own XLM-RoBERTa"
+                f"this {name} is in the xlm-roberta-flash layout (jina-reranker-v2, "
+                "jina-colbert-v2), which is not supported; convert it to the layout of "
+                "transformers' own XLM-RoBERTa"
             )
         position_type = self.raw.get("position_embedding_type", "absolute")
         if position_type != "absolute":
@@ -240,6 +252,17 @@ class _Reader(ConfigValues):
         if self.field("is_decoder", bool, False):
             raise ModelError(f"this {name} is a decoder (is_decoder), which is not supported")
         return name
+
+    def family(self, architecture: str) -> str:
+        if architecture != _COLBERT:
+            return ARCHITECTURES[architecture]
+        model_type = self.field("model_type", str, None)
+        if model_type not in _MODEL_TYPES:
+            raise ModelError(
+                f"config.json: model_type is {model_type!r}, which is the body of this {_COLBERT}; "
+                f"supported are {', '.join(_MODEL_TYPES)}"
+            )
+        return _MODEL_TYPES[model_type]
 
     def causal(self, architecture: str) -> ModelConfig:
         num_labels = self.num_labels() if architecture.endswith(_CLASSIFIER) else 1

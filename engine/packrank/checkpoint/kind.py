@@ -7,6 +7,7 @@ from packrank.checkpoint.adapter import base_folder
 from packrank.checkpoint.config import ModelConfig, load_config
 from packrank.checkpoint.files import field, read_object, shown
 from packrank.checkpoint.modules import Module, encoder_folder, read_modules
+from packrank.checkpoint.weights import Weights
 from packrank.errors import ModelError
 
 Kind = Literal[
@@ -110,7 +111,7 @@ def kind_of(folder: Path) -> Kind:
         return found
     _check_base(folder)
     config = load_config(encoder_folder(folder))
-    if config.architecture == "HF_ColBERT" or (folder / "artifact.metadata").is_file():
+    if config.architecture == "HF_ColBERT" or is_projected(folder, modules):
         if field(saved, "model_type", str, None, _SAVED) == "CrossEncoder":
             raise _contradiction(folder, "model_type CrossEncoder", "a ColBERT of Stanford's")
         return "Stanford ColBERT"
@@ -119,6 +120,14 @@ def kind_of(folder: Path) -> Kind:
     if config.decoder is not None:
         return "decoder"
     return "cross-encoder" if config.is_classifier else "encoder"
+
+
+def is_projected(folder: Path, modules: list[Module]) -> bool:
+    """Whether a folder says, or its weights without modules do, that it ends in ColBERT's layer."""
+    if (folder / "artifact.metadata").is_file():
+        return True
+    there = any(folder.glob("model.safetensors*"))
+    return there and not modules and "linear.weight" in Weights.open(folder)
 
 
 def expect(folder: Path, wanted: tuple[Kind, ...]) -> Kind:

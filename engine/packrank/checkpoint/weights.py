@@ -111,6 +111,15 @@ class Weights:
                 )
             return tensor.to(dtype, copy=True).to(device)
 
+    def stored(self, name: str) -> Tensor:
+        """One tensor of `files` in its own dtype and shape, whatever they are.
+
+        Raises:
+            ModelError: the file cannot be read.
+        """
+        with _reading(self.files[name]) as file:
+            return self._merged(name, file.get_tensor(self._key(name)))
+
     def take_rows(self, name: str, rows: list[int], shape: tuple[int, int]) -> Tensor:
         """Some rows of a matrix, float32 [rows, columns]; the others are not read.
 

@@ -11,13 +11,13 @@ from packrank.commands.options import (
     MODEL_HELP,
     RECORDS,
     add_device_options,
+    add_length_option,
     folder_of,
     positive,
 )
 from packrank.commands.signals import Stopped
 from packrank.jobs.documents import Documents
 from packrank.jobs.encode import encode_file
-from packrank.late.identity import identify
 from packrank.late_interaction import LateInteraction
 from packrank.records.formats import FORMATS as FILE_FORMATS
 from packrank_kernels import FORMATS
@@ -28,8 +28,8 @@ Encode the tokens of documents, and keep their vectors in a folder, the store.
 Run it again after it was stopped, with the same arguments, and it goes on from its last segment;
 the store will have the same bytes. Run it on a store that is there, and documents are appended:
 those that follow the lines encoded last, if DOCUMENTS begins with them; with --append all of
-another file. A file that was encoded whole is not encoded again. Model and format must be those of
-the store.
+another file. A file that was encoded whole is not encoded again. Model, document length and format
+must be those of the store.
 """
 
 
@@ -71,6 +71,7 @@ def add_encode(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "of an unfinished file is given up",
     )
     parser.add_argument("--quiet", action="store_true", help="no progress bar, no summary")
+    add_length_option(parser, "document")
     add_device_options(parser, "auto, cpu, cuda or cuda:N")
     parser.set_defaults(run=_encode)
 
@@ -81,13 +82,15 @@ def _encode(args: argparse.Namespace) -> int:
         with documents.open() as file:  # what it is, before a model is opened
             total = file.num_lines()
     folder = folder_of(args.model)
-    model = LateInteraction(folder, device=args.device, dtype=args.dtype)
+    model = LateInteraction(
+        folder, device=args.device, dtype=args.dtype, document_length=args.document_length
+    )
     name = os.path.abspath(args.model) if os.path.isdir(args.model) else args.model
     try:
         with tqdm(total=total, unit=" documents", disable=hides_bar(args.quiet)) as bar:
             encoded = encode_file(
                 model,
-                identify(model.settings, folder, name),
+                {**model.identity, "name": name},
                 documents,
                 args.store,
                 bar,
@@ -108,6 +111,9 @@ def _encode(args: argparse.Namespace) -> int:
             f"{encoded.num_failed}, {encoded.seconds:.1f} s, "
             f"{encoded.documents / encoded.seconds:,.0f} documents/s"
         )
+        if encoded.num_cut:
+            length = model.settings.document.max_length
+            say(f"documents cut to {length} tokens: {encoded.num_cut}")
         if encoded.begun:
             say(f"{encoded.part}s encoded before: {encoded.begun}")
     return 1 if encoded.num_failed else 0

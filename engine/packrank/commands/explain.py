@@ -9,8 +9,14 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from packrank.commands.messages import check_stdout, printable
-from packrank.commands.options import MODEL_HELP, add_device_options, folder_of, valid_text
+from packrank.commands.messages import check_stdout, printable, saying_warnings
+from packrank.commands.options import (
+    MODEL_HELP,
+    add_device_options,
+    add_length_option,
+    folder_of,
+    valid_text,
+)
 from packrank.errors import InputError
 from packrank.late.explanation import Explanation
 from packrank.late.explanation_page import page
@@ -42,6 +48,7 @@ def add_explain(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     )
     parser.add_argument("--json", action="store_true", help="one JSON object, and no table")
     parser.add_argument("--color", choices=("auto", "always", "never"), default="auto")
+    add_length_option(parser, "query", "document")
     add_device_options(parser, "auto, cpu, cuda or cuda:N")
     parser.set_defaults(run=_explain)
 
@@ -52,7 +59,15 @@ def _explain(args: argparse.Namespace) -> int:
     if (args.store is None) != (args.candidate is None):
         raise InputError("--store and --candidate go together: the store, and an id in it")
     folder = folder_of(args.model)
-    model = LateInteraction(folder, store=args.store, device=args.device, dtype=args.dtype)
+    with saying_warnings():
+        model = LateInteraction(
+            folder,
+            store=args.store,
+            device=args.device,
+            dtype=args.dtype,
+            query_length=args.query_length,
+            document_length=args.document_length,
+        )
     explanation = model.explain(args.query, args.document, candidate=args.candidate)
     if args.html:
         with replacing(args.html) as sink:

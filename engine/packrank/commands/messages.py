@@ -1,8 +1,9 @@
 """What the commands say, where it goes, and how far they have come."""
 
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 from packrank.errors import InputError
 
@@ -14,6 +15,16 @@ def say(line: str) -> None:
     with suppress(OSError):  # of a pipe that nobody reads
         if sys.stderr is not None:
             print(line, file=sys.stderr)
+
+
+@contextmanager
+def saying_warnings() -> Iterator[None]:
+    """Say what Python would warn of, a line each."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        yield
+    for warning in caught:
+        say(f"packrank: {warning.message}")
 
 
 def check_stdout() -> None:

@@ -43,6 +43,17 @@ def add_device_options(parser: argparse.ArgumentParser, devices: str) -> None:
     parser.add_argument("--threads", type=threads, metavar="N", help="of the processor")
 
 
+def add_length_option(parser: argparse.ArgumentParser, *sides: str) -> None:
+    """How long texts of these sides, "query" or "document", may be in late interaction."""
+    for side in sides:
+        parser.add_argument(
+            f"--{side}-length",
+            type=positive,
+            metavar="N",
+            help=f"tokens of a {side} in late interaction, in place of what the model's files say",
+        )
+
+
 def add_reranker_options(parser: argparse.ArgumentParser) -> None:
     """How a reranker is opened, but for its activation."""
     add_device_options(parser, _DEVICES)

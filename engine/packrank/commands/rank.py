@@ -6,7 +6,7 @@ import math
 
 from packrank.commands.messages import check_stdout, printable, report, say
 from packrank.commands.options import FORMAT_HELP, MODEL_HELP, RECORDS, positive, valid_text
-from packrank.commands.scorer import add_model_options, open_model
+from packrank.commands.scorer import add_model_options, open_model, report_cut
 from packrank.errors import InputError
 from packrank.jobs.score import Scorer
 from packrank.late_interaction import LateInteraction
@@ -81,7 +81,9 @@ def _rank(args: argparse.Namespace) -> int:
     ranking: Ranking | list[Ranked] = []
     if documents:
         texts = [str(record.fields["text"]) for record in documents]
-        ranking, reasons = _try_rank(open_model(args), args, texts)
+        model = open_model(args)
+        ranking, reasons = _try_rank(model, args, texts)
+        report_cut(model)
         failures += [(documents[index].number, reason) for index, reason in reasons.items()]
     if not ranking:
         raise InputError(nothing_in(file, failures))
@@ -114,6 +116,7 @@ def _rank_store(args: argparse.Namespace) -> int:
         shown = None if score == -math.inf else score
         row = {"rank": rank, "score": shown, "id": id}
         print(json.dumps(row) if args.json else f"{rank:4} {score:9.4f}  {printable(id)}")
+    report_cut(model)
     for index, reason in failures.items():
         say(f"packrank: document {model.store.ids[index]!r} was left out: {reason}")
     return 1 if failures else 0

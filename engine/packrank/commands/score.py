@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from packrank.commands.messages import hides_bar, report, say
 from packrank.commands.options import FORMAT_HELP, MODEL_HELP, RECORDS, positive
-from packrank.commands.scorer import add_model_options, open_model
+from packrank.commands.scorer import add_model_options, open_model, report_cut
 from packrank.errors import InputError
 from packrank.jobs.score import score_records
 from packrank.output_file import replacing
@@ -61,6 +61,7 @@ def _score(args: argparse.Namespace) -> int:
         left = totals.num_failed - len(totals.failures)
         say(f"packrank: and {left} more {file.part}s; see {args.output}")
     if not args.quiet:
+        report_cut(model)
         say(
             f"pairs scored: {totals.pairs}, {file.part}s failed: {totals.num_failed}, "
             f"{totals.seconds:.1f} s, {totals.pairs / totals.seconds:,.0f} pairs/s, "

@@ -5,7 +5,13 @@ from typing import get_args
 
 from packrank.checkpoint.config import Activation
 from packrank.checkpoint.kind import LATE, RERANKERS, expect
-from packrank.commands.options import add_reranker_options, folder_of, reranker_options
+from packrank.commands.messages import say, saying_warnings
+from packrank.commands.options import (
+    add_length_option,
+    add_reranker_options,
+    folder_of,
+    reranker_options,
+)
 from packrank.errors import InputError
 from packrank.jobs.score import Scorer
 from packrank.late_interaction import LateInteraction
@@ -25,12 +31,14 @@ _RERANKER_ONLY = (
     "cutoff_layer",
     "exit",
 )
+_LATE_ONLY = ("query_length", "document_length")
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """How the model is opened."""
     add_reranker_options(parser)
     parser.add_argument("--activation", choices=get_args(Activation), help="of logits")
+    add_length_option(parser, "query", "document")
 
 
 def open_model(args: argparse.Namespace) -> Scorer:
@@ -40,6 +48,12 @@ def open_model(args: argparse.Namespace) -> Scorer:
     if expect(folder, RERANKERS + LATE) in RERANKERS:
         if store is not None:
             raise InputError(f"--store is for late interaction, and {args.model} is a reranker")
+        for option in _LATE_ONLY:
+            if getattr(args, option) is not None:
+                raise InputError(
+                    f"--{option.replace('_', '-')} is for late interaction, and {args.model} is a "
+                    "reranker; give --max-length"
+                )
         return Reranker(folder, **reranker_options(args))
     for option in _RERANKER_ONLY:
         if getattr(args, option, None) is not None:
@@ -52,4 +66,24 @@ def open_model(args: argparse.Namespace) -> Scorer:
             f"--device names several devices, and {args.model} scores by late interaction, which "
             "takes one"
         )
-    return LateInteraction(folder, store=store, device=args.device, dtype=args.dtype)
+    with saying_warnings():
+        return LateInteraction(
+            folder,
+            store=store,
+            device=args.device,
+            dtype=args.dtype,
+            query_length=args.query_length,
+            document_length=args.document_length,
+        )
+
+
+def report_cut(model: Scorer) -> None:
+    """Say how many queries and documents late interaction has read in part."""
+    if isinstance(model, Reranker):
+        return
+    for what, count, side in (
+        ("queries", model.num_cut_queries, model.settings.query),
+        ("documents", model.num_cut_documents, model.settings.document),
+    ):
+        if count:
+            say(f"packrank: {what} cut to {side.max_length} tokens: {count}")

@@ -16,7 +16,7 @@ from packrank.errors import InputError, StoreError
 from packrank.jobs.codec import codec_for
 from packrank.jobs.documents import Documents, Taken, go_on, name_of, next_window
 from packrank.late.encoder import finite_vectors
-from packrank.late.identity import Identity, check_same, check_size
+from packrank.late.identity import Identity
 from packrank.late_interaction import LateInteraction
 from packrank.records.file import nothing_in
 from packrank.records.record import Record
@@ -38,6 +38,7 @@ class Encoded:
         num_failed: how many of the file were left out, now and before.
         part: what a record is of the file; see `Record`.
         begun: parts of the file that had been encoded before.
+        num_cut: documents that were longer than the model reads them, and encoded in part.
         bytes_per_token: of the store, codec and offsets not counted.
         seconds: from the first record to the last commit, training included.
     """
@@ -48,6 +49,7 @@ class Encoded:
     num_failed: int
     part: str
     begun: int
+    num_cut: int
     bytes_per_token: float
     seconds: float
 
@@ -72,7 +74,8 @@ def encode_file(
 
     Args:
         model: what encodes.
-        identity: of the model, see `identity.identify`; must be that of the store.
+        identity: of the model, under the name that the store is to keep; must be that of the
+            store.
         documents: the file.
         store: the folder.
         bar: moves by one a record.
@@ -90,8 +93,7 @@ def encode_file(
     with documents.open() as file, StoreWriter(store) as writer:
         old = writer.manifest
         if old is not None:
-            check_size(old.size, model.size, store)
-            check_same(old.model, identity, store)
+            model.check_store(old.model, old.size, store, str(identity["name"]))
         chosen = (format or "int8") if old is None else old.format
         _check_options(chosen, model.size, store, format, centroids)
         taken = go_on(old, documents, file, store, append)
@@ -99,6 +101,7 @@ def encode_file(
         bar.update(begun)
         records = file.records(taken, begun)
         failures: list[tuple[int, str]] = []
+        num_cut = 0
         while window := next_window(records):
             if old is None and any(record.error is None for record in window):
                 codec = None
@@ -109,7 +112,9 @@ def encode_file(
                 writer.create(chosen, model.size, identity, codec)
                 # Unfinished from the start, should it be stopped before the first segment.
                 old = writer.commit(Taken(file, 0, []).source(complete=False))
+            cut_before = model.num_cut_documents
             failed = _encode_window(writer, model, window, taken.before, chosen)
+            num_cut += model.num_cut_documents - cut_before
             taken.failed += len(failed)
             failures += failed[: max(keep - len(failures), 0)]
             if old is not None and writer.pending_tokens >= _SEGMENT_TOKENS:
@@ -125,6 +130,7 @@ def encode_file(
         taken.failed,
         file.part,
         begun,
+        num_cut,
         new.bytes_per_token,
         max(time.perf_counter() - start, 1e-9),
     )

@@ -4,13 +4,14 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import count, islice
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from packrank.arguments import check_text, listed_texts
 from packrank.errors import InputError, PairError, StoreError
-from packrank.late.identity import Identity, check_same, check_size
+from packrank.late.identity import Identity
 from packrank.late.token_vectors import not_finite
 from packrank.request import RankedId
 from packrank.stores.runs import gather
@@ -32,17 +33,8 @@ class Attached:
         store: as it was opened.
     """
 
-    def __init__(
-        self, store: Store, size: int, identity: Callable[[], Identity], device: torch.device
-    ) -> None:
-        """Check that a model of this size and identity made the store, and place it.
-
-        Raises:
-            StoreError: it did not.
-        """
-        check_size(store.size, size, store.path)
-        if store.model is not None:
-            check_same(store.model, identity(), store.path)
+    def __init__(self, store: Store, device: torch.device) -> None:
+        """Place a store."""
         self.store = store
         self._device = device
         self._embeddings = place(store.embeddings, device)
@@ -134,6 +126,7 @@ def append(
     store: str | os.PathLike[str] | Store,
     size: int,
     identity: Identity,
+    check: Callable[[dict[str, Any] | None, int, str | os.PathLike[str]], None],
 ) -> None:
     """Encode documents into a store, which is made (in int8) if it is not there; all or none.
 
@@ -144,6 +137,7 @@ def append(
         store: the folder.
         size: D.
         identity: of the model.
+        check: refuses what a store says of its model, and its size, if that is another one.
 
     Raises:
         InputError: ids that are no strings, or not as many as texts.
@@ -161,8 +155,7 @@ def append(
         if writer.manifest is None:
             writer.create("int8", size, identity)
         else:
-            check_size(writer.manifest.size, size, path)
-            check_same(writer.manifest.model, identity, path)
+            check(writer.manifest.model, writer.manifest.size, path)
         assert writer.manifest is not None
         kind, source = writer.manifest.format, writer.manifest.source
         if source is not None and not source.complete:

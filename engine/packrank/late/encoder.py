@@ -1,21 +1,24 @@
 """A late-interaction model's texts to a vector for every token."""
 
 import os
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path as FilePath
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from packrank.arguments import Reopened, checked_count, listed_texts
+from packrank.checkpoint.fingerprint import fingerprint
 from packrank.checkpoint.hub import resolve
 from packrank.checkpoint.kind import LATE, expect
 from packrank.checkpoint.modules import encoder_folder
 from packrank.errors import InputError, PairError
 from packrank.late.attached import append
 from packrank.late.formats import read_settings
-from packrank.late.identity import Identity, identify
+from packrank.late.identity import Identity, check_same, check_size, identify, other_name
 from packrank.late.settings import Settings
 from packrank.late.token_vectors import Projection, TokenVectors, not_finite
 from packrank.models import load_model
@@ -42,11 +45,15 @@ class LateEncoder(Reopened):
         *,
         device: str = "auto",
         dtype: str = "auto",
+        query_length: int | None = None,
+        document_length: int | None = None,
         budget_tokens: int | None = None,
         deterministic: bool = False,
     ) -> None:
         """Load a model; see `LateInteraction`."""
         chosen_device, chosen_dtype = choose_device(device, dtype)
+        query_length = checked_count("query_length", query_length)
+        document_length = checked_count("document_length", document_length)
         budget_tokens = checked_count("budget_tokens", budget_tokens)
         folder = resolve(model)
         expect(folder, LATE)
@@ -60,9 +67,16 @@ class LateEncoder(Reopened):
             deterministic=deterministic,
         )
         self.settings: Settings = read_settings(
-            folder, tokenizer, loaded.hidden_size, loaded.config.max_length
+            folder,
+            tokenizer,
+            loaded.hidden_size,
+            loaded.config.max_length,
+            query_length=query_length,
+            document_length=document_length,
         )
         settings = self.settings
+        if settings.lower_case:
+            tokenizer = Tokenizer.from_folder(encoder, lower_case=True)
         runner = Runner(loaded, budget_tokens)
         projection = [
             Projection(dense, loaded.device, loaded.dtype, deterministic)
@@ -83,18 +97,54 @@ class LateEncoder(Reopened):
         sizes = [loaded.hidden_size, *(dense.out_features for dense in settings.projection)]
         self.size: int = sizes[-1]
         self.device = loaded.device
-        name = os.path.abspath(model) if os.path.isdir(model) else os.fspath(model)
-        self._named = folder, name
+        self._name = os.path.abspath(model) if os.path.isdir(model) else os.fspath(model)
+        self._folder = folder
+        self._parts = loaded.config, tokenizer, encoder, loaded.prefix
 
     @cached_property
     def identity(self) -> Identity:
-        """What a store says of this model; the first use reads the model's files whole."""
-        return identify(self.settings, *self._named)
+        """What a store says of this model; the first use reads the model's weights whole."""
+        return identify(self.settings, *self._parts, self._name)
+
+    def check_store(
+        self, model: Mapping[str, Any] | None, size: int, store: Path, name: str | None = None
+    ) -> None:
+        """Raise StoreError if another model encoded a store; warn if it names one that may be.
+
+        Args:
+            model: what the store says of it.
+            size: of the store's vectors.
+            store: its folder.
+            name: of this model, for the messages.
+        """
+        check_size(size, self.size, store)
+        name = name or self._name
+        other = other_name(model, name)
+        if other is not None:
+            warnings.warn(
+                f"{os.fspath(store)} names {other} as its model, and this one is {name}; scores "
+                "mean nothing unless they are the same",
+                stacklevel=3,
+            )
+        elif model is not None:
+            check_same(
+                model, {**self.identity, "name": name}, store, lambda: fingerprint(self._folder)
+            )
 
     @property
     def num_tokens(self) -> int:
         """Tokens that have gone through the model so far, special ones included."""
         return self._queries.num_tokens + self._documents.num_tokens
+
+    @property
+    def num_cut_queries(self) -> int:
+        """How many queries so far were longer than the model reads them."""
+        return self._queries.num_cut
+
+    @property
+    def num_cut_documents(self) -> int:
+        """How many documents so far were longer than the model reads them."""
+        return self._documents.num_cut
 
     def encode_queries(self, texts: Sequence[str]) -> list[Tensor]:
         """One [Q, D] tensor a query, on the model's device and in its dtype; equal texts share one.
@@ -135,7 +185,8 @@ class LateEncoder(Reopened):
         """
         every = listed_texts("documents", texts)
         if store is not None:
-            append(self.encode_documents, every, ids, store, self.size, self.identity)
+            encode, check = self.encode_documents, self.check_store
+            append(encode, every, ids, store, self.size, self.identity, check)
             return []
         if ids is not None:
             raise InputError("ids are those of documents in a store; name one")

@@ -36,6 +36,8 @@ class Explanation:
         score: as `LateInteraction.rank` has it. The sum of the matches' scores, bit for bit where
             it is float32 in the order of `packrank_kernels.maxsim`.
         mean: whether the score is that sum divided by the number of matches.
+        query_cut: how many tokens of the query were left out, for its length.
+        document_cut: the same of the document.
     """
 
     query: str
@@ -45,6 +47,8 @@ class Explanation:
     matches: tuple[Match, ...]
     score: float
     mean: bool = False
+    query_cut: int = 0
+    document_cut: int = 0
 
     @classmethod
     def of(
@@ -57,8 +61,12 @@ class Explanation:
         scores: Tensor,
         score: float,
         mean: bool,
+        cut: tuple[int, int] = (0, 0),
     ) -> "Explanation":
-        """Put together; `tokens` and `scores` are a row [Q] each of `packrank_kernels.Matches`."""
+        """Put together; `tokens` and `scores` are a row [Q] each of `packrank_kernels.Matches`.
+
+        `cut` is how many tokens of query and document were left out.
+        """
         asking = [i for i, token in enumerate(query_tokens) if token.scored]
         found = [i for i, token in enumerate(document_tokens) if token.scored]
         matches = zip(asking, tokens.tolist(), scores.tolist(), strict=True)
@@ -70,6 +78,7 @@ class Explanation:
             tuple(Match(i, found[j] if j >= 0 else None, value) for i, j, value in matches),
             score,
             mean,
+            *cut,
         )
 
     @property
@@ -86,4 +95,9 @@ class Explanation:
     def summary(self) -> str:
         """The score in a sentence."""
         how = "mean" if self.mean else "sum"
-        return f"score {self.score:.4f}, the {how} of {len(self.matches)} matches"
+        cut = [
+            f"; {number} tokens of the {what} were left out"
+            for what, number in (("query", self.query_cut), ("document", self.document_cut))
+            if number
+        ]
+        return f"score {self.score:.4f}, the {how} of {len(self.matches)} matches{''.join(cut)}"

@@ -3,62 +3,18 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from packrank.checkpoint.files import field, read_object, shown
+from packrank.checkpoint.files import shown
 from packrank.checkpoint.modules import Module
-from packrank.errors import ModelError
+from packrank.errors import InputError, ModelError
+from packrank.late.record import Record
 from packrank.late.settings import Dense, Expansion
 from packrank.text.tokenizer import Tokenizer
 
+# Whose modules are known by their names.
+_PACKAGES = ("sentence_transformers", "pylate")
 # torch's class names -> the kernels' names.
 _ACTIVATIONS = {"Identity": None, "GELU": "gelu", "ReLU": "relu", "SiLU": "silu", "Tanh": "tanh"}
-
-
-@dataclass(frozen=True)
-class Record:
-    """A JSON object and the file it stands in. Every getter raises ModelError naming both.
-
-    Attributes:
-        raw: the object, empty if there is no such file.
-        path: the file.
-    """
-
-    raw: dict[str, Any]
-    path: Path
-
-    @classmethod
-    def read(cls, path: Path) -> "Record":
-        """The object in a file, which may be missing."""
-        return cls(read_object(path) if path.is_file() else {}, path)
-
-    def text(self, name: str) -> str | None:
-        """A string."""
-        value: str | None = field(self.raw, name, str, None, self.path)
-        return value
-
-    def flag(self, name: str, default: bool) -> bool:
-        """True or false."""
-        return bool(field(self.raw, name, bool, default, self.path))
-
-    def count(self, name: str) -> int | None:
-        """A whole number of at least 1."""
-        value: int | None = field(self.raw, name, int, None, self.path)
-        if value is not None and value < 1:
-            raise ModelError(f"{self.path}: {name} is {value}, expected at least 1")
-        return value
-
-    def texts(self, name: str) -> list[str] | None:
-        """A list of strings."""
-        values: list[Any] | None = field(self.raw, name, list, None, self.path)
-        for value in values or ():
-            if not isinstance(value, str):
-                raise ModelError(f"{self.path}: {name} holds {shown(value)}, expected strings only")
-        return values
-
-    def inner(self, name: str) -> "Record":
-        """An object inside this one."""
-        return Record(field(self.raw, name, dict, {}, self.path), self.path)
 
 
 @dataclass(frozen=True)
@@ -71,6 +27,8 @@ class LateFolder:
         tokenizer: of the encoder.
         hidden_size: of the encoder.
         max_positions: the longest sequence that the encoder takes.
+        query_length: tokens of a query that the caller asks for; None: what the files say.
+        document_length: the same of a document.
     """
 
     path: Path
@@ -78,6 +36,8 @@ class LateFolder:
     tokenizer: Tokenizer
     hidden_size: int
     max_positions: int
+    query_length: int | None = None
+    document_length: int | None = None
 
     def length(self, asked: int | None) -> int:
         """Tokens of a sequence: what the folder asks for, else the tokenizer, within positions."""
@@ -96,6 +56,53 @@ class LateFolder:
         """Ids of the words that are tokens; the others cannot occur as one."""
         ids = (self.tokenizer.token_id(word) for word in words)
         return frozenset(token_id for token_id in ids if token_id is not None)
+
+    def converted(self, token: str) -> int | None:
+        """The id that transformers makes of a token: of one that is unknown, the unknown token's.
+
+        None where there is no unknown token either.
+        """
+        token_id = self.tokenizer.token_id(token)
+        return self.tokenizer.unk_token_id if token_id is None else token_id
+
+    def check_lengths(self) -> None:
+        """Raise InputError unless the encoder takes the lengths that the caller asks for."""
+        for name in ("query_length", "document_length"):
+            asked = getattr(self, name)
+            if asked is not None and asked > self.max_positions:
+                raise InputError(
+                    f"{name} is {asked}, and the model takes {self.max_positions} tokens"
+                )
+
+    def check_room(self, side: str, length: int, marked: bool) -> None:
+        """Raise unless a text of this side, "query" or "document", has room for a token."""
+        needed = self.tokenizer.num_special_tokens(pair=False) + marked
+        if length > needed:
+            return
+        if getattr(self, f"{side}_length") is not None:
+            raise InputError(f"{side}_length is {length}, but {needed} tokens are special ones")
+        sides = {"query": "queries", "document": "documents"}
+        raise ModelError(
+            f"{self.path} cuts {sides[side]} to {length} tokens, but {needed} are special ones"
+        )
+
+    def check_modules(self, *supported: str) -> None:
+        """Raise unless modules.json lists a Transformer first, then only what is supported."""
+        if not self.modules:
+            return
+        for module in self.modules:
+            if module.type.split(".")[0] not in _PACKAGES:
+                raise ModelError(
+                    f"{self.path}/modules.json lists {module.type}, code of its own, which is not "
+                    "run; supported are modules of sentence-transformers and PyLate"
+                )
+        first, *others = (module.name for module in self.modules)
+        if first != "Transformer" or set(others) - set(supported):
+            names = ", ".join([first, *others])
+            raise ModelError(
+                f"{self.path}/modules.json lists {names}; supported are a Transformer, then "
+                f"{', '.join(supported)}"
+            )
 
     def expansion(self, length: int, token_id: int | None, attend: bool) -> Expansion:
         """Expansion of queries, None for a filler that the tokenizer lacks."""
@@ -135,11 +142,13 @@ def _dense(module: Module) -> Dense:
     if names != {"token_embeddings"}:
         raise ModelError(f"{config.path}: it works on {', '.join(sorted(names))}, not on tokens")
     default = "Identity" if module.type.startswith("pylate.") else "Tanh"
-    activation = (config.text("activation_function") or default).rsplit(".", 1)[-1]
-    if activation not in _ACTIVATIONS:
+    path = config.text("activation_function") or f"torch.nn.{default}"
+    activation = path.rsplit(".", 1)[-1]
+    if activation not in _ACTIVATIONS or not path.startswith("torch.nn."):
         known = ", ".join(_ACTIVATIONS)
         raise ModelError(
-            f"{config.path}: activation_function is {activation}, expected one of {known}"
+            f"{config.path}: activation_function is {shown(path)}, expected one of {known}, of "
+            "torch.nn"
         )
     return Dense(
         module.folder,

@@ -2,21 +2,27 @@
 
 Four kinds of folder, told apart by what they hold:
 
-    Stanford ColBERT         architecture HF_ColBERT, or artifact.metadata
+    Stanford ColBERT         architecture HF_ColBERT, artifact.metadata, or a linear.weight beside
+                             the encoder
     PyLate                   its keys in config_sentence_transformers.json
     sentence-transformers    model_type MultiVectorEncoder in the same file
     any other encoder        its token vectors as they are
 """
 
 import string
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
 
+from packrank.checkpoint.files import shown
+from packrank.checkpoint.kind import is_projected
 from packrank.checkpoint.modules import encoder_folder, read_modules
-from packrank.errors import ModelError
-from packrank.late.folder import LateFolder, Record
+from packrank.errors import InputError, ModelError
+from packrank.late.folder import LateFolder
+from packrank.late.record import Record
 from packrank.late.settings import Dense, Settings, Side
+from packrank.late.transformer_file import read_transformer_file
 from packrank.text.tokenizer import Tokenizer
 
 _PYLATE_KEYS = (
@@ -28,10 +34,18 @@ _PYLATE_KEYS = (
     "query_prefix",
     "skiplist_words",
 )
+# What similarity_fn_name may be in a PyLate folder, which scores by MaxSim whatever it says.
+_UNUSED_SIMILARITIES = ("maxsim", "cosine", "dot", "euclidean", "manhattan")
 
 
 def read_settings(
-    folder: Path, tokenizer: Tokenizer, hidden_size: int, max_positions: int
+    folder: Path,
+    tokenizer: Tokenizer,
+    hidden_size: int,
+    max_positions: int,
+    *,
+    query_length: int | None = None,
+    document_length: int | None = None,
 ) -> Settings:
     """The settings of a model folder of any of the four kinds.
 
@@ -40,38 +54,53 @@ def read_settings(
         tokenizer: of `encoder_folder(folder)`.
         hidden_size: of the encoder.
         max_positions: the longest sequence that the encoder takes.
+        query_length: tokens of a query, in place of what the folder asks for.
+        document_length: tokens of a document, in place of what the folder asks for.
 
     Raises:
         ModelError: the folder asks for what is not supported, or contradicts itself.
+        InputError: a length that the model cannot take.
     """
-    late = LateFolder(folder, read_modules(folder), tokenizer, hidden_size, max_positions)
-    config = Record.read(folder / "config_sentence_transformers.json")
-    settings = _read(late, config)
-    special = tokenizer.num_special_tokens(pair=False)
-    for name, side in (("queries", settings.query), ("documents", settings.document)):
-        needed = special + (side.marker is not None)
-        if side.max_length <= needed:
-            raise ModelError(
-                f"{folder} cuts {name} to {side.max_length} tokens, but {needed} are special ones"
-            )
+    modules = read_modules(folder)
+    late = LateFolder(
+        folder, modules, tokenizer, hidden_size, max_positions, query_length, document_length
+    )
+    late.check_lengths()
+    settings = _kind(late)(late)
+    for name, side in (("query", settings.query), ("document", settings.document)):
+        late.check_room(name, side.max_length, side.marker is not None)
     return settings
 
 
-def _read(late: LateFolder, config: Record) -> Settings:
+def _kind(late: LateFolder) -> Callable[[LateFolder], Settings]:
+    """What reads a folder of its kind."""
+    config = _config(late)
     model_type = config.text("model_type")
     if model_type == "MultiVectorEncoder" and late.modules:
-        return _sentence_transformers(late, config)
+        return _sentence_transformers
     if model_type == "ColBERT" or any(key in config.raw for key in _PYLATE_KEYS):
-        return _pylate(late, config)
-    metadata = Record.read(late.path / "artifact.metadata")
+        return _pylate
     architectures = Record.read(late.path / "config.json").texts("architectures") or []
-    if "HF_ColBERT" in architectures or metadata.path.is_file():
-        return _stanford(late, metadata)
-    return _encoder(late)
+    if "HF_ColBERT" in architectures or is_projected(late.path, late.modules):
+        return _stanford
+    return _encoder
 
 
-def _stanford(late: LateFolder, metadata: Record) -> Settings:
-    """Stanford ColBERT, as its own code reads it; defaults are those of its ColBERTConfig."""
+def _config(late: LateFolder) -> Record:
+    return Record.read(late.path / "config_sentence_transformers.json")
+
+
+def _stanford(late: LateFolder) -> Settings:
+    """Stanford ColBERT, as its own code reads it; defaults are those of its ColBERTConfig.
+
+    A marker that the tokenizer lacks is its unknown token there (XLM-RoBERTa has no [unused0]).
+    Padding that a text spells is not scored in a document, and filled like the rest of a query.
+
+    Source: colbert-ai's modeling/tokenization, modeling/colbert.py and infra/config/settings.py.
+    """
+    metadata = Record.read(late.path / "artifact.metadata")
+    if "config" in metadata.raw:
+        metadata = metadata.inner("config")
     similarity = metadata.text("similarity") or "cosine"
     interaction = metadata.text("interaction") or "colbert"
     if (similarity, interaction) != ("cosine", "colbert"):
@@ -79,50 +108,71 @@ def _stanford(late: LateFolder, metadata: Record) -> Settings:
             f"{late.path} scores by {similarity} similarity and {interaction} interaction; "
             "only cosine and colbert are supported"
         )
-    skipped: frozenset[int] = frozenset()
+    pooled = metadata.count("pool_factor") or 1
+    if pooled > 1:
+        raise ModelError(f"{metadata.path}: pool_factor is {pooled}, only 1 is supported")
+    tokenizer = late.tokenizer
+    skipped = {tokenizer.pad_token_id}
     if metadata.flag("mask_punctuation", True):
-        encoded = late.tokenizer.encode(list(string.punctuation))
-        skipped = frozenset(int(ids[0]) for ids in encoded if len(ids))
-    length = metadata.count("query_maxlen") or 32
+        encoded = tokenizer.encode(list(string.punctuation))
+        skipped |= {int(ids[0]) for ids in encoded if len(ids)}
+    markers = []
+    for role, default in (("query", "[unused0]"), ("doc", "[unused1]")):
+        marker = metadata.text(f"{role}_token_id")
+        markers.append(late.converted(default if marker is None else marker))
+        if markers[-1] is None:
+            raise ModelError(
+                f"the tokenizer of {late.path} has no token {marker or default!r}, and none for "
+                "unknown ones"
+            )
+    length = late.query_length or metadata.count("query_maxlen") or 32
     attend = metadata.flag("attend_to_mask_tokens", False)
     size = metadata.count("dim") or 128
     return Settings(
         kind="Stanford ColBERT",
-        query=Side(
-            late.length(length),
-            marker=late.token(metadata.text("query_token_id") or "[unused0]"),
-        ),
+        query=Side(late.length(length), marker=markers[0], refilled=tokenizer.pad_token_id),
         document=Side(
-            late.length(metadata.count("doc_maxlen") or 220),
-            marker=late.token(metadata.text("doc_token_id") or "[unused1]"),
-            skipped=skipped,
+            late.length(late.document_length or metadata.count("doc_maxlen") or 220),
+            marker=markers[1],
+            skipped=frozenset(x for x in skipped if x is not None),
         ),
-        expansion=late.expansion(length, late.tokenizer.mask_token_id, attend),
+        expansion=late.expansion(length, tokenizer.mask_token_id, attend),
         projection=(Dense(late.path, metadata.path, late.hidden_size, size),),
     )
 
 
-def _pylate(late: LateFolder, config: Record) -> Settings:
+def _pylate(late: LateFolder) -> Settings:
     """PyLate, as its ColBERT class reads it: defaults, prefixes, prompts, modules that count.
 
     sentence-transformers reads the same folders with other prompts: it always puts those named
-    "query" and "document" first, where PyLate takes the one of `default_prompt_name` for both.
-    Two things are sentence-transformers' reading. A prefix that is no token would be a new,
-    untrained one in PyLate; here it is its first word if that is one, or else plain text. Words
-    of the skiplist that are no tokens skip nothing; in PyLate they skip unknown words.
+    "query" and "document" first, where PyLate takes the one of `default_prompt_name` for both;
+    it strips no text, and skips no unknown words for a word of the skiplist that is no token. One
+    thing is sentence-transformers' reading: a prefix that is no token would be a new, untrained
+    one in PyLate; here it is its first word if that is one, or else plain text.
     """
-    length = config.count("query_length") or 32
+    config = _config(late)
+    late.check_modules("Dense", "Pooling", "Normalize")
+    similarity = config.text("similarity_fn_name") or "maxsim"
+    if similarity.lower() not in _UNUSED_SIMILARITIES:
+        raise ModelError(
+            f"{config.path}: similarity_fn_name is {similarity!r}, and PyLate scores by MaxSim"
+        )
+    length = late.query_length or config.count("query_length") or 32
     attend = config.flag("attend_to_expansion_tokens", False)
     words = config.texts("skiplist_words")
+    ids = (late.converted(word) for word in (string.punctuation if words is None else words))
     expansion = None
     if config.flag("do_query_expansion", True):
         expansion = late.expansion(length, _pylate_filler(late), attend)
+    transformer = read_transformer_file(encoder_folder(late.path), late=False)
+    lowers = transformer.flag("do_lower_case", False)
+    documents = late.document_length or config.count("document_length") or 180
     return Settings(
         kind="PyLate",
-        query=_pylate_side(late, config, "query", "[Q] ", length),
+        query=_pylate_side(late, config, "query", "[Q] ", length, lowers),
         document=replace(
-            _pylate_side(late, config, "document", "[D] ", config.count("document_length") or 180),
-            skipped=late.known(string.punctuation if words is None else words),
+            _pylate_side(late, config, "document", "[D] ", documents, lowers),
+            skipped=frozenset(token_id for token_id in ids if token_id is not None),
         ),
         expansion=expansion,
         projection=tuple(late.projection(m for m in late.modules[1:] if m.name == "Dense")),
@@ -130,11 +180,11 @@ def _pylate(late: LateFolder, config: Record) -> Settings:
 
 
 def _pylate_side(
-    late: LateFolder, config: Record, role: str, default_prefix: str, length: int
+    late: LateFolder, config: Record, role: str, default_prefix: str, length: int, lowers: bool
 ) -> Side:
     """A prefix is one token put after the first, and the prompt comes after it."""
     prompts, chosen = config.inner("prompts"), config.text("default_prompt_name")
-    if chosen is not None and chosen not in prompts.raw:
+    if chosen not in {None, "query", "document", *prompts.raw}:
         raise ModelError(
             f"{config.path}: default_prompt_name is {chosen!r}, which prompts does not hold"
         )
@@ -142,11 +192,12 @@ def _pylate_side(
     prefix = config.text(f"{role}_prefix")
     if prefix is None:
         prefix = default_prefix
+    side = Side(late.length(length), prefix + prompt, strips=True, lowers=lowers)
     for token in (prefix, *prefix.split(maxsplit=1)[:1]):
         if token and (marker := late.tokenizer.token_id(token)) is not None:
-            rest = prefix.removeprefix(token)
-            return Side(late.length(length), rest.lstrip() + prompt, marker)
-    return Side(late.length(length), prefix + prompt)
+            rest = prefix.removeprefix(token).lstrip()
+            return replace(side, prompt=rest + prompt, marker=marker)
+    return side
 
 
 def _pylate_filler(late: LateFolder) -> int | None:
@@ -160,11 +211,19 @@ def _pylate_filler(late: LateFolder) -> int | None:
     return tokenizer.pad_token_id if end is None else late.token(end)
 
 
-def _sentence_transformers(late: LateFolder, config: Record) -> Settings:
+def _sentence_transformers(late: LateFolder) -> Settings:
     """A MultiVectorEncoder of sentence-transformers 6, as it reads its own folders."""
+    config = _config(late)
+    for key in (*_PYLATE_KEYS, "attend_to_mask_tokens", "query_expansion"):
+        if config.raw.get(key) is not None:
+            raise ModelError(
+                f"{config.path}: {key} is PyLate's, and model_type is MultiVectorEncoder; keep one"
+            )
+    late.check_modules("Dense", "MultiVectorMask", "Normalize")
     dense = [*takewhile(lambda module: module.name == "Dense", late.modules[1:])]
-    last = {module.name: module for module in late.modules[1 + len(dense) :]}
-    if last.keys() - {"MultiVectorMask", "Normalize"}:
+    others = late.modules[1 + len(dense) :]
+    last = {module.name: module for module in others}
+    if "Dense" in last or len(last) < len(others):
         names = ", ".join(module.name for module in late.modules)
         raise ModelError(
             f"{late.path}/modules.json lists {names}; supported are Transformer, any number of "
@@ -177,14 +236,16 @@ def _sentence_transformers(late: LateFolder, config: Record) -> Settings:
         Record.read(last[name].folder / "config.json") if name in last else Record({}, config.path)
         for name in ("MultiVectorMask", "Normalize")
     )
-    if mask.raw.get("keep_only_token_ids"):
-        raise ModelError(f"{mask.path}: only images are scored (keep_only_token_ids)")
-    tasks = mask.texts("skiplist_tasks") or ["document"]
+    tasks = _tasks(mask)
     skipped = late.known(mask.texts("skiplist_words") or ())
-    prompts = config.inner("prompts")
-    texts = [prompts.text(role) or "" for role in ("document", "passage", "corpus")]
-    transformer = Record.read(encoder_folder(late.path) / "sentence_bert_config.json")
-    longest, expansion = transformer.count("query_length"), None
+    prompts, chosen = config.inner("prompts"), config.text("default_prompt_name")
+    if chosen not in {None, "query", "document", *prompts.raw}:
+        raise ModelError(
+            f"{config.path}: default_prompt_name is {chosen!r}, which prompts does not hold"
+        )
+    transformer = read_transformer_file(encoder_folder(late.path), late=True)
+    usual = transformer.count("max_seq_length")
+    longest, expansion = late.query_length or transformer.count("query_length"), None
     filling = transformer.inner("query_expansion")
     if filling.raw:
         if "MultiVectorMask" not in last:
@@ -194,34 +255,63 @@ def _sentence_transformers(late: LateFolder, config: Record) -> Settings:
             raise ModelError(f"{late.path} expands queries by {strategy!r}, not fixed or min")
         if floor is None:
             raise ModelError(f"{filling.path}: query_expansion has no length")
+        if strategy == "fixed":
+            floor = late.query_length or floor
+        if longest is not None and longest < floor:
+            why = f"query_length is {longest}, and queries are expanded to {floor} tokens"
+            if late.query_length is not None:
+                raise InputError(why)
+            raise ModelError(f"{transformer.path}: {why}")
         token = filling.text("token")
         expansion = late.expansion(
             floor,
             late.tokenizer.mask_token_id if token is None else late.token(token),
             filling.flag("attend", False),
         )
-        longest = floor if strategy == "fixed" else longest and max(longest, floor)
+        longest = floor if strategy == "fixed" else longest
+    documents = late.document_length or transformer.count("document_length")
+    ends = {normalizing.text(f"module_{end}_name") for end in ("input", "output")}
     return Settings(
         kind="sentence-transformers",
         query=Side(
-            late.length(longest),
+            late.length(longest or usual),
             prompts.text("query") or "",
             skipped=skipped if "query" in tasks else frozenset(),
         ),
         document=Side(
-            late.length(transformer.count("document_length")),
-            next(filter(None, texts), ""),
+            late.length(documents or usual),
+            prompts.text("document") or "",
             skipped=skipped if "document" in tasks else frozenset(),
         ),
         expansion=expansion,
         projection=tuple(late.projection(dense)),
-        normalize=normalizing.text("module_input_name") == "token_embeddings",
+        normalize=ends - {None} == {"token_embeddings"}
+        and normalizing.text("module_input_name") is not None,
         mean=similarity == "meanmaxsim",
+        lower_case=transformer.flag("do_lower_case", False),
     )
+
+
+def _tasks(mask: Record) -> list[str]:
+    """The sides on which a MultiVectorMask drops the words of its skiplist."""
+    if mask.raw.get("keep_only_token_ids"):
+        raise ModelError(f"{mask.path}: only images are scored (keep_only_token_ids)")
+    for key, value in mask.raw.items():
+        if key not in ("keep_only_token_ids", "skiplist_words", "skiplist_tasks"):
+            raise ModelError(f"{mask.path}: {key} is {shown(value)}, which is not supported")
+    if isinstance(mask.raw.get("skiplist_tasks"), str):
+        return [mask.raw["skiplist_tasks"]]
+    tasks = mask.texts("skiplist_tasks")
+    return ["document"] if tasks is None else tasks
 
 
 def _encoder(late: LateFolder) -> Settings:
     """An encoder that knows nothing of late interaction: all its vectors, at length 1."""
-    transformer = Record.read(encoder_folder(late.path) / "sentence_bert_config.json")
-    side = Side(late.length(transformer.count("max_seq_length")))
-    return Settings(kind="encoder", query=side, document=side)
+    transformer = read_transformer_file(encoder_folder(late.path), late=False)
+    usual = transformer.count("max_seq_length")
+    return Settings(
+        kind="encoder",
+        query=Side(late.length(late.query_length or usual)),
+        document=Side(late.length(late.document_length or usual)),
+        lower_case=transformer.flag("do_lower_case", False),
+    )

@@ -1,6 +1,8 @@
 """What a late-interaction folder asks for, whichever format it is written in."""
 
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
 
@@ -14,12 +16,36 @@ class Side:
         prompt: put before every text.
         marker: the token put after the first one, None if there is none.
         skipped: tokens that are read but not scored.
+        refilled: a token that becomes the one of `Expansion` where a text has it.
+        strips: whether blanks around prompt and text together are dropped.
+        lowers: whether both are read in lower case, special tokens that they spell included.
     """
 
     max_length: int
     prompt: str = ""
     marker: int | None = None
     skipped: frozenset[int] = frozenset()
+    refilled: int | None = None
+    strips: bool = False
+    lowers: bool = False
+
+    def read(self, text: str) -> str:
+        """What the tokenizer is given of a text."""
+        whole = self.prompt + text
+        if self.strips:
+            whole = whole.strip()
+        return whole.lower() if self.lowers else whole
+
+    def span(self, text: str, start: int, stop: int) -> tuple[int, int]:
+        """The characters of prompt and text together that some of `read(text)` stand for."""
+        whole = self.prompt + text
+        before = len(whole) - len(whole.lstrip()) if self.strips else 0
+        if self.lowers:
+            # A character may be several in lower case.
+            ends = list(accumulate(len(c.lower()) for c in whole[before:]))
+            first = bisect_right(ends, start)
+            start, stop = first, bisect_left(ends, stop) + 1 if stop > start else first
+        return before + start, before + stop
 
 
 @dataclass(frozen=True)
@@ -73,6 +99,7 @@ class Settings:
         projection: layers applied to every token vector, in order.
         normalize: whether token vectors are brought to length 1.
         mean: whether a score is divided by the number of query tokens.
+        lower_case: whether the tokenizer reads texts in lower case, but for special tokens.
     """
 
     kind: str
@@ -82,3 +109,4 @@ class Settings:
     projection: tuple[Dense, ...] = ()
     normalize: bool = True
     mean: bool = False
+    lower_case: bool = False

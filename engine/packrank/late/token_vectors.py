@@ -1,5 +1,6 @@
 """Texts of one side, queries or documents, to a vector for every scored token."""
 
+from collections import Counter
 from collections.abc import Iterable
 
 import numpy as np
@@ -48,12 +49,21 @@ class TokenVectors:
         self._projection = projection
         self._normalize = normalize
         self._skipped = np.array(sorted(side.skipped), dtype=np.int32)
+        marked = side.marker is not None
+        # Of a text's own tokens, as many fit.
+        self._room = side.max_length - tokenizer.num_special_tokens(pair=False) - marked
         self._run = Tally()
+        self._cut = Tally()
 
     @property
     def num_tokens(self) -> int:
         """Tokens that have gone through the model so far."""
         return self._run.total
+
+    @property
+    def num_cut(self) -> int:
+        """How many of the texts so far were longer than the model reads, equal ones counted."""
+        return self._cut.total
 
     def encode(self, texts: Iterable[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
         """Encode every distinct text once.
@@ -64,7 +74,8 @@ class TokenVectors:
         """
         vectors: dict[str, Tensor] = {}
         failures: dict[str, str] = {}
-        for window in batches(list(dict.fromkeys(texts)), len, WINDOW_TEXTS, WINDOW_CHARACTERS):
+        times = Counter(texts)
+        for window in batches(list(times), len, WINDOW_TEXTS, WINDOW_CHARACTERS):
             sound = []
             for text in window:
                 try:
@@ -72,23 +83,28 @@ class TokenVectors:
                     sound.append(text)
                 except InputError as error:
                     failures[text] = str(error)
-            self._encode_window(sound, vectors, failures)
+            cut = self._encode_window(sound, vectors, failures)
+            self._cut.add(sum(times[text] for text in cut))
         return vectors, failures
 
     def _encode_window(
         self, texts: list[str], vectors: dict[str, Tensor], failures: dict[str, str]
-    ) -> None:
+    ) -> list[str]:
+        """Fill in the vectors, or failures, of distinct texts; returns those that were cut."""
         kept: list[str] = []
+        cut: list[str] = []
         sequences: list[Sequence] = []
         num_keys: list[int] = []
-        whole = [self._side.prompt + text for text in texts]
+        whole = [self._side.read(text) for text in texts]
         encoded, broken = self._tokenizer.try_encode(whole)
         for text, full, ids in zip(texts, whole, encoded, strict=True):
-            tokens, keys = self._lay_out(ids)
+            tokens, keys = self._lay_out(self._refill(ids))
             reason = broken.get(full) or self._refusal(tokens)
             if reason is not None:
                 failures[text] = reason
                 continue
+            if len(ids) > self._room:
+                cut.append(text)
             kept.append(text)
             sequences.append(Sequence(tokens, np.zeros_like(tokens)))
             num_keys.append(keys)
@@ -103,16 +119,20 @@ class TokenVectors:
                 vectors[kept[index]] = piece.clone()
             del states, piece  # or they would be alive while the next pack is computed
             self._run.add(len(ids))
+        return cut
 
-    def tokens(self, text: str) -> tuple[Token, ...]:
+    def tokens(self, text: str) -> tuple[tuple[Token, ...], int]:
         """What each token of a text's sequence is; vectors are those of the scored ones.
+
+        Returns:
+            The tokens that the model reads, and how many of the text's own were cut off.
 
         Raises:
             InputError: the text cannot be encoded.
         """
         check_text(text, self._name)
-        whole = self._side.prompt + text
-        ids, offsets = self._tokenizer.offsets(whole)
+        ids, offsets = self._tokenizer.offsets(self._side.read(text))
+        ids = self._refill(ids)
         # Places in the text go the way of their ids, as numbers that no token has.
         places, num_keys = self._lay_out(-1 - np.arange(len(ids), dtype=np.int32))
         is_text = places < 0
@@ -127,20 +147,27 @@ class TokenVectors:
         for i, place in enumerate(places.tolist()):
             name = self._tokenizer.token(int(laid_out[i]))
             if place < 0:
-                tokens.append(self._token(whole, offsets[-1 - place], name, scored[i]))
+                tokens.append(self._token(text, offsets[-1 - place], name, scored[i]))
             elif i >= num_keys:
                 tokens.append(Token(name, "expansion", scored[i]))
             else:
                 tokens.append(Token(name, "marker" if i == marker else "special", scored[i]))
-        return tuple(tokens)
+        return tuple(tokens), max(len(ids) - self._room, 0)
 
-    def _token(self, whole: str, span: tuple[int, int], name: str, scored: bool) -> Token:
-        """A token of the prompt or of the text, by its characters in both together."""
-        start, stop = span
-        text, prompt = whole[start:stop] or name, len(self._side.prompt)
+    def _token(self, text: str, span: tuple[int, int], name: str, scored: bool) -> Token:
+        """A token of the prompt or of the text, by its characters in what was read of both."""
+        start, stop = self._side.span(text, *span)
+        shown, prompt = (self._side.prompt + text)[start:stop] or name, len(self._side.prompt)
         if start < prompt and stop <= prompt:
-            return Token(text, "prompt", scored)
-        return Token(text, "text", scored, max(start - prompt, 0), stop - prompt)
+            return Token(shown, "prompt", scored)
+        return Token(shown, "text", scored, max(start - prompt, 0), stop - prompt)
+
+    def _refill(self, ids: Int32) -> Int32:
+        """A text's tokens, with what fills queries in place of `Side.refilled`."""
+        refilled, expansion = self._side.refilled, self._expansion
+        if refilled is None or expansion is None:
+            return ids
+        return np.where(ids == refilled, np.int32(expansion.token_id), ids)
 
     def _lay_out(self, ids: Int32) -> tuple[Int32, int]:
         """[L] int32, and how many of them come before the expansion.

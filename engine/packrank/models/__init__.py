@@ -76,7 +76,7 @@ def load_model(
             f"{config.architecture} has no scoring head; pass a ...ForSequenceClassification "
             "checkpoint, or use LateInteraction"
         )
-    model_class = MODELS[config.architecture]
+    model_class = _CLASSES.get(config.family, CausalModel)
     weights = Weights.open(folder)
     # An encoder saved on its own has no prefix.
     prefixed = any(name.startswith(model_class.prefix) for name in weights.files)

@@ -44,7 +44,7 @@ class Store:
         format: as of `TokenEmbeddings`.
         size: D.
         num_tokens: T.
-        model: what encoded it: "name", "fingerprint" (what tells models apart) and some of its
+        model: what encoded it: "name", "vectors" (what tells models apart) and some of its
             settings; of an index "name" alone; None where nobody wrote that down.
         complete: whether the last file of documents has been encoded whole.
         deleted: documents that the owner of an index has deleted; they are none of its documents.

@@ -106,6 +106,11 @@ class Tokenizer:
         """Number of tokens, added ones included."""
         return self._backend.get_vocab_size(with_added_tokens=True)
 
+    @property
+    def serialized(self) -> str:
+        """Vocabulary and rules as JSON, the same for the same rules however they were saved."""
+        return str(self._backend.to_str())
+
     def token_id(self, token: str) -> int | None:
         """The id of a token, None if the vocabulary has no such token."""
         return self._backend.token_to_id(token)

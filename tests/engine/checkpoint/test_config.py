@@ -141,11 +141,28 @@ def test_every_architecture_has_a_family() -> None:
     assert len(ARCHITECTURES) == 7 * 5 + 1 + 7 * 3 + 2
 
 
+@pytest.mark.parametrize(
+    ("model_type", "family"),
+    [("bert", "bert"), ("xlm-roberta", "roberta"), ("camembert", "roberta"), ("electra",) * 2],
+)
+def test_the_body_of_a_colbert_is_what_model_type_says(
+    load: Any, model_type: str, family: str
+) -> None:
+    config = load(BERT | {"architectures": ["HF_ColBERT"], "model_type": model_type})
+    assert (config.architecture, config.family) == ("HF_ColBERT", family)
+
+
 REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"architectures": ["HF_ColBERT"]}, "model_type is None, which is the body of this HF_ColBERT"),
+    ({"architectures": ["HF_ColBERT"], "model_type": "xmod"}, "supported are bert, roberta, xlm"),
+    (
+        {"architectures": ["HF_ColBERT"], "use_flash_attn": True, "model_type": "xlm-roberta"},
+        "this HF_ColBERT is in the xlm-roberta-flash layout",
+    ),
     ({"architectures": ["T5Model"]}, "architecture T5Model is not supported; there are {Bert, "),
     ({"architectures": []}, "(none named in config.json) is not supported"),
     ({"architectures": None}, "(none named in config.json) is not supported"),
-    ({"use_flash_attn": True}, "xlm-roberta-flash layout (jina-reranker-v2)"),
+    ({"use_flash_attn": True}, "xlm-roberta-flash layout (jina-reranker-v2, jina-colbert-v2)"),
     ({"auto_map": {"AutoModel": "j/xlm-roberta-flash-implementation--m.X"}}, "xlm-roberta-flash"),
     ({"position_embedding_type": "alibi"}, "position_embedding_type 'alibi' is not supported"),
     ({"is_decoder": True}, "is a decoder"),

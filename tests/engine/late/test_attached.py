@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -167,7 +168,7 @@ def test_refuses_a_store_of_another_model(tmp_path: Path, folder: Path, store: S
     other = tmp_path / "other"
     shutil.copytree(folder, other)
     config = other / "config_sentence_transformers.json"
-    config.write_text(json.dumps(CONFIG | {"query_length": 9}))
+    config.write_text(json.dumps(CONFIG | {"document_prefix": "sea"}))
     with pytest.raises(StoreError, match=f"was encoded by {folder}, and {other} is another model"):
         LateInteraction(other, device="cpu", store=store)
     with pytest.raises(StoreError, match="is not there; pass a folder"):
@@ -198,6 +199,53 @@ def test_a_model_is_the_files_that_it_is_loaded_from(folder: Path, tmp_path: Pat
     save_file({"linear.weight": torch.zeros(4, 60)}, weights)
     with pytest.raises(StoreError, match=f"encoded by {path}, and its files have changed; name"):
         LateInteraction(path, device="cpu", store=path / "passages.store")
+
+
+def test_a_store_is_attached_to_a_model_that_is_loaded(folder: Path, tmp_path: Path) -> None:
+    model = LateInteraction(folder, device="cpu")
+    assert model.store is None
+    for name, texts in (("one", ["sea", "boat"]), ("two", ["a longer query", "sea"])):
+        model.encode_documents(texts, tmp_path / name)
+        model.attach(tmp_path / name)
+        assert model.store is not None and model.store.path == tmp_path / name
+        expected = LateInteraction(folder, device="cpu", store=tmp_path / name).rank("the sea")
+        assert model.rank("the sea") == expected
+    model.encode_documents(["the sea"], tmp_path / "two")
+    assert len(model.rank("sea")) == 2
+    model.attach(Store.open(tmp_path / "two"))
+    assert len(model.rank("sea")) == 3
+    with pytest.raises(StoreError, match="is not there"):
+        model.attach(tmp_path / "three")
+    assert len(model.rank("sea")) == 3
+
+
+def test_threads_rank_while_stores_are_attached(folder: Path, tmp_path: Path) -> None:
+    """Each ranking is of one store, whole."""
+    model = LateInteraction(folder, device="cpu")
+    stores = []
+    for count in (2, 5):
+        model.encode_documents(["sea"] * count, tmp_path / str(count))
+        stores.append(Store.open(tmp_path / str(count)))
+    model.attach(stores[0])
+    model.rank("sea")
+    with ThreadPoolExecutor(3) as pool:
+        ranked = [pool.submit(model.rank, "sea") for _ in range(40)]
+        for turn in range(40):
+            model.attach(stores[turn % 2])
+    assert {len(future.result()) for future in ranked} <= {2, 5}
+
+
+def test_an_index_of_another_checkpoint_is_said(folder: Path, store: Store) -> None:
+    def named(name: str) -> Store:
+        index = Store(store.path, store.embeddings, IDS)
+        index.model = {"name": name}
+        return index
+
+    with pytest.warns(UserWarning, match="names colbert-ir/colbertv2.0 as its model"):
+        model = LateInteraction(folder, device="cpu", store=named("colbert-ir/colbertv2.0"))
+    assert model.rank("sea")
+    for name in ("organisation/model", "/elsewhere/MODEL/", str(folder)):
+        model.attach(named(name))
 
 
 def test_documents_are_encoded_into_a_store(
@@ -241,7 +289,7 @@ def test_all_documents_get_into_a_store_or_none(
     other = LateInteraction(shutil.copytree(folder, tmp_path / "other"), device="cpu")
     other.encode_documents(["the sea"], path)  # the same files elsewhere are the same model
     (tmp_path / "other/config_sentence_transformers.json").write_text('{"model_type": "ColBERT"}')
-    with pytest.raises(StoreError, match="is another model"):
+    with pytest.raises(StoreError, match="was encoded with document_length 24, and this model"):
         LateInteraction(tmp_path / "other", device="cpu").encode_documents(["x"], path)
 
 

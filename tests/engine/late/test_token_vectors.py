@@ -301,8 +301,8 @@ def test_windows_are_cut_by_texts_and_characters(
     folders: Folders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = LateInteraction(folders("pylate"), device="cpu")
-    encode, seen = Tokenizer.encode, []
-    monkeypatch.setattr(Tokenizer, "encode", lambda self, t: seen.append(t) or encode(self, t))
+    encode, seen = Tokenizer.try_encode, []
+    monkeypatch.setattr(Tokenizer, "try_encode", lambda self, t: seen.append(t) or encode(self, t))
     monkeypatch.setattr(token_vectors, "WINDOW_TEXTS", 3)
     monkeypatch.setattr(token_vectors, "WINDOW_CHARACTERS", 10)
     texts = ["", "a", "b", "c" * 11, "d" * 5, "e" * 5, "f", "g" * 30]

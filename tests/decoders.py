@@ -97,7 +97,8 @@ def candidates(
 
 
 def save_tokenizer(folder: Path, backend: tokenizers.Tokenizer, **config: Any) -> Path:
-    """A tokenizer beside a model; `config` is its tokenizer_config.json."""
+    """A tokenizer beside a model, read as it is but by Qwen2; `config` is of its own file."""
+    config = {"tokenizer_class": "TokenizersBackend"} | config
     backend.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     return folder

@@ -37,6 +37,10 @@ QWEN_HEAD = (
 )
 QWEN_TAIL = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
 QWEN_TASK = "Given a web search query, retrieve relevant passages that answer the query"
+QWEN_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 WORDS = [
     "Yes",
     "No",
@@ -89,9 +93,15 @@ def chat_oracle(encode: Encode, q: str, d: str, limit: int, task: str = QWEN_TAS
 
 
 def byte_bpe(*special: str) -> tokenizers.Tokenizer:
-    """As Gemma's and Qwen's: nothing is put before a text, spaces and newlines are in tokens."""
+    """As Qwen's: nothing is put before a text, spaces and newlines are in tokens."""
     backend = tokenizers.Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.normalizer = normalizers.NFC()
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(tokenizers.Regex(QWEN_WORDS), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     corpus = [
         " ".join(WORDS),
         *WORDS,

@@ -132,7 +132,7 @@ ROPES: list[dict[str, Any]] = [
         else {"rope_parameters": stretched | {"rope_theta": theta}}
         for old in (True, False)
         for theta in (100.0, 500_000.0)
-        for stretched in [LLAMA3]
+        for stretched in [dict(LLAMA3)]
     ),
 ]
 

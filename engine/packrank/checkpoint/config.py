@@ -297,6 +297,8 @@ class _Reader(ConfigValues):
     def labels(self, count: int) -> tuple[str, ...]:
         """Names of the labels in their order, as far as id2label names every one."""
         named = self.field("id2label", dict, {})
+        if len(named) < count:
+            return ()
         names = [named.get(str(place)) for place in range(count)]
         known = [name for name in names if isinstance(name, str)]
         return tuple(known) if len(known) == count else ()

@@ -4,27 +4,10 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from packrank.checkpoint.architectures import LANGUAGE_MODEL, LAYERWISE, MODEL_TYPES
 from packrank.checkpoint.config_values import ConfigValues, positive
 from packrank.checkpoint.files import field, shown
 from packrank.errors import ModelError
-
-CAUSAL_FAMILIES = {
-    "Llama": "llama",
-    "Mistral": "mistral",
-    "Qwen2": "qwen2",
-    "Qwen3": "qwen3",
-    "Gemma": "gemma",
-    "Gemma2": "gemma2",
-}
-# Models of FlagEmbedding whose code transformers has not: a head at each of several layers.
-LAYERWISE = {"LayerWiseMiniCPMForCausalLM": "minicpm", "CostWiseGemmaForCausalLM": "gemma2"}
-
-# Architecture, as config.json names it -> family.
-CAUSAL_ARCHITECTURES: dict[str, str] = {
-    f"{name}{suffix}": family
-    for name, family in (CAUSAL_FAMILIES | {"MiniCPM": "minicpm"}).items()
-    for suffix in ("ForSequenceClassification", "ForCausalLM", "Model")
-} | LAYERWISE
 
 # Where transformers' defaults differ; config.json leaves out what equals them.
 _HEAD_SIZES = {"qwen3": 128, "gemma": 256, "gemma2": 256}
@@ -117,19 +100,22 @@ def read_decoder(raw: dict[str, Any], architecture: str) -> DecoderOptions:
 
     Args:
         raw: config.json.
-        architecture: a key of `CAUSAL_ARCHITECTURES`.
+        architecture: of `MODEL_TYPES`, a decoder's.
 
     Raises:
         ModelError: the config asks for what is not supported, or makes no sense.
     """
-    family = CAUSAL_ARCHITECTURES[architecture]
-    read = _Options(raw)
+    family, read = _family(architecture), _Options(raw)
     hidden, heads = read.size("hidden_size"), read.size("num_attention_heads")
-    layers = read.size("num_hidden_layers")
-    head_size = read.size("head_dim", _HEAD_SIZES.get(family, hidden // heads))
-    key_heads = read.size("num_key_value_heads", min(heads, _KEY_HEADS.get(family, heads)))
+    layers, head_size = read.num_layers(), hidden // heads
+    if family != "minicpm":  # whose code knows no other
+        head_size = read.number("head_dim", _HEAD_SIZES.get(family, head_size))
+    usual = heads if "num_key_value_heads" in raw else min(heads, _KEY_HEADS.get(family, heads))
+    key_heads = read.size("num_key_value_heads", usual)
     if heads % key_heads:
         raise ModelError(f"{_WHERE}: {heads} heads cannot share {key_heads} heads of keys")
+    if head_size == 0:
+        raise ModelError(f"{_WHERE}: hidden_size {hidden} is less than {heads} heads can share")
     if head_size % 2:
         raise ModelError(
             f"{_WHERE}: heads have the odd size {head_size}, which rotary positions cannot halve"
@@ -163,15 +149,15 @@ def read_decoder(raw: dict[str, Any], architecture: str) -> DecoderOptions:
             "attention_scale": read.real("query_pre_attn_scalar", 256.0) ** -0.5,
             "attention_softcap": read.cap("attn_logit_softcapping", 50.0),
         }
-        if architecture.endswith("ForCausalLM"):
+        if architecture.endswith(LANGUAGE_MODEL):
             options["logit_softcap"] = read.cap("final_logit_softcapping", 30.0)
     if family == "minicpm":
         options |= {
             "embedding_scale": read.real("scale_emb", 1.0),
             "residual_scale": read.real("scale_depth", 1.0) / math.sqrt(layers),
         }
-    if architecture in LAYERWISE:
-        options |= read.exits(layers)
+    if architecture in LAYERWISE.values():
+        options |= read.exits(family, layers)
     elif family == "minicpm":
         raise ModelError(
             f"{architecture} is not supported; of MiniCPM there is LayerWiseMiniCPMForCausalLM"
@@ -184,15 +170,14 @@ def decoder_activation(raw: dict[str, Any], architecture: str) -> str:
 
     Args:
         raw: config.json.
-        architecture: a key of `CAUSAL_ARCHITECTURES`.
+        architecture: of `MODEL_TYPES`, a decoder's.
     """
-    config, family = ConfigValues(raw), CAUSAL_ARCHITECTURES[architecture]
-    if family in ("gemma", "gemma2"):
-        usual = "gelu_pytorch_tanh"
-        old = config.field("hidden_act", str, usual) if family == "gemma" else usual
-        name = config.field("hidden_activation", str, old)
-        return usual if name == "gelu" and family == "gemma" else str(name)
-    return str(config.field("hidden_act", str, "silu"))
+    config, family = ConfigValues(raw), _family(architecture)
+    if family == "gemma2":
+        return str(config.field("hidden_activation", str, "gelu_pytorch_tanh"))
+    # Gemma's older hidden_activation is read no longer.
+    name = config.field("hidden_act", str, "gelu_pytorch_tanh" if family == "gemma" else "silu")
+    return "gelu_pytorch_tanh" if name == "gelu" and family == "gemma" else str(name)
 
 
 def decoder_pad(raw: dict[str, Any], architecture: str) -> int:
@@ -200,25 +185,22 @@ def decoder_pad(raw: dict[str, Any], architecture: str) -> int:
 
     Args:
         raw: config.json.
-        architecture: a key of `CAUSAL_ARCHITECTURES`.
+        architecture: of `MODEL_TYPES`, a decoder's.
     """
-    usual = 0 if CAUSAL_ARCHITECTURES[architecture] in ("gemma", "gemma2") else -1
+    usual = 0 if _family(architecture) in ("gemma", "gemma2") else -1
     if "pad_token_id" in raw and raw["pad_token_id"] is None:
         return -1
-    return int(field(raw, "pad_token_id", int, usual, _WHERE))
+    # A token of a negative number, as some configs have it, is none.
+    return max(int(field(raw, "pad_token_id", int, usual, _WHERE)), -1)
+
+
+def _family(architecture: str) -> str:
+    """Whose layers an architecture has."""
+    return {"cost_wise_gemma": "gemma2"}.get(MODEL_TYPES[architecture], MODEL_TYPES[architecture])
 
 
 class _Options(ConfigValues):
     """What only decoders say, one value at a time."""
-
-    def flag(self, key: str, default: bool = False) -> bool:
-        return bool(self.field(key, bool, default))
-
-    def size(self, key: str, default: int | None = None) -> int:
-        value = self.field(key, int, default)
-        if value is None or value < 1:
-            raise ModelError(f"{_WHERE}: {key} is {value}, expected a number of at least 1")
-        return int(value)
 
     def cap(self, key: str, default: float) -> float | None:
         """A number; None where the config says null."""
@@ -227,34 +209,41 @@ class _Options(ConfigValues):
         return self.real(key, default)
 
     def rope(self) -> Rope:
-        """rope_parameters since transformers 5; rope_theta and rope_scaling before."""
-        found = self.field("rope_parameters", dict, None)
-        scaling = self.field("rope_scaling", dict, {})
-        if found is not None and scaling and not scaling.items() <= found.items():
-            raise ModelError(
-                f"{_WHERE}: rope_scaling {shown(scaling)} and rope_parameters {shown(found)} do "
-                "not say the same; remove one"
-            )
-        if found is None:
-            found = {"rope_theta": self.field("rope_theta", float, 10_000.0)} | scaling
-        kind = found.get("rope_type", found.get("type", "default"))
-        # MiniCPM's rope_scaling of null and transformers' "default" are one.
+        """rope_parameters since transformers 5, rope_scaling before; rope_theta in it or beside."""
+        given = {
+            key: self.field(key, dict, None) or None for key in ("rope_scaling", "rope_parameters")
+        }
+        ropes = [self._rope(one) for one in given.values() if one is not None]
+        if len(set(ropes)) > 1:
+            said = " and ".join(f"{key} {shown(one)}" for key, one in given.items())
+            raise ModelError(f"{_WHERE}: {said} do not say the same; remove one")
+        return ropes[0] if ropes else self._rope({})
+
+    def _rope(self, given: dict[str, Any]) -> Rope:
+        kind = given.get("rope_type", given.get("type", "default"))
         known = {"default": (), "linear": ("factor",), "llama3": _LLAMA3}
-        nested = any(isinstance(value, dict) for value in found.values())
-        partial = found.get("partial_rotary_factor", 1.0) != 1.0
-        if nested or partial or kind not in list(known):
-            raise ModelError(f"{_WHERE}: rope scaling {shown(found)} is not supported")
+        odd = any(value is None or isinstance(value, dict) for value in given.values())
+        partial = given.get("partial_rotary_factor", 1.0) != 1.0
+        if odd or partial or kind not in list(known):
+            raise ModelError(f"{_WHERE}: rope scaling {shown(given)} is not supported")
         where = f"{_WHERE}: rope_parameters"
-        theta = field(found, "rope_theta", float, self.field("rope_theta", float, 1e4), where)
+        theta = field(given, "rope_theta", float, self.field("rope_theta", float, 1e4), where)
         values = {"theta": positive("rope_theta", theta)}
         for key in known[kind]:
-            value = field(found, key, float, None, where)
-            if value is None and key == "original_max_position_embeddings":
-                value = float(self.size("max_position_embeddings"))
+            value = field(given, key, float, None, where)
+            if key == _ORIGINAL:
+                # As transformers: the key beside it first, then within, then all positions.
+                value = self.size("max_position_embeddings") if value is None else value
+                value = self.field(key, float, value)
             if value is None:
                 raise ModelError(f"{where} has no {key}, which rope_type {kind!r} needs")
             values[_ROPE_NAMES[key]] = positive(key, value)
-        return Rope(kind=kind, **values)
+        rope = Rope(kind=kind, **values)
+        if kind == "llama3" and rope.low >= rope.high:
+            raise ModelError(
+                f"{where}: low_freq_factor {rope.low} is not below high_freq_factor {rope.high}"
+            )
+        return rope
 
     def causal(self, architecture: str) -> bool:
         """Whether attention is causal; transformers runs it both ways where is_causal is false."""
@@ -267,61 +256,68 @@ class _Options(ConfigValues):
                 'some releases of transformers and not by others; write "is_causal": false where '
                 "attention runs both ways, and remove it where it does not"
             )
-        if not causal and architecture in LAYERWISE:
+        if not causal and architecture in LAYERWISE.values():
             raise ModelError(f"{_WHERE}: is_causal is false, which {architecture} knows nothing of")
         return causal
 
     def windows(self, family: str, layers: int, itself: int) -> tuple[int | None, ...]:
-        width = self.field("sliding_window", int, None)
-        if family == "mistral" and "sliding_window" not in self.raw:
-            width = 4096
-        if family == "gemma2" and width is None:
-            width = 4096
-        uses = {
-            "mistral": width is not None,
+        """How far each layer sees; Mistral's all slide, unless layer_types says which do."""
+        slides = {
+            "mistral": True,
             "qwen2": self.flag("use_sliding_window"),
             "qwen3": self.flag("use_sliding_window"),
             "gemma2": True,
         }
-        if not uses.get(family, False) or width is None:
+        if family not in slides:
             return (None,) * layers
-        if width < 1:
-            raise ModelError(f"{_WHERE}: sliding_window is {width}, expected at least 1")
-        # Of Mistral transformers ignores layer_types: all its layers slide.
-        kinds = None if family == "mistral" else self.field("layer_types", list, None)
+        width = self.size("sliding_window", 4096) if slides[family] else None
+        if self.raw.get("sliding_window", width) is None:
+            width = None
+        kinds = self.field("layer_types", list, None)
+        needed = family == "gemma2" or (family == "mistral" and kinds is not None)
         if kinds is None:
-            first = self.field("max_window_layers", int, 28)
-            slides = {
-                "mistral": [True] * layers,
-                "gemma2": [i % 2 == 0 for i in range(layers)],
-            }.get(family, [i >= first for i in range(layers)])
-            kinds = ["sliding_attention" if one else "full_attention" for one in slides]
-        names = ("full_attention", "sliding_attention")
-        if len(kinds) != layers or not all(kind in names for kind in kinds):
+            first = self.number("max_window_layers", 28) if family.startswith("qwen") else 0
+            step = 2 if family == "gemma2" else 1
+            chosen = range(first, layers, step) if width or family == "gemma2" else ()
+            kinds = [_SLIDING if i in chosen else _FULL for i in range(layers)]
+        if len(kinds) != layers or not all(kind in (_FULL, _SLIDING) for kind in kinds):
             raise ModelError(
-                f"{_WHERE}: layer_types is {shown(kinds)}, expected {layers} of {list(names)}"
+                f"{_WHERE}: layer_types is {shown(kinds)}, expected {layers} of {[_FULL, _SLIDING]}"
             )
-        return tuple(width - itself if kind == names[1] else None for kind in kinds)
+        if width is None and (needed or _SLIDING in kinds):
+            raise ModelError(
+                f"{_WHERE}: layers are of sliding attention, and sliding_window (with Qwen's "
+                "use_sliding_window) gives it no width"
+            )
+        return tuple(width - itself if width and kind == _SLIDING else None for kind in kinds)
 
-    def exits(self, layers: int) -> dict[str, Any]:
-        kind = self.field("head_type", str, "simple")
-        if kind != "simple":
-            raise ModelError(
-                f"{_WHERE}: head_type {kind!r} is not supported; there is 'simple', a score a layer"
+    def exits(self, family: str, layers: int) -> dict[str, Any]:
+        """Where layerwise models have their heads; what each leaves out is as its code has it."""
+        first, step, one = self.size("start_layer", 8), 1, False
+        if family == "minicpm":
+            kind, one = (
+                self.field("head_type", str, "simple"),
+                not self.field("head_multi", bool, True),
             )
-        if self.raw.get("layer_wise", True) is not True:
-            raise ModelError(f"{_WHERE}: layer_wise is {shown(self.raw['layer_wise'])}, not true")
-        first, step = self.size("start_layer", 8), self.size("layer_sep", 1)
+            if kind != "simple":
+                raise ModelError(
+                    f"{_WHERE}: head_type {shown(kind)} is not supported; there is 'simple', a "
+                    "score a layer"
+                )
+        else:
+            if not self.flag("layer_wise"):
+                raise ModelError(
+                    f"{_WHERE}: layer_wise is {shown(self.raw.get('layer_wise'))}, not true"
+                )
+            first, step = self.size("start_layer", 28), self.size("layer_sep", 28)
         if first > layers or (layers - first) % step:
             raise ModelError(
                 f"{_WHERE}: heads from layer {first} on, every {step}, do not end at layer {layers}"
             )
-        return {
-            "first_exit": first,
-            "exit_step": step,
-            "one_exit_head": self.raw.get("head_multi", True) is False,
-        }
+        return {"first_exit": first, "exit_step": step, "one_exit_head": one}
 
 
-_LLAMA3 = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+_FULL, _SLIDING = "full_attention", "sliding_attention"
+_ORIGINAL = "original_max_position_embeddings"
+_LLAMA3 = ("factor", "low_freq_factor", "high_freq_factor", _ORIGINAL)
 _ROPE_NAMES = dict(zip(_LLAMA3, ("factor", "low", "high", "original"), strict=True))

@@ -5,15 +5,20 @@ from pathlib import Path
 from typing import Literal
 
 from packrank.checkpoint.adapter import read_config
-from packrank.checkpoint.causal_config import (
-    CAUSAL_ARCHITECTURES,
-    CAUSAL_FAMILIES,
+from packrank.checkpoint.architectures import (
+    ARCHITECTURES,
+    CLASSIFIER,
+    FAMILIES,
     LAYERWISE,
+    architecture_of,
+)
+from packrank.checkpoint.causal_config import (
     DecoderOptions,
     decoder_activation,
     decoder_pad,
     read_decoder,
 )
+from packrank.checkpoint.config_keys import check_keys
 from packrank.checkpoint.config_values import ConfigValues, known_activation
 from packrank.checkpoint.files import field, shown
 from packrank.checkpoint.modernbert_config import (
@@ -24,52 +29,30 @@ from packrank.checkpoint.modernbert_config import (
 from packrank.checkpoint.scoring_modules import ScoringModules
 from packrank.errors import ModelError
 
+__all__ = [
+    "ARCHITECTURES",
+    "Activation",
+    "ModelConfig",
+    "Pooling",
+    "activation_named",
+    "load_config",
+]
+
 Activation = Literal[
     "identity", "sigmoid", "normalized", "tanh", "softmax", "relu", "logsigmoid", "softplus"
 ]
 Pooling = Literal["cls", "mean", "last", "all"]
 
-_FAMILIES = {
-    "Bert": "bert",
-    "Roberta": "roberta",
-    "XLMRoberta": "roberta",
-    "Camembert": "roberta",
-    "Electra": "electra",
-    "DistilBert": "distilbert",
-    "ModernBert": "modernbert",
-}
-_CLASSIFIER = "ForSequenceClassification"
-_BODIES = ("Model", "ForMaskedLM", "ForPreTraining", "ForTokenClassification")
-
-# Architecture, as config.json names it -> family.
-ARCHITECTURES: dict[str, str] = {
-    f"{name}{suffix}": family
-    for name, family in _FAMILIES.items()
-    for suffix in (_CLASSIFIER, *_BODIES)
-}
-# Stanford ColBERT calls a body of any family so; model_type says of which.
-_COLBERT = "HF_ColBERT"
-_MODEL_TYPES = {
-    "bert": "bert",
-    "roberta": "roberta",
-    "xlm-roberta": "roberta",
-    "camembert": "roberta",
-    "electra": "electra",
-    "distilbert": "distilbert",
-    "modernbert": "modernbert",
-}
-ARCHITECTURES |= {_COLBERT: "bert"} | dict.fromkeys(CAUSAL_ARCHITECTURES, "causal")
-
-# Where a family spells a size otherwise than BERT does.
-_SPELLINGS = {
+# Where a family spells a size otherwise than BERT does: the first key that is there counts.
+_SPELLINGS: dict[str, dict[str, tuple[str, ...]]] = {
     "distilbert": {
-        "hidden_size": "dim",
-        "num_hidden_layers": "n_layers",
-        "num_attention_heads": "n_heads",
-        "intermediate_size": "hidden_dim",
-        "hidden_act": "activation",
+        "hidden_size": ("hidden_size", "dim"),
+        "num_hidden_layers": ("num_hidden_layers", "n_layers"),
+        "num_attention_heads": ("num_attention_heads", "n_heads"),
+        "intermediate_size": ("hidden_dim",),
+        "hidden_act": ("activation",),
     },
-    "modernbert": {"hidden_act": "hidden_activation", "layer_norm_eps": "norm_eps"},
+    "modernbert": {"hidden_act": ("hidden_activation",), "layer_norm_eps": ("norm_eps",)},
 }
 _PAD_TOKEN_IDS = {"roberta": 1, "modernbert": 50283}
 
@@ -160,7 +143,7 @@ class ModelConfig:
     @property
     def is_classifier(self) -> bool:
         """Whether the checkpoint has a scoring head."""
-        return self.architecture.endswith(_CLASSIFIER)
+        return self.architecture.endswith(CLASSIFIER)
 
     @property
     def is_body(self) -> bool:
@@ -181,91 +164,75 @@ def load_config(folder: Path) -> ModelConfig:
     Raises:
         ModelError: no such file, not JSON, or a model that cannot be run as its authors meant it.
     """
-    config = _Reader(read_config(folder))
-    architecture = config.architecture()
-    family = config.family(architecture)
-    if family == "causal":
-        return config.causal(architecture)
-    config.spelling = _SPELLINGS.get(family, {})
-    hidden_size = config.size("hidden_size")
-    num_heads = config.size("num_attention_heads")
-    if hidden_size % num_heads:
+    raw = read_config(folder)
+    architecture, model_type = architecture_of(raw, folder)
+    config = _Reader(raw, _SPELLINGS.get(model_type))
+    config.check_code(architecture)
+    check_keys(raw, model_type)
+    family = FAMILIES[model_type]
+    found = config.causal(architecture) if family == "causal" else config.encoder(family)
+    found = replace(found, architecture=architecture)
+    if raw.get("pad_token_id") is not None and found.pad_token_id >= found.vocab_size:
         raise ModelError(
-            f"config.json: hidden_size {hidden_size} is not a multiple of {num_heads} heads"
+            f"config.json: pad_token_id is {shown(found.pad_token_id)}, and the vocabulary has "
+            f"{found.vocab_size} tokens"
         )
-    if family == "modernbert" and hidden_size // num_heads % 2:
-        raise ModelError(
-            f"config.json: hidden_size {hidden_size} gives heads of odd size "
-            f"{hidden_size // num_heads}, which rotary positions cannot halve"
-        )
-    num_labels = config.num_labels()
-    return ModelConfig(
-        architecture=architecture,
-        family=family,
-        vocab_size=config.size("vocab_size"),
-        hidden_size=hidden_size,
-        embedding_size=config.size("embedding_size", 128) if family == "electra" else hidden_size,
-        num_layers=config.size("num_hidden_layers"),
-        num_heads=num_heads,
-        intermediate_size=config.size("intermediate_size"),
-        norm_eps=config.norm_eps(family),
-        activation=config.activation("hidden_act"),
-        max_position_embeddings=config.size("max_position_embeddings"),
-        type_vocab_size=(
-            0 if family in ("distilbert", "modernbert") else config.size("type_vocab_size", 2)
-        ),
-        pad_token_id=config.number("pad_token_id", _PAD_TOKEN_IDS.get(family, 0)),
-        num_labels=num_labels,
-        pooling=modernbert_pooling(config) if family == "modernbert" else "cls",
-        saved_activation=config.saved_activation(),
-        labels=config.labels(num_labels),
-        inner_exits=config.inner_exits(family),
-        modernbert=read_modernbert(config) if family == "modernbert" else None,
-    )
+    return found
 
 
 class _Reader(ConfigValues):
     """What a model says of its architecture, its sizes and its scores."""
 
-    def architecture(self) -> str:
-        names = self.field("architectures", list, None)
-        name = names[0] if names else None
-        if not isinstance(name, str) or name not in ARCHITECTURES:
-            families = ", ".join([*_FAMILIES, *CAUSAL_FAMILIES])
-            named = name if isinstance(name, str) else "(none named in config.json)"
+    def check_code(self, architecture: str) -> None:
+        """Refuse models that bring code of their own, which may do anything else."""
+        given = self.field("auto_map", dict, {})
+        if "xlm-roberta-flash" in str(given):
             raise ModelError(
-                f"architecture {named} is not supported; there are "
-                f"{{{families}}}{_CLASSIFIER}, plain encoders ({', '.join(_BODIES)}), decoders "
-                f"(ForCausalLM) and {', '.join(LAYERWISE)}"
-            )
-        if self.raw.get("use_flash_attn") is not None or "xlm-roberta-flash" in str(
-            self.raw.get("auto_map")
-        ):
-            raise ModelError(
-                f"this {name} is in the xlm-roberta-flash layout (jina-reranker-v2, "
+                f"this {architecture} is in the xlm-roberta-flash layout (jina-reranker-v2, "
                 "jina-colbert-v2), which is not supported; convert it to the layout of "
                 "transformers' own XLM-RoBERTa"
             )
-        position_type = self.raw.get("position_embedding_type", "absolute")
-        if position_type != "absolute":
-            raise ModelError(f"position_embedding_type {position_type!r} is not supported")
-        if self.field("is_decoder", bool, False):
-            raise ModelError(f"this {name} is a decoder (is_decoder), which is not supported")
-        return name
-
-    def family(self, architecture: str) -> str:
-        if architecture != _COLBERT:
-            return ARCHITECTURES[architecture]
-        model_type = self.field("model_type", str, None)
-        if model_type not in _MODEL_TYPES:
+        named = next((given[key] for key in given if key.startswith("AutoModel")), None)
+        if named is not None and architecture not in LAYERWISE.values():
             raise ModelError(
-                f"config.json: model_type is {model_type!r}, which is the body of this {_COLBERT}; "
-                f"supported are {', '.join(_MODEL_TYPES)}"
+                f"config.json: this {architecture} is run by code of its own (auto_map names "
+                f"{shown(named)}), and only transformers' own is supported; take auto_map out if "
+                "both do the same"
             )
-        return _MODEL_TYPES[model_type]
+
+    def encoder(self, family: str) -> ModelConfig:
+        hidden_size, num_heads = self.size("hidden_size"), self.size("num_attention_heads")
+        if hidden_size % num_heads:
+            raise ModelError(
+                f"config.json: hidden_size {hidden_size} is not a multiple of {num_heads} heads"
+            )
+        num_labels, is_modern = self.num_labels(), family == "modernbert"
+        return ModelConfig(
+            architecture="",
+            family=family,
+            vocab_size=self.size("vocab_size"),
+            hidden_size=hidden_size,
+            embedding_size=self.size("embedding_size", 128) if family == "electra" else hidden_size,
+            num_layers=self.num_layers(),
+            num_heads=num_heads,
+            intermediate_size=self.size("intermediate_size"),
+            norm_eps=self.norm_eps(family),
+            activation=self.activation("hidden_act"),
+            max_position_embeddings=self.size("max_position_embeddings"),
+            type_vocab_size=(
+                0 if family in ("distilbert", "modernbert") else self.size("type_vocab_size", 2)
+            ),
+            pad_token_id=self.pad(family),
+            num_labels=num_labels,
+            pooling=modernbert_pooling(self) if is_modern else "cls",
+            saved_activation=self.saved_activation(),
+            labels=self.labels(num_labels),
+            inner_exits=self.inner_exits(family),
+            modernbert=read_modernbert(self) if is_modern else None,
+        )
 
     def causal(self, architecture: str) -> ModelConfig:
-        num_labels = self.num_labels() if architecture.endswith(_CLASSIFIER) else 1
+        num_labels = self.num_labels() if architecture.endswith(CLASSIFIER) else 1
         hidden_size = self.size("hidden_size")
         return ModelConfig(
             architecture=architecture,
@@ -273,10 +240,10 @@ class _Reader(ConfigValues):
             vocab_size=self.size("vocab_size"),
             hidden_size=hidden_size,
             embedding_size=hidden_size,
-            num_layers=self.size("num_hidden_layers"),
+            num_layers=self.num_layers(),
             num_heads=self.size("num_attention_heads"),
             intermediate_size=self.size("intermediate_size"),
-            norm_eps=self.real("rms_norm_eps", 1e-6),
+            norm_eps=self.eps("rms_norm_eps", 1e-6),
             activation=known_activation(
                 "the MLP's activation", decoder_activation(self.raw, architecture)
             ),
@@ -290,17 +257,34 @@ class _Reader(ConfigValues):
             decoder=read_decoder(self.raw, architecture),
         )
 
+    def pad(self, family: str) -> int:
+        """The padding token, -1: none. Of RoBERTa the first position hangs on it."""
+        pad = int(self.field("pad_token_id", int, _PAD_TOKEN_IDS.get(family, 0)))
+        if family != "roberta":
+            return max(pad, -1)
+        if pad < 0 or self.raw.get("pad_token_id", pad) is None:
+            value = shown(self.raw["pad_token_id"])
+            raise ModelError(f"config.json: pad_token_id is {value}, expected a whole number")
+        positions = self.size("max_position_embeddings")
+        if pad + 1 >= positions:
+            raise ModelError(
+                f"config.json: pad_token_id is {shown(pad)}, and positions up to it are not used: "
+                f"of {positions} none is left for a token"
+            )
+        return pad
+
     def norm_eps(self, family: str) -> float:
         if family == "distilbert":
             return 1e-12
-        return self.real("layer_norm_eps", 1e-5 if family == "modernbert" else 1e-12)
+        return self.eps("layer_norm_eps", 1e-5 if family == "modernbert" else 1e-12)
 
     def num_labels(self) -> int:
+        """As transformers: num_labels, and where it is not there the names of labels."""
         labels = self.field("id2label", dict, None)
-        return len(labels) if labels else self.size("num_labels", 2)
+        return self.size("num_labels", len(labels) if labels else 2)
 
     def inner_exits(self, family: str) -> tuple[int, ...]:
-        layers, count = self.field("exit_layers", list, []), self.size("num_hidden_layers")
+        layers, count = self.field("exit_layers", list, []), self.num_layers()
         known = all(type(layer) is int and 0 < layer < count for layer in layers)
         if not known or layers != sorted(set(layers)):
             raise ModelError(
@@ -314,6 +298,8 @@ class _Reader(ConfigValues):
     def labels(self, count: int) -> tuple[str, ...]:
         """Names of the labels in their order, as far as id2label names every one."""
         named = self.field("id2label", dict, {})
+        if len(named) < count:
+            return ()
         names = [named.get(str(place)) for place in range(count)]
         known = [name for name in names if isinstance(name, str)]
         return tuple(known) if len(known) == count else ()

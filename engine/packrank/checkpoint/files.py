@@ -9,6 +9,7 @@ from typing import Any
 
 from packrank.errors import ModelError
 
+_LARGEST = 10**300  # what is larger may be no float
 _KINDS = {
     bool: "true or false",
     dict: "an object",
@@ -133,12 +134,17 @@ def field(
     if not isinstance(value, accepted) or (isinstance(value, bool) and bool not in kinds):
         expected = " or ".join(_KINDS[one] for one in kinds)
         raise ModelError(f"{where}: {name} is {shown(value)}, expected {expected}")
+    if isinstance(value, int) and float in kinds and abs(value) > _LARGEST:
+        raise ModelError(f"{where}: {name} is {shown(value)}, more than any number that is read")
     return value
 
 
 def shown(value: object) -> str:
     """A value for a message, cut to a length that fits one."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except RecursionError:
+        text = f"a {type(value).__name__} in which others lie too deep"
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 

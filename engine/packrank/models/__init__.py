@@ -1,12 +1,14 @@
 """Architectures: names of weights, and how the layers are put together."""
 
+import re
 from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from packrank.checkpoint.config import ARCHITECTURES, load_config
+from packrank.checkpoint.architectures import HEADS
+from packrank.checkpoint.config import ARCHITECTURES, ModelConfig, load_config
 from packrank.checkpoint.scoring_modules import ScoringModules
 from packrank.checkpoint.weights import Weights
 from packrank.errors import ModelError, RangeError
@@ -78,6 +80,7 @@ def load_model(
         )
     model_class = _CLASSES.get(config.family, CausalModel)
     weights = Weights.open(folder)
+    _check_parts(config, weights, head=head and by_classifier and modules is None)
     # An encoder saved on its own has no prefix.
     prefixed = any(name.startswith(model_class.prefix) for name in weights.files)
     prefix = model_class.prefix if prefixed else ""
@@ -106,6 +109,23 @@ def load_model(
             return model
     model = None  # its memory is needed for the next
     return load(torch.bfloat16)
+
+
+def _check_parts(config: ModelConfig, weights: Weights, *, head: bool) -> None:
+    """Refuse a checkpoint without layers or the head that its config.json says it has."""
+    layers = [re.search(r"(?:^|\.)layers?\.(\d+)\.", name) for name in weights.files]
+    found = 1 + max((int(match[1]) for match in layers if match is not None), default=-1)
+    if found < config.num_layers:
+        raise ModelError(
+            f"config.json says {config.num_layers} layers, and the weights hold {found}"
+        )
+    missing = [name for name in HEADS[config.family] if name not in weights]
+    if head and missing:
+        raise ModelError(
+            f"config.json says {config.architecture}, and the weights hold no head for it (no "
+            f"{' and no '.join(missing)}): elsewhere one would be made at random. Pass the model "
+            "that was trained to score, or use LateInteraction"
+        )
 
 
 def _stays_finite(model: Model, head: bool) -> bool:

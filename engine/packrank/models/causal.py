@@ -19,7 +19,7 @@ from packrank.models.decoder_layers import (
     RMSNorm,
     rotary_table,
 )
-from packrank.models.layers import MLP, Head, Linear
+from packrank.models.layers import MLP, Head, Linear, RotaryTable
 from packrank.models.prefixes import longest, share_prefixes
 from packrank.models.staged import StagedModel, State
 from packrank.request import Int32, Pack
@@ -71,7 +71,7 @@ class CausalModel(StagedModel):
         self._tokens = self._load_tokens(parameters)
         scale = torch.tensor(options.embedding_scale)
         self._embedding_scale = scale.to(self.dtype) if options.rounds_embedding_scale else scale
-        rotary = rotary_table(options.rope, options.head_size, config.max_length, self.device)
+        rotary = rotary_table(options.rope, options.head_size, self.device)
         self._layers = [
             self._load_layer(parameters, index, rotary) for index in range(config.num_layers)
         ]
@@ -94,9 +94,7 @@ class CausalModel(StagedModel):
         weight = parameters.vector(f"{name}.weight", size)
         return RMSNorm(weight + 1 if self._options.unit_offset else weight, self.config.norm_eps)
 
-    def _load_layer(
-        self, parameters: Parameters, index: int, rotary: tuple[Tensor, Tensor]
-    ) -> DecoderLayer:
+    def _load_layer(self, parameters: Parameters, index: int, rotary: RotaryTable) -> DecoderLayer:
         config, options = self.config, self._options
         hidden, inner, size = config.hidden_size, config.intermediate_size, options.head_size
         stem = f"layers.{index}."

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from packrank.checkpoint.causal_config import Rope
-from packrank.models.layers import MLP, Linear, Rotary
+from packrank.models.layers import MLP, Linear, RotaryTable
 from packrank_kernels import add_rms_norm, attention
 
 
@@ -63,8 +63,8 @@ class CausalAttention:
         out: the output projection.
         num_heads: H.
         num_key_heads: Hk.
-        scale: see `packrank_kernels.attention`; likewise causal, window, rotary, softcap and
-            deterministic.
+        scale: see `packrank_kernels.attention`; likewise causal, window, softcap, deterministic.
+        rotary: of rotary positions.
         q_norm: of each head of queries before rotation, or None; likewise k_norm.
     """
 
@@ -74,7 +74,7 @@ class CausalAttention:
     num_heads: int
     num_key_heads: int
     scale: float
-    rotary: Rotary
+    rotary: RotaryTable
     causal: bool = True
     window: int | None = None
     softcap: float | None = None
@@ -97,7 +97,7 @@ class CausalAttention:
             spans.cu_seqlens,
             scale=self.scale,
             window=self.window,
-            rotary=self.rotary,
+            rotary=self.rotary.upto(spans.max_seqlen_k),
             # The last token sees all others either way; so counted, its position is the last.
             causal=self.causal or last_only,
             prefix_of=spans.prefix_of,
@@ -150,20 +150,23 @@ class DecoderLayer:
         return x, added
 
 
-def rotary_table(rope: Rope, head_size: int, length: int, device: torch.device) -> Rotary:
-    """(cos, sin), each [length, head_size / 2] float32, for positions from 0.
+def rotary_table(rope: Rope, head_size: int, device: torch.device) -> RotaryTable:
+    """Of rotary positions as a config has them, and the size of a head.
 
     Frequencies are rounded to float32 where transformers rounds them. Source: Su et al. 2021, eq.
     15; "llama3" as Llama 3.1 stretches it.
     """
-    exponents = torch.arange(0, head_size, 2, dtype=torch.float32) / head_size
-    frequencies = 1.0 / rope.theta**exponents
-    if rope.kind == "linear":
-        frequencies = frequencies / rope.factor
-    elif rope.kind == "llama3":
-        waves = 2 * math.pi / frequencies
+
+    def frequencies() -> Tensor:
+        exponents = torch.arange(0, head_size, 2, dtype=torch.float32) / head_size
+        turns = 1.0 / rope.theta**exponents
+        if rope.kind == "linear":
+            return turns / rope.factor
+        if rope.kind == "default":
+            return turns
+        waves = 2 * math.pi / turns
         # 0 for the longest waves, which are stretched whole, to 1 for the short ones, left alone.
         kept = ((rope.original / waves - rope.low) / (rope.high - rope.low)).clamp(0, 1)
-        frequencies = (1 - kept) * frequencies / rope.factor + kept * frequencies
-    angles = torch.arange(length, dtype=torch.float32)[:, None] * frequencies
-    return angles.cos().to(device), angles.sin().to(device)
+        return (1 - kept) * turns / rope.factor + kept * turns
+
+    return RotaryTable(frequencies, device)

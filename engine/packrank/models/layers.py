@@ -1,5 +1,6 @@
 """Thin modules over packrank_kernels: a layer holds weights, and calls ops on a pack."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,6 +19,8 @@ from packrank_kernels import (
 )
 
 Rotary = tuple[Tensor, Tensor]
+
+_POSITIONS = 1024  # of a rotary table, made at a time
 
 
 @dataclass(frozen=True)
@@ -131,7 +134,8 @@ class SelfAttention:
         bias: [3 * hidden] float32 or None.
         out: the output projection.
         num_heads: H.
-        window: see `packrank_kernels.attention`; likewise rotary and deterministic.
+        window: see `packrank_kernels.attention`; likewise deterministic.
+        rotary: of rotary positions; None: there are none.
     """
 
     def __init__(
@@ -142,7 +146,7 @@ class SelfAttention:
         num_heads: int,
         *,
         window: int | None = None,
-        rotary: Rotary | None = None,
+        rotary: "RotaryTable | None" = None,
         deterministic: bool = False,
     ) -> None:
         self._deterministic = deterministic
@@ -173,6 +177,7 @@ class SelfAttention:
     ) -> Tensor:
         if spans.key_rows is not None:
             k, v = k[spans.key_rows], v[spans.key_rows]
+        rotary = None if self._rotary is None else self._rotary.upto(spans.max_seqlen)
         y = attention(
             q,
             k,
@@ -180,7 +185,7 @@ class SelfAttention:
             cu_seqlens_q,
             spans.cu_seqlens_k,
             window=self._window,
-            rotary=self._rotary,
+            rotary=rotary,
             max_seqlen_q=max_seqlen_q,
             max_seqlen_k=spans.max_seqlen,
             deterministic=self._deterministic,
@@ -284,12 +289,51 @@ class Head:
         return score_head(pooled, self._packed)
 
 
-def rotary_table(theta: float, head_size: int, length: int, device: torch.device) -> Rotary:
-    """(cos, sin), each [length, head_size / 2] float32, for positions from 0.
+class RotaryTable:
+    """Cosines and sines of positions from 0, as far as sequences have come; threads may share it.
+
+    What config.json says of positions is not taken at its word: a table of them all could fill
+    memory, and most would never be read.
+
+    Args:
+        frequencies: makes [head_size / 2] float32, when the first sequence comes.
+        device: where the table lies.
+    """
+
+    def __init__(self, frequencies: Callable[[], Tensor], device: torch.device) -> None:
+        self._frequencies, self._device = frequencies, device
+        # All that were made: graphs on a device go on reading those that they were captured with.
+        self._made: list[Rotary] = []
+
+    def upto(self, length: int) -> Rotary:
+        """(cos, sin), each [at least `length`, head_size / 2] float32."""
+        last = self._made[-1] if self._made else None
+        if last is None or len(last[0]) < length:
+            count = max(-(-length // _POSITIONS), 2 * len(last[0]) // _POSITIONS if last else 1)
+            last = self._make(count)
+            self._made.append(last)
+        return last
+
+    def _make(self, count: int) -> Rotary:
+        """So many blocks, each made alike, so that a position's bits do not hang on the others."""
+        frequencies = self._frequencies()
+        angles = [
+            torch.arange(start, start + _POSITIONS, dtype=torch.float32)[:, None] * frequencies
+            for start in range(0, count * _POSITIONS, _POSITIONS)
+        ]
+        cos, sin = torch.cat([x.cos() for x in angles]), torch.cat([x.sin() for x in angles])
+        return cos.to(self._device), sin.to(self._device)
+
+
+def rotary_table(theta: float, head_size: int, device: torch.device) -> RotaryTable:
+    """Of a base and the size of a head.
 
     Frequencies are rounded to float32 as transformers rounds them: at position 8000 the angle
     hangs on it. Source: Su et al. 2021, eq. 15.
     """
-    exponents = torch.arange(0, head_size, 2, dtype=torch.float32) / head_size
-    angles = torch.arange(length, dtype=torch.float32)[:, None] * (1.0 / theta**exponents)
-    return angles.cos().to(device), angles.sin().to(device)
+
+    def frequencies() -> Tensor:
+        exponents = torch.arange(0, head_size, 2, dtype=torch.float32) / head_size
+        return 1.0 / theta**exponents
+
+    return RotaryTable(frequencies, device)

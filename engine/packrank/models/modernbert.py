@@ -11,7 +11,7 @@ from packrank.models.layers import (
     FirstTokenAttention,
     Head,
     PreNormLayer,
-    Rotary,
+    RotaryTable,
     SelfAttention,
     rotary_table,
 )
@@ -34,7 +34,7 @@ class ModernBertModel(Model):
             parameters.norm("embeddings.norm", size, eps, bias=bias),
         )
         rotary = {
-            theta: rotary_table(theta, size // config.num_heads, config.max_length, self.device)
+            theta: rotary_table(theta, size // config.num_heads, self.device)
             for theta in {layer.theta for layer in self._options.attention}
         }
         self._layers = [
@@ -62,7 +62,7 @@ class ModernBertModel(Model):
         )
 
     def _load_layer(
-        self, parameters: Parameters, index: int, kind: LayerAttention, rotary: Rotary
+        self, parameters: Parameters, index: int, kind: LayerAttention, rotary: RotaryTable
     ) -> PreNormLayer:
         config, options = self.config, self._options
         hidden, inner, eps = config.hidden_size, config.intermediate_size, config.norm_eps

@@ -10,7 +10,8 @@ import pytest
 import torch
 import transformers
 
-from packrank.checkpoint.causal_config import CAUSAL_FAMILIES, DecoderOptions, Rope
+from packrank.checkpoint.architectures import DECODERS
+from packrank.checkpoint.causal_config import DecoderOptions, Rope
 from packrank.checkpoint.config import load_config
 from packrank.errors import ModelError
 from packrank.models.decoder_layers import rotary_table
@@ -24,6 +25,19 @@ SIZES = {
     "max_position_embeddings": 50,
 }
 LAYERWISE = {"architectures": ["LayerWiseMiniCPMForCausalLM"], "start_layer": 2}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 20,
+}
+COST_WISE: dict[str, Any] = {
+    "architectures": ["CostWiseGemmaForCausalLM"],
+    "start_layer": 2,
+    "layer_sep": 1,
+    "layer_wise": True,
+}
 
 
 @pytest.fixture
@@ -41,9 +55,12 @@ def read(tmp_path: Path) -> Any:
 
 
 def windows_of(family: str, config: Any) -> tuple[int | None, ...]:
-    """transformers hides keys at a distance of sliding_window and more."""
+    """transformers hides keys at a distance of sliding_window and more.
+
+    A Mistral that has layer_types is a Ministral to its AutoModel, and obeys them.
+    """
     width, count = getattr(config, "sliding_window", None), config.num_hidden_layers
-    if family == "Mistral":
+    if family == "Mistral" and not hasattr(config, "layer_types"):
         return ((width and width - 1) or None,) * count
     if family in ("Llama", "Gemma"):
         return (None,) * count
@@ -75,9 +92,9 @@ UNKNOWN = {"Gemma2": {"sliding_window": None}}
     ("family", "values"),
     [
         (family, values)
-        for family in CAUSAL_FAMILIES
+        for family in DECODERS.values()
         for values in WINDOWS
-        if UNKNOWN.get(family) != values
+        if family != "MiniCPM" and UNKNOWN.get(family) != values
     ],
     ids=str,
 )
@@ -115,15 +132,7 @@ ROPES: list[dict[str, Any]] = [
         else {"rope_parameters": stretched | {"rope_theta": theta}}
         for old in (True, False)
         for theta in (100.0, 500_000.0)
-        for stretched in [
-            {
-                "rope_type": "llama3",
-                "factor": 8.0,
-                "low_freq_factor": 1.0,
-                "high_freq_factor": 4.0,
-                "original_max_position_embeddings": 20,
-            }
-        ]
+        for stretched in [dict(LLAMA3)]
     ),
 ]
 
@@ -137,11 +146,11 @@ def test_rotary_tables_are_those_of_transformers(
     embedding = transformers.models.llama.modeling_llama.LlamaRotaryEmbedding(theirs)
     want = embedding(torch.zeros(1), torch.arange(50)[None])
     options = read(head_dim=head_size, **values)
-    got = rotary_table(options.rope, options.head_size, 50, torch.device("cpu"))
+    got = rotary_table(options.rope, options.head_size, torch.device("cpu")).upto(50)
     for table, expected in zip(got, want, strict=True):
         assert table.dtype == torch.float32
         # theirs repeats the half that both halves of a head are turned by
-        np.testing.assert_allclose(table, expected[0, :, : head_size // 2], rtol=0, atol=4e-6)
+        np.testing.assert_allclose(table[:50], expected[0, :, : head_size // 2], rtol=0, atol=4e-6)
     kinds = {"llama3", "linear", "default"}
     named = {
         str(word) for value in values.values() if isinstance(value, dict) for word in value.values()
@@ -152,7 +161,7 @@ def test_rotary_tables_are_those_of_transformers(
 def test_scalings_differ() -> None:
     """Or the test above would show nothing."""
     ropes = [Rope(500.0), Rope(500.0, "linear", 3.0), Rope(500.0, "llama3", 8.0, 1.0, 4.0, 20.0)]
-    tables = [rotary_table(rope, 12, 50, torch.device("cpu"))[0] for rope in ropes]
+    tables = [rotary_table(rope, 12, torch.device("cpu")).upto(50)[0] for rope in ropes]
     for one, other in ((0, 1), (0, 2), (1, 2)):
         assert (tables[one] - tables[other]).abs().max() > 0.1
 
@@ -165,7 +174,7 @@ def test_minicpm(read: Any) -> None:
     assert options.exit_layers(6) == (2, 3, 4, 5, 6)
     assert not options.rounds_embedding_scale
     assert read(**LAYERWISE, head_multi=False).one_exit_head
-    assert read(**LAYERWISE, layer_sep=2).exit_layers(6) == (2, 4, 6)
+    assert read(**LAYERWISE, layer_sep=2).exit_layers(6) == (2, 3, 4, 5, 6)  # it reads no such key
     assert read(architectures=LAYERWISE["architectures"], num_hidden_layers=9).exit_layers(9) == (
         8,
         9,
@@ -176,7 +185,10 @@ def test_minicpm(read: Any) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"rope_scaling": {"type": "yarn", "factor": 4.0}}, "rope scaling {'rope_theta': 10000.0,"),
+        (
+            {"rope_scaling": {"type": "yarn", "factor": 4.0}},
+            "rope scaling {'type': 'yarn', 'factor': 4.0}",
+        ),
         ({"rope_scaling": {"rope_type": "dynamic", "factor": 4.0}}, "is not supported"),
         ({"rope_parameters": {"rope_type": "longrope"}}, "rope scaling {'rope_type': 'longrope'}"),
         ({"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}, "is not supported"),
@@ -190,21 +202,24 @@ def test_minicpm(read: Any) -> None:
         ({"rope_parameters": {"rope_theta": 0}}, "rope_theta is 0"),
         ({"head_dim": 13}, "heads have the odd size 13, which rotary positions cannot halve"),
         ({"num_attention_heads": 32}, "heads have the odd size 3, which"),
-        ({"num_attention_heads": 200}, "head_dim is 0, expected a number of at least 1"),
+        ({"num_attention_heads": 200}, "hidden_size 96 is less than 200 heads can share"),
         ({"num_key_value_heads": 3}, "8 heads cannot share 3 heads of keys"),
         ({"num_key_value_heads": 16}, "8 heads cannot share 16 heads of keys"),
-        ({"num_key_value_heads": 0}, "num_key_value_heads is 0, expected a number of at least 1"),
+        ({"num_key_value_heads": 0}, "num_key_value_heads is 0, expected at least 1"),
         ({"num_hidden_layers": 0}, "num_hidden_layers is 0"),
-        ({"hidden_size": None}, "hidden_size is None"),
+        ({"hidden_size": None}, "hidden_size is null"),
         ({"attention_bias": 1}, "attention_bias is 1, expected"),
         ({"hidden_act": "laplace"}, "the MLP's activation 'laplace' is not supported"),
         ({"rms_norm_eps": 0}, "rms_norm_eps is 0, expected a positive number"),
         (LAYERWISE | {"head_type": "raw"}, "head_type 'raw' is not supported; there is 'simple'"),
         (LAYERWISE | {"head_type": "complex"}, "head_type 'complex' is not supported"),
-        (LAYERWISE | {"layer_wise": False}, "layer_wise is False, not true"),
+        (COST_WISE | {"layer_wise": False}, "layer_wise is False, not true"),
+        (COST_WISE | {"layer_wise": None}, "layer_wise is null; give it a value, or take it out"),
+        (COST_WISE | {"start_layer": 28}, "heads from layer 28 on, every 1, do not end at lay"),
+        (COST_WISE | {"layer_sep": 28}, "heads from layer 2 on, every 28, do not end at layer 6"),
         (LAYERWISE | {"start_layer": 7}, "heads from layer 7 on, every 1, do not end at layer 6"),
-        (LAYERWISE | {"start_layer": 0}, "start_layer is 0, expected a number of at least 1"),
-        (LAYERWISE | {"layer_sep": 3}, "heads from layer 2 on, every 3, do not end at layer 6"),
+        (LAYERWISE | {"start_layer": 0}, "start_layer is 0, expected at least 1"),
+        (COST_WISE | {"layer_sep": 3}, "heads from layer 2 on, every 3, do not end at layer 6"),
         (LAYERWISE | {"scale_depth": 0}, "scale_depth is 0, expected a positive number"),
         (
             {"architectures": ["MiniCPMForCausalLM"]},
@@ -248,6 +263,76 @@ def test_what_cannot_be_run_is_named(read: Any, values: dict[str, Any], message:
         read(**values)
     assert message in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("family", "values", "expected"),
+    [
+        ("Gemma", {"hidden_activation": "silu"}, "gelu_tanh"),
+        ("Gemma", {"hidden_activation": "relu", "hidden_act": "gelu"}, "gelu_tanh"),
+        ("Gemma", {"hidden_act": "silu"}, "silu"),
+        ("Gemma2", {"hidden_activation": "silu"}, "silu"),
+        ("Gemma2", {"hidden_activation": "gelu"}, "gelu"),
+        ("Gemma2", {"hidden_act": "silu"}, "gelu_tanh"),
+    ],
+)
+def test_each_gemma_reads_one_key_of_activations(
+    tmp_path: Path, family: str, values: dict[str, Any], expected: str
+) -> None:
+    raw = SIZES | {"architectures": [f"{family}ForCausalLM"]} | values
+    (tmp_path / "config.json").write_text(json.dumps(raw))
+    assert load_config(tmp_path).activation == expected
+    theirs = getattr(transformers, f"{family}Config")(**SIZES | values)
+    name = theirs.hidden_act if family == "Gemma" else theirs.hidden_activation
+    ours = {"gelu_pytorch_tanh": "gelu_tanh"}
+    assert ours.get(name, name) == expected
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"rope_parameters": {"rope_theta": 9.0}, "rope_theta": 5.0}, Rope(9.0)),
+        ({"rope_parameters": {}, "rope_theta": 5.0}, Rope(5.0)),
+        (
+            {
+                "rope_scaling": {"rope_type": "linear", "factor": 2.0},
+                "rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4},
+            },
+            Rope(1e4, "linear", 2.0),
+        ),
+        # transformers drops the base that lies within rope_parameters where both are there.
+        (
+            {
+                "rope_scaling": {"rope_type": "linear", "factor": 2.0},
+                "rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 9.0},
+            },
+            "do not say the same; remove one",
+        ),
+        (
+            {"rope_scaling": LLAMA3, "original_max_position_embeddings": 8},
+            Rope(1e4, "llama3", 8.0, 1.0, 4.0, 8.0),
+        ),
+        (
+            {"rope_scaling": LLAMA3 | {"low_freq_factor": 4.0}},
+            "low_freq_factor 4.0 is not below high_freq_factor 4.0",
+        ),
+        ({"rope_parameters": {"rope_theta": None}}, "is not supported"),
+    ],
+)
+def test_which_of_two_words_on_rotary_positions_counts(
+    read: Any, values: dict[str, Any], expected: Any
+) -> None:
+    if isinstance(expected, str):
+        with pytest.raises(ModelError, match=expected):
+            read(**values)
+    else:
+        assert read(**values).rope == expected
+
+
+def test_windows_that_are_on_by_default(read: Any) -> None:
+    """Of Qwen's that says that they are, and nothing else."""
+    options = read(architectures=["Qwen2ForCausalLM"], use_sliding_window=True, max_window_layers=3)
+    assert options.windows == (None,) * 3 + (4095,) * 3
 
 
 def test_caps_may_be_left_off(read: Any) -> None:

@@ -1,5 +1,6 @@
 """config.json in every spelling, and a sentence for what cannot be run as it was meant."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ def test_defaults_are_those_of_transformers(load: Any) -> None:
     [
         ("BertModel", 5, 514),
         ("DistilBertModel", None, 514),
-        ("RobertaModel", None, 512),
+        ("RobertaModel", 1, 512),
         ("XLMRobertaForSequenceClassification", 1, 512),
         ("CamembertForMaskedLM", 5, 508),
     ],
@@ -153,26 +154,29 @@ def test_the_body_of_a_colbert_is_what_model_type_says(
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
-    ({"architectures": ["HF_ColBERT"]}, "model_type is None, which is the body of this HF_ColBERT"),
-    ({"architectures": ["HF_ColBERT"], "model_type": "xmod"}, "supported are bert, roberta, xlm"),
+    (
+        {"architectures": ["HF_ColBERT"]},
+        "no model_type, which says what the body of this HF_ColBERT is",
+    ),
+    ({"architectures": ["HF_ColBERT"], "model_type": "xmod"}, "model_type 'xmod' is not supported"),
     (
         {"architectures": ["HF_ColBERT"], "use_flash_attn": True, "model_type": "xlm-roberta"},
-        "this HF_ColBERT is in the xlm-roberta-flash layout",
+        "this is the xlm-roberta-flash layout",
     ),
     ({"architectures": ["T5Model"]}, "architecture T5Model is not supported; there are {Bert, "),
-    ({"architectures": []}, "(none named in config.json) is not supported"),
-    ({"architectures": None}, "(none named in config.json) is not supported"),
+    ({"architectures": []}, "config.json names no architecture; there are {Bert, "),
+    ({"architectures": None}, "config.json names no architecture; there are {Bert, "),
     ({"use_flash_attn": True}, "xlm-roberta-flash layout (jina-reranker-v2, jina-colbert-v2)"),
     ({"auto_map": {"AutoModel": "j/xlm-roberta-flash-implementation--m.X"}}, "xlm-roberta-flash"),
     ({"position_embedding_type": "alibi"}, "position_embedding_type 'alibi' is not supported"),
-    ({"is_decoder": True}, "is a decoder"),
+    ({"is_decoder": True}, "is_decoder True is not supported in bert; it makes a decoder of"),
     ({"hidden_act": "quick_gelu"}, "hidden_act 'quick_gelu' is not supported"),
     ({"hidden_size": 13}, "hidden_size 13 is not a multiple of 3 heads"),
-    ({"hidden_size": None}, "hidden_size is None, expected a whole number"),
+    ({"hidden_size": None}, "hidden_size is null; give it a value, or take it out"),
     ({"vocab_size": "many"}, "vocab_size is 'many', expected a whole number"),
     ({"vocab_size": True}, "vocab_size is True, expected a whole number"),
     ({"num_hidden_layers": 0}, "num_hidden_layers is 0"),
-    ({"pad_token_id": -1}, "pad_token_id is -1, expected a whole number"),
+    ({"pad_token_id": 11}, "pad_token_id is 11, and the vocabulary has 11 tokens"),
     ({"layer_norm_eps": "x"}, "layer_norm_eps is 'x', expected a number"),
 ]
 
@@ -222,6 +226,46 @@ def test_refusals(load: Any, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ModelError, match=re.escape(message)) as raised:
         load(BERT | options)
     assert "\n" not in str(raised.value)
+
+
+NUMBERS = ["1e400", "-1e400", "7" * 400, "7" * 5000, "NaN", "Infinity", "1e-400", "-0.0"]
+ODD = [*NUMBERS, "[" * 400 + "]" * 400, "[" * 100_000, '{"a":' * 100_000, '"\\ud800"', "null"]
+NEEDED = ["hidden_size", "vocab_size", "max_position_embeddings", "layer_norm_eps", "hidden_act"]
+
+
+@pytest.mark.parametrize("value", ODD, ids=lambda value: value[:8])
+@pytest.mark.parametrize("key", [*NEEDED, "num_labels", "position_embedding_type", "is_decoder"])
+def test_numbers_and_nests_past_all_bounds(tmp_path: Path, key: str, value: str) -> None:
+    """Of which a Python float or its own repr may know nothing."""
+    text = json.dumps({name: held for name, held in BERT.items() if name != key})
+    (tmp_path / "config.json").write_text(f'{text[:-1]}, "{key}": {value}}}')
+    if value == "null" and key not in NEEDED:
+        assert load_config(tmp_path).num_labels == 2
+        return
+    with pytest.raises(ModelError) as raised:
+        load_config(tmp_path)
+    assert len(str(raised.value)) < 350
+    str(raised.value).encode()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"pad_token_id": 513}, "pad_token_id is 513, and positions up to it are not used: of 514"),
+        ({"pad_token_id": 10**30}, "and positions up to it are not used: of 514 none is left for"),
+        ({"pad_token_id": -1}, "pad_token_id is -1, expected a whole number"),
+        ({"pad_token_id": None}, "pad_token_id is None, expected a whole number"),
+        ({"pad_token_id": 11}, "pad_token_id is 11, and the vocabulary has 11 tokens"),
+        ({"max_position_embeddings": 2}, "of 2 none is left for a token"),
+    ],
+)
+def test_a_padding_id_that_leaves_no_position(
+    load: Any, values: dict[str, Any], message: str
+) -> None:
+    roberta = BERT | {"architectures": ["RobertaForSequenceClassification"]}
+    assert load(roberta).max_length == 512
+    with pytest.raises(ModelError, match=re.escape(message)):
+        load(roberta | values)
 
 
 def test_no_config(tmp_path: Path) -> None:

@@ -240,7 +240,7 @@ def test_the_config_is_read_by_keys(tmp_path: Path) -> None:
             Weights.open(folder)
     for key, value in (("lora_alpha", 10**400), ("lora_alpha", math.nan), ("r", 10**700)):
         save_adapter(folder, layer(8), **{key: value, "use_rslora": True})
-        with pytest.raises(ModelError, match="alpha of bert"):
+        with pytest.raises(ModelError, match=r"alpha of bert|lora_alpha is|r is"):
             Weights.open(folder)
     save_adapter(folder, layer(8), r=0)
     with pytest.raises(ModelError, match=r"the rank of bert.*query is 0"):

@@ -3,6 +3,7 @@
 import json
 import string
 from pathlib import Path
+from typing import Any
 
 import tokenizers
 from tokenizers import models, pre_tokenizers, processors
@@ -29,7 +30,22 @@ def tokenizer(*, mask: bool = True) -> Tokenizer:
     return Tokenizer(backend, config | ({"mask_token": "[MASK]"} if mask else {}))
 
 
-def read(folder: Path, files: dict[str, object], **options: bool) -> Settings:
+# Of an encoder; what a test says of config.json is added.
+CONFIG = {
+    "architectures": ["BertModel"],
+    "model_type": "bert",
+    "vocab_size": len(VOCAB),
+    "hidden_size": HIDDEN,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 8,
+    "max_position_embeddings": POSITIONS,
+}
+
+
+def read(folder: Path, files: dict[str, Any], **options: bool) -> Settings:
+    given = files.get("config.json", {})
+    files = files | {"config.json": given if isinstance(given, str) else CONFIG | given}
     for name, content in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -120,7 +120,7 @@ SIGNATURES = {
     packrank.Store.open: "path, *, verify=True",
     packrank.Store.indices: "self, ids",
     packrank.maxsim: (
-        "queries, documents, candidates=None, top_k=None, *, exact=False, device=None"
+        "queries, documents, candidates=None, top_k=None, *, mask=None, exact=False, device=None"
     ),
 }
 

@@ -150,8 +150,8 @@ _ADVICE = {
     "is_decoder": "it makes a decoder of the encoder",
     "quantization_config": "pass the model that it was quantized from, or a copy that was "
     "dequantized and saved again in float16, bfloat16 or float32",
-    "use_flash_attn": "this is the xlm-roberta-flash layout (jina-reranker-v2, jina-colbert-v2); convert it to the "
-    "layout of transformers' own XLM-RoBERTa",
+    "use_flash_attn": "this is the xlm-roberta-flash layout (jina-reranker-v2, jina-colbert-v2); "
+    "convert it to the layout of transformers' own XLM-RoBERTa",
 }
 
 

@@ -34,7 +34,7 @@ LATE: tuple[Kind, ...] = (
 
 _SAVED = "config_sentence_transformers.json"
 # Keys of that file which PyLate alone writes.
-_PYLATE_KEYS = (
+PYLATE_KEYS = (
     "attend_to_expansion_tokens",
     "do_query_expansion",
     "document_length",
@@ -43,6 +43,8 @@ _PYLATE_KEYS = (
     "query_prefix",
     "skiplist_words",
 )
+# Files of an index: ColBERT's, fast-plaid's, and that in a folder of PyLate's.
+_INDEX = ("centroids.pt", "centroids.npy", "fast_plaid_index/centroids.npy")
 # Its model_type, where it has one.
 _MODEL_TYPES = (
     "CrossEncoder",
@@ -102,7 +104,7 @@ def kind_of(folder: Path) -> Kind:
     if not (folder / "config.json").exists() and not (folder / "modules.json").exists():
         if (folder / "store.json").exists():
             return "store"
-        if any((folder / f"centroids.{suffix}").exists() for suffix in ("pt", "npy")):
+        if any((folder / name).exists() for name in _INDEX):
             return "index"
     saved = read_object(folder / _SAVED) if (folder / _SAVED).is_file() else {}
     modules = read_modules(folder)
@@ -111,18 +113,18 @@ def kind_of(folder: Path) -> Kind:
         return found
     _check_base(folder)
     config = load_config(encoder_folder(folder))
-    if config.architecture == "HF_ColBERT" or is_projected(folder, modules):
-        if field(saved, "model_type", str, None, _SAVED) == "CrossEncoder":
+    if config.architecture == "HF_ColBERT" or _is_projected(folder, modules):
+        if field(saved, "model_type", str, None, folder / _SAVED) == "CrossEncoder":
             raise _contradiction(folder, "model_type CrossEncoder", "a ColBERT of Stanford's")
         return "Stanford ColBERT"
-    if field(saved, "model_type", str, None, _SAVED) == "CrossEncoder" and modules:
+    if field(saved, "model_type", str, None, folder / _SAVED) == "CrossEncoder" and modules:
         _check_scores(folder, config)
     if config.decoder is not None:
         return "decoder"
     return "cross-encoder" if config.is_classifier else "encoder"
 
 
-def is_projected(folder: Path, modules: list[Module]) -> bool:
+def _is_projected(folder: Path, modules: list[Module]) -> bool:
     """Whether a folder says, or its weights without modules do, that it ends in ColBERT's layer."""
     if (folder / "artifact.metadata").is_file():
         return True
@@ -150,12 +152,12 @@ def expect(folder: Path, wanted: tuple[Kind, ...]) -> Kind:
 
 def _of_modules(folder: Path, saved: dict[str, Any], modules: list[Module]) -> Kind | None:
     """What modules.json and the file beside it say; None where the architecture is to say it."""
-    said = field(saved, "model_type", str, None, _SAVED)
+    said = field(saved, "model_type", str, None, folder / _SAVED)
     if said is not None and said not in _MODEL_TYPES:
         known = ", ".join(_MODEL_TYPES)
         raise ModelError(f"{folder}/{_SAVED}: model_type is {shown(said)}, expected one of {known}")
     names = [module.name for module in modules]
-    pylate = [key for key in _PYLATE_KEYS if key in saved]
+    pylate = [key for key in PYLATE_KEYS if key in saved]
     pylate += [module.type for module in modules if module.type.startswith("pylate.")]
     sparse = [name for name in names if name in _SPARSE]
     if said in ("CrossEncoder", "SparseEncoder") and pylate:

@@ -1,12 +1,7 @@
 """How a late-interaction model lays out its texts, read once from the files of its folder.
 
-Four kinds of folder, told apart by what they hold:
-
-    Stanford ColBERT         architecture HF_ColBERT, artifact.metadata, or a linear.weight beside
-                             the encoder
-    PyLate                   its keys in config_sentence_transformers.json
-    sentence-transformers    model_type MultiVectorEncoder in the same file
-    any other encoder        its token vectors as they are
+A reader for each kind that `checkpoint.kind` tells apart; any other encoder's token vectors as they
+are.
 """
 
 import string
@@ -16,7 +11,7 @@ from itertools import takewhile
 from pathlib import Path
 
 from packrank.checkpoint.files import shown
-from packrank.checkpoint.kind import is_projected
+from packrank.checkpoint.kind import PYLATE_KEYS, Kind, kind_of
 from packrank.checkpoint.modules import encoder_folder, read_modules
 from packrank.errors import InputError, ModelError
 from packrank.late.folder import LateFolder
@@ -25,15 +20,6 @@ from packrank.late.settings import Dense, Settings, Side
 from packrank.late.transformer_file import read_transformer_file
 from packrank.text.tokenizer import Tokenizer
 
-_PYLATE_KEYS = (
-    "attend_to_expansion_tokens",
-    "do_query_expansion",
-    "document_length",
-    "document_prefix",
-    "query_length",
-    "query_prefix",
-    "skiplist_words",
-)
 # What similarity_fn_name may be in a PyLate folder, which scores by MaxSim whatever it says.
 _UNUSED_SIMILARITIES = ("maxsim", "cosine", "dot", "euclidean", "manhattan")
 
@@ -66,24 +52,10 @@ def read_settings(
         folder, modules, tokenizer, hidden_size, max_positions, query_length, document_length
     )
     late.check_lengths()
-    settings = _kind(late)(late)
+    settings = _READERS.get(kind_of(folder), _encoder)(late)
     for name, side in (("query", settings.query), ("document", settings.document)):
         late.check_room(name, side.max_length, side.marker is not None)
     return settings
-
-
-def _kind(late: LateFolder) -> Callable[[LateFolder], Settings]:
-    """What reads a folder of its kind."""
-    config = _config(late)
-    model_type = config.text("model_type")
-    if model_type == "MultiVectorEncoder" and late.modules:
-        return _sentence_transformers
-    if model_type == "ColBERT" or any(key in config.raw for key in _PYLATE_KEYS):
-        return _pylate
-    architectures = Record.read(late.path / "config.json").texts("architectures") or []
-    if "HF_ColBERT" in architectures or is_projected(late.path, late.modules):
-        return _stanford
-    return _encoder
 
 
 def _config(late: LateFolder) -> Record:
@@ -214,7 +186,7 @@ def _pylate_filler(late: LateFolder) -> int | None:
 def _sentence_transformers(late: LateFolder) -> Settings:
     """A MultiVectorEncoder of sentence-transformers 6, as it reads its own folders."""
     config = _config(late)
-    for key in (*_PYLATE_KEYS, "attend_to_mask_tokens", "query_expansion"):
+    for key in (*PYLATE_KEYS, "attend_to_mask_tokens", "query_expansion"):
         if config.raw.get(key) is not None:
             raise ModelError(
                 f"{config.path}: {key} is PyLate's, and model_type is MultiVectorEncoder; keep one"
@@ -315,3 +287,10 @@ def _encoder(late: LateFolder) -> Settings:
         document=Side(late.length(late.document_length or usual)),
         lower_case=transformer.flag("do_lower_case", False),
     )
+
+
+_READERS: dict[Kind, Callable[[LateFolder], Settings]] = {
+    "Stanford ColBERT": _stanford,
+    "PyLate": _pylate,
+    "sentence-transformers": _sentence_transformers,
+}

@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 import packrank_kernels
-from packrank.arguments import checked_exact, listed
+from packrank.arguments import checked_count, checked_exact
 from packrank.errors import InputError
 from packrank.runtime.device import choose_device
+from packrank.stores.given import candidates_of, documents_of, queries_of
 from packrank.stores.pinned import CopyStream
 from packrank.stores.runs import Run, fetch_pages, in_runs, is_large, num_bytes, uploaded
 from packrank.stores.store import Store
@@ -25,32 +27,38 @@ from packrank_kernels import TokenEmbeddings, TopK
 # Of one run: much beside what the host does for each, little beside a device's memory.
 RUN_BYTES = 1 << 28
 
-Documents = Store | TokenEmbeddings | Sequence[Tensor]
+Vectors = Tensor | NDArray[Any]
+Documents = Store | TokenEmbeddings | Vectors | Sequence[Vectors]
 Candidates = Tensor | Sequence[Tensor] | None
 Scored = Tensor | TopK | list[Tensor]
 
 
 def maxsim(
-    queries: Tensor | Sequence[Tensor],
+    queries: Vectors | Sequence[Vectors],
     documents: Documents,
-    candidates: Candidates | Sequence[int] = None,
+    candidates: Any = None,
     top_k: int | None = None,
     *,
+    mask: Any = None,
     exact: bool | int = False,
     device: str | torch.device | None = None,
 ) -> Scored:
     """Late-interaction scores of one or many queries against documents of any number.
 
     Args:
-        queries: [Q, D] for one, or a sequence of M such tensors, of any lengths; float32, float16
-            or bfloat16, on any device.
-        documents: a `Store`; `packrank_kernels.TokenEmbeddings`; or N tensors [L, D] of one dtype.
-            What is in the CPU's memory and not on `device` goes there in runs of bounded bytes.
-        candidates: places of documents (of ids: `Store.indices`). None for all documents; [K]
-            int64, or K numbers, for the same ones for every query; or, of several queries, a
-            sequence of one such tensor each. Any order, repetitions allowed.
+        queries: [Q, D] for one; [M, Q, D], or a sequence of M of [Q, D] of any lengths, for
+            several. Tensors on any device, or arrays, of float32, float16 or bfloat16; float64 is
+            rounded to float32.
+        documents: a `Store`; `packrank_kernels.TokenEmbeddings`; N of [L, D], or [N, L, D], tensors
+            or arrays of one such dtype. What is in the CPU's memory and not on `device` goes there
+            in runs of bounded bytes.
+        candidates: places of documents (of ids: `Store.indices`). None for all documents; K whole
+            numbers (a tensor, an array, a range, any sequence), or a mask of N booleans, for the
+            same ones for every query; or, of several queries, a sequence of one of these each. Any
+            order, repetitions allowed.
         top_k: how many of the best to return; equal scores in the order of the documents. All
             scores if None.
+        mask: [N, L] booleans, or N of [L]: which rows of tensors or arrays are tokens; None: all.
         exact: score by the vectors that the format decodes to, in float32, queries not rounded:
             True all documents; a number, at least `top_k`, so many of the best by the format's own
             scores. Documents are decoded a block at a time.
@@ -63,22 +71,35 @@ def maxsim(
         query that has fewer; memory does not grow with N.
 
     Raises:
-        InputError: shapes or dtypes disagree, a candidate is no document, or there is no such
-            device.
+        InputError: shapes or dtypes disagree, a candidate is no document, there is no such device,
+            or documents without a mask end in rows of zeros, as those that were filled up do.
     """
+    top_k = checked_count("top_k", top_k)
     exact = checked_exact(exact, top_k)
-    if not isinstance(exact, bool):
-        best = maxsim(queries, documents, candidates, exact, device=device)
-        assert isinstance(best, TopK)
-        first = best.indices if isinstance(queries, Tensor) else list(best.indices)
-        some = first[first >= 0] if isinstance(first, Tensor) else [x[x >= 0] for x in first]
-        return maxsim(queries, documents, some, top_k, exact=True, device=device)
-    every = [queries] if isinstance(queries, Tensor) else _tensors("queries", queries)
-    candidates = _numbers(candidates)
-    embeddings = _embeddings(documents, every)
+    every = queries_of(queries)
+    size = every.shape[-1] if isinstance(every, Tensor) else every[0].shape[1] if every else 0
+    embeddings = _embeddings(documents, mask, size)
     target = embeddings.device if device is None else _device(device)
-    every = [query.to(target) for query in every]
-    here = every[0] if isinstance(queries, Tensor) else every
+    here = every.to(target) if isinstance(every, Tensor) else [one.to(target) for one in every]
+    chosen = candidates_of(candidates, len(embeddings))
+    if isinstance(exact, bool):
+        return _scored(here, embeddings, chosen, top_k, exact, target)
+    best = _scored(here, embeddings, chosen, exact, False, target)
+    assert isinstance(best, TopK)
+    first = best.indices if isinstance(here, Tensor) else list(best.indices)
+    some = first[first >= 0] if isinstance(first, Tensor) else [x[x >= 0] for x in first]
+    return _scored(here, embeddings, some, top_k, True, target)
+
+
+def _scored(
+    here: Tensor | list[Tensor],
+    embeddings: TokenEmbeddings,
+    candidates: Candidates,
+    top_k: int | None,
+    exact: bool,
+    target: torch.device,
+) -> Scored:
+    """`maxsim` of arguments that have been read, queries on the device."""
     try:
         if target.type == "cuda" and embeddings.device.type == "cpu":
             copies = CopyStream(target)
@@ -175,44 +196,18 @@ def _in_turn(
     return whole if isinstance(candidates, list) else whole[0]
 
 
-def _embeddings(documents: Documents, queries: list[Tensor]) -> TokenEmbeddings:
-    if isinstance(documents, Store):
-        return documents.embeddings
-    if isinstance(documents, TokenEmbeddings):
-        return documents
-    every = _tensors("documents", documents)
-    if any(x.ndim != 2 for x in every):
-        raise InputError("documents holds something else than [L, D] tensors")
-    if not every:
-        every = [queries[0][:0] if queries else torch.empty(0, 0)]
-        return TokenEmbeddings.encode(every, "float32").slice(0, 0)
-    if len({(x.dtype, x.device, x.shape[1]) for x in every}) > 1:
-        raise InputError("documents differ in dtype, device or dimension")
-    return TokenEmbeddings.encode(every, str(every[0].dtype).removeprefix("torch."))
-
-
-def _tensors(name: str, values: Any) -> list[Tensor]:
-    every = listed(name, values, "tensors")
-    for index, value in enumerate(every):
-        if not isinstance(value, Tensor):
-            raise InputError(f"{name}[{index}] is of type {type(value).__name__}, not a tensor")
-    return every
-
-
-def _numbers(candidates: Candidates | Sequence[int]) -> Candidates:
-    """Candidates given as numbers, as a tensor."""
-    if isinstance(candidates, np.ndarray):
-        return torch.from_numpy(candidates).to(torch.int64)
-    is_list = isinstance(candidates, list | tuple) and candidates
-    if is_list and all(isinstance(place, int) for place in candidates or ()):
-        return torch.tensor(candidates, dtype=torch.int64)
-    return candidates  # type: ignore[return-value]
+def _embeddings(documents: Documents, mask: Any, size: int) -> TokenEmbeddings:
+    if not isinstance(documents, Store | TokenEmbeddings):
+        return documents_of(documents, mask, size)
+    if mask is not None:
+        raise InputError("mask is for documents that are given as tensors or arrays")
+    return documents.embeddings if isinstance(documents, Store) else documents
 
 
 def _moved(candidates: Candidates, device: torch.device) -> Tensor | list[Tensor] | None:
     if candidates is None or isinstance(candidates, Tensor):
         return None if candidates is None else candidates.to(device)
-    return [ids.to(device) for ids in _tensors("candidates", candidates)]
+    return [ids.to(device) for ids in candidates]
 
 
 def _union(candidates: Tensor | list[Tensor], documents: TokenEmbeddings) -> Tensor:

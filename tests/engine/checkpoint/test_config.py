@@ -156,7 +156,7 @@ def test_the_body_of_a_colbert_is_what_model_type_says(
 REFUSED: list[tuple[dict[str, Any], str]] = [
     (
         {"architectures": ["HF_ColBERT"]},
-        "no model_type, which says what the body of this HF_ColBERT is",
+        "which says what the body of this HF_ColBERT is",
     ),
     ({"architectures": ["HF_ColBERT"], "model_type": "xmod"}, "model_type 'xmod' is not supported"),
     (

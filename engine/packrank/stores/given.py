@@ -1,0 +1,205 @@
+"""What a caller hands to `maxsim`, tensors or arrays, numbers or masks, as the kernels take it."""
+
+from collections.abc import Iterator, Sequence
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from packrank.arguments import listed
+from packrank.errors import InputError
+from packrank_kernels import TokenEmbeddings
+
+_FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def queries_of(values: Any) -> Tensor | list[Tensor]:
+    """One query [Q, D], or several.
+
+    Args:
+        values: [Q, D] or [M, Q, D], a tensor or an array; or M of [Q, D].
+
+    Raises:
+        InputError: it is something else.
+    """
+    if not isinstance(values, Tensor | np.ndarray):
+        return list(_each("queries", values))
+    whole = _floats("queries", values)
+    if whole.ndim not in (2, 3):
+        raise InputError(f"queries are of shape {list(whole.shape)}, expected [Q, D] or [M, Q, D]")
+    return whole if whole.ndim == 2 else list(whole)
+
+
+def documents_of(values: Any, mask: Any, size: int) -> TokenEmbeddings:
+    """Token embeddings of documents that are given as tensors or arrays.
+
+    Args:
+        values: [N, L, D], or N of [L, D], of one dtype and on one device.
+        mask: [N, L] booleans, or N of [L]: which rows are tokens; None: all of them.
+        size: D where there are no documents.
+
+    Raises:
+        InputError: shapes or dtypes disagree; or there is no mask, and a document ends in a row of
+            zeros, as one that was filled up to the length of others.
+    """
+    if isinstance(values, Tensor | np.ndarray):
+        whole = _floats("documents", values)
+        if whole.ndim != 3:
+            raise InputError(
+                f"documents are of shape {list(whole.shape)}, expected [N, L, D] or N of [L, D]"
+            )
+        every = list(whole)
+    else:
+        every = list(_each("documents", values))
+    if not every:
+        return TokenEmbeddings.encode([torch.empty(0, size)], "float32").slice(0, 0)
+    if len({(x.dtype, x.device, x.shape[1]) for x in every}) > 1:
+        raise InputError("documents differ in dtype, device or dimension")
+    if mask is not None:
+        every = _masked(every, mask)
+    else:
+        _refuse_filled(every)
+    return TokenEmbeddings.encode(every, str(every[0].dtype).removeprefix("torch."))
+
+
+def candidates_of(values: Any, num_documents: int) -> Tensor | list[Tensor] | None:
+    """Places of documents, [K] int64 on the device they are on, or several such; or None.
+
+    Args:
+        values: None; whole numbers, in a tensor, an array, a range or any sequence; a mask of
+            `num_documents` booleans; or, one a query, several of these.
+        num_documents: N.
+
+    Raises:
+        InputError: it is something else.
+    """
+    if values is None:
+        return None
+    if isinstance(values, Tensor | np.ndarray) and values.ndim == 2:
+        return [_places(f"candidates[{n}]", row, num_documents) for n, row in enumerate(values)]
+    if not isinstance(values, Tensor | np.ndarray | range):
+        values = listed("candidates", values, "places of documents")
+        if any(hasattr(one, "__iter__") and getattr(one, "ndim", 1) for one in values):
+            return [_places(f"candidates[{n}]", one, num_documents) for n, one in enumerate(values)]
+    return _places("candidates", values, num_documents)
+
+
+def _places(name: str, values: Any, num_documents: int) -> Tensor:
+    if isinstance(values, range):
+        values = np.arange(values.start, values.stop, values.step, dtype=np.int64)
+    elif not isinstance(values, Tensor | np.ndarray):
+        values = _numbers(name, listed(name, values, "places of documents"))
+    if values.ndim != 1:
+        raise InputError(f"{name} is of shape {list(values.shape)}, expected [K]")
+    found = torch.from_numpy(_checked(name, values)) if isinstance(values, np.ndarray) else values
+    if found.dtype == torch.bool:
+        if len(found) != num_documents:
+            raise InputError(
+                f"{name} is a mask of {len(found)} booleans, and there are {num_documents} "
+                "documents; give a mask of all of them, or numbers"
+            )
+        return found.nonzero().flatten()
+    if found.is_floating_point() or found.is_complex():
+        raise InputError(f"{name} is of dtype {found.dtype}, expected whole numbers or a mask")
+    return found.to(torch.int64)
+
+
+def _numbers(name: str, values: list[Any]) -> Any:
+    """A list of Python's or numpy's numbers or booleans, as an array."""
+    flags = [isinstance(value, bool | np.bool_) for value in values]
+    if values and all(flags):
+        return np.array(values, dtype=np.bool_)
+    for place, value in enumerate(values):
+        # A tensor of one number counts as one.
+        if isinstance(value, Tensor) and value.ndim == 0 and value.dtype != torch.bool:
+            value = values[place] = value.item()
+        if flags[place] or not isinstance(value, Integral):
+            raise InputError(
+                f"{name}[{place}] is a {type(value).__name__}, expected a whole number"
+            )
+        if not -(2**63) <= int(value) < 2**63:
+            raise InputError(f"{name}[{place}] is past 2^63, which is no place of a document")
+    return np.array([int(value) for value in values], dtype=np.int64)
+
+
+def _checked(name: str, values: Any) -> Any:
+    """An array of numbers of Python's, or of a type that torch has."""
+    if values.dtype.kind not in "biuf":
+        raise InputError(f"{name} is of dtype {values.dtype}, expected whole numbers or a mask")
+    if values.dtype.kind == "u" and values.size and int(values.max()) >= 2**63:
+        raise InputError(f"{name} holds {values.max()}, which is no place of a document")
+    if values.dtype.kind in "iu":
+        return np.ascontiguousarray(values, dtype=np.int64)
+    return np.ascontiguousarray(values)
+
+
+def _each(name: str, values: Any) -> Iterator[Tensor]:
+    for place, value in enumerate(listed(name, values, "tensors or arrays")):
+        found = _floats(f"{name}[{place}]", value)
+        if found.ndim != 2:
+            raise InputError(f"{name}[{place}] is of shape {list(found.shape)}, expected [., D]")
+        yield found
+
+
+def _floats(name: str, values: Any) -> Tensor:
+    """A tensor or an array of floating-point numbers, as a plain tensor; float64 in float32."""
+    if isinstance(values, np.ndarray):
+        if values.dtype.kind != "f" or values.dtype.itemsize > 8:
+            raise InputError(f"{name} is of dtype {values.dtype}, expected floating point")
+        native = values.astype(values.dtype.newbyteorder("="), order="C", copy=False)
+        values = torch.from_numpy(native if native.flags.writeable else native.copy())
+    if not isinstance(values, Tensor):
+        raise InputError(
+            f"{name} is of type {type(values).__name__}, neither a tensor nor an array"
+        )
+    if values.layout != torch.strided or values.device.type == "meta":
+        raise InputError(f"{name} is a sparse tensor or one without values")
+    found: Tensor = values.detach().resolve_neg()
+    if found.dtype == torch.float64:
+        rounded = found.float()
+        if not torch.equal(rounded.isfinite(), found.isfinite()):
+            raise InputError(f"{name} holds numbers that float32 cannot; scale them")
+        return rounded
+    if found.dtype not in _FLOATS:
+        raise InputError(f"{name} is of dtype {found.dtype}, expected floating point")
+    return found
+
+
+def _masked(documents: list[Tensor], mask: Any) -> list[Tensor]:
+    """The rows that are tokens."""
+    if not isinstance(mask, Tensor | np.ndarray):
+        mask = listed("mask", mask, "booleans")
+    if len(mask) != len(documents):
+        raise InputError(f"mask is of {len(mask)} documents, and there are {len(documents)}")
+    chosen = []
+    for place, (rows, flags) in enumerate(zip(documents, mask, strict=True)):
+        if not isinstance(flags, Tensor):
+            try:
+                flags = np.asarray(flags)
+                flags = torch.from_numpy(np.ascontiguousarray(flags))
+            except (TypeError, ValueError):
+                flags = torch.empty(0)
+        if flags.dtype != torch.bool or flags.shape != rows.shape[:1]:
+            raise InputError(
+                f"mask[{place}] is {flags.dtype} of shape {list(flags.shape)}, expected a boolean "
+                f"for each of {len(rows)} rows"
+            )
+        chosen.append(rows[flags.to(rows.device)])
+    return chosen
+
+
+def _refuse_filled(documents: Sequence[Tensor]) -> None:
+    """Refuse what looks filled up: its last rows would count as tokens, and may score best."""
+    lasts = [rows[-1] for rows in documents if len(rows)]
+    if not lasts:
+        return
+    filled = ~torch.stack(lasts).any(1)
+    if filled.any():
+        numbers = [place for place, rows in enumerate(documents) if len(rows)]
+        place = numbers[int(filled.nonzero()[0])]
+        raise InputError(
+            f"documents[{place}] ends in a row of zeros; if it was filled up to that length, pass "
+            "mask= to say which rows are tokens, else a mask that is true everywhere"
+        )

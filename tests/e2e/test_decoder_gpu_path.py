@@ -60,6 +60,8 @@ def test_exits_and_determinism(tmp_path: Path) -> None:
         architectures=["CostWiseGemmaForCausalLM"],
         model_type="cost_wise_gemma",
         start_layer=1,
+        layer_sep=1,
+        layer_wise=True,
     )
     settings = CausalSettings(head="layerwise")
     model = load_model(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from packrank.checkpoint.architectures import LANGUAGE_MODEL, LAYERWISE, MODEL_TYPES
-from packrank.checkpoint.config_values import ConfigValues, positive
+from packrank.checkpoint.config_values import MOST, ConfigValues, positive
 from packrank.checkpoint.files import field, shown
 from packrank.errors import ModelError
 
@@ -239,6 +239,8 @@ class _Options(ConfigValues):
                 raise ModelError(f"{where} has no {key}, which rope_type {kind!r} needs")
             values[_ROPE_NAMES[key]] = positive(key, value)
         rope = Rope(kind=kind, **values)
+        if rope.original > MOST:
+            raise ModelError(f"{where}: {_ORIGINAL} is {rope.original:g}, expected at most {MOST}")
         if kind == "llama3" and rope.low >= rope.high:
             raise ModelError(
                 f"{where}: low_freq_factor {rope.low} is not below high_freq_factor {rope.high}"

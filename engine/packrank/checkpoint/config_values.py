@@ -30,7 +30,7 @@ _NULLABLE = {
 }
 
 # More than any model has, and what sums of two of them do not leave 32 bits with.
-_MOST, _MOST_LAYERS = 2**30, 2**12
+MOST, _MOST_LAYERS = 2**30, 2**12
 _LARGEST = 3.4e38  # of float32
 
 
@@ -64,8 +64,8 @@ class ConfigValues:
         """A whole number from 0."""
         key = self.key(name)
         value = self.field(key, int, default)
-        if value is None or not 0 <= value <= _MOST:
-            most = f" of at most {_MOST}" if value and value > 0 else ""
+        if value is None or not 0 <= value <= MOST:
+            most = f" of at most {MOST}" if value and value > 0 else ""
             raise ModelError(f"config.json: {key} is {shown(value)}, expected a whole number{most}")
         return int(value)
 

@@ -34,6 +34,8 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         architectures=["CostWiseGemmaForCausalLM"],
         model_type="cost_wise_gemma",
         start_layer=1,
+        layer_sep=1,
+        layer_wise=True,
     )
     settings = CausalSettings(head="layerwise")
     loaded = load_model(folder, device="cpu", dtype=request.param, causal=settings)
@@ -230,6 +232,8 @@ def test_compression_on_the_way(tmp_path: Path) -> None:
         architectures=["CostWiseGemmaForCausalLM"],
         model_type="cost_wise_gemma",
         start_layer=1,
+        layer_sep=1,
+        layer_wise=True,
     )
     settings = CausalSettings(
         head="layerwise", compress_ratio=2, compress_layers=(1, 3), tail=1, head_index="layer"

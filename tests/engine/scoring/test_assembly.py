@@ -37,7 +37,7 @@ def write(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         folder = tmp_path_factory.mktemp("model")
         backend = byte_bpe("<pad>", "<s>", "<|im_start|>", "<|im_end|>")
         raw = SIZES | {"architectures": [architecture], "max_position_embeddings": 600}
-        raw |= {"start_layer": 2} | values
+        raw |= {"start_layer": 2, "layer_sep": 1, "layer_wise": True} | values
         raw["vocab_size"] = backend.get_vocab_size()
         (folder / "config.json").write_text(json.dumps(raw))
         return save_tokenizer(folder, backend, bos_token="<s>", pad_token="<pad>")
@@ -111,8 +111,8 @@ def test_layers_without_a_head(minicpm: Path, asked: Any, words: str) -> None:
 
 def test_layers_are_named_that_do_not_follow_one_another(write: Callable[..., Path]) -> None:
     with pytest.raises(InputError, match="has heads after 2, 4 layers"):
-        assembled(write(MINICPM, start_layer=2, layer_sep=2)).cutoffs(3)
-    labels = {"id2label": {"0": "a", "1": "b"}}
+        assembled(write(GEMMA2, start_layer=2, layer_sep=2)).cutoffs(3)
+    labels = {"id2label": {"0": "a", "1": "b"}, "num_labels": 2}
     several = assembled(write("LlamaForSequenceClassification", **labels))
     assert several.cutoffs(4) == (None, None)
     with pytest.raises(InputError, match="has its only head after all 4 layers"):

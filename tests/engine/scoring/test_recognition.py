@@ -149,7 +149,8 @@ def test_another_version_is_another_model(
     ],
 )
 def test_layerwise(write: Callable[..., Path], architecture: str, template: str) -> None:
-    scoring = ask(write(architecture, "Qwen3-Reranker-0.6B", start_layer=8))
+    layers = {"start_layer": 8, "layer_sep": 1, "layer_wise": True}
+    scoring = ask(write(architecture, "Qwen3-Reranker-0.6B", **layers))
     assert (template_of(scoring), scoring.head) == (template, "layerwise")
     assert (scoring.activation, scoring.max_length, scoring.tokens) == ("identity", 512, None)
 

@@ -22,26 +22,31 @@ def folder(
     checkpoint: Callable[..., Path],
     save_tokenizer: Callable[..., None],
     tmp_path_factory: pytest.TempPathFactory,
-) -> Path:
-    path = tmp_path_factory.mktemp("hostile") / "model"
-    shutil.copytree(checkpoint("Bert", "ForSequenceClassification", num_labels=1), path)
-    save_tokenizer(path, WORDS)
-    content = json.loads((path / "tokenizer.json").read_text())
-    content["model"]["unk_token"] = "[NOWHERE]"
-    content["model"]["vocab"]["huge"] = 2**31 + 7
-    (path / "tokenizer.json").write_text(json.dumps(content))
-    config = json.loads((path / "tokenizer_config.json").read_text())
-    config["tokenizer_class"] = "TokenizersBackend"
-    (path / "tokenizer_config.json").write_text(json.dumps(config))
-    return path
+) -> Callable[[str], Path]:
+    """folder("Model"): a BERT with that, whose tokenizer fails on some texts."""
+
+    def make(suffix: str) -> Path:
+        path = tmp_path_factory.mktemp("hostile") / suffix
+        shutil.copytree(checkpoint("Bert", suffix, num_labels=1), path)
+        save_tokenizer(path, WORDS)
+        content = json.loads((path / "tokenizer.json").read_text())
+        content["model"]["unk_token"] = "[NOWHERE]"
+        content["model"]["vocab"]["huge"] = 2**31 + 7
+        (path / "tokenizer.json").write_text(json.dumps(content))
+        config = json.loads((path / "tokenizer_config.json").read_text())
+        config["tokenizer_class"] = "TokenizersBackend"
+        (path / "tokenizer_config.json").write_text(json.dumps(config))
+        return path
+
+    return make
 
 
 GOOD = ["red fox", "the lazy dog runs", "fox"]
 MIXED = [GOOD[0], BAD[0], GOOD[1], BAD[1], GOOD[2]]
 
 
-def test_a_reranker_names_it_and_scores_the_rest(folder: Path) -> None:
-    model = Reranker(folder, device="cpu")
+def test_a_reranker_names_it_and_scores_the_rest(folder: Callable[[str], Path]) -> None:
+    model = Reranker(folder("ForSequenceClassification"), device="cpu")
     want = model.score([("red", text) for text in GOOD])
     scores, failures = model.try_score([("red", text) for text in MIXED])
     assert sorted(failures) == [1, 3]
@@ -59,8 +64,8 @@ def test_a_reranker_names_it_and_scores_the_rest(folder: Path) -> None:
     assert sorted(failures) == [0, 1, 2]
 
 
-def test_late_interaction_names_it_and_scores_the_rest(folder: Path) -> None:
-    model = LateInteraction(folder, device="cpu")
+def test_late_interaction_names_it_and_scores_the_rest(folder: Callable[[str], Path]) -> None:
+    model = LateInteraction(folder("Model"), device="cpu")
     want = {ranked.index: ranked.score for ranked in model.rank("red", GOOD)}
     ranking, failures = model.try_rank("red", MIXED)
     assert sorted(failures) == [1, 3]
@@ -79,12 +84,13 @@ def test_late_interaction_names_it_and_scores_the_rest(folder: Path) -> None:
 
 
 def test_the_command_line_names_its_line(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    folder: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pairs, out = tmp_path / "pairs.jsonl", tmp_path / "scores.jsonl"
     lines = [json.dumps({"query": "red", "document": text}) for text in MIXED]
     pairs.write_text("".join(f"{line}\n" for line in lines))
-    code = main(["score", str(folder), str(pairs), "--output", str(out), "--device", "cpu"])
+    model = str(folder("ForSequenceClassification"))
+    code = main(["score", model, str(pairs), "--output", str(out), "--device", "cpu"])
     assert code == 1
     assert len(out.read_text().splitlines()) == 5
     shown = capsys.readouterr().err

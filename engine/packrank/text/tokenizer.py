@@ -109,7 +109,8 @@ class Tokenizer:
     @property
     def serialized(self) -> str:
         """Vocabulary and rules as JSON, the same for the same rules however they were saved."""
-        return str(self._backend.to_str())
+        splits = " split_special_tokens" if self._backend.encode_special_tokens else ""
+        return f"{self._backend.to_str()}{splits}"
 
     def token_id(self, token: str) -> int | None:
         """The id of a token, None if the vocabulary has no such token."""
@@ -343,7 +344,7 @@ def _example(backend: tokenizers.Tokenizer) -> str:
     for texts in (lambda: ["a", "1"], backend.get_vocab):
         for text in texts():
             try:
-                if backend.encode(text, add_special_tokens=False).ids:
+                if len(_array(backend.encode(text, add_special_tokens=False))):
                     return text
             except BaseException as error:
                 _reason(error)  # another text may do

@@ -163,6 +163,14 @@ def test_what_is_no_failure_of_a_text_is_raised(error: type[BaseException]) -> N
         tokenizer.try_encode(["a", "b"])
 
 
+def test_a_layout_is_found_by_a_text_that_can_be_read() -> None:
+    """Whichever token of the vocabulary comes first."""
+    for large in range(3):
+        vocab = {f"t{i}": i + (2**31 if i == large else 0) for i in range(3)}
+        tokenizer = words(models.WordLevel(vocab, unk_token="[NO]"))
+        assert tokenizer.num_special_tokens(pair=True) == 3
+
+
 def test_a_special_token_past_all_ids_is_refused() -> None:
     backend = tokenizers.Tokenizer(models.WordLevel(VOCAB | {"[X]": 2**31 + 1}, "[UNK]"))
     backend.post_processor = processors.BertProcessing(("[X]", 2**31 + 1), ("a", 0))
@@ -206,6 +214,13 @@ def test_special_tokens_in_texts_are_text_where_the_tokenizer_splits_them(name: 
     (bare,) = rows(PromptLayout(TEMPLATES[name], tokenizer, 4096).lay_out([("a", "b")])[0])
     assert split.count(end) == bare.count(end) == plain.count(end) - 1
     assert len(split) > len(plain)
+
+
+def test_a_tokenizer_that_splits_special_tokens_is_another() -> None:
+    backend = byte_bpe("<|im_end|>")
+    plain = Tokenizer(backend).serialized
+    backend.encode_special_tokens = True
+    assert Tokenizer(backend, SPLIT).serialized != plain
 
 
 def test_a_chat_is_split_whole_as_transformers_does_it() -> None:

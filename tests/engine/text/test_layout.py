@@ -270,7 +270,8 @@ def real(data_dir: Path) -> Callable[[str], tuple[Tokenizer, tokenizers.Tokenize
         if name not in loaded:
             folder = data_dir / "tokenizers" / name
             oracle = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
-            loaded[name] = Tokenizer.from_folder(folder), oracle
+            ours = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+            loaded[name] = Tokenizer(ours), oracle
         return loaded[name]
 
     return load

@@ -152,7 +152,7 @@ def test_real_vocabulary(
         # Apart, or this would show nothing.
         assert pack.shared is not None
         assert pack.shared[0] == len(oracle(encode, query, "", 8192, task)) - len(
-            encode(" " + (layout._closing) + QWEN_TAIL)
+            encode(f" {TEMPLATES[name].closing}{QWEN_TAIL}")
         )
     layout = PromptLayout(TEMPLATES["mxbai-v2"], tokenizer, 9999, instruction=task)
     expected = mxbai_oracle(encode, query, document, 8192, task or None)

@@ -147,7 +147,7 @@ FLOORS: dict[str, dict[str, tuple[str, ...]]] = {
         "text": ("ground", "checkpoint"),
         "models": ("ground", "checkpoint"),
         "runtime": ("ground", "checkpoint", "models"),
-        "stores": ("ground", "runtime"),
+        "stores": ("ground", "checkpoint", "runtime"),
         "exits": ("ground", "text", "models", "runtime"),
         "late": ("ground", "checkpoint", "text", "models", "runtime", "stores"),
         "scoring": ("ground", "checkpoint", "text", "models", "runtime", "exits"),

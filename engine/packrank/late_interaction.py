@@ -115,6 +115,8 @@ class LateInteraction(LateEncoder):
         opened = store if isinstance(store, Store) else Store.open(store)
         self.check_store(opened.model, opened.size, opened.path)
         self._attached = Attached(opened, self.device)
+        arguments, options = self._call
+        self._call = arguments, {**options, "store": store}
 
     def similarity(self, query: Tensor, documents: Sequence[Tensor]) -> NDArray[np.float32]:
         """Scores of documents whose vectors are at hand.

@@ -18,6 +18,13 @@ _MODEL_FILES = {
     "model.safetensors.index.json",
     "modules.json",
     "sentence_bert_config.json",
+    "sentence_camembert_config.json",
+    "sentence_distilbert_config.json",
+    "sentence_roberta_config.json",
+    "sentence_xlm-roberta_config.json",
+    "sentence_xlnet_config.json",
+    "sentence_albert_config.json",
+    "sentencepiece.bpe.model",
     "special_tokens_map.json",
     "tokenizer.json",
     "tokenizer.model",
@@ -40,8 +47,10 @@ def fingerprint(folder: Path) -> str:
     bases = (base_folder(part) for part in (folder, *(module.folder for module in modules)))
     folders = dict.fromkeys((folder, *(module.folder for module in modules), *bases))
     for place, part in enumerate(folders):
-        for path in sorted(part.glob("*")):  # a folder may be missing
-            if path.is_file() and (path.name in _MODEL_FILES or path.suffix == ".safetensors"):
+        paths = sorted(part.glob("*")) + sorted(part.glob("additional_chat_templates/*.jinja"))
+        for path in paths:  # a folder may be missing
+            counts = path.name in _MODEL_FILES or path.suffix in (".safetensors", ".jinja")
+            if path.is_file() and counts:
                 digest.update(f"{place}/{path.name} {path.stat().st_size}\n".encode())
                 with open(path, "rb") as file:
                     while block := file.read(_BLOCK):

@@ -109,6 +109,8 @@ def kind_of(folder: Path) -> Kind:
     saved = read_object(folder / _SAVED) if (folder / _SAVED).is_file() else {}
     modules = read_modules(folder)
     found = _of_modules(folder, saved, modules)
+    if found == "bi-encoder" and load_config(encoder_folder(folder)).is_classifier:
+        raise _contradiction(folder, "a sequence classifier", f"the module {modules[1].name}")
     if found is not None:
         return found
     _check_base(folder)
@@ -116,6 +118,8 @@ def kind_of(folder: Path) -> Kind:
     if config.architecture == "HF_ColBERT" or _is_projected(folder, modules):
         if field(saved, "model_type", str, None, folder / _SAVED) == "CrossEncoder":
             raise _contradiction(folder, "model_type CrossEncoder", "a ColBERT of Stanford's")
+        if config.is_classifier:
+            raise _contradiction(folder, config.architecture, "a ColBERT of Stanford's")
         return "Stanford ColBERT"
     if field(saved, "model_type", str, None, folder / _SAVED) == "CrossEncoder" and modules:
         _check_scores(folder, config)
@@ -144,10 +148,23 @@ def expect(folder: Path, wanted: tuple[Kind, ...]) -> Kind:
             `kind_of`.
     """
     kind = kind_of(folder)
+    what, serves = _MEANINGS[kind]
+    if kind in LATE and load_config(encoder_folder(folder)).decoder is not None:
+        raise ModelError(
+            f"{folder} holds {what}, whose body is a decoder; token vectors of decoders are not "
+            "supported"
+        )
     if kind not in wanted:
-        what, serves = _MEANINGS[kind]
         raise ModelError(f"{folder} holds {what}; {serves}")
     return kind
+
+
+def in_words(folder: Path) -> str | None:
+    """What a folder holds, for a message; None where that cannot be told."""
+    try:
+        return _MEANINGS[kind_of(folder)][0]
+    except ModelError:
+        return None
 
 
 def _of_modules(folder: Path, saved: dict[str, Any], modules: list[Module]) -> Kind | None:
@@ -156,6 +173,12 @@ def _of_modules(folder: Path, saved: dict[str, Any], modules: list[Module]) -> K
     if said is not None and said not in _MODEL_TYPES:
         known = ", ".join(_MODEL_TYPES)
         raise ModelError(f"{folder}/{_SAVED}: model_type is {shown(said)}, expected one of {known}")
+    for module in modules:
+        if not module.type.startswith(("sentence_transformers.", "pylate.")):
+            raise ModelError(
+                f"{folder}/modules.json lists {module.type or 'a module without a type'}, and only "
+                "modules of sentence-transformers and PyLate are supported"
+            )
     names = [module.name for module in modules]
     pylate = [key for key in PYLATE_KEYS if key in saved]
     pylate += [module.type for module in modules if module.type.startswith("pylate.")]

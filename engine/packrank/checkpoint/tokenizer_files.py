@@ -87,10 +87,18 @@ def load_tokenizer(folder: Path) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
 
 def truncation_side(backend: tokenizers.Tokenizer, config: dict[str, Any]) -> str:
     """Where a text that is too long is cut: "left" or "right"."""
-    stored = backend.truncation or {}
-    side = _field(config, "truncation_side", str) or stored.get("direction") or "right"
+    return _side("truncation_side", backend.truncation, config)
+
+
+def padding_side(backend: tokenizers.Tokenizer, config: dict[str, Any]) -> str:
+    """Where a text is filled up to the length of others: "left" or "right"."""
+    return _side("padding_side", backend.padding, config)
+
+
+def _side(name: str, stored: dict[str, Any] | None, config: dict[str, Any]) -> str:
+    side = _field(config, name, str) or (stored or {}).get("direction") or "right"
     if side not in ("left", "right"):
-        raise ModelError(f"truncation_side is {side!r}, expected 'left' or 'right'")
+        raise ModelError(f"{name} is {side!r}, expected 'left' or 'right'")
     return str(side)
 
 

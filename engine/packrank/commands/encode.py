@@ -5,7 +5,7 @@ import os
 
 from tqdm import tqdm
 
-from packrank.commands.messages import hides_bar, report, say
+from packrank.commands.messages import hides_bar, report, say, saying_warnings
 from packrank.commands.options import (
     FORMAT_HELP,
     MODEL_HELP,
@@ -87,7 +87,10 @@ def _encode(args: argparse.Namespace) -> int:
     )
     name = os.path.abspath(args.model) if os.path.isdir(args.model) else args.model
     try:
-        with tqdm(total=total, unit=" documents", disable=hides_bar(args.quiet)) as bar:
+        with (
+            saying_warnings(),
+            tqdm(total=total, unit=" documents", disable=hides_bar(args.quiet)) as bar,
+        ):
             encoded = encode_file(
                 model,
                 {**model.identity, "name": name},

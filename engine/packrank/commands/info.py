@@ -13,7 +13,7 @@ import packrank_kernels
 from packrank import __version__
 from packrank.checkpoint.adapter import adapter_in, base_folder
 from packrank.checkpoint.config import ModelConfig, load_config
-from packrank.checkpoint.kind import LATE, RERANKERS, expect
+from packrank.checkpoint.kind import LATE, RERANKERS, expect, kind_of
 from packrank.checkpoint.modules import encoder_folder
 from packrank.commands.messages import check_stdout
 from packrank.commands.options import MODEL_HELP, folder_of
@@ -24,6 +24,7 @@ from packrank.runtime.device import cuda_devices
 from packrank.scoring.activations import known_activation
 from packrank.scoring.assembly import check_weights as check_reranker
 from packrank.scoring.recognition import Scoring, recognise
+from packrank.scoring.sentence_transformers import open_tokenizer
 from packrank.stores.store import Store
 from packrank.text.templates import TEMPLATES
 from packrank.text.tokenizer import Tokenizer
@@ -48,7 +49,7 @@ def _info(args: argparse.Namespace) -> int:
     check_stdout()
     if args.model is None:
         lines = describe_machine()
-    elif Store.is_one(Path(args.model)):
+    elif Store.is_one(path := Path(args.model)) and kind_of(path) in ("store", "index"):
         lines = describe_store(Store.open(args.model))
     else:
         lines = describe_model(folder_of(args.model))
@@ -89,7 +90,7 @@ def describe_model(folder: Path) -> Iterator[str]:
     kind = expect(folder, RERANKERS + LATE)
     inner = encoder_folder(folder)
     config = load_config(inner)
-    tokenizer = Tokenizer.from_folder(inner)
+    tokenizer = open_tokenizer(folder) if kind in RERANKERS else Tokenizer.from_folder(inner)
     yield f"model            {folder}"
     if adapter_in(inner) is not None:
         yield f"adapter          LoRA, merged into {base_folder(inner)}"

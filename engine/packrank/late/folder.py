@@ -111,6 +111,11 @@ class LateFolder:
                 f"{self.path} expands queries to {length} tokens, but its encoder takes "
                 f"{self.max_positions}"
             )
+        if self.tokenizer.fills_start:
+            raise ModelError(
+                f"{self.path} expands queries, and padding_side of its tokenizer is 'left', which "
+                "puts the fillers before the text; that is not supported"
+            )
         if token_id is None:
             raise ModelError(f"{self.path} expands queries, but its tokenizer has no mask token")
         return Expansion(length, token_id, attend)

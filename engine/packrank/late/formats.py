@@ -33,7 +33,7 @@ def read_settings(
     query_length: int | None = None,
     document_length: int | None = None,
 ) -> Settings:
-    """The settings of a model folder of any of the four kinds.
+    """The settings of a model folder of any kind of late interaction.
 
     Args:
         folder: as the user names it.
@@ -177,9 +177,7 @@ def _pylate_filler(late: LateFolder) -> int | None:
     tokenizer = late.tokenizer
     if tokenizer.mask_token_id is not None:
         return tokenizer.mask_token_id
-    config = Record.read(encoder_folder(late.path) / "tokenizer_config.json")
-    spelled_out = isinstance(config.raw.get("eos_token"), dict)
-    end = config.inner("eos_token").text("content") if spelled_out else config.text("eos_token")
+    end = tokenizer.special_tokens.get("eos_token")
     return tokenizer.pad_token_id if end is None else late.token(end)
 
 

@@ -20,12 +20,10 @@ Identity = dict[str, str | int | bool]
 
 # Of a checkpoint: what it is called, heads that token vectors do not go through, and what shapes of
 # tensors say as well. Only RoBERTa's positions hang on pad_token_id.
-_HEADS = {"architecture", "default_activation", "exit_layers", "inner_exits", "num_labels"}
+_HEADS = {"architecture", "inner_exits", "labels", "num_labels", "saved_activation"}
 _SHAPES = {"max_position_embeddings", "type_vocab_size", "vocab_size"}
 _UNUSED = _HEADS | _SHAPES | {"pooling"}
 _UNUSED_TENSORS = ("pooler.", "embeddings.position_ids", "linear.")
-# What changes the weights that lie beside it.
-_ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 
 
 def identify(
@@ -74,9 +72,6 @@ def identify(
         weights = Weights.open(dense.folder)
         names = [name for name in weights.files if name.startswith(("linear.", "residual."))]
         digest.update(_digest(weights, dict(zip(names, names, strict=True))))
-    for file in _ADAPTER:
-        if (encoder / file).is_file():
-            digest.update((encoder / file).read_bytes())
     return {
         "name": name,
         "vectors": digest.hexdigest(),

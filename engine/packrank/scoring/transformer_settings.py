@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from packrank.checkpoint.adapter import tokenizer_folder
 from packrank.checkpoint.files import field, read_object, shown
 from packrank.errors import ModelError
 from packrank.text.chat_template import ChatTemplate
@@ -193,7 +194,7 @@ class _Reader:
             raise ModelError(f"{where}.{refused} is not supported")
         named = {*_CHAT_ARGUMENTS, *_SIZES, "chat_template", "restore_suffix"}
         return ChatTemplate.from_folder(
-            self.folder,
+            tokenizer_folder(self.folder),
             name=field(given, "chat_template", str, None, where),
             variables={key: value for key, value in given.items() if key not in named},
             structured=None if name == "auto" else name == "structured",

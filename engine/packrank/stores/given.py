@@ -41,8 +41,8 @@ def documents_of(values: Any, mask: Any, size: int) -> TokenEmbeddings:
         size: D where there are no documents.
 
     Raises:
-        InputError: shapes or dtypes disagree; or there is no mask, and a document ends in a row of
-            zeros, as one that was filled up to the length of others.
+        InputError: shapes or dtypes disagree; or there is no mask, and a document begins or ends
+            with a row of zeros, as one that was filled up to the length of others.
     """
     if isinstance(values, Tensor | np.ndarray):
         whole = _floats("documents", values)
@@ -88,9 +88,14 @@ def candidates_of(values: Any, num_documents: int) -> Tensor | list[Tensor] | No
 
 def _places(name: str, values: Any, num_documents: int) -> Tensor:
     if isinstance(values, range):
+        for place in (values[0], values[-1]) if values else ():
+            if not 0 <= place < num_documents:
+                raise InputError(f"candidate {place} is not among {num_documents} documents")
         values = np.arange(values.start, values.stop, values.step, dtype=np.int64)
     elif not isinstance(values, Tensor | np.ndarray):
         values = _numbers(name, listed(name, values, "places of documents"))
+    if isinstance(values, Tensor):
+        _check_plain(name, values)
     if values.ndim != 1:
         raise InputError(f"{name} is of shape {list(values.shape)}, expected [K]")
     found = torch.from_numpy(_checked(name, values)) if isinstance(values, np.ndarray) else values
@@ -126,6 +131,7 @@ def _numbers(name: str, values: list[Any]) -> Any:
 
 def _checked(name: str, values: Any) -> Any:
     """An array of numbers of Python's, or of a type that torch has."""
+    values = _unmasked(name, values)
     if values.dtype.kind not in "biuf":
         raise InputError(f"{name} is of dtype {values.dtype}, expected whole numbers or a mask")
     if values.dtype.kind == "u" and values.size and int(values.max()) >= 2**63:
@@ -146,6 +152,7 @@ def _each(name: str, values: Any) -> Iterator[Tensor]:
 def _floats(name: str, values: Any) -> Tensor:
     """A tensor or an array of floating-point numbers, as a plain tensor; float64 in float32."""
     if isinstance(values, np.ndarray):
+        values = _unmasked(name, values)
         if values.dtype.kind != "f" or values.dtype.itemsize > 8:
             raise InputError(f"{name} is of dtype {values.dtype}, expected floating point")
         native = values.astype(values.dtype.newbyteorder("="), order="C", copy=False)
@@ -154,8 +161,7 @@ def _floats(name: str, values: Any) -> Tensor:
         raise InputError(
             f"{name} is of type {type(values).__name__}, neither a tensor nor an array"
         )
-    if values.layout != torch.strided or values.device.type == "meta":
-        raise InputError(f"{name} is a sparse tensor or one without values")
+    _check_plain(name, values)
     found: Tensor = values.detach().resolve_neg()
     if found.dtype == torch.float64:
         rounded = found.float()
@@ -165,6 +171,18 @@ def _floats(name: str, values: Any) -> Tensor:
     if found.dtype not in _FLOATS:
         raise InputError(f"{name} is of dtype {found.dtype}, expected floating point")
     return found
+
+
+def _check_plain(name: str, values: Tensor) -> None:
+    if values.layout != torch.strided or values.device.type == "meta" or values.is_nested:
+        raise InputError(f"{name} is a sparse or nested tensor, or one without values")
+
+
+def _unmasked(name: str, values: Any) -> Any:
+    """An array as torch takes it: without numpy's own masks, which say what is left out."""
+    if isinstance(values, np.ma.MaskedArray):
+        raise InputError(f"{name} is a masked array of numpy; pass its data, and mask= for rows")
+    return values.copy() if any(stride < 0 for stride in values.strides) else values
 
 
 def _masked(documents: list[Tensor], mask: Any) -> list[Tensor]:
@@ -177,7 +195,7 @@ def _masked(documents: list[Tensor], mask: Any) -> list[Tensor]:
     for place, (rows, flags) in enumerate(zip(documents, mask, strict=True)):
         if not isinstance(flags, Tensor):
             try:
-                flags = np.asarray(flags)
+                flags = np.array(_unmasked(f"mask[{place}]", np.asanyarray(flags)))
                 flags = torch.from_numpy(np.ascontiguousarray(flags))
             except (TypeError, ValueError):
                 flags = torch.empty(0)
@@ -191,15 +209,15 @@ def _masked(documents: list[Tensor], mask: Any) -> list[Tensor]:
 
 
 def _refuse_filled(documents: Sequence[Tensor]) -> None:
-    """Refuse what looks filled up: its last rows would count as tokens, and may score best."""
-    lasts = [rows[-1] for rows in documents if len(rows)]
-    if not lasts:
+    """Refuse what looks filled up, at either end: such rows would count, and may score best."""
+    ends = [rows[[0, -1]] for rows in documents if len(rows)]
+    if not ends:
         return
-    filled = ~torch.stack(lasts).any(1)
+    filled = ~torch.stack(ends).any(2).all(1)
     if filled.any():
         numbers = [place for place, rows in enumerate(documents) if len(rows)]
         place = numbers[int(filled.nonzero()[0])]
         raise InputError(
-            f"documents[{place}] ends in a row of zeros; if it was filled up to that length, pass "
-            "mask= to say which rows are tokens, else a mask that is true everywhere"
+            f"documents[{place}] begins or ends with a row of zeros; if it was filled up to that "
+            "length, pass mask= to say which rows are tokens, else a mask that is true everywhere"
         )

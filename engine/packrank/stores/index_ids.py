@@ -69,10 +69,7 @@ _NUMPY = {"dtype": _Dtype, "scalar": _scalar}
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        if (
-            module in ("numpy", "numpy.core.multiarray", "numpy._core.multiarray")
-            and name in _NUMPY
-        ):
+        if module in _MODULES and name in _NUMPY:
             return _NUMPY[name]
         raise _Refused(f"it names {module}.{name}, and ids are numbers and strings alone")
 

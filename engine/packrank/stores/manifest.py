@@ -81,7 +81,7 @@ class Manifest:
     Attributes:
         format: as of `TokenEmbeddings`.
         size: D.
-        model: what encoded it, if that is known; "fingerprint" tells models apart.
+        model: what encoded it, if that is known; "vectors" tells models apart.
         codec_crc32: of codec.safetensors, None where the format has no codec.
         documents: N.
         tokens: T.
@@ -144,7 +144,9 @@ class Manifest:
         return (
             self.format in FORMATS
             and (self.model is None or isinstance(self.model, dict))
-            and all(isinstance(model.get(part, ""), str) for part in ("name", "fingerprint"))
+            and all(
+                isinstance(model.get(part, ""), str) for part in ("name", "vectors", "fingerprint")
+            )
             and _is_count(self.size, _MOST_DIMENSIONS)
             and self.size > 0
             and self.size * self._bits % 8 == 0

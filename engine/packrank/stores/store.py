@@ -13,6 +13,7 @@ from safetensors.torch import load
 from torch import Tensor
 
 from packrank.arguments import listed_texts
+from packrank.checkpoint.kind import in_words
 from packrank.errors import InputError, StoreError
 from packrank.stores.document_ids import Numbers, Places, StoredIds
 from packrank.stores.files import MappedFile, folder_path, open_file, read
@@ -103,7 +104,12 @@ class Store:
             raise StoreError(f"{folder} cannot be opened: {error.strerror}") from None
         layout = layout_of(folder)
         if layout is None:
-            inside = stores_in(folder)
+            inside, model = stores_in(folder), in_words(folder)
+            if model is not None:
+                raise StoreError(
+                    f"{folder} holds {model} and no store; encode documents with it first "
+                    "(packrank encode)"
+                )
             raise StoreError(
                 f"{folder} is no store: it has no {MANIFEST}, and no centroids.pt or centroids.npy "
                 "of an index of ColBERT or fast-plaid"

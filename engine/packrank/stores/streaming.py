@@ -72,7 +72,7 @@ def maxsim(
 
     Raises:
         InputError: shapes or dtypes disagree, a candidate is no document, there is no such device,
-            or documents without a mask end in rows of zeros, as those that were filled up do.
+            or documents without a mask begin or end with rows of zeros, as if filled up.
     """
     top_k = checked_count("top_k", top_k)
     exact = checked_exact(exact, top_k)

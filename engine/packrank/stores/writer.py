@@ -127,7 +127,7 @@ class StoreWriter:
         Args:
             format: as of `TokenEmbeddings`.
             size: D.
-            model: what encodes; anything JSON can hold, "fingerprint" tells models apart.
+            model: what encodes; anything JSON can hold, "vectors" tells models apart.
             codec: of residual codes (8bit, 4bit, 2bit, 1bit).
 
         Raises:

@@ -83,7 +83,7 @@ class ChatTemplate:
                 f"{folder} has the chat templates {', '.join(map(repr, saved))} and none named "
                 "'default', and does not say which"
             )
-        return cls(source, _special_tokens(config) | dict(variables), structured, restores_suffix)
+        return cls(source, dict(variables), structured, restores_suffix)
 
     def message(self, role: str, text: str) -> dict[str, Any]:
         """A message as the template expects it."""
@@ -278,7 +278,8 @@ class ChatLayout:
             self._template.message("document", document),
         ]
         given = {"tools": None, "documents": None, "add_generation_prompt": False}
-        text = self._compiled.render(messages=messages, **given | dict(self._template.variables))
+        given |= self._tokenizer.special_tokens | dict(self._template.variables)
+        text = self._compiled.render(messages=messages, **given)
         check_text(text, "prompt")
         return text
 
@@ -317,16 +318,6 @@ def _read(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ModelError(f"{path} cannot be read ({error})") from error
-
-
-def _special_tokens(config: dict[str, Any]) -> dict[str, Any]:
-    """bos_token and the like, by their names."""
-    tokens = {}
-    for name, value in config.items():
-        text = value.get("content") if isinstance(value, dict) else value
-        if name.endswith("_token") and isinstance(text, str):
-            tokens[name] = text
-    return tokens
 
 
 def _common_beginning(first: str, second: str) -> str:

@@ -17,6 +17,7 @@ from packrank.checkpoint.tokenizer_files import (
     has_token_types,
     length_limit,
     load_tokenizer,
+    padding_side,
     special_tokens,
     truncation_side,
 )
@@ -42,6 +43,7 @@ class Tokenizer:
     Attributes:
         model_max_length: most tokens of a sequence by tokenizer_config.json, None if it sets none.
         keeps_end: of what is too long, the end stays (truncation_side "left"), not the start.
+        fills_start: what is filled up to a length is filled before the text (padding_side "left").
         special_tokens: by what they are for, "cls_token" and the like.
         cls_token_id: the id of this special token, None where the tokenizer has none.
         bos_token_id: as cls_token_id.
@@ -70,6 +72,7 @@ class Tokenizer:
         """
         config = config or {}
         self.keeps_end = truncation_side(backend, config) == "left"
+        self.fills_start = padding_side(backend, config) == "left"
         backend.no_truncation()
         backend.no_padding()
         if lower_case:

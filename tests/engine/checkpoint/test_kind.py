@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from packrank import LateInteraction, ModelError, Reranker
+from packrank import LateInteraction, ModelError, Reranker, Store, StoreError
 from packrank.checkpoint.kind import LATE, RERANKERS, Kind, expect, kind_of
 from packrank.commands.cli import main
 
@@ -84,7 +84,6 @@ def cross(**more: Any) -> dict[str, Any]:
         ("bi-encoder", (BODY, None, ["Transformer", "Pooling", "Normalize"])),
         ("bi-encoder", (BODY, {"model_type": "SentenceTransformer"}, ["Transformer", "Pooling"])),
         ("bi-encoder", (DECODER, {}, ["Transformer", "Pooling", "Normalize"])),
-        ("bi-encoder", (CLASSIFIER, {}, ["Transformer", "Pooling"])),
         ("encoder", (BODY,)),
         ("encoder", (BODY, {}, ["Transformer"])),
         ("sparse encoder", (BODY, None, ["MLMTransformer", "SpladePooling"])),
@@ -109,6 +108,9 @@ def test_what_a_folder_is(save: Save, kind: Kind, arguments: tuple[Any, ...]) ->
         ((BODY, {}, ["Router", "Pooling"]), "begins with Router"),
         ((BODY, {}, ["Transformer", "Dense"]), "does not say of which kind"),
         ((CLASSIFIER, cross(), ["Transformer"], "artifact.metadata"), "a ColBERT of Stanford's"),
+        ((CLASSIFIER, None, None, "artifact.metadata"), "a ColBERT of Stanford's"),
+        ((CLASSIFIER, {}, ["Transformer", "Pooling"]), "a sequence classifier and the module Pool"),
+        ((BODY, {}, ["mine.Transformer", "Pooling"]), "lists mine.Transformer"),
     ],
 )
 def test_what_contradicts_itself_is_refused(
@@ -136,13 +138,17 @@ EMBEDDER = (BODY, {}, ["Transformer", "Pooling", "Normalize"])
         (LateInteraction, MODULAR, ["a modular cross-encoder", "Reranker scores"]),
         (LateInteraction, (DECODER,), ["a decoder", "Reranker scores"]),
         (LateInteraction, SPARSE, ["sparse encoder"]),
+        (LateInteraction, (DECODER, {}, ["Transformer", "Pooling"]), ["bi-encoder", "a decoder"]),
+        (Reranker, (DECODER, {}, ["Transformer", "Pooling"]), ["bi-encoder", "a decoder"]),
+        (Store.open, (BODY,), ["an encoder", "no store", "packrank encode"]),
+        (Store.open, (CLASSIFIER,), ["a cross-encoder", "no store"]),
         (LateInteraction, (None, None, None, "centroids.pt"), ["an index", "store="]),
     ],
 )
 def test_a_door_refuses_what_is_not_for_it_and_names_the_one_that_is(
     save: Save, door: Callable[[Path], object], arguments: tuple[Any, ...], words: list[str]
 ) -> None:
-    with pytest.raises(ModelError) as error:
+    with pytest.raises((ModelError, StoreError)) as error:
         door(save(*arguments))
     for word in words:
         assert word in str(error.value)

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from late_folders import (
 from safetensors.torch import save_file
 
 from packrank.checkpoint.modules import encoder_folder
-from packrank.errors import InputError
+from packrank.errors import InputError, ModelError
 from packrank.late.formats import read_settings
 from packrank.late.settings import Dense, Expansion, Settings, Side
 
@@ -97,22 +98,6 @@ def test_pylate_uses_its_dense_modules_and_no_others(tmp_path: Path) -> None:
     dense = {"path": "1_Dense", "type": "pylate.models.Dense.Dense"}
     files["modules.json"] = [*modules("Transformer", "Pooling"), dense, *modules("Normalize")]
     assert read(tmp_path, files).projection == read(tmp_path, pylate()).projection
-
-
-@pytest.mark.parametrize(
-    ("eos", "filler"),
-    [
-        ("[SEP]", VOCAB["[SEP]"]),
-        ({"content": "[CLS]", "lstrip": False}, VOCAB["[CLS]"]),
-        (None, VOCAB["[PAD]"]),
-    ],
-)
-def test_pylate_without_a_mask_token_fills_with_the_end_of_text(
-    tmp_path: Path, eos: object, filler: int
-) -> None:
-    files = pylate() | {"tokenizer_config.json": {"eos_token": eos}}
-    expansion = read(tmp_path, files, mask=False).expansion
-    assert expansion == Expansion(32, filler, attend=False)
 
 
 @pytest.mark.parametrize(
@@ -222,3 +207,21 @@ def test_encoder_folder_is_what_modules_json_says(tmp_path: Path) -> None:
     entries = [{"path": "0_Transformer", "type": "sentence_transformers.models.Transformer"}]
     (tmp_path / "modules.json").write_text(json.dumps(entries))
     assert encoder_folder(tmp_path) == tmp_path / "0_Transformer"
+
+
+def test_what_a_pylate_query_is_filled_with_stands_in_any_file(tmp_path: Path) -> None:
+    """The end of text, where there is no mask token: as the tokenizer knows it."""
+    backend = tokenizer(mask=False)
+    backend.special_tokens["eos_token"] = "[SEP]"
+    read(tmp_path, pylate(), mask=False)
+    settings = read_settings(tmp_path, backend, HIDDEN, POSITIONS)
+    assert settings.expansion == Expansion(32, VOCAB["[SEP]"], attend=False)
+
+
+@pytest.mark.parametrize("files", [pylate(), {"artifact.metadata": {"dim": 4}}])
+def test_fillers_before_a_text_are_refused(tmp_path: Path, files: dict[str, Any]) -> None:
+    read(tmp_path, files)
+    backend = tokenizer()
+    backend.fills_start = True
+    with pytest.raises(ModelError, match="padding_side of its tokenizer is 'left'"):
+        read_settings(tmp_path, backend, HIDDEN, POSITIONS)

@@ -41,7 +41,7 @@ def padded(rows: list[Tensor], fill: float = 0.0) -> tuple[Tensor, Tensor]:
         lambda x: x.double().numpy(),
         lambda x: x.numpy().astype(">f4"),
         lambda x: np.asfortranarray(x.numpy()),
-        lambda x: x.numpy()[::-1][::-1],
+        lambda x: x.numpy()[::-1].copy()[::-1],
         lambda x: torch._neg_view(-x),
         lambda x: x.clone().requires_grad_(),
     ],
@@ -76,8 +76,10 @@ def test_a_mask_says_which_rows_are_tokens(as_array: bool, fill: float) -> None:
 def test_what_was_filled_with_zeros_is_refused_without_a_mask() -> None:
     whole, mask = padded(DOCUMENTS)
     for documents in (whole, whole.numpy(), list(whole)):
-        with pytest.raises(InputError, match=r"documents\[0\] ends in a row of zeros.*mask="):
+        with pytest.raises(InputError, match=r"documents\[0\] begins or ends with a row.*mask="):
             maxsim(VECTORS, documents)
+    with pytest.raises(InputError, match=r"documents\[0\] begins or ends with a row.*mask="):
+        maxsim(VECTORS, whole.flip(1))
     every = maxsim(VECTORS, whole, mask=torch.ones_like(mask))
     np.testing.assert_allclose(every, scores(VECTORS, list(whole)), rtol=1e-5)
     full = torch.stack([DOCUMENTS[0]] * 2)
@@ -96,6 +98,7 @@ def test_queries_of_one_shape() -> None:
     [
         (range(3, 0, -2), [3, 1]),
         (np.array([2, 0], dtype=np.int32), [2, 0]),
+        (np.array([2])[::-1], [2]),
         (np.array([2, 0], dtype=np.uint64), [2, 0]),
         (torch.tensor([2, 0], dtype=torch.uint8), [2, 0]),
         ([np.int64(2), 0], [2, 0]),
@@ -146,6 +149,11 @@ def test_candidates_of_each_query() -> None:
         ([4], "candidate 4 is not among 4"),
         ([-1], "candidate -1 is not among 4"),
         ([None], "candidates[0] is a NoneType"),
+        (range(10**18), "candidate 999999999999999999 is not among 4"),
+        (range(-1, 2), "candidate -1 is not among 4"),
+        (np.ma.array([0, 2], mask=[0, 1]), "masked array"),
+        (torch.tensor([0]).to_sparse(), "sparse"),
+        (torch.tensor([0], device="meta"), "without values"),
     ],
 )
 def test_candidates_that_are_neither_are_refused(candidates: Any, words: str) -> None:
@@ -161,6 +169,7 @@ def test_candidates_that_are_neither_are_refused(candidates: Any, words: str) ->
         (VECTORS.int(), "dtype torch.int32"),
         (VECTORS.to_sparse(), "sparse"),
         (VECTORS.to("meta"), "without values"),
+        (np.ma.array(VECTORS.numpy(), mask=False), "masked array"),
         (VECTORS.to(torch.complex64), "dtype torch.complex64"),
         (np.array([["a"]]), "dtype <U1"),
         (np.array([[1e300]]), "float32 cannot"),

@@ -47,6 +47,7 @@ def merged(base: Path, folder: Path, weights: dict[str, Tensor], **config: Any) 
     return folder
 
 
+MODULE = "sentence_transformers.models.Transformer"
 KEYS = {"r": 3, "lora_alpha": 6}
 ENDS = {
     "Bert": ("query", "value", "intermediate.dense"),
@@ -142,7 +143,7 @@ def test_late_interaction_of_an_adapter_in_a_module(
         folder.mkdir(exist_ok=True)
         save_tokenizer(folder, WORDS)
         (folder / "modules.json").write_text(
-            json.dumps([{"path": "", "type": "T"}, {"path": "1_Dense", "type": "pylate.Dense"}])
+            json.dumps([{"path": "", "type": MODULE}, {"path": "1_Dense", "type": "pylate.Dense"}])
         )
         (folder / "config_sentence_transformers.json").write_text('{"query_length": 9}')
         (folder / "1_Dense").mkdir()
@@ -155,7 +156,7 @@ def test_late_interaction_of_an_adapter_in_a_module(
     )
     ours, whole = (LateInteraction(tmp_path / name) for name in ("late", "merged"))
     assert ours.rank(QUERY, DOCUMENTS) == whole.rank(QUERY, DOCUMENTS)
-    assert ours.identity["fingerprint"] != whole.identity["fingerprint"]
+    assert ours.identity["vectors"] != whole.identity["vectors"]
 
 
 def test_an_adapter_over_a_late_interaction_model(

@@ -61,10 +61,6 @@ def unknown_architecture(model: Path) -> None:
     edit_config(model, architectures=["T5ForConditionalGeneration"])
 
 
-def no_architecture(model: Path) -> None:
-    edit_config(model, architectures=None)
-
-
 def config_not_json(model: Path) -> None:
     (model / "config.json").write_text("{")
 
@@ -111,7 +107,6 @@ def tokenizer_not_json(model: Path) -> None:
     ("damage", "words"),
     [
         (unknown_architecture, ["T5ForConditionalGeneration", "ModernBert"]),
-        (no_architecture, ["architecture", "ModernBert"]),
         (config_not_json, ["config.json"]),
         (no_config, ["config.json"]),
         (missing_tensor, ["classifier.weight"]),

@@ -67,7 +67,7 @@ class Weights:
         return cls(stored, headers, lora)
 
     def __contains__(self, name: str) -> bool:
-        return name in self.files
+        return self._found(name) is not None
 
     def adapts(self, name: str) -> bool:
         """Whether an adapter changes a tensor."""
@@ -182,15 +182,20 @@ class Weights:
             return change.merged(tensor, read, rows)
 
     def _stored_name(self, name: str) -> str:
+        found = self._found(name)
+        if found is None:
+            raise ModelError(f"the checkpoint has no tensor {name}; is it of another architecture?")
+        return found
+
+    def _found(self, name: str) -> str | None:
         stem, _, last = name.rpartition(".")
         for candidate in (name, f"{stem}.{_OLD_NAMES.get(last, last)}"):
             if candidate in self.files:
                 return candidate
-        if self.lora is not None:  # the adapter may be of another class than its base
-            for stored in self.files:
-                if plain(stored) == plain(name):
-                    return stored
-        raise ModelError(f"the checkpoint has no tensor {name}; is it of another architecture?")
+        if self.lora is None:
+            return None
+        # The adapter may be of another class than its base.
+        return next((stored for stored in self.files if plain(stored) == plain(name)), None)
 
 
 def _extremes(name: str, tensor: Tensor) -> tuple[Tensor, Tensor]:

@@ -130,7 +130,7 @@ def test_a_stored_document_is_explained_by_its_id(
     assert explain(late, "--store", str(store)) == 2
     one_sentence("--store and --candidate go together")
     assert explain(late, "--store", str(late), "--candidate", "x") == 2
-    one_sentence(str(late), "is no store")
+    one_sentence(str(late), "no store")
 
 
 def test_a_cross_encoder_has_nothing_to_explain(

@@ -102,9 +102,9 @@ def kind_of(folder: Path) -> Kind:
         ModelError: what it states is unknown or contradicts itself, or config.json cannot be used.
     """
     if not (folder / "config.json").exists() and not (folder / "modules.json").exists():
-        if (folder / "store.json").exists():
+        if (folder / "store.json").is_file():
             return "store"
-        if any((folder / name).exists() for name in _INDEX):
+        if any((folder / name).is_file() for name in _INDEX):
             return "index"
     saved = read_object(folder / _SAVED) if (folder / _SAVED).is_file() else {}
     modules = read_modules(folder)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from packrank.checkpoint.adapter import base_folder
 from packrank.checkpoint.modules import read_modules
+from packrank.checkpoint.transformer_file import TRANSFORMER_FILES
 
 # What is read of a model: weights, settings and vocabulary.
 _MODEL_FILES = {
@@ -17,13 +18,7 @@ _MODEL_FILES = {
     "merges.txt",
     "model.safetensors.index.json",
     "modules.json",
-    "sentence_bert_config.json",
-    "sentence_camembert_config.json",
-    "sentence_distilbert_config.json",
-    "sentence_roberta_config.json",
-    "sentence_xlm-roberta_config.json",
-    "sentence_xlnet_config.json",
-    "sentence_albert_config.json",
+    *TRANSFORMER_FILES,
     "sentencepiece.bpe.model",
     "special_tokens_map.json",
     "tokenizer.json",

@@ -43,8 +43,12 @@ PYLATE_KEYS = (
     "query_prefix",
     "skiplist_words",
 )
-# Files of an index: ColBERT's, fast-plaid's, and that in a folder of PyLate's.
-_INDEX = ("centroids.pt", "centroids.npy", "fast_plaid_index/centroids.npy")
+# What stores and indexes are known by: the manifest of the one; the centroids of ColBERT's and of
+# fast-plaid's, the latter in a folder of its own where PyLate made it.
+STORE_FILE = "store.json"
+COLBERT_FILE = "centroids.pt"
+FAST_PLAID_FILE = "centroids.npy"
+PYLATE_FOLDER = "fast_plaid_index"
 # Its model_type, where it has one.
 _MODEL_TYPES = (
     "CrossEncoder",
@@ -102,9 +106,10 @@ def kind_of(folder: Path) -> Kind:
         ModelError: what it states is unknown or contradicts itself, or config.json cannot be used.
     """
     if not (folder / "config.json").exists() and not (folder / "modules.json").exists():
-        if (folder / "store.json").is_file():
+        if (folder / STORE_FILE).is_file():
             return "store"
-        if any((folder / name).is_file() for name in _INDEX):
+        inside = f"{PYLATE_FOLDER}/{FAST_PLAID_FILE}"
+        if any((folder / name).is_file() for name in (COLBERT_FILE, FAST_PLAID_FILE, inside)):
             return "index"
     saved = read_object(folder / _SAVED) if (folder / _SAVED).is_file() else {}
     modules = read_modules(folder)

@@ -32,6 +32,8 @@ ACTIVATIONS = (
     *("Sigmoid", "Softplus", "Softshrink", "Softsign", "Tanh", "Tanhshrink"),
     *_OVER_ALL,
 )
+# Those that the linear kernel applies itself, by its names.
+FUSED = {"GELU": "gelu", "ReLU": "relu", "SiLU": "silu", "Tanh": "tanh"}
 _PLACES = ("torch.nn", "torch.nn.modules", "torch.nn.modules.activation")
 
 
@@ -188,7 +190,7 @@ def _read(module: Module, path: Path, sizes: dict[str, int]) -> VectorModule | N
         step: VectorModule = LayerNormModule(module.folder, _size(config, "dimension", path))
         size = step.size if isinstance(step, LayerNormModule) else 0
     elif module.name == "Dense":
-        step = _read_dense(module.folder, config, path)
+        step = read_dense(module.folder)
         size = step.in_features
     else:
         raise ModelError(
@@ -206,8 +208,20 @@ def _read(module: Module, path: Path, sizes: dict[str, int]) -> VectorModule | N
     return step
 
 
-def _read_dense(folder: Path, config: dict[str, Any], path: Path) -> DenseModule:
-    source, target = _names(config, path)
+def read_dense(folder: Path, *, usual: str = VECTOR, activation: str = "Tanh") -> DenseModule:
+    """A Dense of sentence-transformers or PyLate.
+
+    Args:
+        folder: of its config.json and weights.
+        usual: what it works on, where the file does not name it.
+        activation: one of `ACTIVATIONS`, where the file does not name it.
+
+    Raises:
+        ModelError: the file is no Dense's, or asks for what is not supported.
+    """
+    path = folder / "config.json"
+    config = read_object(path) if path.is_file() else {}
+    source, target = _names(config, path, usual)
     return DenseModule(
         folder=folder,
         source=source,
@@ -215,16 +229,16 @@ def _read_dense(folder: Path, config: dict[str, Any], path: Path) -> DenseModule
         in_features=_size(config, "in_features", path),
         out_features=_size(config, "out_features", path),
         bias=_flag(config, "bias", True, path),
-        activation=_activation(config, path),
+        activation=_activation(config, path, activation),
         residual=_flag(config, "use_residual", False, path),
     )
 
 
-def _activation(config: dict[str, Any], path: Path) -> str:
-    """The class that is named; sentence-transformers' Tanh where none is."""
+def _activation(config: dict[str, Any], path: Path, usual: str) -> str:
+    """The class that is named."""
     if "activation_function" not in config:
-        return "Tanh"
-    named = config["activation_function"]
+        return usual
+    named = field(config, "activation_function", str, None, path)
     place, _, name = str(named).rpartition(".")
     places = (*_PLACES, "torch.nn.modules.linear") if name == "Identity" else _PLACES
     if name not in ACTIVATIONS or place not in places:
@@ -251,11 +265,11 @@ def _read_pooling(path: Path) -> tuple[tuple[str, ...], bool]:
     return tuple(modes), _flag(config, "include_prompt", True, path)
 
 
-def _names(config: dict[str, Any], path: Path) -> tuple[str, str]:
+def _names(config: dict[str, Any], path: Path, usual: str = VECTOR) -> tuple[str, str]:
     """What a module reads and what it gives."""
     if "module_input_name" in config and config["module_input_name"] is None:
         raise ModelError(f"{path}: module_input_name is null, expected a name")
-    source = field(config, "module_input_name", str, VECTOR, path)
+    source = field(config, "module_input_name", str, usual, path)
     return source, field(config, "module_output_name", str, source, path)
 
 

@@ -4,17 +4,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from packrank.checkpoint.files import shown
 from packrank.checkpoint.modules import Module
+from packrank.checkpoint.scoring_modules import FUSED, TOKENS, read_dense
 from packrank.errors import InputError, ModelError
-from packrank.late.record import Record
 from packrank.late.settings import Dense, Expansion
 from packrank.text.tokenizer import Tokenizer
 
 # Whose modules are known by their names.
 _PACKAGES = ("sentence_transformers", "pylate")
-# torch's class names -> the kernels' names.
-_ACTIVATIONS = {"Identity": None, "GELU": "gelu", "ReLU": "relu", "SiLU": "silu", "Tanh": "tanh"}
 
 
 @dataclass(frozen=True)
@@ -135,32 +132,27 @@ class LateFolder:
 
 
 def _dense(module: Module) -> Dense:
-    """A Dense layer; without a word about its activation it is PyLate's or sentence-transformers'.
+    """A Dense layer of token vectors, as MultiVectorEncoder has it where names are not given.
 
-    Without names of what it works on it works on token vectors, as MultiVectorEncoder has it.
+    Without a word about its activation it is PyLate's or sentence-transformers'.
     """
-    config = Record.read(module.folder / "config.json")
-    in_features, out_features = config.count("in_features"), config.count("out_features")
-    if in_features is None or out_features is None:
-        raise ModelError(f"{config.path}: in_features or out_features is missing; is it a Dense?")
-    names = {config.text(f"module_{end}_name") or "token_embeddings" for end in ("input", "output")}
-    if names != {"token_embeddings"}:
-        raise ModelError(f"{config.path}: it works on {', '.join(sorted(names))}, not on tokens")
-    default = "Identity" if module.type.startswith("pylate.") else "Tanh"
-    path = config.text("activation_function") or f"torch.nn.{default}"
-    activation = path.rsplit(".", 1)[-1]
-    if activation not in _ACTIVATIONS or not path.startswith("torch.nn."):
-        known = ", ".join(_ACTIVATIONS)
+    usual = "Identity" if module.type.startswith("pylate.") else "Tanh"
+    found = read_dense(module.folder, usual=TOKENS, activation=usual)
+    path = module.folder / "config.json"
+    if (found.source, found.target) != (TOKENS, TOKENS):
+        names = ", ".join(sorted({found.source, found.target}))
+        raise ModelError(f"{path}: it works on {names}, not on tokens")
+    if found.activation not in ("Identity", *FUSED):
         raise ModelError(
-            f"{config.path}: activation_function is {shown(path)}, expected one of {known}, of "
-            "torch.nn"
+            f"{path}: activation_function is {found.activation}, expected one of Identity, "
+            f"{', '.join(FUSED)} where it works on tokens"
         )
     return Dense(
         module.folder,
-        config.path,
-        in_features,
-        out_features,
-        bias=config.flag("bias", True),
-        activation=_ACTIVATIONS[activation],
-        residual=config.flag("use_residual", False),
+        path,
+        found.in_features,
+        found.out_features,
+        bias=found.bias,
+        activation=FUSED.get(found.activation),
+        residual=found.residual,
     )

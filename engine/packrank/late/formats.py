@@ -10,18 +10,28 @@ from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
 
+from packrank.checkpoint.fields import Fields
 from packrank.checkpoint.files import shown
 from packrank.checkpoint.kind import PYLATE_KEYS, Kind, kind_of
 from packrank.checkpoint.modules import encoder_folder, read_modules
+from packrank.checkpoint.transformer_file import read_transformer_file
 from packrank.errors import InputError, ModelError
 from packrank.late.folder import LateFolder
-from packrank.late.record import Record
 from packrank.late.settings import Dense, Settings, Side
-from packrank.late.transformer_file import read_transformer_file
 from packrank.text.tokenizer import Tokenizer
 
 # What similarity_fn_name may be in a PyLate folder, which scores by MaxSim whatever it says.
 _UNUSED_SIMILARITIES = ("maxsim", "cosine", "dot", "euclidean", "manhattan")
+# Of sentence_bert_config.json: what only a MultiVectorEncoder has to say, and the one value of
+# other keys that leaves token vectors as they are.
+_LENGTHS = ("query_length", "document_length", "query_expansion")
+_SAME_VECTORS = {
+    "transformer_task": "feature-extraction",
+    "modality_config": {"text": {"method": "forward", "method_output_name": "last_hidden_state"}},
+    "module_output_name": "token_embeddings",
+    "processing_kwargs": {},
+    **dict.fromkeys(_LENGTHS),
+}
 
 
 def read_settings(
@@ -58,8 +68,13 @@ def read_settings(
     return settings
 
 
-def _config(late: LateFolder) -> Record:
-    return Record.read(late.path / "config_sentence_transformers.json")
+def _transformer(late: LateFolder, *lengths: str) -> Fields:
+    applied = ("max_seq_length", "do_lower_case", *lengths)
+    return read_transformer_file(encoder_folder(late.path), applied, only=_SAME_VECTORS)
+
+
+def _config(late: LateFolder) -> Fields:
+    return Fields.read(late.path / "config_sentence_transformers.json")
 
 
 def _stanford(late: LateFolder) -> Settings:
@@ -70,7 +85,7 @@ def _stanford(late: LateFolder) -> Settings:
 
     Source: colbert-ai's modeling/tokenization, modeling/colbert.py and infra/config/settings.py.
     """
-    metadata = Record.read(late.path / "artifact.metadata")
+    metadata = Fields.read(late.path / "artifact.metadata")
     if "config" in metadata.raw:
         metadata = metadata.inner("config")
     similarity = metadata.text("similarity") or "cosine"
@@ -136,7 +151,7 @@ def _pylate(late: LateFolder) -> Settings:
     expansion = None
     if config.flag("do_query_expansion", True):
         expansion = late.expansion(length, _pylate_filler(late), attend)
-    transformer = read_transformer_file(encoder_folder(late.path), late=False)
+    transformer = _transformer(late)
     lowers = transformer.flag("do_lower_case", False)
     documents = late.document_length or config.count("document_length") or 180
     return Settings(
@@ -152,7 +167,7 @@ def _pylate(late: LateFolder) -> Settings:
 
 
 def _pylate_side(
-    late: LateFolder, config: Record, role: str, default_prefix: str, length: int, lowers: bool
+    late: LateFolder, config: Fields, role: str, default_prefix: str, length: int, lowers: bool
 ) -> Side:
     """A prefix is one token put after the first, and the prompt comes after it."""
     prompts, chosen = config.inner("prompts"), config.text("default_prompt_name")
@@ -203,7 +218,7 @@ def _sentence_transformers(late: LateFolder) -> Settings:
     if similarity not in ("maxsim", "meanmaxsim"):
         raise ModelError(f"{late.path} scores by {similarity!r}, expected 'maxsim' or 'meanmaxsim'")
     mask, normalizing = (
-        Record.read(last[name].folder / "config.json") if name in last else Record({}, config.path)
+        Fields.read(last[name].folder / "config.json") if name in last else Fields({}, config.path)
         for name in ("MultiVectorMask", "Normalize")
     )
     tasks = _tasks(mask)
@@ -213,7 +228,7 @@ def _sentence_transformers(late: LateFolder) -> Settings:
         raise ModelError(
             f"{config.path}: default_prompt_name is {chosen!r}, which prompts does not hold"
         )
-    transformer = read_transformer_file(encoder_folder(late.path), late=True)
+    transformer = _transformer(late, *_LENGTHS)
     usual = transformer.count("max_seq_length")
     longest, expansion = late.query_length or transformer.count("query_length"), None
     filling = transformer.inner("query_expansion")
@@ -262,7 +277,7 @@ def _sentence_transformers(late: LateFolder) -> Settings:
     )
 
 
-def _tasks(mask: Record) -> list[str]:
+def _tasks(mask: Fields) -> list[str]:
     """The sides on which a MultiVectorMask drops the words of its skiplist."""
     if mask.raw.get("keep_only_token_ids"):
         raise ModelError(f"{mask.path}: only images are scored (keep_only_token_ids)")
@@ -277,7 +292,7 @@ def _tasks(mask: Record) -> list[str]:
 
 def _encoder(late: LateFolder) -> Settings:
     """An encoder that knows nothing of late interaction: all its vectors, at length 1."""
-    transformer = read_transformer_file(encoder_folder(late.path), late=False)
+    transformer = _transformer(late)
     usual = transformer.count("max_seq_length")
     return Settings(
         kind="encoder",

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from packrank.checkpoint.scoring_modules import (
+    FUSED,
     SCORES,
     TOKENS,
     VECTOR,
@@ -21,8 +22,6 @@ from packrank.checkpoint.weights import Weights
 from packrank.errors import ModelError
 from packrank.models.base import Parameters, PoolingHead
 
-# Classes of torch.nn that the linear kernel applies itself.
-_FUSED = {"GELU": "gelu", "ReLU": "relu", "SiLU": "silu", "Tanh": "tanh"}
 _NORM_EPS = 1e-5  # torch.nn.LayerNorm's own, which no file changes
 
 Layer = Callable[[Tensor], Tensor]
@@ -142,7 +141,7 @@ def _norm(module: LayerNormModule, own: Parameters) -> Layer:
 
 def _dense(module: DenseModule, own: Parameters) -> Layer:
     sizes = (module.in_features, module.out_features)
-    fused = _FUSED.get(module.activation)
+    fused = FUSED.get(module.activation)
     linear = own.linear("linear", *sizes, bias=module.bias, activation=fused)
     activate = None if fused or module.activation == "Identity" else _activation(module, own)
     project: Layer = _same

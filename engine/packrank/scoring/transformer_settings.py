@@ -5,39 +5,17 @@ from pathlib import Path
 from typing import Any
 
 from packrank.checkpoint.adapter import tokenizer_folder
-from packrank.checkpoint.files import field, read_object, shown
+from packrank.checkpoint.fields import Fields
+from packrank.checkpoint.files import field, shown
+from packrank.checkpoint.transformer_file import read_transformer_file
 from packrank.errors import ModelError
 from packrank.text.chat_template import ChatTemplate
 from packrank.text.truncation import Truncation
 
-# The first of these that is there and not empty.
-_FILES = (
-    "sentence_bert_config.json",
-    *(f"sentence_{family}_config.json" for family in ("roberta", "distilbert", "camembert")),
-    *(f"sentence_{family}_config.json" for family in ("albert", "xlm-roberta", "xlnet")),
-)
-
 # Keys that are read, and those that change no score of a cross-encoder.
 _READ = {"max_seq_length", "modality_config", "module_output_name", "processing_kwargs"}
 _READ |= {"do_lower_case", "transformer_task"}
-_IDLE = {"document_length", "query_expansion", "query_length", "unpad_inputs"}
-# What it may say of another tokenizer: nothing.
-_REFUSED = ("tokenizer_name_or_path",)
-# Arguments of from_pretrained, of which these alone change no score.
-_ARGUMENTS = {
-    "model": {"attn_implementation", "device_map", "dtype", "low_cpu_mem_usage", "torch_dtype"},
-    "tokenizer": {"padding_side", "use_fast"},
-    "config": {"use_cache"},
-}
-_OLD_ARGUMENTS = {
-    "model_args": "model",
-    "model_kwargs": "model",
-    "tokenizer_args": "tokenizer",
-    "processor_kwargs": "tokenizer",
-    "config_args": "config",
-    "config_kwargs": "config",
-}
-
+_IDLE = {"document_length", "query_expansion", "query_length"}
 # What each task's model gives, and what the Transformer calls it.
 _OUTPUTS = {
     "sequence-classification": ("logits", "scores"),
@@ -94,8 +72,10 @@ def read_transformer(folder: Path, task: str) -> TransformerSettings:
     Raises:
         ModelError: it asks for what is not supported.
     """
-    name, config = _file(folder)
-    return _Reader(folder, name, config).settings(task) if config else TransformerSettings()
+    fields = _file(folder)
+    if not fields.raw:
+        return TransformerSettings()
+    return _Reader(folder, fields.path.name, fields.raw).settings(task)
 
 
 def lower_cases(folder: Path) -> bool:
@@ -104,17 +84,11 @@ def lower_cases(folder: Path) -> bool:
     Raises:
         ModelError: the file cannot be read.
     """
-    name, config = _file(folder)
-    return bool(field(config, "do_lower_case", bool, False, name))
+    return _file(folder).flag("do_lower_case", False)
 
 
-def _file(folder: Path) -> tuple[str, dict[str, Any]]:
-    """The name of the file that counts, and the object in it; empty if there is none."""
-    for name in _FILES:
-        config = read_object(folder / name) if (folder / name).is_file() else {}
-        if config:
-            return name, config
-    return _FILES[0], {}
+def _file(folder: Path) -> Fields:
+    return read_transformer_file(folder, _READ | _IDLE, idle_arguments={"padding_side"})
 
 
 @dataclass(frozen=True)
@@ -124,7 +98,6 @@ class _Reader:
     config: dict[str, Any]
 
     def settings(self, task: str) -> TransformerSettings:
-        self._check_keys()
         modality = self._modality(task)
         chat = None if modality is None else self._chat(modality)
         text = self._processing("text")
@@ -141,17 +114,6 @@ class _Reader:
                 f"{self.name}: processing_kwargs.{key} {shown(value)} is not supported"
             )
         return TransformerSettings(self._limit(text), truncation, chat)
-
-    def _check_keys(self) -> None:
-        for key in self.config:
-            if key not in (_READ | _IDLE | _OLD_ARGUMENTS.keys()) and (
-                key not in _REFUSED or self.config[key]
-            ):
-                raise ModelError(f"{self.name}: {key} {shown(self.config[key])} is not supported")
-        for key, kind in _OLD_ARGUMENTS.items():
-            given = field(self.config, key, dict, {}, self.name)
-            if given.keys() - _ARGUMENTS[kind] - {"trust_remote_code"}:
-                raise ModelError(f"{self.name}: {key} {shown(given)} is not supported")
 
     def _modality(self, task: str) -> dict[str, Any] | None:
         """What is said of messages, None where pairs are no messages."""

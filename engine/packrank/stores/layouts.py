@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from packrank.checkpoint.kind import COLBERT_FILE, FAST_PLAID_FILE, PYLATE_FOLDER
 from packrank.errors import StoreError
 from packrank.stores.files import is_file
 from packrank.stores.manifest import MANIFEST
 
-# Where PyLate keeps the index of fast-plaid that it makes.
-_PYLATE = "fast_plaid_index"
 # From places to ids, beside an index: PyLate's, the one of today first, and RAGatouille's.
 _PYLATE_IDS = ("plaid_ids_to_documents_ids.pkl", "plaid_ids_to_documents_ids.sqlite")
 _RAGATOUILLE_IDS = "pid_docid_map.json"
@@ -48,12 +47,12 @@ def layout_of(folder: Path) -> Layout | None:
     if is_file(folder / MANIFEST):
         return Layout("packrank", folder)
     found: list[Layout] = []
-    if is_file(folder / "centroids.pt"):
+    if is_file(folder / COLBERT_FILE):
         found.append(Layout("colbert", folder, _ids(folder)))
-    if is_file(folder / "centroids.npy"):
+    if is_file(folder / FAST_PLAID_FILE):
         found.append(Layout("fast-plaid", folder, _ids(folder)))
-    if is_file(folder / _PYLATE / "centroids.npy"):
-        inner = Layout("fast-plaid", folder / _PYLATE, _ids(folder))
+    if is_file(folder / PYLATE_FOLDER / FAST_PLAID_FILE):
+        inner = Layout("fast-plaid", folder / PYLATE_FOLDER, _ids(folder))
         if inner.ids is None:
             raise StoreError(
                 f"{folder} is an index of PyLate without {_PYLATE_IDS[0]}, which has the ids; "

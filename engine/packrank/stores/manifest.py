@@ -26,12 +26,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from packrank.checkpoint.kind import STORE_FILE
 from packrank.errors import StoreError
 from packrank.stores.files import MappedFile, read
 from packrank_kernels import FORMATS, get_num_threads
 
 VERSION = 1
-MANIFEST = "store.json"
+MANIFEST = STORE_FILE
 UNFINISHED = "store.json.unfinished"
 CODEC = "codec.safetensors"
 SEGMENTS = "segments.bin"

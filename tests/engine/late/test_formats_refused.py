@@ -17,10 +17,13 @@ REFUSED: dict[str, tuple[dict[str, object], str]] = {
     "object": ({"artifact.metadata": "[]"}, "holds a list, expected a JSON object"),
     "modules": ({"modules.json": ["x"]}, "modules.json lists 'x', expected objects only"),
     "size": (pylate({"in_features": 9}), "in_features is 9, but .* vectors of size 24"),
-    "no-dense": (pylate() | {"1_Dense/config.json": {}}, "in_features or out_features is missing"),
+    "no-dense": (
+        pylate() | {"1_Dense/config.json": {}},
+        "in_features is None, expected a number of at least 1",
+    ),
     "activation": (
         pylate({"activation_function": "torch.nn.Mish"}),
-        "is 'torch.nn.Mish', expected one of",
+        "is Mish, expected one of",
     ),
     "foreign-activation": (pylate({"activation_function": "mine.ReLU"}), "is 'mine.ReLU', expect"),
     "meanmaxsim": (pylate(similarity_fn_name="meanmaxsim"), "'meanmaxsim', and PyLate scores by"),

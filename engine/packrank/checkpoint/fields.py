@@ -9,7 +9,7 @@ from packrank.errors import ModelError
 
 
 @dataclass(frozen=True)
-class Record:
+class Fields:
     """A JSON object and the file it stands in. Every getter raises ModelError naming both.
 
     Attributes:
@@ -21,7 +21,7 @@ class Record:
     path: Path
 
     @classmethod
-    def read(cls, path: Path) -> "Record":
+    def read(cls, path: Path) -> "Fields":
         """The object in a file, which may be missing."""
         return cls(read_object(path) if path.is_file() else {}, path)
 
@@ -49,6 +49,6 @@ class Record:
                 raise ModelError(f"{self.path}: {name} holds {shown(value)}, expected strings only")
         return values
 
-    def inner(self, name: str) -> "Record":
+    def inner(self, name: str) -> "Fields":
         """An object inside this one."""
-        return Record(field(self.raw, name, dict, {}, self.path), self.path)
+        return Fields(field(self.raw, name, dict, {}, self.path), self.path)

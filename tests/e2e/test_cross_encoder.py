@@ -200,7 +200,7 @@ def test_a_limit_beyond_the_models_is_the_models(saved: Build) -> None:
         (
             "sentence_bert_config.json",
             {"processor_kwargs": {"truncation_side": "left"}},
-            "processor_kwargs {'truncation_side': 'left'} is not supported",
+            "processor_kwargs: truncation_side is 'left', which is not supported",
         ),
         (
             "sentence_bert_config.json",

@@ -1,6 +1,8 @@
 """What every test stands on: no network, seeds, poisoned memory, and the real-data folder."""
 
 import contextlib
+import dataclasses
+import functools
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -160,6 +162,42 @@ def _poisoned_memory() -> Iterator[None]:
     assert torch.empty(1).isnan()
     yield
     torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quick_interpreter() -> None:
+    """Triton's, which patches its language anew at each call of a device function, and computes
+    overflows for assertions that it leaves out.
+    """
+    try:
+        from triton.runtime import interpreter
+    except ImportError:
+        return
+    plain, patched = interpreter._patch_lang, set[int]()
+    languages = {id(interpreter.tl), id(interpreter.tl.core)}
+
+    def patch_lang(fn: Any) -> Any:
+        named = {id(value) for value in fn.__globals__.values()} & languages
+        if named <= patched:
+            return interpreter._LangPatchScope()
+        scope = plain(fn)
+        patched.update(named)
+        restore = scope.restore
+
+        def restored() -> None:
+            patched.clear()
+            restore()
+
+        scope.restore = restored
+        return scope
+
+    interpreter._patch_lang = patch_lang
+    options = dataclasses.replace(interpreter.interpreter_builder.options, sanitize_overflow=False)
+    interpreter.interpreter_builder.options = options
+    np_dtype = functools.cache(interpreter._get_np_dtype)
+    interpreter._get_np_dtype = lambda kind: (
+        np.dtype(np.uint64) if kind.scalar.is_ptr() else np_dtype(kind.scalar)
+    )
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -22,6 +22,8 @@ PEERS ?= $(patsubst tests/peers/%/requirements.txt,%,$(wildcard tests/peers/*/re
 # Keeps the root off sys.path (Python 3.11 on): kernels/ must not pass for another package.
 export PYTHONSAFEPATH = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
+# Tests start Python some hundred times, and pytest rewrites each file of theirs.
+export PYTHONDONTWRITEBYTECODE =
 
 VENV := .venv
 RUN := $(VENV)/bin/python

@@ -174,10 +174,14 @@ def test_which_head_a_layer_has(
     assert ranking[0].score == got[0, 0]
 
 
+@pytest.fixture(scope="module")
+def qwen2(data_dir: Path) -> tokenizers.Tokenizer:
+    return tokenizers.Tokenizer.from_file(str(data_dir / "tokenizers/qwen2/tokenizer.json"))
+
+
 @pytest.mark.parametrize("name", ["mxbai-v2", "qwen3"])
-def test_with_a_real_vocabulary(name: str, data_dir: Path, tmp_path: Path) -> None:
-    backend = tokenizers.Tokenizer.from_file(str(data_dir / "tokenizers/qwen2/tokenizer.json"))
-    encode = encoder(backend)
+def test_with_a_real_vocabulary(name: str, qwen2: tokenizers.Tokenizer, tmp_path: Path) -> None:
+    backend, encode = qwen2, encoder(qwen2)
     family = {"mxbai-v2": "Qwen2", "qwen3": "Qwen3"}[name]
     options = {"hidden_size": 12, "head_dim": 4, "tie_word_embeddings": True}
     model = sized(family, "ForCausalLM", backend, **options)

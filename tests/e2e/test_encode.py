@@ -137,7 +137,7 @@ def test_killed_at_random_moments_the_store_is_the_same(
     documents = write_jsonl(tmp_path / "d.jsonl", [{"text": text} for text in texts(90)])
     options = [documents, tmp_path / "undisturbed", "--format", format, "--quiet"]
     assert encode(encoder, *options) == 0
-    options[1], kills = tmp_path / "killed", 200 if thorough else 8
+    options[1], kills = tmp_path / "killed", 200 if thorough else 3
     command = [sys.executable, "-c", PROGRAM, 7, kills, encoder, *options, "--device", "cpu"]
     result = subprocess.run(
         list(map(str, command)),

@@ -40,9 +40,11 @@ def codec_of(bits, size):
 
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("units", [1, 3, 13, 17, 33])
-def test_nothing_is_read_beyond_the_end(backend, device, format, units):
+def test_nothing_is_read_beyond_the_end(backend, device, format, units, thorough):
     if device.type != "cpu":
         pytest.skip("guards memory of the CPU")
+    if backend == "triton" and units % 16 == 1 and not thorough:
+        pytest.skip("runs with --thorough")
     bits = BITS.get(format)
     size = units if bits is None else units * 8 // bits
     lengths = [5, 0, 14, 1]

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from compiled import digest, kept
 
 from packrank_kernels import maxsim, reference
 from packrank_kernels.backend import cuda_maxsim
@@ -192,7 +193,7 @@ def test_not_finite(emulated, kind):
         assert scores.isnan().all()
 
 
-def test_machine_code():
+def test_machine_code(compiled_folder):
     """What was built for sm_90a: wgmma, not one at a time, and nothing kept in local memory."""
     triton = pytest.importorskip("triton")
     if cuda_maxsim._missing is not None:
@@ -200,8 +201,14 @@ def test_machine_code():
     program = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
     if not program.exists():
         pytest.skip("this Triton wheel has no cuobjdump")
-    command = [program, "-arch", "sm_90a", "-sass", "-res-usage", cuda_maxsim._cuda.__file__]
-    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    module, flags = Path(cuda_maxsim._cuda.__file__), ["-arch", "sm_90a", "-sass", "-res-usage"]
+
+    def disassemble_to(path):
+        with open(path, "w") as file:
+            subprocess.run([program, *flags, module], stdout=file, check=True)
+
+    key = digest(*flags, module)
+    text = kept(compiled_folder / f"{module.name}-{key}.txt", disassemble_to).read_text()
     usage = re.findall(r"Function (\w*maxsim_maxima\w*):\s+REG:(\d+) STACK:(\d+)", text)
     code = dict(re.findall(r"Function : (\w*maxsim_maxima\w*)\n(.*?)\n\t*\.{4}", text, re.DOTALL))
     assert len(usage) == len(code) == 51

@@ -116,9 +116,16 @@ def test_variants_fit_by_an_older_triton_too(request, thorough, form):
     assert len(found) > (200 if thorough else 25)
 
 
-def test_faults_are_found(tmp_path, thorough):
+@pytest.fixture
+def long_form(thorough):
+    """Of what is asked of compile_triton.py itself there is no other."""
+    if not thorough:
+        pytest.skip("runs with --thorough")
+
+
+@pytest.mark.parametrize("options", [[], ["--disassemble"]], ids=["ptxas", "machine code"])
+def test_faults_are_found(tmp_path, options, long_form):
     (tmp_path / "faulty.py").write_text(FAULTY)
-    options = ["--disassemble"] if thorough else []
     status, found, errors = compile_variants("faulty", *options, path=[tmp_path])
     assert status == 1
     failures = {name: " ".join(variant["failures"]) for name, variant in found.items()}
@@ -133,7 +140,7 @@ def test_faults_are_found(tmp_path, thorough):
     assert "compile_triton: 6 of 7 variants failed" in errors
 
 
-def test_what_was_found_is_kept_by_content(tmp_path):
+def test_what_was_found_is_kept_by_content(tmp_path, long_form):
     """Not failures; and another kernel of the same name is looked at anew."""
     folder = tmp_path / "kept"
     folder.mkdir()

@@ -113,10 +113,12 @@ class Encoded:
     Attributes:
         size: D.
         vectors: text -> [L, D].
+        num_cut_documents: None of them was cut here.
     """
 
     size: int
     vectors: dict[str, Tensor]
+    num_cut_documents: int = 0
 
     def try_encode_documents(self, texts: list[str]) -> tuple[list[Tensor], dict[int, str]]:
         return [self.vectors[text] for text in texts], {}

@@ -170,11 +170,7 @@ def _pylate_side(
     late: LateFolder, config: Fields, role: str, default_prefix: str, length: int, lowers: bool
 ) -> Side:
     """A prefix is one token put after the first, and the prompt comes after it."""
-    prompts, chosen = config.inner("prompts"), config.text("default_prompt_name")
-    if chosen not in {None, "query", "document", *prompts.raw}:
-        raise ModelError(
-            f"{config.path}: default_prompt_name is {chosen!r}, which prompts does not hold"
-        )
+    prompts, chosen = _prompts(config)
     prompt = (prompts.text(chosen) if chosen is not None else None) or ""
     prefix = config.text(f"{role}_prefix")
     if prefix is None:
@@ -223,11 +219,7 @@ def _sentence_transformers(late: LateFolder) -> Settings:
     )
     tasks = _tasks(mask)
     skipped = late.known(mask.texts("skiplist_words") or ())
-    prompts, chosen = config.inner("prompts"), config.text("default_prompt_name")
-    if chosen not in {None, "query", "document", *prompts.raw}:
-        raise ModelError(
-            f"{config.path}: default_prompt_name is {chosen!r}, which prompts does not hold"
-        )
+    prompts, _ = _prompts(config)
     transformer = _transformer(late, *_LENGTHS)
     usual = transformer.count("max_seq_length")
     longest, expansion = late.query_length or transformer.count("query_length"), None
@@ -277,6 +269,16 @@ def _sentence_transformers(late: LateFolder) -> Settings:
     )
 
 
+def _prompts(config: Fields) -> tuple[Fields, str | None]:
+    """prompts, and default_prompt_name, which is to be among them."""
+    prompts, chosen = config.inner("prompts"), config.text("default_prompt_name")
+    if chosen not in {None, "query", "document", *prompts.raw}:
+        raise ModelError(
+            f"{config.path}: default_prompt_name is {chosen!r}, which prompts does not hold"
+        )
+    return prompts, chosen
+
+
 def _tasks(mask: Fields) -> list[str]:
     """The sides on which a MultiVectorMask drops the words of its skiplist."""
     if mask.raw.get("keep_only_token_ids"):
@@ -291,13 +293,18 @@ def _tasks(mask: Fields) -> list[str]:
 
 
 def _encoder(late: LateFolder) -> Settings:
-    """An encoder that knows nothing of late interaction: all its vectors, at length 1."""
+    """An encoder that knows nothing of late interaction: all its vectors, at length 1.
+
+    A bi-encoder's prompts are put first as sentence-transformers' encode_query and encode_document
+    put them, whatever the default_prompt_name.
+    """
     transformer = _transformer(late)
     usual = transformer.count("max_seq_length")
+    prompts, _ = _prompts(_config(late))
     return Settings(
         kind="encoder",
-        query=Side(late.length(late.query_length or usual)),
-        document=Side(late.length(late.document_length or usual)),
+        query=Side(late.length(late.query_length or usual), prompts.text("query") or ""),
+        document=Side(late.length(late.document_length or usual), prompts.text("document") or ""),
         lower_case=transformer.flag("do_lower_case", False),
     )
 

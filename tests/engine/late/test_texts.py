@@ -100,6 +100,22 @@ def test_an_encoder_lowers_as_sentence_transformers_does(
         torch.testing.assert_close(a, normalize(b, dim=1), rtol=0, atol=2e-5)
 
 
+def test_a_bi_encoders_prompts_come_first(save: Callable[..., Path], tmp_path: Path) -> None:
+    """As sentence-transformers puts them, whose default prompt counts for neither side."""
+    source = save("Bert", False)
+    prompts = {"query": "the fox ", "passage": "it ", "document": "sea: ", "x": "saw "}
+    saved = SentenceTransformer(str(source), device="cpu", prompts=prompts, default_prompt_name="x")
+    saved.save(str(tmp_path))
+    model, oracle = LateInteraction(tmp_path, device="cpu"), SentenceTransformer(str(tmp_path))
+    for ours, theirs in (
+        (model.encode_queries, oracle.encode_query),
+        (model.encode_documents, oracle.encode_document),
+    ):
+        wanted = theirs(TEXTS, output_value="token_embeddings")
+        for a, b in zip(ours(TEXTS), wanted, strict=True):
+            torch.testing.assert_close(a, normalize(b.cpu(), dim=1), rtol=0, atol=2e-5)
+
+
 @pytest.mark.parametrize("lowers", [False, True])
 def test_tokens_stand_where_the_text_has_them(save: Callable[..., Path], lowers: bool) -> None:
     """Whatever was dropped before them or became several characters."""

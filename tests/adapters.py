@@ -54,10 +54,16 @@ def save_adapter(folder: Path, tensors: dict[str, Tensor], **config: Any) -> Pat
     Args:
         folder: made if it is not there.
         tensors: by their names without peft's prefix.
-        config: keys that differ from `DEFAULTS`.
+        config: keys that differ from `DEFAULTS`, and from what the tensors imply.
     """
     folder.mkdir(exist_ok=True)
-    (folder / "adapter_config.json").write_text(json.dumps(DEFAULTS | config))
+    targets = {name.split(".lora_")[0].rpartition(".")[2] for name in tensors if ".lora_" in name}
+    implied = {
+        "target_modules": sorted(targets),
+        "use_dora": any("magnitude" in name for name in tensors),
+        "lora_bias": any(name.endswith("lora_B.bias") for name in tensors),
+    }
+    (folder / "adapter_config.json").write_text(json.dumps(DEFAULTS | implied | config))
     named = {f"base_model.model.{name}": x.clone().contiguous() for name, x in tensors.items()}
     save_file(named, folder / "adapter_model.safetensors")
     return folder

@@ -39,7 +39,7 @@ _REFUSED = {
     "use_bdlora",
     "use_qalora",
 }
-# Keys that say how an adapter was trained, or which modules it was made for: its tensors say that.
+# Keys that say how an adapter was trained, or what its tensors say as well.
 _HARMLESS = {
     "auto_mapping",
     "base_model_name_or_path",
@@ -47,13 +47,9 @@ _HARMLESS = {
     "corda_config",
     "ensure_weight_tying",
     "eva_config",
-    "exclude_modules",
     "fan_in_fan_out",  # peft itself takes it for false in linear layers
     "inference_mode",
-    "layers_pattern",
-    "layers_to_transform",
     "loftq_config",
-    "lora_bias",  # its tensors say so
     "lora_dropout",
     "lora_ga_config",
     "megatron_config",
@@ -64,12 +60,23 @@ _HARMLESS = {
     "qalora_group_size",
     "revision",
     "runtime_config",
-    "target_modules",
     "task_type",
-    "use_dora",  # its tensors say so
     "velora_config",  # changes the backward pass alone
 }
-_READ = {"alpha_pattern", "init_lora_weights", "lora_alpha", "r", "rank_pattern", "use_rslora"}
+_READ = {
+    "alpha_pattern",
+    "exclude_modules",
+    "init_lora_weights",
+    "layers_pattern",
+    "layers_to_transform",
+    "lora_alpha",
+    "lora_bias",
+    "r",
+    "rank_pattern",
+    "target_modules",
+    "use_dora",
+    "use_rslora",
+}
 # These begin by taking the adapter's first values off the base, which is then another than named.
 _CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
@@ -135,14 +142,46 @@ class Adapter:
             )
         return scale
 
+    def why_not(self, module: str) -> str | None:
+        """The key by which peft makes no LoRA of a module, named as in the adapter; else None.
+
+        Source: peft's check_target_module_exists. What it takes where target_modules is absent
+        hangs on its version, and is not held against the adapter.
+        """
+        if self._names("exclude_modules", module):
+            return "exclude_modules"
+        wanted = self.field("target_modules", (str, list), "all-linear")
+        is_pattern = isinstance(wanted, str) and wanted != "all-linear"
+        if wanted != "all-linear" and not self._names("target_modules", module):
+            return "target_modules"
+        layers = self.field("layers_to_transform", (int, list), [])
+        if is_pattern or layers == []:
+            return None
+        patterns = self.field("layers_pattern", (str, list), None) or [r"[^.]*"]
+        for pattern in [patterns] if isinstance(patterns, str) else patterns:
+            if found := self._matched("layers_pattern", rf".*\.{pattern}\.(\d+)\.", module):
+                among = layers if isinstance(layers, list) else [layers]
+                return None if int(found[1]) in among else "layers_to_transform"
+        return "layers_to_transform"
+
+    def _names(self, key: str, module: str) -> bool:
+        """Whether a key, a pattern of whole names or a list of what names end in, has a module."""
+        value = self.field(key, (str, list), [])
+        if isinstance(value, str):
+            return bool(value and self._matched(key, rf"(?:{value})\Z", module))
+        return any(module == one or module.endswith(f".{one}") for one in value)
+
     def _of(self, module: str, key: str, usual: Any) -> Any:
         """What the first pattern that matches the end of a module's name says, as peft has it."""
         patterns = self.field(key, dict, {})
+        found = [one for one in patterns if self._matched(key, rf"(.*\.)?({one})$", module)]
+        return patterns[found[0]] if found else usual
+
+    def _matched(self, key: str, pattern: str, module: str) -> re.Match[str] | None:
         try:
-            found = [one for one in patterns if re.match(rf"(.*\.)?({one})$", module)]
+            return re.match(pattern, module)
         except (re.error, OverflowError, RecursionError) as error:
             raise ModelError(f"{self.path}: {key} holds no regular expression ({error})") from error
-        return patterns[found[0]] if found else usual
 
     def check(self) -> None:
         """Raise ModelError unless the adapter is a LoRA of which every key is understood."""

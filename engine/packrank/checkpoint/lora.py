@@ -196,6 +196,16 @@ def _change(adapter: Adapter, target: str, named: dict[str, str], path: Path) ->
             f"{path} holds {', '.join(sorted(named.values()))}, which make no whole LoRA layer"
         )
     module = target.rpartition(".")[0]
+    why = adapter.why_not(module)
+    if "down" in named and ("magnitude" in named) != adapter.field("use_dora", bool, False):
+        why = "use_dora"
+    if "offset" in named and not adapter.field("lora_bias", bool, False):
+        why = "lora_bias"
+    if why is not None:
+        raise ModelError(
+            f"{path} holds {min(named.values())}, and {why} in {ADAPTER_CONFIG} says otherwise; "
+            "peft would leave part of the adapter out"
+        )
     return Change(adapter.scale(module), adapter.rank(module), named)
 
 

@@ -86,7 +86,7 @@ def test_magnitudes_scale_rows(tmp_path: Path) -> None:
     name, sizes = f"bert.{Q}.weight", torch.rand(6) + 0.5
     wide = Weights.open(folder).take(name, (6, 5)).double() + product(tensors)
     tensors[f"bert.{Q}.lora_magnitude_vector"] = sizes
-    weights = Weights.open(save_adapter(folder, tensors, use_dora=True))
+    weights = Weights.open(save_adapter(folder, tensors))
     want = sizes.double()[:, None] * wide / wide.square().sum(1, keepdim=True).sqrt()
     assert torch.allclose(weights.take(name, (6, 5)).double(), want, rtol=1e-6, atol=0)
     rows = weights.take_rows(name, [5, 0], (6, 5))
@@ -147,9 +147,56 @@ def test_the_class_that_saved_makes_no_difference(
 def test_transformers_may_leave_the_prefix_out(tmp_path: Path) -> None:
     folder, tensors = base(tmp_path / "base"), layer(8)
     plain = Weights.open(folder).take(f"bert.{Q}.weight", (6, 5)).double()
-    save_file(tensors, save_adapter(folder, {}) / "adapter_model.safetensors")
+    save_file(tensors, save_adapter(folder, tensors) / "adapter_model.safetensors")
     taken = Weights.open(folder).take(f"bert.{Q}.weight", (6, 5))
     assert torch.equal(taken, (plain + product(tensors)).float())
+
+
+@pytest.mark.parametrize(
+    ("config", "key"),
+    [
+        ({"target_modules": ["value", "uery"]}, "target_modules"),
+        ({"target_modules": []}, "target_modules"),
+        ({"target_modules": r".*value"}, "target_modules"),
+        ({"target_modules": r"query"}, "target_modules"),
+        ({"target_modules": r"bert\..*query"}, None),
+        ({"target_modules": r"other|bert.*", "layers_to_transform": [7]}, None),
+        ({"target_modules": ["layer.0.query"]}, None),
+        ({"target_modules": None}, None),
+        ({"exclude_modules": ["query"]}, "exclude_modules"),
+        ({"exclude_modules": r".*query"}, "exclude_modules"),
+        ({"exclude_modules": r"query"}, None),
+        ({"layers_to_transform": [1, 2]}, "layers_to_transform"),
+        ({"layers_to_transform": 1}, "layers_to_transform"),
+        ({"layers_to_transform": 0}, None),
+        ({"target_modules": "all-linear", "layers_to_transform": [1]}, "layers_to_transform"),
+        ({"layers_to_transform": [0], "layers_pattern": "layer"}, None),
+        ({"layers_to_transform": [0], "layers_pattern": ["h", "blocks"]}, "layers_to_transform"),
+        ({"use_dora": True}, "use_dora"),
+    ],
+)
+def test_a_config_of_another_adapter_is_refused(
+    tmp_path: Path, config: dict[str, Any], key: str | None
+) -> None:
+    """peft makes no layer of what these leave out, and drops its tensors."""
+    folder = save_adapter(base(tmp_path / "base"), layer(8), **config)
+    if key is None:
+        assert Weights.open(folder).adapts(f"bert.{Q}.weight")
+        return
+    with pytest.raises(ModelError, match=f"{key} in adapter_config.json says otherwise"):
+        Weights.open(folder)
+
+
+@pytest.mark.parametrize(
+    ("end", "key"), [("magnitude_vector", "use_dora"), ("B.bias", "lora_bias")]
+)
+def test_tensors_that_the_config_does_not_know_are_refused(
+    tmp_path: Path, end: str, key: str
+) -> None:
+    tensors = layer(8) | {f"bert.{Q}.lora_{end}": torch.ones(6)}
+    save_adapter(base(tmp_path / "base"), tensors, **{key: False})
+    with pytest.raises(ModelError, match=f"{key} in adapter_config.json says otherwise"):
+        Weights.open(tmp_path / "base")
 
 
 A, B = f"bert.{Q}.lora_A.weight", f"bert.{Q}.lora_B.weight"

@@ -1,5 +1,6 @@
 """Checks of arguments that every front door takes, each refusal one sentence."""
 
+import os
 from collections.abc import Mapping
 from functools import partial
 from numbers import Integral
@@ -105,17 +106,24 @@ def listed_requests(requests: Any) -> list[tuple[str, list[Any]]]:
 
 
 class Reopened:
-    """What is pickled and copied as the call that made it, which is made again."""
+    """What is pickled and copied as the call that made it, which is made again, wherever."""
 
     _call: tuple[tuple[Any, ...], dict[str, Any]]
 
     def __new__(cls: type[_Reopened], *arguments: Any, **options: Any) -> _Reopened:
-        """Keep the call."""
+        """Keep the call, with the places of a model's and a store's folder for their names."""
         self = super().__new__(cls)
-        self._call = arguments, options
+        folders = {key: _placed(options[key]) for key in ("model", "store") if key in options}
+        self._call = (*map(_placed, arguments[:1]), *arguments[1:]), options | folders
         return self
 
     def __reduce__(self) -> tuple[Any, tuple[()]]:
         """The call."""
         arguments, options = self._call
         return partial(type(self), *arguments, **options), ()
+
+
+def _placed(value: Any) -> Any:
+    """The whole path of a folder; anything else as it is."""
+    is_folder = isinstance(value, str | os.PathLike) and os.path.isdir(value)
+    return os.path.abspath(value) if is_folder else value

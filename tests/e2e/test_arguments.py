@@ -60,3 +60,11 @@ def test_a_copy_is_opened_again_by_the_same_options(model: Path, copied: Any) ->
     pairs = [("red", "fox owl " * 9), ("owl", "blue")]
     assert other.score(pairs).tolist() == reranker.score(pairs).tolist()
     assert other.rank("red", TEXTS) == reranker.rank("red", TEXTS)
+
+
+def test_a_pickle_is_opened_from_any_folder(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(model.parent)
+    want = Reranker(model.name).score([("red", "fox")])
+    pickled = [pickle.dumps(Reranker(model.name)), pickle.dumps(Reranker(model=Path(model.name)))]
+    monkeypatch.chdir("/")
+    assert [pickle.loads(one).score([("red", "fox")]) for one in pickled] == [want, want]

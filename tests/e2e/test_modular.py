@@ -224,7 +224,7 @@ def test_the_command_line_ranks_by_a_label(
         assert [row["line"] - 1 for row in rows] == order.tolist()
         assert [row["score"] for row in rows] == logits[order, column].tolist()
     assert main(command) == 2
-    assert "say which with label=, one of 'no', 'maybe', 'yes'" in capsys.readouterr().err
+    assert "say which with label= (--label), one of 'no', 'maybe', 'yes'" in capsys.readouterr().err
     assert main(["info", str(folder)]) == 0
     assert "labels           3: no, maybe, yes\n" in capsys.readouterr().out
 

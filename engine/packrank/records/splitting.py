@@ -11,6 +11,7 @@ from typing import BinaryIO
 from packrank.errors import InputError
 
 _CHUNK = 1 << 16
+_RATHER = "write such texts as JSON Lines, or between quotation marks with those in them doubled"
 _TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|["{}\[\],]', re.DOTALL)
 
 
@@ -45,7 +46,8 @@ def cells(row: bytes, delimiter: str) -> list[str]:
     try:
         found: list[str] = next(_reader(lines, delimiter), [])
     except csv.Error as error:
-        raise InputError(f"not a row of a table: {error}") from None
+        why = f"not a row of a table: {error}".replace("\t", "tab")
+        raise InputError(f"{why}; {_RATHER}") from None
     for cell in found:
         for c in cell:
             if "\udc80" <= c <= "\udcff":
@@ -55,7 +57,7 @@ def cells(row: bytes, delimiter: str) -> list[str]:
         if delimiter == "\t" and "\t" in cell and "\n" in cell:
             raise InputError(
                 "a quoted field holds tabs and ends of lines, as where a quotation mark begins a "
-                "field that is not quoted; put such fields between quotation marks"
+                "field that is not quoted; write such texts as CSV or JSON Lines"
             )
     return found
 

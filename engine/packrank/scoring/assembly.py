@@ -102,7 +102,7 @@ class Assembly:
         if label is None:
             raise InputError(
                 f"the model has {len(names)} labels and a ranking needs one; say which with "
-                f"label=, one of {known}, or use score()"
+                f"label= (--label), one of {known}, or score them all"
             )
         if isinstance(label, int | np.integer) and not isinstance(label, bool):
             if 0 <= label < len(names):

@@ -80,6 +80,9 @@ _READ = {
 # These begin by taking the adapter's first values off the base, which is then another than named.
 _CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
+# The number of the layer that a module stands in, whatever layers are called.
+_ANY_LAYER = r".*?\.[^.]*\.(\d+)\."
+
 # Task -> the end of the class that peft loads the base as.
 _TASKS = {
     "SEQ_CLS": "ForSequenceClassification",
@@ -150,16 +153,20 @@ class Adapter:
         """
         if self._names("exclude_modules", module):
             return "exclude_modules"
+        saved = self.field("modules_to_save", list, [])
+        if any(self._matched("modules_to_save", rf"(^|.*\.){m}($|\..*)", module) for m in saved):
+            return "modules_to_save"
         wanted = self.field("target_modules", (str, list), "all-linear")
-        is_pattern = isinstance(wanted, str) and wanted != "all-linear"
         if wanted != "all-linear" and not self._names("target_modules", module):
             return "target_modules"
         layers = self.field("layers_to_transform", (int, list), [])
-        if is_pattern or layers == []:
+        by_pattern = isinstance(wanted, str) and wanted != "all-linear"
+        if layers == [] or by_pattern or (isinstance(wanted, list) and module in wanted):
             return None
-        patterns = self.field("layers_pattern", (str, list), None) or [r"[^.]*"]
-        for pattern in [patterns] if isinstance(patterns, str) else patterns:
-            if found := self._matched("layers_pattern", rf".*\.{pattern}\.(\d+)\.", module):
+        named = self.field("layers_pattern", (str, list), None) or []
+        named = [named] if isinstance(named, str) else named
+        for pattern in [rf"(?:^|.*?\.){one}\.(\d+)\." for one in named] or [_ANY_LAYER]:
+            if found := self._matched("layers_pattern", pattern, module):
                 among = layers if isinstance(layers, list) else [layers]
                 return None if int(found[1]) in among else "layers_to_transform"
         return "layers_to_transform"

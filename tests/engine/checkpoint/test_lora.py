@@ -172,6 +172,9 @@ def test_transformers_may_leave_the_prefix_out(tmp_path: Path) -> None:
         ({"target_modules": "all-linear", "layers_to_transform": [1]}, "layers_to_transform"),
         ({"layers_to_transform": [0], "layers_pattern": "layer"}, None),
         ({"layers_to_transform": [0], "layers_pattern": ["h", "blocks"]}, "layers_to_transform"),
+        ({"target_modules": [f"bert.{Q}"], "layers_to_transform": [7]}, None),
+        ({"layers_to_transform": [0], "layers_pattern": r"encoder\.layer"}, None),
+        ({"modules_to_save": ["encoder"]}, "modules_to_save"),
         ({"use_dora": True}, "use_dora"),
     ],
 )

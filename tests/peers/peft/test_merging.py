@@ -10,9 +10,12 @@ import peft
 import pytest
 import torch
 import transformers
+from peft.tuners.tuners_utils import check_target_module_exists
 from sentence_transformers import CrossEncoder, SentenceTransformer
 
 from packrank import LateInteraction, Reranker
+from packrank.checkpoint.adapter import Adapter
+from packrank.checkpoint.files import read_object
 from packrank.errors import ModelError
 from packrank.models import CausalSettings, load_model
 from packrank.request import Pack, Sequence
@@ -233,3 +236,45 @@ def test_other_kinds_are_refused_by_name(
     peft.get_peft_model(model, KINDS[kind]()).save_pretrained(tmp_path / "alone")
     with pytest.raises(ModelError, match=f"is a {kind} adapter, not a LoRA; merge it into its"):
         load_model(tmp_path / "alone", device="cpu", dtype=torch.float32)
+
+
+MODULES = [
+    "bert.encoder.layer.0.attention.self.query",
+    "bert.encoder.layer.11.attention.output.dense",
+    "encoder.layer.1.query",
+    "layers.1.self_attn.q_proj",
+    "model.layers.1.mlp.experts.0.up_proj",
+    "classifier",
+    "query",
+]
+TARGETS: list[Any] = [
+    ["query"], ["query", "dense"], "query", r".*(query|dense)", r"query|classifier", ["classifier"],
+    ["encoder.layer.1.query"], ["up_proj", "q_proj", "query"], ["layer.1.query", "uery"],
+]  # fmt: skip
+OTHERS: list[dict[str, Any]] = [
+    {},
+    {"exclude_modules": ["query"]},
+    {"exclude_modules": r".*\.1\..*"},
+    {"exclude_modules": "query|up_proj"},
+    {"modules_to_save": ["classifier", "mlp"]},
+    *({"layers_to_transform": layers, "layers_pattern": pattern}
+      for layers in (1, [0, 11], [1])
+      for pattern in (None, "layer", ["layers", "layer"], r"encoder\.layer")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("targets", TARGETS, ids=str)
+@pytest.mark.parametrize("others", OTHERS, ids=str)
+def test_an_adapter_is_of_the_modules_that_peft_takes(
+    tmp_path: Path, targets: Any, others: dict[str, Any]
+) -> None:
+    if isinstance(targets, str) and "layers_to_transform" in others:
+        with pytest.raises(ValueError, match="layers_to_transform"):
+            peft.LoraConfig(target_modules=targets, **others)
+        return
+    config = peft.LoraConfig(target_modules=targets, **others)
+    config.save_pretrained(tmp_path)
+    adapter = Adapter(tmp_path, read_object(tmp_path / "adapter_config.json"))
+    for module in MODULES:
+        theirs = bool(check_target_module_exists(config, module))
+        assert (adapter.why_not(module) is None) == theirs, module

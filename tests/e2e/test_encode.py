@@ -369,6 +369,7 @@ def test_refusals(
     (other / "config.json").write_text(json.dumps({**config, "layer_norm_eps": 1e-6}))
     assert encode(encoder, empty, tmp_path / "nothing") == 2
     one_sentence("empty.txt holds no document")
+    assert not (tmp_path / "nothing").exists()
     assert encode(encoder, documents, tmp_path / "nothing", "--quiet") == 0
     assert encode(encoder, documents, store, "--quiet") == 0
     for arguments, words in (

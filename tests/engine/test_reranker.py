@@ -140,9 +140,7 @@ def test_a_ranking_goes_by_the_label_that_is_named(toy: Open) -> None:
         assert ranked == [Ranked(2, 6.0, "b"), Ranked(0, 3.0, "a"), Ranked(1, -9.0, "c")]
         assert model.rank_many([("q", documents)], 1, label=label) == [ranked[:1]]
         assert model.try_rank("q", documents, label=label)[0] == ranked
-    sentence = (
-        r"has 3 labels and a ranking needs one; say which with label= \(--label\), one of 'no'"
-    )
+    sentence = r"3 labels and a ranking needs one; say which with label= \(--label\), one of 'no'"
     with pytest.raises(InputError, match=sentence):
         model.rank("q", documents)
     for label in (3, -1, True, "LABEL_0", 1.0):

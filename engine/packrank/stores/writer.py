@@ -70,6 +70,7 @@ class StoreWriter:
         self._pending = (0, 0, 0)
         self._sums = dict.fromkeys(FILES, 0)
         with self._writing():
+            self._is_new = not self.path.is_dir()
             self.path.mkdir(exist_ok=True)
             if not (self.path / MANIFEST).exists():
                 self._check_new()
@@ -264,11 +265,16 @@ class StoreWriter:
         return new
 
     def close(self) -> None:
-        """Let go of the folder; what was not committed will be cut off."""
+        """Let go of the folder, and of one made for nothing; what was not committed is cut off."""
         for file in self._files.values():
             os.close(file)
         self._files = {}
         if self._lock is not None:
+            if self._is_new and self.manifest is None:
+                with suppress(OSError):
+                    if os.listdir(self.path) == [LOCK]:
+                        os.unlink(self.path / LOCK)
+                        os.rmdir(self.path)
             os.close(self._lock)
         self._lock = None
 

@@ -54,7 +54,6 @@ _HARMLESS = {
     "lora_ga_config",
     "megatron_config",
     "megatron_core",
-    "modules_to_save",
     "peft_type",
     "peft_version",
     "qalora_group_size",
@@ -71,6 +70,7 @@ _READ = {
     "layers_to_transform",
     "lora_alpha",
     "lora_bias",
+    "modules_to_save",
     "r",
     "rank_pattern",
     "target_modules",
@@ -79,9 +79,6 @@ _READ = {
 }
 # These begin by taking the adapter's first values off the base, which is then another than named.
 _CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
-
-# The number of the layer that a module stands in, whatever layers are called.
-_ANY_LAYER = r".*?\.[^.]*\.(\d+)\."
 
 # Task -> the end of the class that peft loads the base as.
 _TASKS = {
@@ -160,15 +157,17 @@ class Adapter:
         if wanted != "all-linear" and not self._names("target_modules", module):
             return "target_modules"
         layers = self.field("layers_to_transform", (int, list), [])
-        by_pattern = isinstance(wanted, str) and wanted != "all-linear"
-        if layers == [] or by_pattern or (isinstance(wanted, list) and module in wanted):
+        if layers == [] or (
+            wanted != "all-linear" and (isinstance(wanted, str) or module in wanted)
+        ):
             return None
         named = self.field("layers_pattern", (str, list), None) or []
         named = [named] if isinstance(named, str) else named
-        for pattern in [rf"(?:^|.*?\.){one}\.(\d+)\." for one in named] or [_ANY_LAYER]:
-            if found := self._matched("layers_pattern", pattern, module):
+        before = [rf"(?:^|.*?\.){one}" for one in named] or [r".*?\.[^.]*"]
+        for pattern in before:
+            if found := self._matched("layers_pattern", rf"{pattern}\.(?P<layer>\d+)\.", module):
                 among = layers if isinstance(layers, list) else [layers]
-                return None if int(found[1]) in among else "layers_to_transform"
+                return None if int(found["layer"]) in among else "layers_to_transform"
         return "layers_to_transform"
 
     def _names(self, key: str, module: str) -> bool:

@@ -259,7 +259,7 @@ OTHERS: list[dict[str, Any]] = [
     {"modules_to_save": ["classifier", "mlp"]},
     *({"layers_to_transform": layers, "layers_pattern": pattern}
       for layers in (1, [0, 11], [1])
-      for pattern in (None, "layer", ["layers", "layer"], r"encoder\.layer")),
+      for pattern in (None, "layer", ["layers", "layer"], r"encoder\.layer", "(h|layer)")),
 ]  # fmt: skip
 
 

@@ -125,7 +125,9 @@ def test_no_file_imports_itself_by_way_of_others(root: Path) -> None:
 # PLACES; __init__ and __main__ are rooms of their own.
 PLACES = {
     "packrank": {
-        "ground": ("errors", "request", "work", "arguments", "output_file"),
+        "ground": (
+            *("errors", "request", "work", "arguments", "documents", "threads", "output_file"),
+        ),
         "doors": ("reranker", "late_interaction"),
     },
     "packrank_kernels": {

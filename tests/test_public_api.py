@@ -88,19 +88,29 @@ def test_a_ranked_document_unpacks() -> None:
 # Parameters and defaults, without annotations.
 SIGNATURES = {
     packrank.Reranker: (
-        "model, *, device='auto', dtype='auto', max_length=None, truncation=None, "
-        "activation=None, template=None, instruction=None, compress_ratio=1, compress_layers=(8,), "
-        "head_index='upstream', share_prefixes=True, budget_tokens=None, deterministic=False"
+        "model, *, device='auto', dtype='auto', max_length=None, query_length=None, "
+        "document_length=None, truncation=None, activation=None, template=None, instruction=None, "
+        "compress_ratio=1, compress_layers=(8,), head_index='upstream', share_prefixes=True, "
+        "budget_tokens=None, deterministic=False, revision=None, token=None, cache_folder=None, "
+        "local_files_only=False"
     ),
     packrank.Reranker.warm_up: "self, max_seqlens=(48, 64, 96, 128, 192, 256, 384, 512)",
     packrank.Reranker.rank: (
-        "self, query, documents, top_k=None, *, label=None, cutoff_layer=None, exit=None"
+        "self, query, documents, top_k=None, *, label=None, cutoff_layer=None, exit=None, "
+        "score_threshold=None, instruction=None, max_length=None"
     ),
     packrank.Reranker.rank_many: (
-        "self, requests, top_k=None, *, label=None, cutoff_layer=None, exit=None"
+        "self, requests, top_k=None, *, label=None, cutoff_layer=None, exit=None, "
+        "score_threshold=None, instruction=None, max_length=None"
     ),
-    packrank.Reranker.score: "self, pairs, *, activation=None, cutoff_layers=None",
-    packrank.Reranker.try_score: "self, pairs, *, activation=None, cutoff_layers=None",
+    packrank.Reranker.score: (
+        "self, pairs, *, activation=None, cutoff_layers=None, instruction=None, prompt=None, "
+        "max_length=None"
+    ),
+    packrank.Reranker.try_score: (
+        "self, pairs, *, activation=None, cutoff_layers=None, instruction=None, prompt=None, "
+        "max_length=None"
+    ),
     packrank.LateInteraction: (
         "model, *, store=None, device='auto', dtype='auto', query_length=None, "
         "document_length=None, budget_tokens=None, deterministic=False"

@@ -2,6 +2,7 @@
 
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
@@ -14,12 +15,29 @@ _WANTED = ["*.json", "*.jinja", "*.txt", "*.model", "*.safetensors", "artifact.m
 _UNWANTED = ["onnx/*", "openvino/*"]
 
 
-def resolve(model: str | os.PathLike[str], revision: str | None = None) -> Path:
+@dataclass(frozen=True)
+class HubOptions:
+    """How the hub is asked; as `huggingface_hub.snapshot_download` takes them.
+
+    Attributes:
+        revision: a branch, tag or commit; None: the newest.
+        token: of private models; None: the one that `hf auth login` saved.
+        cache_folder: where snapshots are kept; None: the hub's usual place.
+        local_files_only: take what is kept, and ask nobody.
+    """
+
+    revision: str | None = None
+    token: str | bool | None = None
+    cache_folder: str | os.PathLike[str] | None = None
+    local_files_only: bool = False
+
+
+def resolve(model: str | os.PathLike[str], hub: HubOptions = HubOptions()) -> Path:
     """The folder of a model: a local folder as it is, else a snapshot of the hub's.
 
     Args:
         model: a folder, or a name on the Hugging Face hub ("organisation/name").
-        revision: of what the hub serves: a branch, tag or commit; None: the newest.
+        hub: how that is asked.
 
     Raises:
         ModelError: neither a folder nor a name that the hub serves.
@@ -40,7 +58,13 @@ def resolve(model: str | os.PathLike[str], revision: str | None = None) -> Path:
         )
     try:
         snapshot = snapshot_download(
-            name, revision=revision, allow_patterns=_WANTED, ignore_patterns=_UNWANTED
+            name,
+            revision=hub.revision,
+            token=hub.token,
+            cache_dir=None if hub.cache_folder is None else os.fspath(hub.cache_folder),
+            local_files_only=hub.local_files_only,
+            allow_patterns=_WANTED,
+            ignore_patterns=_UNWANTED,
         )
     except Exception as error:  # the hub client has no common base for what it raises
         reason = str(error).strip().split("\n")[0].rstrip(". ") or type(error).__name__
@@ -49,3 +73,9 @@ def resolve(model: str | os.PathLike[str], revision: str | None = None) -> Path:
             "pass a local model folder"
         ) from None
     return Path(snapshot)
+
+
+def cache_of(folder: Path) -> Path | None:
+    """The hub's cache that a folder is a snapshot in, None if it is in none."""
+    in_cache = folder.parent.name == "snapshots" and folder.parents[1].name.startswith("models--")
+    return folder.parents[2] if in_cache else None

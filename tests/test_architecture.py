@@ -47,7 +47,11 @@ def test_kernels_know_tensors_only(path: Path) -> None:
 
 
 # Packages that are looked for when they are needed, by the one file that does.
-OPTIONAL = {"checkpoint/tokenizer_files.py": "transformers", "stores/codec_training.py": "faiss"}
+OPTIONAL = {
+    "checkpoint/tokenizer_files.py": "transformers",
+    "drop_in/surroundings.py": "transformers",
+    "stores/codec_training.py": "faiss",
+}
 
 
 @pytest.mark.parametrize("path", ENGINE_FILES, ids=name_of)
@@ -154,13 +158,14 @@ FLOORS: dict[str, dict[str, tuple[str, ...]]] = {
         "late": ("ground", "checkpoint", "text", "models", "runtime", "stores"),
         "scoring": ("ground", "checkpoint", "text", "models", "runtime", "exits"),
         "doors": ("ground", "checkpoint", "text", "runtime", "stores", "exits", "late", "scoring"),
+        "drop_in": ("ground", "checkpoint", "text", "scoring", "doors"),
         "jobs": ("ground", "records", "checkpoint", "text", "stores", "late", "doors"),
         "demo": ("ground", "records", "doors"),
         "commands": (
             *("ground", "records", "checkpoint", "text", "runtime", "stores", "exits", "late"),
             *("scoring", "doors", "jobs", "demo", "__init__"),
         ),
-        "__init__": ("ground", "text", "stores", "exits", "late", "doors"),
+        "__init__": ("ground", "text", "stores", "exits", "late", "doors", "drop_in"),
         "__main__": ("commands",),
     },
     "packrank_kernels": {

@@ -25,7 +25,9 @@ def test_all_is_sorted_and_is_the_surface(package: ModuleType) -> None:
 
 def test_the_surface_of_the_engine() -> None:
     assert set(packrank.__all__) == {
+        "CrossEncoder",
         "Explanation",
+        "FlagReranker",
         "InputError",
         "LateInteraction",
         "Margins",
@@ -97,19 +99,21 @@ SIGNATURES = {
     packrank.Reranker.warm_up: "self, max_seqlens=(48, 64, 96, 128, 192, 256, 384, 512)",
     packrank.Reranker.rank: (
         "self, query, documents, top_k=None, *, label=None, cutoff_layer=None, exit=None, "
-        "score_threshold=None, instruction=None, max_length=None"
+        "score_threshold=None, instruction=None, max_length=None, query_length=None, "
+        "document_length=None"
     ),
     packrank.Reranker.rank_many: (
         "self, requests, top_k=None, *, label=None, cutoff_layer=None, exit=None, "
-        "score_threshold=None, instruction=None, max_length=None"
+        "score_threshold=None, instruction=None, max_length=None, query_length=None, "
+        "document_length=None"
     ),
     packrank.Reranker.score: (
         "self, pairs, *, activation=None, cutoff_layers=None, instruction=None, prompt=None, "
-        "max_length=None"
+        "max_length=None, query_length=None, document_length=None"
     ),
     packrank.Reranker.try_score: (
         "self, pairs, *, activation=None, cutoff_layers=None, instruction=None, prompt=None, "
-        "max_length=None"
+        "max_length=None, query_length=None, document_length=None"
     ),
     packrank.LateInteraction: (
         "model, *, store=None, device='auto', dtype='auto', query_length=None, "

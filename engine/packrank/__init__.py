@@ -1,5 +1,7 @@
 """Packrank: a query and its candidates go in, scores come out."""
 
+from packrank.drop_in.cross_encoder import CrossEncoder
+from packrank.drop_in.flag_reranker import FlagReranker
 from packrank.errors import InputError, ModelError, PackrankError, PairError, StoreError
 from packrank.exits.margins import Margins
 from packrank.late.explanation import Explanation
@@ -16,7 +18,9 @@ __version__ = "0.1.0"
 
 __all__ = [
     "TEMPLATES",
+    "CrossEncoder",
     "Explanation",
+    "FlagReranker",
     "InputError",
     "LateInteraction",
     "Margins",

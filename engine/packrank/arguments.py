@@ -117,6 +117,11 @@ class Reopened:
         self._call = (*map(_placed, arguments[:1]), *arguments[1:]), options | folders
         return self
 
+    def opened_with(self: _Reopened, **changes: Any) -> _Reopened:
+        """What the same call makes with other options."""
+        arguments, options = self._call
+        return type(self)(*arguments, **options | changes)
+
     def __reduce__(self) -> tuple[Any, tuple[()]]:
         """The call."""
         arguments, options = self._call

@@ -44,6 +44,8 @@ class Reranker(PairModel):
         score_threshold: float | None = None,
         instruction: str | None = None,
         max_length: int | None = None,
+        query_length: int | None = None,
+        document_length: int | None = None,
     ) -> Ranking:
         """Order documents by relevance to a query, best first.
 
@@ -63,7 +65,10 @@ class Reranker(PairModel):
                 recall that was measured. None: every candidate runs all layers.
             score_threshold: leave out documents that score less.
             instruction: of the template, for this call.
-            max_length: most tokens of a pair, for this call.
+            max_length: most tokens of a pair, for this call; likewise query_length and
+                document_length, see the constructor.
+            query_length: see there.
+            document_length: see there.
 
         Returns:
             Best first, with the ids and the metadata that documents were given with. Empty for no
@@ -84,6 +89,8 @@ class Reranker(PairModel):
             score_threshold=score_threshold,
             instruction=instruction,
             max_length=max_length,
+            query_length=query_length,
+            document_length=document_length,
         )
         for index, reason in failures.items():
             raise PairError(index, reason, "try_rank")
@@ -101,6 +108,8 @@ class Reranker(PairModel):
         score_threshold: float | None = None,
         instruction: str | None = None,
         max_length: int | None = None,
+        query_length: int | None = None,
+        document_length: int | None = None,
     ) -> tuple[Ranking, dict[int, str]]:
         """Order documents as `rank` does, and say of those that cannot be scored why.
 
@@ -112,7 +121,8 @@ class Reranker(PairModel):
         check_str("query", query)
         check_text(query, "query")
         requests = [(query, listed("documents", documents, "strings"))]
-        scorer = self._scorer_with(instruction=instruction, max_length=max_length)
+        lengths = (max_length, query_length, document_length)
+        scorer = self._scorer_with(*lengths, instruction=instruction)
         return self._rank(scorer, requests, top_k, label, cutoff_layer, exit, score_threshold)[0]
 
     def rank_many(
@@ -126,6 +136,8 @@ class Reranker(PairModel):
         score_threshold: float | None = None,
         instruction: str | None = None,
         max_length: int | None = None,
+        query_length: int | None = None,
+        document_length: int | None = None,
     ) -> list[Ranking]:
         """Order the documents of each of several queries, as `rank` does each.
 
@@ -147,6 +159,8 @@ class Reranker(PairModel):
             score_threshold=score_threshold,
             instruction=instruction,
             max_length=max_length,
+            query_length=query_length,
+            document_length=document_length,
         )
         before = 0
         for ranking, failures in found:
@@ -166,6 +180,8 @@ class Reranker(PairModel):
         score_threshold: float | None = None,
         instruction: str | None = None,
         max_length: int | None = None,
+        query_length: int | None = None,
+        document_length: int | None = None,
     ) -> list[tuple[Ranking, dict[int, str]]]:
         """`try_rank` of each of several requests, in common packs.
 
@@ -175,7 +191,8 @@ class Reranker(PairModel):
             What `try_rank` does, one a request, in their order.
         """
         every = listed_requests(requests)
-        scorer = self._scorer_with(instruction=instruction, max_length=max_length)
+        lengths = (max_length, query_length, document_length)
+        scorer = self._scorer_with(*lengths, instruction=instruction)
         return self._rank(scorer, every, top_k, label, cutoff_layer, exit, score_threshold)
 
     rank_async = in_thread(rank)

@@ -78,7 +78,7 @@ class Assembly:
         """The same model with other options of how pairs are laid out.
 
         Args:
-            changes: of `Options`: max_length, instruction or prompt.
+            changes: of `Options`: max_length, limits, instruction or prompt.
 
         Raises:
             InputError: an option of which the model can make nothing.
@@ -88,13 +88,19 @@ class Assembly:
         return replace(self, layout=layout, options=options)
 
     @property
+    def template(self) -> str | None:
+        """The name of the template that pairs go into; None: into none."""
+        used = self.scoring.template
+        return next((name for name, one in TEMPLATES.items() if one is used), None)
+
+    @property
     def exit_settings(self) -> dict[str, Any]:
         """What changes logits beside the model's files."""
-        options, template = self.options, self.scoring.template
+        options = self.options
         compressed = sorted(options.compress_layers) if options.compress_ratio > 1 else []
         limits = {f"{side}_length": most for side, most in options.limits._asdict().items()}
         return {
-            "template": next((key for key, one in TEMPLATES.items() if one is template), None),
+            "template": self.template,
             "instruction": options.instruction,
             "max_length": self.layout.max_length,
             "truncation": options.truncation or self.scoring.truncation,

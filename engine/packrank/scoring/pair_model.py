@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
@@ -142,6 +143,11 @@ class PairModel(Reopened):
         return self._assembly.layout.max_length
 
     @property
+    def folder(self) -> Path:
+        """Where the model's files are."""
+        return self._folder
+
+    @property
     def devices(self) -> list[torch.device]:
         """Where the model runs."""
         return list(self._devices)
@@ -150,6 +156,16 @@ class PairModel(Reopened):
     def activation(self) -> Activation:
         """What turns logits into scores."""
         return self._activation
+
+    @property
+    def num_positions(self) -> int:
+        """Most tokens that the model takes."""
+        return self._config.max_length
+
+    @property
+    def template(self) -> str | None:
+        """The name of the template that pairs go into, see `TEMPLATES`; None: into none of them."""
+        return self._assembly.template
 
     @property
     def num_labels(self) -> int:
@@ -210,6 +226,8 @@ class PairModel(Reopened):
         instruction: str | None = None,
         prompt: str | None = None,
         max_length: int | None = None,
+        query_length: int | None = None,
+        document_length: int | None = None,
     ) -> NDArray[np.float32]:
         """Score pairs of query and document.
 
@@ -222,7 +240,10 @@ class PairModel(Reopened):
             instruction: of the template, for this call.
             prompt: the same, or, where the tokenizer lays out pairs, put before every query in
                 place of what sentence-transformers saved, for this call.
-            max_length: most tokens of a pair, for this call.
+            max_length: most tokens of a pair, for this call; likewise query_length and
+                document_length, see the constructor.
+            query_length: see there.
+            document_length: see there.
 
         Returns:
             [N] float32, in the order of `pairs`; [N, labels] if the model has several labels;
@@ -232,8 +253,9 @@ class PairModel(Reopened):
             PairError: a pair cannot be scored; `.index` says which. `try_score` goes on.
             InputError: an argument of the wrong kind.
         """
-        changes = {"instruction": instruction, "prompt": prompt, "max_length": max_length}
-        return self._score(pairs, activation, cutoff_layers, changes, _raise)
+        lengths = (max_length, query_length, document_length)
+        scorer = self._scorer_with(*lengths, instruction=instruction, prompt=prompt)
+        return self._score(scorer, pairs, activation, cutoff_layers, _raise)
 
     def try_score(
         self,
@@ -244,6 +266,8 @@ class PairModel(Reopened):
         instruction: str | None = None,
         prompt: str | None = None,
         max_length: int | None = None,
+        query_length: int | None = None,
+        document_length: int | None = None,
     ) -> tuple[NDArray[np.float32], dict[int, str]]:
         """Score pairs, and say of those that cannot be scored why.
 
@@ -253,8 +277,9 @@ class PairModel(Reopened):
             The scores, as from `score`, NaN for pairs that failed; and index -> reason of those.
         """
         failures: dict[int, str] = {}
-        changes = {"instruction": instruction, "prompt": prompt, "max_length": max_length}
-        scores = self._score(pairs, activation, cutoff_layers, changes, failures.__setitem__)
+        lengths = (max_length, query_length, document_length)
+        scorer = self._scorer_with(*lengths, instruction=instruction, prompt=prompt)
+        scores = self._score(scorer, pairs, activation, cutoff_layers, failures.__setitem__)
         return scores, dict(sorted(failures.items()))
 
     score_async = in_thread(score)
@@ -262,17 +287,16 @@ class PairModel(Reopened):
 
     def _score(
         self,
+        scorer: PairScorer,
         pairs: Any,
         activation: Activation | None,
         cutoff_layers: int | Sequence[int] | None,
-        changes: dict[str, Any],
         on_failure: Callable[[int, str], None],
     ) -> NDArray[np.float32]:
         _check_named("activation", activation, get_args(Activation))
         is_one = is_pair(pairs)
         every = [pairs] if is_one else listed("pairs", pairs, "(query, document) pairs")
         layers, columns = self._assembly.cutoffs(cutoff_layers)
-        scorer = self._scorer_with(**changes)
         logits = scorer.logits(every, layers, on_failure)
         scores = scorer.scores(logits, activation or self._activation)
         if columns is not None:
@@ -281,13 +305,26 @@ class PairModel(Reopened):
             scores = scores[:, 0]
         return scores[0] if is_one else scores
 
-    def _scorer_with(self, max_length: int | None, **texts: str | None) -> PairScorer:
+    def _scorer_with(
+        self,
+        max_length: int | None,
+        query_length: int | None,
+        document_length: int | None,
+        **texts: str | None,
+    ) -> PairScorer:
         """The scorer of a call: that of the model, or one with other options for pairs."""
         for name, text in texts.items():
             if text is not None:
                 check_str(name, text)
                 check_text(text, name)
-        given = {"max_length": checked_count("max_length", max_length)} | texts
+        limits = self._assembly.options.limits
+        query = checked_count("query_length", query_length) or limits.query
+        document = checked_count("document_length", document_length) or limits.document
+        given = {
+            "max_length": checked_count("max_length", max_length),
+            "limits": None if (query, document) == limits else SideLimits(query, document),
+            **texts,
+        }
         changes = tuple((name, value) for name, value in given.items() if value is not None)
         if not changes:
             return self._scorer

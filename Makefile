@@ -7,6 +7,7 @@
 #   make peers        tests beside other packages' programs, each in an environment of its own
 #   make check        lint, formatting, types; of the C++ too
 #   make format       put Python and C++ into the form that check asks for
+#   make docs         the API reference, from docstrings, as HTML in build/docs
 #   make quality      nDCG@10 on real data     DATA=folder: where the data is
 #   make bench        run the benchmarks
 #   make gpu          build, test and measure on a CUDA device, within ten minutes
@@ -31,7 +32,7 @@ COMMA := ,
 CPP := $(shell find csrc tests -name '*.cpp' -o -name '*.cu' -o -name '*.h')
 BUILD := pyproject.toml setup.py constraints.txt $(shell find csrc -type f)
 
-.PHONY: run test older-triton proofs peers check format quality bench gpu sanitize install clean
+.PHONY: run test older-triton proofs peers check format docs quality bench gpu sanitize install clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/installed-demo
@@ -73,6 +74,12 @@ format: $(VENV)/installed-check
 	$(RUN) -m ruff format
 	$(VENV)/bin/clang-format -i $(CPP)
 
+# What the package exports, and the classes that its classes are made of.
+DOCUMENTED := packrank packrank.scoring.pair_model packrank.late.encoder packrank.drop_in.surroundings packrank_kernels
+docs: $(VENV)/installed-demo,docs
+	$(RUN) -m pdoc -d google --no-show-source -o build/docs $(DOCUMENTED)
+	@echo "Open build/docs/packrank.html."
+
 quality: $(VENV)/installed-demo
 	@test -n "$(DATA)" || { echo "make quality needs the folder of the data: make quality DATA=folder" >&2; exit 1; }
 	$(RUN) benchmarks/engine/quality.py --data="$(DATA)" $(ARGS)
@@ -91,8 +98,8 @@ sanitize: $(VENV)/installed-demo,test
 	$(RUN) tests/sanitize.py $(ARGS)
 
 # All extras at once: the other words need not install their own.
-install: $(VENV)/installed-bench,check,demo,test
-	@touch $(addprefix $(VENV)/installed-,demo demo$(COMMA)test check bench$(COMMA)demo)
+install: $(VENV)/installed-bench,check,demo,docs,test
+	@touch $(addprefix $(VENV)/installed-,demo demo$(COMMA)test demo$(COMMA)docs check bench$(COMMA)demo)
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

@@ -14,10 +14,10 @@ from packrank.errors import InputError, PairError, StoreError
 from packrank.late.identity import Identity
 from packrank.late.token_vectors import not_finite
 from packrank.request import RankedId
+from packrank.stores.appender import Appender
 from packrank.stores.runs import gather
 from packrank.stores.store import Store
 from packrank.stores.streaming import maxsim, place
-from packrank.stores.writer import StoreWriter
 from packrank_kernels import TokenEmbeddings, TopK, merge
 
 # Encoded at once, and appended: their vectors, at 200 tokens of 128 floats, take 50 MB.
@@ -151,7 +151,7 @@ def append(
     for index, name in enumerate(names or []):
         check_text(name, f"id of document {index}")
     path = store.path if isinstance(store, Store) else store
-    with StoreWriter(path) as writer:
+    with Appender(path) as writer:
         if writer.manifest is None:
             writer.create("int8", size, identity)
         else:

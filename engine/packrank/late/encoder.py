@@ -196,11 +196,14 @@ class LateEncoder(Reopened):
         return [found for found in vectors if found is not None]
 
     def try_encode_documents(
-        self, texts: Sequence[str]
+        self, texts: Sequence[str], cut: set[str] | None = None
     ) -> tuple[list[Tensor | None], dict[int, str]]:
-        """As `encode_documents`; None for a text that cannot be encoded, and index -> reason."""
+        """As `encode_documents`; None for a text that cannot be encoded, and index -> reason.
+
+        Texts that are longer than the model reads them are added to `cut`, if it is given.
+        """
         every = listed_texts("documents", texts)
-        vectors, failures = self._documents.encode(every)
+        vectors, failures = self._documents.encode(every, cut)
         reasons = {i: failures[text] for i, text in enumerate(every) if text in failures}
         return [vectors.get(text) for text in every], reasons
 
@@ -221,10 +224,10 @@ def check_weights(folder: FilePath, settings: Settings) -> None:
 
 
 def finite_vectors(
-    model: LateEncoder, texts: list[str], format: str
+    model: LateEncoder, texts: list[str], format: str, cut: set[str] | None = None
 ) -> tuple[list[Tensor | None], dict[int, str]]:
     """As `try_encode_documents`, and vectors are finite in the format."""
-    vectors, reasons = model.try_encode_documents(texts)
+    vectors, reasons = model.try_encode_documents(texts, cut)
     known = [index for index, vector in enumerate(vectors) if vector is not None]
     for place in not_finite([x for x in vectors if x is not None], format):
         vectors[known[place]] = None

@@ -65,8 +65,14 @@ class TokenVectors:
         """How many of the texts so far were longer than the model reads, equal ones counted."""
         return self._cut.total
 
-    def encode(self, texts: Iterable[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    def encode(
+        self, texts: Iterable[str], cut: set[str] | None = None
+    ) -> tuple[dict[str, Tensor], dict[str, str]]:
         """Encode every distinct text once.
+
+        Args:
+            texts: any strings.
+            cut: to which those are added that were longer than the model reads.
 
         Returns:
             Text -> [L, D], on the model's device and in its dtype, L = 0 where every token is
@@ -83,8 +89,10 @@ class TokenVectors:
                     sound.append(text)
                 except InputError as error:
                     failures[text] = str(error)
-            cut = self._encode_window(sound, vectors, failures)
-            self._cut.add(sum(times[text] for text in cut))
+            longer = self._encode_window(sound, vectors, failures)
+            self._cut.add(sum(times[text] for text in longer))
+            if cut is not None:
+                cut.update(longer)
         return vectors, failures
 
     def _encode_window(

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from packrank import InputError, LateInteraction, PairError, Store, StoreError
-from packrank.stores.writer import StoreWriter
+from packrank.stores.appender import Appender
 from packrank_kernels import TokenEmbeddings
 
 QUERIES = ["the sea", "", "a longer query of more words than the others", "sea sea the sea"]
@@ -46,7 +46,7 @@ def store(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
     """DOCUMENTS in float32, their ids their first characters and places."""
     path = tmp_path_factory.mktemp("stores") / "store"
     model = LateInteraction(folder, device="cpu")
-    with StoreWriter(path) as writer:
+    with Appender(path) as writer:
         writer.create("float32", model.size, model.identity)
         writer.append(IDS, model.encode_documents(DOCUMENTS))
         writer.commit()
@@ -312,7 +312,7 @@ def test_vectors_that_a_format_cannot_hold_are_named(
         "try_encode_documents",
         lambda t: ([x * factor for x in encode(t)[0] if x is not None], {}),
     )
-    with StoreWriter(tmp_path / "store") as writer:
+    with Appender(tmp_path / "store") as writer:
         writer.create(format, model.size, model.identity)
     if fits:
         model.encode_documents(["sea"], tmp_path / "store")

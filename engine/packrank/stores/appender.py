@@ -1,6 +1,6 @@
 """Writing a store: what is committed stays, whatever happens to the process or the machine.
 
-A segment is appended to the files, they are brought to the disk, and then a new manifest takes the
+Documents are appended to the files, they are brought to the disk, and then a new manifest takes the
 place of the old one. What a writer that was stopped left beyond the manifest's totals is cut off by
 the next.
 """
@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from hashlib import blake2b
+from time import monotonic
 from types import TracebackType
 from typing import Any
 
@@ -35,14 +36,17 @@ from packrank.stores.manifest import (
     check_sizes,
     check_sums,
 )
+from packrank.stores.segments import Growth
 from packrank.stores.store import Store, read_codec
 from packrank_kernels import BITS, FORMATS, Codec, TokenEmbeddings
 
 # What a writer makes before the first manifest is there.
 _MADE = (*FILES, SEGMENTS, CODEC, UNFINISHED)
+# What is appended is committed after so long: a process that is killed loses no more.
+_COMMIT_SECONDS = 10.0
 
 
-class StoreWriter:
+class Appender:
     """The one writer of a store; use as a context manager.
 
     Between commits it holds nothing of the documents but a digest of each id, some 100 bytes.
@@ -66,9 +70,8 @@ class StoreWriter:
         self._codecs: dict[torch.device, Codec] = {}
         self._files: dict[str, int] = {}
         self._seen: set[bytes] | None = None
-        # Documents, tokens and bytes of ids, with what is not committed; and its checksums.
-        self._pending = (0, 0, 0)
-        self._sums = dict.fromkeys(FILES, 0)
+        self._growth: Growth | None = None
+        self._committed_at = monotonic()
         with self._writing():
             self._is_new = not self.path.is_dir()
             self.path.mkdir(exist_ok=True)
@@ -143,7 +146,8 @@ class StoreWriter:
             raise StoreError(f"the codec does not fit format {format} of {size} dimensions")
         encoded = None if codec is None else _dump_codec(codec)
         known: dict[str, Any] | None = json.loads(json.dumps(model))  # as it will be read
-        manifest = Manifest(format, size, known, None if encoded is None else zlib.crc32(encoded))
+        crc32 = None if encoded is None else zlib.crc32(encoded)
+        manifest = Manifest(format, size, known, crc32, cut=0)
         with self._writing():
             self._check_new()
             for name in _MADE:
@@ -160,26 +164,28 @@ class StoreWriter:
                 disk.sync_folder(self.path.absolute().parent)
             self._replace(manifest)
         self._codec = codec
-        self._reset()
         return manifest
 
     def holds(self, id: str) -> bool:
         """Whether a document has this id; the first call reads the ids that are there."""
         return _digest(id) in self._ids()
 
-    def append(self, ids: Sequence[str], documents: Sequence[Tensor]) -> None:
+    def append(
+        self, ids: Sequence[str], documents: Sequence[Tensor], cut: int | None = None
+    ) -> None:
         """Add documents, which are there once they are committed.
 
         Args:
             ids: any strings, of which none is there yet.
             documents: [L, D] each, on one device; finite.
+            cut: how many were longer than their model read them; None if nobody counted.
 
         Raises:
             StoreError: an id is there already, or the disk is full; nothing since the last commit
                 is kept then.
             ValueError: shapes disagree, or a value is not finite.
         """
-        assert self.manifest is not None
+        assert self.manifest is not None and self._growth is not None
         if len(ids) != len(documents):
             raise ValueError(f"store: {len(ids)} ids of {len(documents)} documents")
         if any(x.ndim != 2 or x.shape[1] != self.manifest.size for x in documents):
@@ -192,48 +198,41 @@ class StoreWriter:
             fresh.add(digest)
         if not ids:
             return
+        growth = self._growth
         encoded = self._encode(documents)
         raw = [id.encode() for id in ids]
-        ends = np.cumsum([len(id) for id in raw], dtype="<i8") + self._pending[2]
+        token_ends = encoded.cu_seqlens[1:].cpu().numpy().astype("<i8") + growth.tokens
+        id_ends = np.cumsum([len(id) for id in raw], dtype="<i8") + growth.id_bytes
         parts = {
             "values.bin": _bytes_of(encoded.values),
             "scales.bin": None if encoded.scales is None else _bytes_of(encoded.scales),
             "codes.bin": None if encoded.codes is None else _bytes_of(encoded.codes),
-            "cu_seqlens.bin": _bytes_of(encoded.cu_seqlens[1:] + self._pending[1]),
-            "ids.bin": b"".join(raw),
-            "id_offsets.bin": ends.tobytes(),
+            "cu_seqlens.bin": memoryview(token_ends.tobytes()),
+            "ids.bin": memoryview(b"".join(raw)),
+            "id_offsets.bin": memoryview(id_ends.tobytes()),
         }
-        sums = {
-            name: 0 if content is None else zlib.crc32(content, self._sums[name])
-            for name, content in parts.items()
-        }
-        extents = dict(zip(FILES, self.manifest.extents(*self._pending), strict=True))
+        grown = growth.grown(self.manifest, parts, token_ends, id_ends, cut)
+        offsets = growth.offsets(self.manifest)
         with self._writing():
             for name, content in parts.items():
-                offset = extents[name]
+                offset = offsets[name]
                 if content is not None and offset is not None:
                     disk.write(self._files[name], content, offset)
         self._ids().update(fresh)
-        self._sums = sums
-        self._pending = (
-            self._pending[0] + len(ids),
-            self._pending[1] + len(encoded.values),
-            int(ends[-1]),
-        )
+        self._growth = grown
 
     @property
     def num_documents(self) -> int:
         """Documents that are there or appended."""
-        return self._pending[0]
+        return 0 if self._growth is None else self._growth.documents
 
     @property
-    def pending_tokens(self) -> int:
-        """Tokens appended since the last commit."""
-        assert self.manifest is not None
-        return self._pending[1] - self.manifest.tokens
+    def is_due(self) -> bool:
+        """Whether the last commit is so long ago that what was appended should be safe."""
+        return monotonic() - self._committed_at >= _COMMIT_SECONDS
 
     def commit(self, source: Source | None = None) -> Manifest:
-        """Make what was appended a segment, and safe.
+        """Make what was appended safe.
 
         Args:
             source: how far a file has been encoded; None leaves it as it is.
@@ -241,27 +240,29 @@ class StoreWriter:
         Raises:
             StoreError: the disk is full; nothing since the last commit is kept then.
         """
-        old = self.manifest
-        assert old is not None
-        source = old.source if source is None else source
-        documents, tokens, id_bytes = self._pending
-        new = replace(old, documents=documents, tokens=tokens, id_bytes=id_bytes, source=source)
+        old, growth = self.manifest, self._growth
+        assert old is not None and growth is not None
+        records = np.array(growth.ended, dtype="<i8").tobytes()
+        new = replace(
+            old,
+            documents=growth.documents,
+            tokens=growth.tokens,
+            id_bytes=growth.id_bytes,
+            segments=old.segments + len(growth.ended),
+            segments_crc32=zlib.crc32(records, old.segments_crc32),
+            tail=[*growth.tail] if any(growth.tail) else [],
+            cut=growth.cut,
+            source=old.source if source is None else source,
+        )
+        self._committed_at = monotonic()
         if new == old:
             return old
         with self._writing():
-            if documents > old.documents:
-                totals = (documents - old.documents, tokens - old.tokens, id_bytes - old.id_bytes)
-                record = np.array([*totals, *self._sums.values()], dtype="<i8").tobytes()
-                disk.write(self._files[SEGMENTS], record, old.segments * len(record))
-                new = replace(
-                    new,
-                    segments=old.segments + 1,
-                    segments_crc32=zlib.crc32(record, old.segments_crc32),
-                )
+            if growth.documents > old.documents:
+                disk.write(self._files[SEGMENTS], records, old.sizes()[SEGMENTS])
                 for file in self._files.values():
                     os.fsync(file)
             self._replace(new)
-        self._reset()
         return new
 
     def close(self) -> None:
@@ -278,7 +279,7 @@ class StoreWriter:
             os.close(self._lock)
         self._lock = None
 
-    def __enter__(self) -> "StoreWriter":
+    def __enter__(self) -> "Appender":
         return self
 
     def __exit__(
@@ -314,20 +315,13 @@ class StoreWriter:
         """The new manifest in place of the old one, in one step, and on the disk."""
         disk.write_file(self.path / UNFINISHED, manifest.dump())
         os.replace(self.path / UNFINISHED, self.path / MANIFEST)
-        self.manifest = manifest
+        self.manifest, self._growth = manifest, Growth.of(manifest)
         disk.sync_folder(self.path)
-
-    def _reset(self) -> None:
-        """Nothing has been appended since the last commit."""
-        assert self.manifest is not None
-        self._pending = (self.manifest.documents, self.manifest.tokens, self.manifest.id_bytes)
-        self._sums = dict.fromkeys(FILES, 0)
 
     def _cut_back(self) -> None:
         """To the last commit."""
         assert self.manifest is not None
-        self._reset()
-        self._seen = None
+        self._growth, self._seen = Growth.of(self.manifest), None
         sizes = self.manifest.sizes()
         for name, file in self._files.items():
             os.ftruncate(file, sizes[name])

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from packrank.errors import StoreError
+from packrank.stores.appender import Appender
 from packrank.stores.store import Store
-from packrank.stores.writer import StoreWriter
 from packrank_kernels import Codec, maxsim
 
 SIZE = 8
@@ -23,7 +23,7 @@ def codec() -> Codec:
 
 def write(folder: Path) -> Path:
     """Two documents of three tokens and one token."""
-    with StoreWriter(folder) as writer:
+    with Appender(folder) as writer:
         writer.create("2bit", SIZE, None, codec())
         writer.append(["a", "b"], list(torch.eye(SIZE)[:4].split([3, 1])))
         writer.commit()
@@ -32,7 +32,7 @@ def write(folder: Path) -> Path:
 
 def test_what_came_since_the_folder_was_taken_stays(tmp_path: Path) -> None:
     """A codec is trained for minutes between the two."""
-    with StoreWriter(tmp_path / "store") as writer:
+    with Appender(tmp_path / "store") as writer:
         (tmp_path / "store/notes.txt").write_text("precious")
         with pytest.raises(StoreError, match=r"holds 'notes\.txt'"):
             writer.create("int8", SIZE, None)
@@ -47,7 +47,7 @@ def test_vectors_without_a_manifest_stay(tmp_path: Path) -> None:
     (folder / "store.json").rename(tmp_path / "store.json")
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     with pytest.raises(StoreError, match=r"holds vectors and no store\.json; bring that back"):
-        StoreWriter(folder)
+        Appender(folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     (tmp_path / "store.json").rename(folder / "store.json")
     assert len(Store.open(folder)) == 2
@@ -59,7 +59,7 @@ def test_a_damaged_codec_is_never_used(tmp_path: Path) -> None:
     content[-1] ^= 1  # of a number: the codec can still be read
     path.write_bytes(content)
     with pytest.raises(StoreError, match=r"codec\.safetensors is damaged: its checksum is wrong"):
-        StoreWriter(path.parent)
+        Appender(path.parent)
     with pytest.raises(StoreError, match=r"codec\.safetensors is damaged: its checksum is wrong"):
         Store.open(path.parent, verify=False)
 
@@ -113,7 +113,7 @@ def test_a_manifest_tells_of_what_is_on_the_disk(
 
     for call in (pwrite, fsync, replace, mkdir, open):
         monkeypatch.setattr(os, call.__name__, call)
-    with StoreWriter(tmp_path / "store") as writer:
+    with Appender(tmp_path / "store") as writer:
         assert dirty == {str(tmp_path)}
         writer.create("2bit", SIZE, None, codec())
         assert not dirty
@@ -126,7 +126,7 @@ def test_a_manifest_tells_of_what_is_on_the_disk(
 
 def test_a_writer_lets_go_once(tmp_path: Path) -> None:
     """The numbers of its files may be those of others by then."""
-    writer = StoreWriter(tmp_path / "store")
+    writer = Appender(tmp_path / "store")
     writer.create("int8", SIZE, None)
     writer.close()
     others = [os.open(tmp_path, os.O_RDONLY) for _ in range(9)]

@@ -284,4 +284,10 @@ def test_info_describes_a_store(
     shown = capsys.readouterr().out
     for line in (f"encoded by {encoder}", "format float16, 120 bytes a token", "documents 6"):
         assert line in " ".join(shown.split())
-    assert "complete         yes" in shown
+    assert "complete         yes" in shown and "cut              0 of them, to " in shown
+    short = [encoder, tmp_path / "d.txt", tmp_path / "short", "--document-length", "4"]
+    assert main(["encode", *map(str, short), "--device", "cpu"]) == 0
+    said = capsys.readouterr().err
+    assert "documents encoded: 6, " in said and "documents cut to 4 tokens: 6\n" in said
+    assert main(["info", str(tmp_path / "short")]) == 0
+    assert "cut              6 of them, to 4 tokens\n" in capsys.readouterr().out

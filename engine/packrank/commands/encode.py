@@ -115,8 +115,7 @@ def _encode(args: argparse.Namespace) -> int:
             f"{encoded.documents / encoded.seconds:,.0f} documents/s"
         )
         if encoded.num_cut:
-            length = model.settings.document.max_length
-            say(f"documents cut to {length} tokens: {encoded.num_cut}")
+            say(f"documents cut to {model.document_length} tokens: {encoded.num_cut}")
         if encoded.begun:
             say(f"{encoded.part}s encoded before: {encoded.begun}")
     return 1 if encoded.num_failed else 0

@@ -100,7 +100,7 @@ def encode_file(
         records = file.records(taken, begun)
         failures: list[tuple[int, str]] = []
         num_cut = 0
-        pace = Pace(model.device, model.settings.document.max_length)
+        pace = Pace(model.device, model.document_length)
         while window := next_window(records, pace):
             if old is None and any(record.error is None for record in window):
                 codec = None

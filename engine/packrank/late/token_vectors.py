@@ -255,13 +255,6 @@ def normalize(x: Tensor) -> Tensor:
     return (wide / norms.clamp_min(1e-12)).to(x.dtype)
 
 
-def not_finite(documents: Iterable[Tensor], format: str) -> list[int]:
-    """Which of documents [L, D] have a value that is not finite in a format, rising."""
-    dtype = torch.float16 if format == "float16" else torch.float32
-    sound = [x.to(dtype).isfinite().all() for x in documents]
-    return [] if not sound else (~torch.stack(sound)).nonzero().flatten().tolist()
-
-
 def _check_shape(weights: Weights, dense: Dense) -> None:
     """Refuse another shape by the name of the file that gives the sizes."""
     header, shape = weights.headers.get("linear.weight"), (dense.out_features, dense.in_features)

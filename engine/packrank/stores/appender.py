@@ -292,7 +292,8 @@ class Appender:
 
     def _ids(self) -> set[bytes]:
         if self._seen is None:
-            self._seen = set(map(_digest, Store.open(self.path, verify=False).ids))
+            there = [] if self.manifest is None else Store.open(self.path, verify=False).ids
+            self._seen = set(map(_digest, there))
         return self._seen
 
     def _encode(self, documents: Sequence[Tensor]) -> TokenEmbeddings:
@@ -341,7 +342,7 @@ class Appender:
 
 
 def _digest(id: str) -> bytes:
-    return blake2b(id.encode(), digest_size=16).digest()
+    return blake2b(id.encode(errors="surrogatepass"), digest_size=16).digest()
 
 
 def _bytes_of(x: Tensor) -> memoryview:

@@ -46,7 +46,7 @@ FILES = ("values.bin", "scales.bin", "codes.bin", "cu_seqlens.bin", "ids.bin", "
 COLUMNS = 3 + len(FILES)
 _BITS = {"float32": 32, "float16": 16, "bfloat16": 16, "int8": 8}
 # Far beyond any store, and its products far below 2**63: what is computed from a manifest is exact.
-_MOST_DIMENSIONS = 1 << 20
+MOST_DIMENSIONS = 1 << 20
 _MOST_COUNTED = 1 << 45
 
 
@@ -161,7 +161,7 @@ class Manifest:
             and all(
                 isinstance(model.get(part, ""), str) for part in ("name", "vectors", "fingerprint")
             )
-            and _is_count(self.size, _MOST_DIMENSIONS)
+            and _is_count(self.size, MOST_DIMENSIONS)
             and self.size > 0
             and self.size * self._bits % 8 == 0
             and all(_is_count(count) for count in counts)

@@ -5,10 +5,11 @@ import re
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from packrank.errors import ModelError
 
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?", re.ASCII)
 # Never *.bin: pickles can run code, and weights are read from safetensors alone.
 _WANTED = ["*.json", "*.jinja", "*.txt", "*.model", "*.safetensors", "artifact.metadata"]
 _UNWANTED = ["onnx/*", "openvino/*"]
@@ -34,9 +35,9 @@ def resolve(model: str | os.PathLike[str], revision: str | None = None) -> Path:
         return folder
     if folder.is_file():
         raise ModelError(f"{name} is a file; pass the folder that holds config.json")
-    if not isinstance(model, str) or not _HUB_NAME.fullmatch(name):
+    if not isinstance(model, str) or not _is_hub_name(name):
         raise ModelError(
-            f"no folder {name!r}; pass a model folder or a hub name (organisation/name)"
+            f"there is no folder {name!r}; pass a model folder or a hub name (organisation/name)"
         )
     try:
         snapshot = snapshot_download(
@@ -49,3 +50,14 @@ def resolve(model: str | os.PathLike[str], revision: str | None = None) -> Path:
             "pass a local model folder"
         ) from None
     return Path(snapshot)
+
+
+def _is_hub_name(name: str) -> bool:
+    """Whether the hub may have a model by this name; else it must be a path."""
+    if not _HUB_NAME.fullmatch(name):
+        return False
+    try:
+        validate_repo_id(name)
+    except ValueError:
+        return False
+    return True

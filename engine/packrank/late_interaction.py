@@ -38,6 +38,8 @@ class LateInteraction(LateEncoder):
         settings: what the folder asks for.
         size: D of a token vector.
         device: where it runs.
+        num_cut_queries, num_cut_documents: how many texts so far, by whatever method, were longer
+            than the model reads them, and cut. `explain` says of one by how much.
 
     Source: Khattab and Zaharia 2020.
     """

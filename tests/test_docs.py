@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from decoders import layerwise_minicpm
 from prompts import metaspace
@@ -113,6 +114,7 @@ def test_blocks_run_twice(hub: dict[str, Path]) -> None:
                 "texts": list(TEXTS),
                 "ids": list(IDS),
                 "folder": hub["folder"],
+                "batches": [(["a", "b"], np.ones((2, 3, 8), dtype=np.float32))],
             }
             for code in blocks(page):
                 exec(compile(code, f"{page.name}: {code.splitlines()[0]}", "exec"), names)

@@ -40,6 +40,7 @@ def test_the_surface_of_the_engine() -> None:
         "Reranker",
         "Store",
         "StoreError",
+        "StoreWriter",
         "TEMPLATES",
         "Work",
         "__version__",
@@ -131,8 +132,13 @@ SIGNATURES = {
     packrank.LateInteraction.try_score: "self, pairs",
     packrank.LateInteraction.encode_queries: "self, texts",
     packrank.LateInteraction.encode_documents: "self, texts, store=None, ids=None",
+    packrank.LateInteraction.try_encode_documents: "self, texts, cut=None",
     packrank.Store.open: "path, *, verify=True",
     packrank.Store.indices: "self, ids",
+    packrank.StoreWriter: "path, *, format=None, model=None, sample=None, centroids=None",
+    packrank.StoreWriter.append: "self, ids, documents, lengths=None",
+    packrank.StoreWriter.commit: "self",
+    packrank.StoreWriter.close: "self",
     packrank.maxsim: (
         "queries, documents, candidates=None, top_k=None, *, mask=None, exact=False, device=None"
     ),

@@ -10,6 +10,7 @@ from packrank.request import Ranked, RankedId, Ranking
 from packrank.reranker import Reranker
 from packrank.stores.store import Store
 from packrank.stores.streaming import maxsim
+from packrank.stores.writer import StoreWriter
 from packrank.text.templates import TEMPLATES
 from packrank.work import Work
 from packrank_kernels import get_num_threads, set_num_threads
@@ -33,6 +34,7 @@ __all__ = [
     "Reranker",
     "Store",
     "StoreError",
+    "StoreWriter",
     "Work",
     "__version__",
     "get_num_threads",

@@ -1,5 +1,6 @@
 """Late interaction: a vector for every token, and MaxSim between query and documents."""
 
+import os
 from collections.abc import Sequence
 from typing import Any, overload
 
@@ -37,6 +38,8 @@ class LateInteraction(LateEncoder):
         settings: what the folder asks for.
         size: D of a token vector.
         device: where it runs.
+        num_cut_queries, num_cut_documents: how many texts so far, by whatever method, were longer
+            than the model reads them, and cut. `explain` says of one by how much.
 
     Source: Khattab and Zaharia 2020.
     """
@@ -96,27 +99,37 @@ class LateInteraction(LateEncoder):
         attached = self._attached
         return None if attached is None else attached.store
 
-    def attach(self, store: Path | Store) -> None:
+    def attach(self, store: Path | Store | None) -> None:
         """Take a store, in place of the one that is attached, for `rank` to rank by its ids.
 
-        What other threads have begun ends with the store that it began with.
+        What other threads have begun ends with the store that it began with. Which store fits is
+        decided by what it says of the model that made its vectors. Those of `packrank encode`,
+        `encode_documents`, and a `StoreWriter` that was given an `identity`, must be of this very
+        model and its document length. One that only names a model is taken, with a warning where
+        the name is another; one that says nothing is taken at the caller's word, if its vectors
+        have as many dimensions.
 
         Args:
             store: documents that this model encoded: a folder, which is opened as it is now and
-                checked whole, or an open one.
+                checked whole, or an open one. None: let go of the one that is attached.
 
         Raises:
+            InputError: it is no path.
             StoreError: it cannot be used, or another model encoded it; what was attached stays.
 
         Warns:
-            UserWarning: an index names its model and says no more of it, and the name is not this
+            UserWarning: the store names its model and says no more of it, and the name is not this
                 one's.
         """
+        arguments, options = self._call
+        if store is None:
+            self._attached, self._call = None, (arguments, {**options, "store": None})
+            return
         opened = store if isinstance(store, Store) else Store.open(store)
         self.check_store(opened.model, opened.size, opened.path)
         self._attached = Attached(opened, self.device)
-        arguments, options = self._call
-        self._call = arguments, {**options, "store": store}
+        again = store if isinstance(store, Store) else os.path.abspath(store)
+        self._call = arguments, {**options, "store": again}
 
     def similarity(self, query: Tensor, documents: Sequence[Tensor]) -> NDArray[np.float32]:
         """Scores of documents whose vectors are at hand.
@@ -319,7 +332,7 @@ class LateInteraction(LateEncoder):
     def _stored(self) -> Attached:
         attached = self._attached
         if attached is None:
-            raise InputError("there is no store; give LateInteraction one, or give documents")
+            raise InputError("there is no store; attach one, or give documents")
         return attached
 
     def _rank_stored(

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from packrank.errors import ModelError
 
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?", re.ASCII)
 # Never *.bin: pickles can run code, and weights are read from safetensors alone.
 _WANTED = ["*.json", "*.jinja", "*.txt", "*.model", "*.safetensors", "artifact.metadata"]
 _UNWANTED = ["onnx/*", "openvino/*"]
@@ -52,9 +53,9 @@ def resolve(model: str | os.PathLike[str], hub: HubOptions = HubOptions()) -> Pa
         return folder
     if folder.is_file():
         raise ModelError(f"{name} is a file; pass the folder that holds config.json")
-    if not isinstance(model, str) or not _HUB_NAME.fullmatch(name):
+    if not isinstance(model, str) or not _is_hub_name(name):
         raise ModelError(
-            f"no folder {name!r}; pass a model folder or a hub name (organisation/name)"
+            f"there is no folder {name!r}; pass a model folder or a hub name (organisation/name)"
         )
     try:
         snapshot = snapshot_download(
@@ -79,3 +80,14 @@ def cache_of(folder: Path) -> Path | None:
     """The hub's cache that a folder is a snapshot in, None if it is in none."""
     in_cache = folder.parent.name == "snapshots" and folder.parents[1].name.startswith("models--")
     return folder.parents[2] if in_cache else None
+
+
+def _is_hub_name(name: str) -> bool:
+    """Whether the hub may have a model by this name; else it must be a path."""
+    if not _HUB_NAME.fullmatch(name):
+        return False
+    try:
+        validate_repo_id(name)
+    except ValueError:
+        return False
+    return True

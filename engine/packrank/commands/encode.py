@@ -25,11 +25,11 @@ from packrank_kernels import FORMATS
 _DESCRIPTION = """\
 Encode the tokens of documents, and keep their vectors in a folder, the store.
 
-Run it again after it was stopped, with the same arguments, and it goes on from its last segment;
-the store will have the same bytes. Run it on a store that is there, and documents are appended:
-those that follow the lines encoded last, if DOCUMENTS begins with them; with --append all of
-another file. A file that was encoded whole is not encoded again. Model, document length and format
-must be those of the store.
+Run it again after it was stopped, with the same arguments, and it goes on: what was encoded is safe
+after some ten seconds. The store will have the same bytes. Run it on a store that is there, and
+documents are appended: those that follow the lines encoded last, if DOCUMENTS begins with them;
+with --append all of another file. A file that was encoded whole is not encoded again. Model,
+document length and format must be those of the store.
 """
 
 
@@ -115,8 +115,7 @@ def _encode(args: argparse.Namespace) -> int:
             f"{encoded.documents / encoded.seconds:,.0f} documents/s"
         )
         if encoded.num_cut:
-            length = model.settings.document.max_length
-            say(f"documents cut to {length} tokens: {encoded.num_cut}")
+            say(f"documents cut to {model.document_length} tokens: {encoded.num_cut}")
         if encoded.begun:
             say(f"{encoded.part}s encoded before: {encoded.begun}")
     return 1 if encoded.num_failed else 0

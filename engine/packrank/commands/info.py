@@ -166,6 +166,11 @@ def describe_store(store: Store) -> Iterator[str]:
     yield f"dimensions       {store.size}"
     deleted = f", {store.deleted:,} deleted ones left out" if store.deleted else ""
     yield f"documents        {len(store):,}{deleted}"
+    if store.num_cut is not None:
+        length = model.get("document_length")
+        yield f"cut              {store.num_cut:,} of them" + (
+            f", to {length} tokens" if length else ""
+        )
     yield f"tokens           {store.num_tokens:,}"
     where = "mapped" if store.is_mapped else "read into memory"
     yield f"size             {store.num_tokens * per_token / 1e6:,.1f} MB, {where}"

@@ -20,10 +20,11 @@ from packrank.late.attached import append
 from packrank.late.formats import read_settings
 from packrank.late.identity import Identity, check_same, check_size, identify, other_name
 from packrank.late.settings import Settings
-from packrank.late.token_vectors import Projection, TokenVectors, not_finite
+from packrank.late.token_vectors import Projection, TokenVectors
 from packrank.models import load_model
 from packrank.runtime.device import choose_device
 from packrank.runtime.runner import Runner
+from packrank.stores.given import not_finite
 from packrank.stores.store import Store
 from packrank.text.tokenizer import Tokenizer
 
@@ -132,6 +133,11 @@ class LateEncoder(Reopened):
             )
 
     @property
+    def document_length(self) -> int:
+        """Tokens of a document that the model reads at most, special ones included."""
+        return self.settings.document.max_length
+
+    @property
     def num_tokens(self) -> int:
         """Tokens that have gone through the model so far, special ones included."""
         return self._queries.num_tokens + self._documents.num_tokens
@@ -170,6 +176,12 @@ class LateEncoder(Reopened):
         L is 0 where every token is one that is not scored. Equal texts share a tensor; else each
         has memory of its own, so that keeping a few keeps no others alive.
 
+        A store has the id of a document once: to encode the same documents into it again, as by
+        running a program twice, raises StoreError before anything is encoded, since the store
+        keeps no texts by which to tell whether they are the same. Without ids they get other
+        numbers, and are in it twice. For other formats, and so many documents that what was done
+        should outlive an error, see `StoreWriter` and `packrank encode`.
+
         Args:
             texts: any strings.
             store: where the documents are appended, all or none, instead of being returned; made,
@@ -178,29 +190,35 @@ class LateEncoder(Reopened):
                 those of the store.
 
         Raises:
-            InputError: a text or an id is not a string.
+            InputError: a text or an id is not a string, or an id comes twice.
             PairError: a text cannot be encoded; `.index` says which.
             StoreError: the store cannot be written, is another model's or unfinished, or has one
                 of the ids.
         """
         every = listed_texts("documents", texts)
         if store is not None:
-            encode, check = self.encode_documents, self.check_store
-            append(encode, every, ids, store, self.size, self.identity, check)
+            check = self.check_store
+            append(self._encode_documents, every, ids, store, self.size, self.identity, check)
             return []
         if ids is not None:
             raise InputError("ids are those of documents in a store; name one")
-        vectors, failures = self.try_encode_documents(every)
+        return self._encode_documents(every)
+
+    def _encode_documents(self, texts: Sequence[str], cut: set[str] | None = None) -> list[Tensor]:
+        vectors, failures = self.try_encode_documents(texts, cut)
         for index, reason in failures.items():
             raise PairError(index, reason)
         return [found for found in vectors if found is not None]
 
     def try_encode_documents(
-        self, texts: Sequence[str]
+        self, texts: Sequence[str], cut: set[str] | None = None
     ) -> tuple[list[Tensor | None], dict[int, str]]:
-        """As `encode_documents`; None for a text that cannot be encoded, and index -> reason."""
+        """As `encode_documents`; None for a text that cannot be encoded, and index -> reason.
+
+        Texts that are longer than the model reads them are added to `cut`, if it is given.
+        """
         every = listed_texts("documents", texts)
-        vectors, failures = self._documents.encode(every)
+        vectors, failures = self._documents.encode(every, cut)
         reasons = {i: failures[text] for i, text in enumerate(every) if text in failures}
         return [vectors.get(text) for text in every], reasons
 
@@ -221,10 +239,10 @@ def check_weights(folder: FilePath, settings: Settings) -> None:
 
 
 def finite_vectors(
-    model: LateEncoder, texts: list[str], format: str
+    model: LateEncoder, texts: list[str], format: str, cut: set[str] | None = None
 ) -> tuple[list[Tensor | None], dict[int, str]]:
     """As `try_encode_documents`, and vectors are finite in the format."""
-    vectors, reasons = model.try_encode_documents(texts)
+    vectors, reasons = model.try_encode_documents(texts, cut)
     known = [index for index, vector in enumerate(vectors) if vector is not None]
     for place in not_finite([x for x in vectors if x is not None], format):
         vectors[known[place]] = None

@@ -118,7 +118,8 @@ SIGNATURES = {
     ),
     packrank.LateInteraction: (
         "model, *, store=None, device='auto', dtype='auto', query_length=None, "
-        "document_length=None, budget_tokens=None, deterministic=False"
+        "document_length=None, budget_tokens=None, deterministic=False, revision=None, token=None, "
+        "cache_folder=None, local_files_only=False"
     ),
     packrank.LateInteraction.attach: "self, store",
     packrank.LateInteraction.rank: (

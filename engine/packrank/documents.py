@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from packrank.errors import InputError
 
+Document = str | tuple[str | int, str] | Mapping[str, Any]
 _EXPECTED = 'a str, (id, text), or a mapping of "text"'
 
 

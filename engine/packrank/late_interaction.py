@@ -10,14 +10,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from packrank.arguments import check_str, checked_count, checked_exact, listed
+from packrank.checkpoint.hub import HubOptions
+from packrank.documents import Document, document_of
 from packrank.errors import InputError, PairError
 from packrank.late.attached import Attached
 from packrank.late.encoder import LateEncoder, Path
 from packrank.late.explanation import Explanation
 from packrank.late.text_scores import score_of, score_texts, similarity
 from packrank.request import Ranked, RankedId
+from packrank.runtime.device import Device
 from packrank.stores.store import Store
 from packrank.text.pairs import is_pair
+from packrank.threads import in_thread
 from packrank_kernels import TokenEmbeddings, matches
 
 
@@ -49,12 +53,16 @@ class LateInteraction(LateEncoder):
         model: Path,
         *,
         store: Path | Store | None = None,
-        device: str = "auto",
-        dtype: str = "auto",
+        device: Device = "auto",
+        dtype: str | torch.dtype = "auto",
         query_length: int | None = None,
         document_length: int | None = None,
         budget_tokens: int | None = None,
         deterministic: bool = False,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_folder: Path | None = None,
+        local_files_only: bool = False,
     ) -> None:
         """Load a model.
 
@@ -74,6 +82,10 @@ class LateInteraction(LateEncoder):
             budget_tokens: most tokens that go through the model at once; memory follows it.
             deterministic: vectors have the same bits in any company. On a CPU they always have; on
                 a CUDA device this leaves out faster kernels that cannot promise it.
+            revision: of a model on the hub; this and the next as `Reranker` takes them.
+            token: of the hub.
+            cache_folder: of the hub.
+            local_files_only: ask no hub.
 
         Raises:
             ModelError: the folder or name cannot be used.
@@ -88,6 +100,7 @@ class LateInteraction(LateEncoder):
             document_length=document_length,
             budget_tokens=budget_tokens,
             deterministic=deterministic,
+            hub=HubOptions(revision, token, cache_folder, local_files_only),
         )
         self._attached: Attached | None = None
         if store is not None:
@@ -145,7 +158,7 @@ class LateInteraction(LateEncoder):
 
     @overload
     def rank(
-        self, query: str, documents: Sequence[str], top_k: int | None = None
+        self, query: str, documents: Sequence[Document], top_k: int | None = None
     ) -> list[Ranked]: ...
 
     @overload
@@ -162,7 +175,7 @@ class LateInteraction(LateEncoder):
     def rank(
         self,
         query: str,
-        documents: Sequence[str] | None = None,
+        documents: Sequence[Document] | None = None,
         top_k: int | None = None,
         *,
         candidates: Sequence[str] | None = None,
@@ -172,7 +185,7 @@ class LateInteraction(LateEncoder):
 
         Args:
             query: any string.
-            documents: any strings; None for those of the store.
+            documents: any texts, or as `Reranker.rank` takes them; None for those of the store.
             top_k: how many to return; all if None.
             candidates: ids of the documents of the store to rank; None for all.
             exact: score documents of the store by the vectors that its format decodes to, in
@@ -204,7 +217,7 @@ class LateInteraction(LateEncoder):
     def try_rank(
         self,
         query: str,
-        documents: Sequence[str],
+        documents: Sequence[Document],
         top_k: int | None = None,
         *,
         candidates: Sequence[str] | None = None,
@@ -225,7 +238,7 @@ class LateInteraction(LateEncoder):
     def try_rank(
         self,
         query: str,
-        documents: Sequence[str] | None = None,
+        documents: Sequence[Document] | None = None,
         top_k: int | None = None,
         *,
         candidates: Sequence[str] | None = None,
@@ -251,7 +264,7 @@ class LateInteraction(LateEncoder):
         scores, failures = self._score([(query, text) for text in texts], known)
         order = np.argsort(-scores, kind="stable").tolist()
         best = [index for index in order if index not in failures][:top_k]
-        ranking = [Ranked(index, float(scores[index]), texts[index]) for index in best]
+        ranking = [Ranked(i, float(scores[i]), *document_of(texts[i])) for i in best]
         return ranking, failures
 
     def score(self, pairs: Sequence[tuple[str, str]]) -> NDArray[np.float32]:
@@ -327,6 +340,11 @@ class LateInteraction(LateEncoder):
         tokens, scores = (x[0] for x in matches(vectors, documents, first))
         mean, cut = self.settings.mean, (query_cut, document_cut)
         return Explanation.of(query, document, asked, words, tokens, scores, score, mean, cut)
+
+    rank_async = in_thread(rank)
+    try_rank_async = in_thread(try_rank)
+    score_async = in_thread(score)
+    try_score_async = in_thread(try_score)
 
     @property
     def _stored(self) -> Attached:

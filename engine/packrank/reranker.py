@@ -1,14 +1,14 @@
 """The front door: a query and its documents in, a ranking out."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from numbers import Real
 from typing import Any
 
 from packrank.arguments import check_str, check_text, checked_count, listed, listed_requests
 from packrank.checkpoint.fingerprint import fingerprint
-from packrank.documents import document_of
+from packrank.documents import Document, document_of
 from packrank.errors import InputError, PairError
 from packrank.exits.stages import Exit, Stages
 from packrank.request import Ranked, Ranking
@@ -19,7 +19,6 @@ from packrank.scoring.pair_model import PairModel
 from packrank.scoring.pair_scorer import PairScorer
 from packrank.threads import in_thread
 
-Document = str | tuple[str | int, str] | Mapping[str, Any]
 Requests = Sequence[tuple[str, Sequence[Document]]]
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from packrank.arguments import Reopened, checked_count, listed_texts
 from packrank.checkpoint.fingerprint import fingerprint
-from packrank.checkpoint.hub import resolve
+from packrank.checkpoint.hub import HubOptions, resolve
 from packrank.checkpoint.kind import LATE, expect
 from packrank.checkpoint.modules import encoder_folder
 from packrank.errors import InputError, PairError
@@ -22,7 +22,7 @@ from packrank.late.identity import Identity, check_same, check_size, identify, o
 from packrank.late.settings import Settings
 from packrank.late.token_vectors import Projection, TokenVectors
 from packrank.models import load_model
-from packrank.runtime.device import choose_device
+from packrank.runtime.device import Device, choose_device
 from packrank.runtime.runner import Runner
 from packrank.stores.given import not_finite
 from packrank.stores.store import Store
@@ -44,19 +44,20 @@ class LateEncoder(Reopened):
         self,
         model: Path,
         *,
-        device: str = "auto",
-        dtype: str = "auto",
+        device: Device = "auto",
+        dtype: str | torch.dtype = "auto",
         query_length: int | None = None,
         document_length: int | None = None,
         budget_tokens: int | None = None,
         deterministic: bool = False,
+        hub: HubOptions | None = None,
     ) -> None:
         """Load a model; see `LateInteraction`."""
         chosen_device, chosen_dtype = choose_device(device, dtype)
         query_length = checked_count("query_length", query_length)
         document_length = checked_count("document_length", document_length)
         budget_tokens = checked_count("budget_tokens", budget_tokens)
-        folder = resolve(model)
+        folder = resolve(model, hub or HubOptions())
         expect(folder, LATE)
         encoder = encoder_folder(folder)
         tokenizer = Tokenizer.from_folder(encoder)

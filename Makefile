@@ -11,6 +11,8 @@
 #   make bench        run the benchmarks
 #   make gpu          build, test and measure on a CUDA device, within ten minutes
 #   make sanitize     the C++ kernels under sanitizers: races, then random packs
+#   make wheel        build the sdist and the wheel, into dist/
+#   make try-wheel    build them, then use the wheel in a bare environment, without a compiler
 #   make install      everything above, installed
 #   make clean        remove .venv and all that was built
 
@@ -31,7 +33,8 @@ COMMA := ,
 CPP := $(shell find csrc tests -name '*.cpp' -o -name '*.cu' -o -name '*.h')
 BUILD := pyproject.toml setup.py constraints.txt $(shell find csrc -type f)
 
-.PHONY: run test older-triton proofs peers check format quality bench gpu sanitize install clean
+.PHONY: run test older-triton proofs peers check format quality bench gpu sanitize wheel \
+        try-wheel install clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/installed-demo
@@ -90,9 +93,23 @@ gpu:
 sanitize: $(VENV)/installed-demo,test
 	$(RUN) tests/sanitize.py $(ARGS)
 
+# Each in an environment of its own with what pyproject.toml names, in the tested versions. The
+# wheel gets the oldest manylinux tag that its compiled modules allow: that of this machine's g++.
+wheel: $(VENV)/installed-wheel
+	rm -rf build/wheel dist/packrank-*
+	PIP_CONSTRAINT=constraints.txt $(RUN) -m build --outdir build/wheel
+	mkdir -p dist
+	mv build/wheel/*.tar.gz dist
+	@if test -x $(VENV)/bin/auditwheel; then \
+	  PATH="$(CURDIR)/$(VENV)/bin:$$PATH" auditwheel repair --wheel-dir dist build/wheel/*.whl; \
+	else mv build/wheel/*.whl dist; fi
+
+try-wheel: wheel
+	$(RUN) tests/wheel.py
+
 # All extras at once: the other words need not install their own.
-install: $(VENV)/installed-bench,check,demo,test
-	@touch $(addprefix $(VENV)/installed-,demo demo$(COMMA)test check bench$(COMMA)demo)
+install: $(VENV)/installed-bench,check,demo,test,wheel
+	@touch $(addprefix $(VENV)/installed-,demo demo$(COMMA)test check bench$(COMMA)demo wheel)
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

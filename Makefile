@@ -8,7 +8,7 @@
 #   make check        lint, formatting, types; of the C++ too
 #   make format       put Python and C++ into the form that check asks for
 #   make quality      nDCG@10 on real data     DATA=folder: where the data is
-#   make bench        run the benchmarks
+#   make bench        run the benchmarks        ARGS="-k maxsim --threads 4": some, on 4 threads
 #   make gpu          build, test and measure on a CUDA device, within ten minutes
 #   make sanitize     the C++ kernels under sanitizers: races, then random packs
 #   make wheel        build the sdist and the wheel, into dist/
@@ -81,7 +81,8 @@ quality: $(VENV)/installed-demo
 	$(RUN) benchmarks/engine/quality.py --data="$(DATA)" $(ARGS)
 
 bench: $(VENV)/installed-bench,demo
-	$(RUN) -m pytest benchmarks $(if $(DATA),--data="$(DATA)") $(ARGS)
+	$(RUN) -m pytest benchmarks -q --no-header --benchmark-quiet -o console_output_style=classic \
+	  $(if $(DATA),--data="$(DATA)") $(ARGS)
 
 # Takes what is there: .venv where its torch sees the device, else $(PYTHON) and its packages.
 gpu:

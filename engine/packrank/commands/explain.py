@@ -34,19 +34,29 @@ def add_explain(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     parser = commands.add_parser("explain", help="show which tokens make up a document's score")
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     parser.add_argument("--query", required=True, type=valid_text)
-    parser.add_argument("--document", required=True, type=valid_text, metavar="TEXT")
+    parser.add_argument(
+        "--document",
+        required=True,
+        action="append",
+        type=valid_text,
+        metavar="TEXT",
+        help="may be given several times; the best comes first",
+    )
     parser.add_argument("--store", help="where the document is stored; its vectors there count")
     parser.add_argument(
         "--candidate",
+        action="append",
         type=valid_text,
         metavar="ID",
-        help="the document's id there; TEXT must be its text, of which only the number of tokens "
-        "is checked",
+        help="the document's id there, one for each --document; TEXT must be its text, of which "
+        "only the number of tokens is checked",
     )
     parser.add_argument(
         "--html", metavar="FILE", help="a page; - for standard output, without the table"
     )
-    parser.add_argument("--json", action="store_true", help="one JSON object, and no table")
+    parser.add_argument(
+        "--json", action="store_true", help="one JSON object a document, and no table"
+    )
     parser.add_argument("--color", choices=("auto", "always", "never"), default="auto")
     add_length_option(parser, "query", "document")
     add_device_options(parser, "auto, cpu, cuda or cuda:N")
@@ -58,6 +68,12 @@ def _explain(args: argparse.Namespace) -> int:
         check_stdout()
     if (args.store is None) != (args.candidate is None):
         raise InputError("--store and --candidate go together: the store, and an id in it")
+    candidates = args.candidate or [None] * len(args.document)
+    if len(candidates) != len(args.document):
+        raise InputError(
+            f"there are {len(args.document)} --document and {len(candidates)} --candidate; give "
+            "the id of each document, in the same order"
+        )
     folder = folder_of(args.model)
     with saying_warnings():
         model = LateInteraction(
@@ -68,18 +84,26 @@ def _explain(args: argparse.Namespace) -> int:
             query_length=args.query_length,
             document_length=args.document_length,
         )
-    explanation = model.explain(args.query, args.document, candidate=args.candidate)
+    asked = zip(args.document, candidates, strict=True)
+    explanations = [model.explain(args.query, text, candidate=each) for text, each in asked]
+    explanations.sort(key=lambda explanation: -explanation.score)
     if args.html:
         with replacing(args.html) as sink:
-            sink.write(page(explanation))
+            sink.write(page(*explanations, model=args.model))
         if is_stdout(args.html):
             return 0
     if args.json:
-        print(json.dumps(_fields(explanation)))
+        for explanation in explanations:
+            print(json.dumps(_fields(explanation)))
     elif sys.stdout is not None:
         colored = args.color == "always" or (args.color == "auto" and sys.stdout.isatty())
-        for line in _table(explanation, colored):
-            print(line)
+        for number, explanation in enumerate(explanations, 1):
+            if len(explanations) > 1:
+                print(f"{number}. {printable(explanation.document)}")
+            for line in _table(explanation, colored):
+                print(line)
+            if number < len(explanations):
+                print()
     return 0
 
 

@@ -289,5 +289,8 @@ def test_info_describes_a_store(
     assert main(["encode", *map(str, short), "--device", "cpu"]) == 0
     said = capsys.readouterr().err
     assert "documents encoded: 6, " in said and "documents cut to 4 tokens: 6\n" in said
+    write(tmp_path / "d.txt", [*TEXTS, "owl", "blue owl runs"])
+    assert main(["encode", *map(str, short), "--device", "cpu"]) == 0
+    assert "documents cut to 4 tokens: 1, in all 7\n" in capsys.readouterr().err
     assert main(["info", str(tmp_path / "short")]) == 0
-    assert "cut              6 of them, to 4 tokens\n" in capsys.readouterr().out
+    assert "cut              7 of them, to 4 tokens\n" in capsys.readouterr().out

@@ -114,8 +114,10 @@ def _encode(args: argparse.Namespace) -> int:
             f"{encoded.num_failed}, {encoded.seconds:.1f} s, "
             f"{encoded.documents / encoded.seconds:,.0f} documents/s"
         )
-        if encoded.num_cut:
-            say(f"documents cut to {model.document_length} tokens: {encoded.num_cut}")
+        cut, in_all = encoded.num_cut, encoded.num_cut_in_all or encoded.num_cut
+        if in_all:
+            of_all = f", in all {in_all}" if in_all != cut else ""
+            say(f"documents cut to {model.document_length} tokens: {cut}{of_all}")
         if encoded.begun:
             say(f"{encoded.part}s encoded before: {encoded.begun}")
     return 1 if encoded.num_failed else 0

@@ -36,7 +36,8 @@ class Encoded:
         num_failed: how many of the file were left out, now and before.
         part: what a record is of the file; see `Record`.
         begun: parts of the file that had been encoded before.
-        num_cut: documents that were longer than the model reads them, and encoded in part.
+        num_cut: documents of those that were longer than the model reads them, encoded in part.
+        num_cut_in_all: the same of the store; None where nobody counted before.
         bytes_per_token: of the store, codec and offsets not counted.
         seconds: from the first record to the last commit, training included.
     """
@@ -48,6 +49,7 @@ class Encoded:
     part: str
     begun: int
     num_cut: int
+    num_cut_in_all: int | None
     bytes_per_token: float
     seconds: float
 
@@ -130,6 +132,7 @@ def encode_file(
         file.part,
         begun,
         num_cut,
+        new.cut,
         new.bytes_per_token,
         max(time.perf_counter() - start, 1e-9),
     )

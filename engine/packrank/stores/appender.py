@@ -6,6 +6,7 @@ the next.
 """
 
 import json
+import math
 import os
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -71,7 +72,7 @@ class Appender:
         self._files: dict[str, int] = {}
         self._seen: set[bytes] | None = None
         self._growth: Growth | None = None
-        self._committed_at = monotonic()
+        self._committed_at = -math.inf
         with self._writing():
             self._is_new = not self.path.is_dir()
             self.path.mkdir(exist_ok=True)
@@ -228,7 +229,7 @@ class Appender:
 
     @property
     def is_due(self) -> bool:
-        """Whether the last commit is so long ago that what was appended should be safe."""
+        """Whether this writer's last commit, if any, is so long ago that it should commit again."""
         return monotonic() - self._committed_at >= _COMMIT_SECONDS
 
     def commit(self, source: Source | None = None) -> Manifest:

@@ -31,11 +31,11 @@ class StoreWriter:
             for ids, vectors in batches:
                 writer.append(ids, vectors)
 
-    What was appended is safe some ten seconds later, at `commit`, and where the block ends, by an
-    error too. Open it again and it goes on: `num_documents` says how many are there, `id in writer`
-    whether one is. The bytes of a store follow from its documents, however they got there. What
-    it holds is opened by `Store.open`, for `maxsim(queries, store)`, or
-    `LateInteraction(model, store=path)`. One process writes at a time, in one thread.
+    `append` makes everything safe where the last time is ten seconds ago; so do `commit`, and the
+    end of the block, by an error too. Open it again and it goes on: `num_documents` says how many
+    are there, `id in writer` whether one is. The bytes of a store follow from its documents,
+    however they got there. What it holds is opened by `Store.open`, for `maxsim(queries, store)`,
+    or `LateInteraction(model, store=path)`. One process writes at a time, in one thread.
 
     Attributes:
         path: the folder.
@@ -77,6 +77,7 @@ class StoreWriter:
         centroids = checked_count("centroids", centroids)
         said = _said(model)
         self._appender = Appender(path)
+        self._is_closed = False
         self.path = self._appender.path
         try:
             known = self._appender.manifest
@@ -120,8 +121,11 @@ class StoreWriter:
             InputError: an argument is of the wrong kind or shape, an id comes twice, or a vector
                 is not finite in the format; or a document of [L, D] begins or ends with a row of
                 zeros, as one that was filled up.
-            StoreError: a document of the store has one of the ids, or the store cannot be written.
+            StoreError: a document of the store has one of the ids, the store cannot be written, or
+                the writer is closed.
         """
+        if self._is_closed:
+            raise StoreError(f"the writer of {self.path} is closed; open it again")
         names = checked_ids(ids)
         every = vectors_of(documents, lengths)
         if len(names) != len(every):
@@ -160,6 +164,7 @@ class StoreWriter:
         try:
             self.commit()
         finally:
+            self._is_closed = True
             self._appender.close()
 
     def __enter__(self) -> "StoreWriter":

@@ -88,6 +88,8 @@ def test_what_was_appended_is_due_by_the_clock(
     with Appender(tmp_path / "store") as writer:
         writer.create("int8", SIZE, None)
         writer.append(["a"], documents()[:1])
+        assert writer.is_due
+        writer.commit()
         now += appender_file._COMMIT_SECONDS - 0.1
         assert not writer.is_due
         now += 0.2

@@ -114,14 +114,15 @@ def test_what_was_appended_is_committed_by_the_clock(
     now = 0.0
     monkeypatch.setattr(appender_file, "monotonic", lambda: now)
     with StoreWriter(tmp_path / "store") as writer:
-        writer.append(["a"], documents()[:1])
-        assert len(Store.open(tmp_path / "store")) == 0
+        for id, committed in (("a", 1), ("b", 1), ("c", 1)):
+            writer.append([id], documents()[:1])
+            assert len(Store.open(tmp_path / "store")) == committed
         now += 11
-        writer.append(["b"], documents()[2:3])
-        assert len(Store.open(tmp_path / "store")) == 2
-        writer.append(["c"], documents()[2:3])
+        writer.append(["d"], documents()[2:3])
+        assert len(Store.open(tmp_path / "store")) == 4
+        writer.append(["e"], documents()[2:3])
         writer.commit()
-        assert len(Store.open(tmp_path / "store")) == 3
+        assert len(Store.open(tmp_path / "store")) == 5
 
 
 def test_much_at_once_is_brought_to_the_format_in_parts(
@@ -259,6 +260,19 @@ def test_an_unfinished_store_is_finished_first(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="is unfinished; run packrank encode again first"):
         StoreWriter(tmp_path / "store")
     Appender(tmp_path / "store").close()  # and others may write
+
+
+def test_what_is_closed_stays_closed(tmp_path: Path) -> None:
+    writer = StoreWriter(tmp_path / "store")
+    writer.append(["a"], [ONE])
+    for _ in range(2):
+        writer.close()
+        with pytest.raises(StoreError, match="store is closed; open it again"):
+            writer.append(["b"], [ONE])
+    assert writer.num_documents == 1 and "a" in writer
+    with StoreWriter(tmp_path / "store") as again:
+        again.append(["b"], [ONE])
+    assert [*Store.open(tmp_path / "store").ids] == ["a", "b"]
 
 
 def test_a_disk_that_is_full_is_said_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

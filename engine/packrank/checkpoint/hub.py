@@ -4,8 +4,6 @@ import os
 import re
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
-
 from packrank.errors import ModelError
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
@@ -38,6 +36,8 @@ def resolve(model: str | os.PathLike[str], revision: str | None = None) -> Path:
         raise ModelError(
             f"no folder {name!r}; pass a model folder or a hub name (organisation/name)"
         )
+    from huggingface_hub import snapshot_download  # here, as what needs no hub need not wait
+
     try:
         snapshot = snapshot_download(
             name, revision=revision, allow_patterns=_WANTED, ignore_patterns=_UNWANTED

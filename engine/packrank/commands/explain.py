@@ -11,11 +11,7 @@ from typing import Any
 
 from packrank.commands.messages import check_stdout, printable, saying_warnings
 from packrank.commands.options import (
-    MODEL_HELP,
-    add_device_options,
-    add_length_option,
     folder_of,
-    valid_text,
 )
 from packrank.errors import InputError
 from packrank.late.explanation import Explanation
@@ -29,31 +25,8 @@ _COLORS = ((235, 250), (22, 255), (28, 255), (34, 16), (40, 16), (46, 16))
 _WIDTH = 28  # columns of a token in the table
 
 
-def add_explain(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """The command and its options."""
-    parser = commands.add_parser("explain", help="show which tokens make up a document's score")
-    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
-    parser.add_argument("--query", required=True, type=valid_text)
-    parser.add_argument("--document", required=True, type=valid_text, metavar="TEXT")
-    parser.add_argument("--store", help="where the document is stored; its vectors there count")
-    parser.add_argument(
-        "--candidate",
-        type=valid_text,
-        metavar="ID",
-        help="the document's id there; TEXT must be its text, of which only the number of tokens "
-        "is checked",
-    )
-    parser.add_argument(
-        "--html", metavar="FILE", help="a page; - for standard output, without the table"
-    )
-    parser.add_argument("--json", action="store_true", help="one JSON object, and no table")
-    parser.add_argument("--color", choices=("auto", "always", "never"), default="auto")
-    add_length_option(parser, "query", "document")
-    add_device_options(parser, "auto, cpu, cuda or cuda:N")
-    parser.set_defaults(run=_explain)
-
-
-def _explain(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
+    """Run the command; returns the exit status."""
     if not args.html or args.json:
         check_stdout()
     if (args.store is None) != (args.candidate is None):

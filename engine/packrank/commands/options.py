@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from packrank.arguments import check_text
+from packrank.checkpoint.config import Activation
 from packrank.checkpoint.hub import resolve
 from packrank.demo import default_model
 from packrank.errors import InputError
@@ -13,6 +14,8 @@ from packrank.text.truncation import Truncation
 
 MODEL_HELP = 'a model folder, a hub name (organisation/name), or "default"'
 RECORDS = "JSON Lines, a JSON array, CSV or TSV, also in .gz,"
+# Those of `packrank_kernels.FORMATS`, which comes with torch.
+VECTOR_FORMATS = ("float32", "float16", "bfloat16", "int8", "8bit", "4bit", "2bit", "1bit")
 FORMAT_HELP = "by default as its first bytes and its name say"
 _MOST_THREADS = 4  # a processor; with many more a call takes minutes
 _DEVICES = "auto, cpu, cuda, cuda:N, or several: cuda:0,cuda:1"
@@ -81,6 +84,13 @@ def add_reranker_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """How a reranker or late interaction is opened, whichever the model is."""
+    add_reranker_options(parser)
+    parser.add_argument("--activation", choices=get_args(Activation), help="of logits")
+    add_length_option(parser, "query", "document")
+
+
 def reranker_options(args: argparse.Namespace) -> dict[str, Any]:
     """Of the options of `Reranker`, those that are given."""
     given = {name: getattr(args, name, None) for name in _OPTIONS}
@@ -118,3 +128,14 @@ def valid_text(text: str) -> str:
 def layer_numbers(text: str) -> tuple[int, ...]:
     """An option that is numbers of layers."""
     return tuple(sorted({positive(part) for part in text.split(",")}))
+
+
+def share(text: str) -> float:
+    """An option that is a number between 0 and 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0 and below 1")
+    return value

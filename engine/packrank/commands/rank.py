@@ -5,13 +5,11 @@ import json
 import math
 
 from packrank.commands.messages import check_stdout, printable, report, say
-from packrank.commands.options import FORMAT_HELP, MODEL_HELP, RECORDS, positive, valid_text
-from packrank.commands.scorer import add_model_options, open_model, report_cut
+from packrank.commands.scorer import open_model, report_cut
 from packrank.errors import InputError
 from packrank.jobs.score import Scorer
 from packrank.late_interaction import LateInteraction
 from packrank.records.file import RecordFile, nothing_in
-from packrank.records.formats import FORMATS
 from packrank.records.record import DOCUMENTS, IDS, Record
 from packrank.request import Ranked, Ranking
 from packrank.reranker import Reranker
@@ -19,54 +17,8 @@ from packrank.reranker import Reranker
 _SHOWN_CHARACTERS = 80  # of a document in the table
 
 
-def add_rank(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """The command and its options."""
-    parser = commands.add_parser("rank", help="rank documents for a query")
-    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
-    parser.add_argument("--query", required=True, type=valid_text)
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument(
-        "--documents",
-        metavar="FILE",
-        help=f'{RECORDS} with "text" (and "title", "id" or "_id"), or one document a line; - for '
-        "standard input",
-    )
-    source.add_argument("--store", help="rank what packrank encode has put there")
-    parser.add_argument(
-        "--candidates",
-        metavar="FILE",
-        help=f'what to rank of the store: ids, one a line, or {RECORDS} with "id" or "_id"',
-    )
-    parser.add_argument(
-        "--exact",
-        nargs="?",
-        const=True,
-        default=False,
-        type=positive,
-        metavar="N",
-        help="score documents of a store by the vectors that its format decodes to, in float32; "
-        "with N, at least K, the N best by the format's own scores",
-    )
-    parser.add_argument("--format", choices=FORMATS, help=f"of FILE; {FORMAT_HELP}")
-    parser.add_argument("--top-k", type=positive, metavar="K", help="show the best K")
-    parser.add_argument(
-        "--json", action="store_true", help="one JSON object a document, then one of layers run"
-    )
-    parser.add_argument(
-        "--label", metavar="NAME", help="of a model of several labels: whose score counts"
-    )
-    parser.add_argument("--cutoff-layer", type=positive, metavar="L", help="layers to run")
-    parser.add_argument(
-        "--exit",
-        metavar="MARGINS",
-        help='let candidates stop early: by a file that packrank calibrate wrote, or "calibrated", '
-        "the one that it left in the model's folder",
-    )
-    add_model_options(parser)
-    parser.set_defaults(run=_rank)
-
-
-def _rank(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
+    """Run the command; returns the exit status."""
     check_stdout()
     if args.store is not None:
         return _rank_store(args)

@@ -8,44 +8,16 @@ import sys
 from tqdm import tqdm
 
 from packrank.commands.messages import hides_bar, report, say
-from packrank.commands.options import FORMAT_HELP, MODEL_HELP, RECORDS, positive
-from packrank.commands.scorer import add_model_options, open_model, report_cut
+from packrank.commands.scorer import open_model, report_cut
 from packrank.errors import InputError
 from packrank.jobs.score import score_records
 from packrank.output_file import replacing
 from packrank.records.file import RecordFile, nothing_in
-from packrank.records.formats import FORMATS
 from packrank.records.record import PAIRS
 
 
-def add_score(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """The command and its options."""
-    parser = commands.add_parser("score", help="score a file of pairs")
-    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
-    parser.add_argument(
-        "pairs",
-        metavar="PAIRS",
-        help=f'{RECORDS} with "query", "document" (and "title", "id" or "_id"); - for standard '
-        "input",
-    )
-    parser.add_argument(
-        "--output",
-        required=True,
-        metavar="OUT",
-        help="JSON Lines; a file is written whole or not at all; - for standard output",
-    )
-    parser.add_argument(
-        "--format",
-        choices=[format for format in FORMATS if format != "text"],
-        help=f"of PAIRS; {FORMAT_HELP}",
-    )
-    parser.add_argument("--cutoff-layer", type=positive, metavar="L", help="layers to run")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar, no summary")
-    add_model_options(parser)
-    parser.set_defaults(run=_score)
-
-
-def _score(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
+    """Run the command; returns the exit status."""
     if os.path.exists(args.output) and _is_source(args.pairs, args.output):
         raise InputError(f"{args.output} is the file of pairs; write the scores to another one")
     with RecordFile(args.pairs, PAIRS, args.format) as file, replacing(args.output) as sink:

@@ -1,17 +1,10 @@
 """The model of `packrank rank` and `packrank score`: a reranker, or late interaction."""
 
 import argparse
-from typing import get_args
 
-from packrank.checkpoint.config import Activation
 from packrank.checkpoint.kind import LATE, RERANKERS, expect
 from packrank.commands.messages import say, saying_warnings
-from packrank.commands.options import (
-    add_length_option,
-    add_reranker_options,
-    folder_of,
-    reranker_options,
-)
+from packrank.commands.options import folder_of, reranker_options
 from packrank.errors import InputError
 from packrank.jobs.score import Scorer
 from packrank.late_interaction import LateInteraction
@@ -32,13 +25,6 @@ _RERANKER_ONLY = (
     "exit",
 )
 _LATE_ONLY = ("query_length", "document_length")
-
-
-def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """How the model is opened."""
-    add_reranker_options(parser)
-    parser.add_argument("--activation", choices=get_args(Activation), help="of logits")
-    add_length_option(parser, "query", "document")
 
 
 def open_model(args: argparse.Namespace) -> Scorer:

@@ -61,7 +61,7 @@ def test_commands(
     words = ["--template", "mxbai-v2", "--instruction", "find a panda", "--max-length", "40"]
     words += ["--activation", "normalized"]
     model = reranker_case("mxbai-v2-instructed").open()
-    ranked_by = ["--query", query, "--documents", str(source), "--json"]
+    ranked_by = ["--query", query, "--documents", str(source), "--json", "--summary"]
     capsys.readouterr()
     assert main(["rank", str(folder), *ranked_by, *words]) == 0
     *shown, summary = map(json.loads, capsys.readouterr().out.splitlines())
@@ -85,7 +85,7 @@ def test_commands_of_layers(
     pairs.write_text("".join(json.dumps({"query": q, "document": d}) + "\n" for q, d in PAIRS))
     words = ["--compress-ratio", "4", "--compress-layers", "2,1", "--head-index", "layer"]
     words += ["--cutoff-layer", "3"]
-    ranked_by = ["--query", query, "--documents", str(source), "--json"]
+    ranked_by = ["--query", query, "--documents", str(source), "--json", "--summary"]
     capsys.readouterr()
     assert main(["rank", str(case.folder), *ranked_by, *words]) == 0
     *shown, summary = map(json.loads, capsys.readouterr().out.splitlines())

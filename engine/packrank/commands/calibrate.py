@@ -6,10 +6,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from packrank.checkpoint.fingerprint import fingerprint
-from packrank.commands.messages import SHOWN_FAILURES, check_stdout, hides_bar, say
+from packrank.commands.messages import SHOWN_FAILURES, check_stdout, progress, say
 from packrank.commands.options import (
     folder_of,
     reranker_options,
@@ -25,7 +24,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit status."""
     check_stdout()
     failures: list[tuple[str, str, str]] = []
-    queries = read_queries(args.queries, args.candidates, failures)
+    queries = read_queries(args.queries, args.candidates, failures, args.input_format)
     ample = [query for query in queries if len(query.records) > args.top_k]
     try:
         check_enough(len(ample), args.top_k)
@@ -39,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     model = Reranker(folder, **reranker_options(args), activation="identity")
     exits, settings = _exit_layers(args, model.exit_layers), model.exit_settings
     total = sum(len(query.records) for query in ample)
-    with tqdm(total=total, unit=" pairs", unit_scale=True, disable=hides_bar(args.quiet)) as bar:
+    with progress(total, "pairs", args.quiet) as bar:
         for record, reason in score_queries(model, ample, exits, bar):
             failures.append((args.candidates, record.place, reason))
     nothing = np.empty((0, len(exits)), dtype=np.float32)

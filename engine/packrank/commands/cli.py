@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Sequence
 
 from packrank.commands.messages import say
-from packrank.commands.parser import parser
+from packrank.commands.parser import parse
 from packrank.commands.signals import Stopped, stopping
 from packrank.errors import PackrankError
 
@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = argparse.Namespace(traceback=False)
     try:
         with stopping():
-            parser().parse_args(argv, args)
+            parse(argv, args)
             if getattr(args, "threads", None):
                 from packrank import set_num_threads
 

@@ -3,9 +3,7 @@
 import argparse
 import os
 
-from tqdm import tqdm
-
-from packrank.commands.messages import hides_bar, report, say, saying_warnings
+from packrank.commands.messages import progress, report, say, saying_warnings
 from packrank.commands.options import (
     folder_of,
 )
@@ -29,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         with (
             saying_warnings(),
-            tqdm(total=total, unit=" documents", disable=hides_bar(args.quiet)) as bar,
+            progress(total, "documents", args.quiet) as bar,
         ):
             encoded = encode_file(
                 model,

@@ -4,7 +4,6 @@ import argparse
 import json
 import math
 import sys
-import unicodedata
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
@@ -13,6 +12,7 @@ from packrank.commands.messages import check_stdout, printable, saying_warnings
 from packrank.commands.options import (
     folder_of,
 )
+from packrank.commands.table import columns
 from packrank.errors import InputError
 from packrank.late.explanation import Explanation
 from packrank.late.explanation_page import page
@@ -27,7 +27,7 @@ _WIDTH = 28  # columns of a token in the table
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit status."""
-    if not args.html or args.json:
+    if not args.html or args.output_format == "jsonl":
         check_stdout()
     if (args.store is None) != (args.candidate is None):
         raise InputError("--store and --candidate go together: the store, and an id in it")
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
             sink.write(page(explanation))
         if is_stdout(args.html):
             return 0
-    if args.json:
+    if args.output_format == "jsonl":
         print(json.dumps(_fields(explanation)))
     elif sys.stdout is not None:
         colored = args.color == "always" or (args.color == "auto" and sys.stdout.isatty())
@@ -106,22 +106,18 @@ def _painted(text: str, value: float, most: float) -> str:
 
 def _name(token: Token) -> str:
     """A token in a line: its text, and what it is where it is not of the text."""
-    text = printable(" ".join(token.text.split()) or repr(token.text))
+    text = printable(
+        " ".join(token.text.split()) or repr(token.text), sys.stdout.encoding or "utf-8"
+    )
     return text if token.kind in ("text", "special") else f"{text} ({token.kind})"
 
 
 def _cell(token: Token) -> str:
     """The same in as many columns as the table has for it."""
-    cell, columns = "", 0
+    cell, taken = "", 0
     for c in _name(token):
-        columns += _columns(c)
-        if columns >= _WIDTH:
+        taken += columns(c)
+        if taken >= _WIDTH:
             break
         cell += c
-    return cell + " " * (_WIDTH - sum(map(_columns, cell)))
-
-
-def _columns(c: str) -> int:
-    if unicodedata.combining(c):
-        return 0
-    return 2 if unicodedata.east_asian_width(c) in "WF" else 1
+    return cell + " " * (_WIDTH - columns(cell))

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -10,6 +11,7 @@ from packrank.checkpoint.config import Activation
 from packrank.checkpoint.hub import resolve
 from packrank.demo import default_model
 from packrank.errors import InputError
+from packrank.records.formats import FORMATS
 from packrank.text.truncation import Truncation
 
 MODEL_HELP = 'a model folder, a hub name (organisation/name), or "default"'
@@ -35,6 +37,33 @@ _OPTIONS = (
 def folder_of(model: str) -> Path:
     """The folder of a model as `MODEL_HELP` names it."""
     return default_model() if model == "default" else resolve(model)
+
+
+def add_input_format(
+    parser: argparse.ArgumentParser, what: str, formats: Sequence[str] = FORMATS
+) -> None:
+    """What files are, where neither bytes nor names say it; `--format` is an older name."""
+    parser.add_argument("--input-format", choices=formats, help=f"of {what}; {FORMAT_HELP}")
+    parser.add_argument(
+        "--format",
+        dest="input_format",
+        choices=formats,
+        default=argparse.SUPPRESS,
+        help=argparse.SUPPRESS,
+    )
+
+
+def add_output_format(parser: argparse.ArgumentParser, help: str, *formats: str) -> None:
+    """How results are written; `--json` is an older name of "jsonl"."""
+    parser.add_argument("--output-format", choices=formats, default=formats[0], help=help)
+    parser.add_argument(
+        "--json",
+        dest="output_format",
+        action="store_const",
+        const="jsonl",
+        default=argparse.SUPPRESS,
+        help=argparse.SUPPRESS,
+    )
 
 
 def add_device_options(parser: argparse.ArgumentParser, devices: str) -> None:

@@ -1,6 +1,7 @@
 """The command line, declared: nothing is imported here that takes time."""
 
 import argparse
+from collections.abc import Sequence
 from typing import TypeAlias
 
 from packrank import __version__
@@ -10,17 +11,28 @@ from packrank.commands.options import (
     RECORDS,
     VECTOR_FORMATS,
     add_device_options,
+    add_input_format,
     add_length_option,
     add_model_options,
+    add_output_format,
     add_reranker_options,
     layer_numbers,
     positive,
     share,
     valid_text,
 )
+from packrank.errors import InputError
+from packrank.records.file import is_stdin
 from packrank.records.formats import FORMATS
 
 _HELP = "Rank documents for a query, or score pairs, with a reranker."
+_OBJECTS = [format for format in FORMATS if format != "text"]
+
+_RANK = """\
+Rank documents for a query, best first; or, with --queries, for each of many: the same --documents
+or --store for all, or what --candidates has for each. A FILE may be -, for standard input.
+"""
+
 _ENCODE = """\
 Encode the tokens of documents, and keep their vectors in a folder, the store.
 
@@ -61,22 +73,42 @@ def parser() -> argparse.ArgumentParser:
     return whole
 
 
+def parse(argv: Sequence[str] | None, args: argparse.Namespace) -> None:
+    """Read a command line into `args`.
+
+    Raises:
+        InputError: options do not go together.
+        SystemExit: argparse has answered, or said what is wrong.
+    """
+    parser().parse_args(argv, args)
+    if args.command == "rank":
+        _check_rank(args)
+
+
 def _add_rank(commands: Commands) -> None:
-    parser = commands.add_parser("rank", help="rank documents for a query")
+    parser = commands.add_parser(
+        "rank",
+        help="rank documents for a query, or for many",
+        description=_RANK,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
-    parser.add_argument("--query", required=True, type=valid_text)
-    source = parser.add_mutually_exclusive_group(required=True)
+    asked = parser.add_mutually_exclusive_group(required=True)
+    asked.add_argument("--query", type=valid_text, metavar="TEXT")
+    asked.add_argument("--queries", metavar="FILE", help=f'{RECORDS} with "id" (or "_id"), "text"')
+    source = parser.add_mutually_exclusive_group()
     source.add_argument(
         "--documents",
         metavar="FILE",
-        help=f'{RECORDS} with "text" (and "title", "id" or "_id"), or one document a line; - for '
-        "standard input",
+        help=f'{RECORDS} with "text" (and "title", "id" or "_id"), or one document a line',
     )
     source.add_argument("--store", help="rank what packrank encode has put there")
     parser.add_argument(
         "--candidates",
         metavar="FILE",
-        help=f'what to rank of the store: ids, one a line, or {RECORDS} with "id" or "_id"',
+        help=f'what to rank of the store: ids, one a line, or {RECORDS} with "id" or "_id". With '
+        '--queries what to rank for each of them: records with "query", the id of one, and "id"; '
+        'without a store "text" (and "title", "id")',
     )
     parser.add_argument(
         "--exact",
@@ -88,10 +120,25 @@ def _add_rank(commands: Commands) -> None:
         help="score documents of a store by the vectors that its format decodes to, in float32; "
         "with N, at least K, the N best by the format's own scores",
     )
-    parser.add_argument("--format", choices=FORMATS, help=f"of FILE; {FORMAT_HELP}")
-    parser.add_argument("--top-k", type=positive, metavar="K", help="show the best K")
+    add_input_format(parser, "every FILE")
+    parser.add_argument("--top-k", type=positive, metavar="K", help="show the best K of a query")
     parser.add_argument(
-        "--json", action="store_true", help="one JSON object a document, then one of layers run"
+        "--output",
+        default="-",
+        metavar="OUT",
+        help="a file, written whole or not at all; by default standard output",
+    )
+    add_output_format(
+        parser,
+        "a table, as wide as the terminal and uncut elsewhere (the default); one JSON object a "
+        "document; or, with --queries, a TREC run",
+        *("table", "jsonl", "trec"),
+    )
+    parser.add_argument(
+        "--summary",
+        action="store_true",
+        default=None,
+        help="of jsonl and a reranker: a last object, of the layers that were run",
     )
     parser.add_argument(
         "--label", metavar="NAME", help="of a model of several labels: whose score counts"
@@ -103,7 +150,38 @@ def _add_rank(commands: Commands) -> None:
         help='let candidates stop early: by a file that packrank calibrate wrote, or "calibrated", '
         "the one that it left in the model's folder",
     )
+    parser.add_argument("--quiet", action="store_true", help="no progress")
     add_model_options(parser)
+
+
+def _check_rank(args: argparse.Namespace) -> None:
+    """Raise InputError unless options of `rank` go together."""
+    many, candidates = args.queries is not None, args.candidates is not None
+    if candidates and args.store is None:
+        if not many:
+            raise InputError("--candidates are ids of documents of a store; give --store as well")
+        if args.documents is not None:
+            raise InputError(
+                "--candidates has what to rank for each query; leave --documents out, or encode "
+                "them and give --store"
+            )
+    if args.documents is None and args.store is None and not candidates:
+        raise InputError(
+            "nothing to rank; give --documents, --store, or --queries with --candidates"
+        )
+    if args.exact is not False and args.store is None:
+        raise InputError("--exact is for documents of a store; give --store as well")
+    if args.summary and args.output_format != "jsonl":
+        raise InputError("--summary is a line of jsonl; give --output-format jsonl as well")
+    if args.output_format == "trec" and not many:
+        raise InputError("a TREC run has ids of queries; give --queries, a file of them")
+    read = [
+        name for name in ("queries", "documents", "candidates") if is_stdin(getattr(args, name))
+    ]
+    if len(read) > 1:
+        raise InputError(
+            f"--{read[0]} and --{read[1]} cannot both come from standard input; name a file for one"
+        )
 
 
 def _add_score(commands: Commands) -> None:
@@ -121,11 +199,7 @@ def _add_score(commands: Commands) -> None:
         metavar="OUT",
         help="JSON Lines; a file is written whole or not at all; - for standard output",
     )
-    parser.add_argument(
-        "--format",
-        choices=[format for format in FORMATS if format != "text"],
-        help=f"of PAIRS; {FORMAT_HELP}",
-    )
+    add_input_format(parser, "PAIRS", _OBJECTS)
     parser.add_argument("--cutoff-layer", type=positive, metavar="L", help="layers to run")
     parser.add_argument("--quiet", action="store_true", help="no progress bar, no summary")
     add_model_options(parser)
@@ -190,7 +264,7 @@ def _add_explain(commands: Commands) -> None:
     parser.add_argument(
         "--html", metavar="FILE", help="a page; - for standard output, without the table"
     )
-    parser.add_argument("--json", action="store_true", help="one JSON object, and no table")
+    add_output_format(parser, "a table (the default), or one JSON object", "table", "jsonl")
     parser.add_argument("--color", choices=("auto", "always", "never"), default="auto")
     add_length_option(parser, "query", "document")
     add_device_options(parser, "auto, cpu, cuda or cuda:N")
@@ -242,6 +316,7 @@ def _add_calibrate(commands: Commands) -> None:
         "--seed", type=positive, default=1, metavar="N", help="of the split (default: 1)"
     )
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    add_input_format(parser, "both files", _OBJECTS)
     add_reranker_options(parser)
 
 

@@ -1,6 +1,9 @@
 """The model of `packrank rank` and `packrank score`: a reranker, or late interaction."""
 
 import argparse
+import os
+import stat
+import sys
 
 from packrank.checkpoint.kind import LATE, RERANKERS, expect
 from packrank.commands.messages import say, saying_warnings
@@ -8,6 +11,7 @@ from packrank.commands.options import folder_of, reranker_options
 from packrank.errors import InputError
 from packrank.jobs.score import Scorer
 from packrank.late_interaction import LateInteraction
+from packrank.output_file import is_stdout
 from packrank.reranker import Reranker
 
 # Options that late interaction has no use for.
@@ -23,6 +27,7 @@ _RERANKER_ONLY = (
     "label",
     "cutoff_layer",
     "exit",
+    "summary",
 )
 _LATE_ONLY = ("query_length", "document_length")
 
@@ -73,3 +78,23 @@ def report_cut(model: Scorer) -> None:
     ):
         if count:
             say(f"packrank: {what} cut to {side.max_length} tokens: {count}")
+
+
+def check_no_source(output: str, *sources: str | None) -> None:
+    """Raise InputError if the output is a file that is read, by whatever name."""
+    if is_stdout(output) or not os.path.exists(output):
+        return
+    for source in sources:
+        if source is not None and _is_source(source, output):
+            raise InputError(f"{output} is a file that is read; name another one to write")
+
+
+def _is_source(source: str, output: str) -> bool:
+    """Whether the output is the file that is read, by whatever name."""
+    if source != "-":
+        return os.path.isfile(source) and os.path.samefile(source, output)
+    try:
+        opened = os.fstat(sys.stdin.fileno())
+    except (AttributeError, OSError, ValueError):  # closed, or not of the system
+        return False
+    return stat.S_ISREG(opened.st_mode) and os.path.samestat(opened, os.stat(output))

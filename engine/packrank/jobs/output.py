@@ -22,8 +22,12 @@ def write_row(
     if "id" in record.fields:
         row["id"] = record.fields["id"]
     if reason is None:
-        # -inf, of a document without token vectors, has no spelling in JSON.
-        row["score"] = None if score == -math.inf else score
+        row["score"] = number(score)
     else:
         row["error"] = reason
     sink.write(json.dumps(row, allow_nan=False) + "\n")
+
+
+def number(score: float | list[float]) -> float | list[float] | None:
+    """As JSON has it, in which -inf, of a document without token vectors, has no spelling."""
+    return None if score == -math.inf else score

@@ -3,10 +3,12 @@
 import os
 import subprocess
 import sys
+from argparse import Namespace
 
 import packrank_kernels
 from packrank import __version__
 from packrank.commands.options import VECTOR_FORMATS
+from packrank.commands.parser import parse
 
 # What it takes seconds to import, or reaches for a network.
 HEAVY = ("torch", "numpy", "tokenizers", "transformers", "huggingface_hub", "safetensors")
@@ -54,3 +56,19 @@ def test_words_of_usage_come_without_what_takes_seconds() -> None:
 
 def test_formats_of_vectors_are_those_of_the_kernels() -> None:
     assert set(VECTOR_FORMATS) == set(packrank_kernels.FORMATS)
+
+
+def test_older_names_of_formats_are_taken() -> None:
+    rank = ["rank", "model", "--query", "x", "--documents", "d"]
+    for argv, input_format, output_format in (
+        (rank, None, "table"),
+        ([*rank, "--format", "csv", "--json"], "csv", "jsonl"),
+        ([*rank, "--input-format", "tsv", "--output-format", "jsonl"], "tsv", "jsonl"),
+    ):
+        args = Namespace()
+        parse(argv, args)
+        assert (args.input_format, args.output_format) == (input_format, output_format)
+    parse(["score", "model", "pairs", "--output", "-", "--format", "json"], args)
+    assert args.input_format == "json"
+    parse(["encode", "model", "d", "s", "--format", "2bit", "--input-format", "csv"], args)
+    assert (args.format, args.input_format) == ("2bit", "csv")

@@ -4,9 +4,7 @@ import argparse
 import os
 
 from packrank.commands.messages import progress, report, say, saying_warnings
-from packrank.commands.options import (
-    folder_of,
-)
+from packrank.commands.options import folder_of
 from packrank.commands.signals import Stopped
 from packrank.jobs.documents import Documents
 from packrank.jobs.encode import encode_file
@@ -25,10 +23,7 @@ def run(args: argparse.Namespace) -> int:
     )
     name = os.path.abspath(args.model) if os.path.isdir(args.model) else args.model
     try:
-        with (
-            saying_warnings(),
-            progress(total, "documents", args.quiet) as bar,
-        ):
+        with saying_warnings(), progress(total, "documents", args.quiet) as bar:
             encoded = encode_file(
                 model,
                 {**model.identity, "name": name},

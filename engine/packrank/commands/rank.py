@@ -10,16 +10,10 @@ from functools import partial
 from typing import Any, TextIO
 
 from packrank.commands.messages import LeftOut, check_stdout, progress, report, say
-from packrank.commands.scorer import check_no_source, open_model, report_cut
+from packrank.commands.scorer import check_no_source, open_model, report_cut, sink_of
 from packrank.commands.table import Screen, table
 from packrank.errors import InputError
-from packrank.jobs.answers import (
-    Answer,
-    summary_of,
-    summary_of_many,
-    write_ranking,
-    write_run,
-)
+from packrank.jobs.answers import Answer, json_lines, summary_of, summary_of_many, trec_lines
 from packrank.jobs.queries import (
     Query,
     Request,
@@ -33,7 +27,7 @@ from packrank.jobs.queries import (
 from packrank.jobs.rank import rank_store, rank_texts
 from packrank.jobs.score import Scorer
 from packrank.late_interaction import LateInteraction
-from packrank.output_file import is_stdout, replacing
+from packrank.output_file import is_stdout
 from packrank.records.file import RecordFile, nothing_in
 from packrank.records.record import CANDIDATES, DOCUMENTS, IDS, STORED_CANDIDATES, Record
 from packrank.reranker import Reranker
@@ -226,7 +220,7 @@ def _sink(args: argparse.Namespace) -> Iterator[TextIO]:
     if is_stdout(args.output) and args.output_format == "table":
         yield sys.stdout
     else:
-        with replacing(args.output) as sink:
+        with sink_of(args.output) as sink:
             yield sink
 
 
@@ -240,14 +234,14 @@ class _Writer:
 
     def write(self, answer: Answer) -> None:
         if self._format == "jsonl":
-            write_ranking(self._sink, answer)
+            lines = list(json_lines(answer))
         elif self._format == "trec":
-            write_run(self._sink, answer)
+            lines = list(trec_lines(answer))
         else:
-            lines = (
-                ["", *table(answer, self._screen)] if self.queries else table(answer, self._screen)
-            )
-            self._sink.writelines(f"{line}\n" for line in lines)
+            between = [""] if self.queries else []
+            lines = [*between, *table(answer, self._screen)]
+        # At once, as a signal may come at any time.
+        self._sink.write("".join(f"{line}\n" for line in lines))
         self.queries += 1
         self.documents += len(answer.layers)
         self.layers += sum(answer.layers.values())

@@ -3,10 +3,9 @@
 import argparse
 
 from packrank.commands.messages import progress, report, say
-from packrank.commands.scorer import check_no_source, open_model, report_cut
+from packrank.commands.scorer import check_no_source, open_model, report_cut, sink_of
 from packrank.errors import InputError
 from packrank.jobs.score import score_records
-from packrank.output_file import replacing
 from packrank.records.file import RecordFile, nothing_in
 from packrank.records.record import PAIRS
 
@@ -14,7 +13,7 @@ from packrank.records.record import PAIRS
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit status."""
     check_no_source(args.output, args.pairs)
-    with RecordFile(args.pairs, PAIRS, args.input_format) as file, replacing(args.output) as sink:
+    with RecordFile(args.pairs, PAIRS, args.input_format) as file, sink_of(args.output) as sink:
         model = open_model(args)
         with progress(file.num_lines(), "pairs", args.quiet) as bar:
             records = file.records()

@@ -4,6 +4,8 @@ import argparse
 import os
 import stat
 import sys
+from contextlib import AbstractContextManager
+from typing import TextIO
 
 from packrank.checkpoint.kind import LATE, RERANKERS, expect
 from packrank.commands.messages import say, saying_warnings
@@ -11,7 +13,7 @@ from packrank.commands.options import folder_of, reranker_options
 from packrank.errors import InputError
 from packrank.jobs.score import Scorer
 from packrank.late_interaction import LateInteraction
-from packrank.output_file import is_stdout
+from packrank.output_file import is_stdout, replacing
 from packrank.reranker import Reranker
 
 # Options that late interaction has no use for.
@@ -78,6 +80,14 @@ def report_cut(model: Scorer) -> None:
     ):
         if count:
             say(f"packrank: {what} cut to {side.max_length} tokens: {count}")
+
+
+def sink_of(output: str) -> AbstractContextManager[TextIO]:
+    """Where rows go; of a file that a signal or a fault leaves unfinished the rows are kept."""
+    return replacing(
+        output,
+        lambda part, lines: say(f"packrank: {part} has what was finished, rows: {lines:,}"),
+    )
 
 
 def check_no_source(output: str, *sources: str | None) -> None:

@@ -1,8 +1,9 @@
-"""What queries come to, and how that is written: one JSON object a document, or a TREC run."""
+"""What queries come to, and lines of it: a JSON object a document, or a TREC run."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple
 
 from packrank.jobs.output import number
 from packrank.jobs.queries import Query, trec_id
@@ -50,8 +51,8 @@ class Answer:
     error: str | None = None
 
 
-def write_ranking(sink: TextIO, answer: Answer) -> None:
-    """Write {"query", its id if it has one, "rank", "score", and what is known of the document}."""
+def json_lines(answer: Answer) -> Iterator[str]:
+    """{"query", its id if it has one, "rank", "score", and what is known of the document}."""
     query = {} if answer.query.id is None else {"query": answer.query.id}
     for rank, (score, id, record, layers) in enumerate(answer.rows, start=1):
         row: dict[str, object] = {**query, "rank": rank, "score": number(score)}
@@ -62,14 +63,14 @@ def write_ranking(sink: TextIO, answer: Answer) -> None:
             if layers is not None:
                 row["layers"] = layers
             row |= {name: record.fields[name] for name in ("id", "text") if name in record.fields}
-        sink.write(json.dumps(row) + "\n")
+        yield json.dumps(row)
 
 
-def write_run(sink: TextIO, answer: Answer) -> None:
-    """Write lines of a TREC run: query, Q0, document, rank, score and packrank."""
+def trec_lines(answer: Answer) -> Iterator[str]:
+    """Of a TREC run: query, Q0, document, rank, score and packrank."""
     for rank, (score, id, record, _) in enumerate(answer.rows, start=1):
         name = id if record is None else trec_id(record)
-        sink.write(f"{answer.query.id} Q0 {name} {rank} {score!r} packrank\n")
+        yield f"{answer.query.id} Q0 {name} {rank} {score!r} packrank"
 
 
 def summary_of(layers: dict[int, int], work: Work | None) -> dict[str, object]:

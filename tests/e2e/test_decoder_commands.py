@@ -108,7 +108,11 @@ def test_commands_of_layers(
         ("rank", ["--cutoff-layer", "1"], "cutoff_layer is 1, and the model has heads after 2 to"),
         ("score", ["--cutoff-layer", "1"], "is 1, and the model has heads after 2 to 5 layers"),
         ("rank", ["--exit", "calibrated"], "exit needs top_k"),
-        ("rank", ["--exit", "calibrated", "--top-k", "1"], "there are no margins in "),
+        (
+            "rank",
+            ["--exit", "calibrated", "--top-k", "1"],
+            "elsewhere (exit=FILE, --exit FILE)",
+        ),
         ("rank", ["--template", "qwen4"], "template is 'qwen4', expected one of"),
         ("rank", ["--instruction", "x"], "the model's prompt has no place for an instruction"),
         ("rank", ["--compress-ratio", "3"], "compress_ratio is 3, expected one of 1, 2, 4, 8"),

@@ -1,7 +1,10 @@
 """packrank rank --queries: what is ranked for each of many queries is what Python ranks for it."""
 
 import json
+import os
 import shutil
+import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -90,6 +93,45 @@ def test_every_query_has_the_same_documents_or_its_own(
     assert rows_of(capsys.readouterr().out) == expected(opened, ALL)
     assert rank(folder, *asked, "--candidates", files["candidates"], "--top-k", 2) == 0
     assert rows_of(capsys.readouterr().out) == expected(opened, SIZES, top_k=2)
+
+
+@pytest.mark.parametrize("option", ["queries", "documents", "candidates"])
+def test_pipes_and_standard_input(
+    model: Path,
+    files: dict[str, str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    option: str,
+) -> None:
+    """Every FILE may be any of them, and standard output is where nothing else is said."""
+    left_out = "documents" if option == "candidates" else "candidates"
+    given = {name: path for name, path in files.items() if name != left_out}
+    want = expected(Reranker(model), SIZES if option == "candidates" else ALL)
+    content = Path(files[option]).read_bytes()
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    before = os.dup(0)
+    try:
+        for path in ("-", "/dev/stdin", str(pipe)):
+            reading, writing = os.pipe()
+            os.write(writing, content)
+            os.close(writing)
+            os.dup2(reading, 0)
+            os.close(reading)
+            writer = threading.Thread(target=lambda: pipe.write_bytes(content))
+            if path == str(pipe):
+                writer.start()
+            with open(0, closefd=False) as stdin:
+                monkeypatch.setattr(sys, "stdin", stdin)
+                words = [f"--{name}={file}" for name, file in (given | {option: path}).items()]
+                assert rank(model, *words, "--output", "/dev/stdout", "--json") == 0
+            if path == str(pipe):
+                writer.join()
+            assert rows_of(capsys.readouterr().out) == want
+    finally:
+        os.dup2(before, 0)
+        os.close(before)
 
 
 def test_a_summary_counts_all_queries(

@@ -12,6 +12,21 @@ _WANTED = ["*.json", "*.jinja", "*.txt", "*.model", "*.safetensors", "artifact.m
 _UNWANTED = ["onnx/*", "openvino/*"]
 
 
+def is_hub_name(model: str) -> bool:
+    """Whether a model is neither a folder nor a file here, and could be a name on the hub."""
+    there = os.path.exists(os.path.expanduser(model))
+    return not there and _HUB_NAME.fullmatch(model) is not None
+
+
+def is_cached(folder: Path) -> bool:
+    """Whether a folder lies in a cache of the hub's, wherever that is, by whatever link."""
+    inner = folder.resolve()
+    return any(
+        above.name == "snapshots" and above.parent.name.startswith("models--")
+        for above in inner.parents
+    )
+
+
 def resolve(model: str | os.PathLike[str], revision: str | None = None) -> Path:
     """The folder of a model: a local folder as it is, else a snapshot of the hub's.
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from packrank.checkpoint.fingerprint import fingerprint
+from packrank.checkpoint.hub import is_cached, is_hub_name
 from packrank.commands.messages import SHOWN_FAILURES, check_stdout, progress, say
 from packrank.commands.options import (
     folder_of,
@@ -17,12 +18,15 @@ from packrank.errors import InputError
 from packrank.exits.calibration import calibrate, check_enough, enough_queries
 from packrank.exits.margins import FILE, Margins, load, save
 from packrank.jobs.calibrate import read_queries, score_queries
+from packrank.output_file import is_stdout
 from packrank.reranker import Reranker
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit status."""
     check_stdout()
+    if args.output is None:
+        _check_folder(args.model)
     failures: list[tuple[str, str, str]] = []
     queries = read_queries(args.queries, args.candidates, failures, args.input_format)
     ample = [query for query in queries if len(query.records) > args.top_k]
@@ -33,7 +37,9 @@ def run(args: argparse.Namespace) -> int:
         raise
     folder = folder_of(args.model)
     output = folder / FILE if args.output is None else Path(args.output)
-    _check_output(output)
+    piped = is_stdout(str(output))
+    if not piped:
+        _check_output(output)
     # Margins are of logits, whatever the model makes of them.
     model = Reranker(folder, **reranker_options(args), activation="identity")
     exits, settings = _exit_layers(args, model.exit_layers), model.exit_settings
@@ -53,9 +59,10 @@ def run(args: argparse.Namespace) -> int:
         seed=args.seed,
     )
     for row in _table(margins):
-        print(row)
+        (say if piped else print)(row)
     save(output, margins)
-    print(f"written to {output}")
+    if not piped:
+        print(f"written to {output}")
     _report(failures)
     if margins.extrapolated:
         say(
@@ -70,6 +77,16 @@ def run(args: argparse.Namespace) -> int:
             "narrower"
         )
     return 1 if failures else 0
+
+
+def _check_folder(model: str) -> None:
+    """Raise InputError, before anything is fetched, if margins have no place beside a model."""
+    is_named = model != "default" and is_hub_name(model)
+    if is_named or is_cached(Path(os.path.expanduser(model))):
+        raise InputError(
+            f"{model}: models of the hub are kept in its cache, where nothing else is written; "
+            "give --output FILE, and rank with --exit FILE"
+        )
 
 
 def _check_output(output: Path) -> None:

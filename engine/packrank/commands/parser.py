@@ -298,7 +298,10 @@ def _add_calibrate(commands: Commands) -> None:
         help="share of the top K that should survive, a mean over queries (default: 0.99)",
     )
     parser.add_argument(
-        "--output", metavar="FILE", help="where margins go (default: a file in the model's folder)"
+        "--output",
+        metavar="FILE",
+        help="where margins go (default: a file in the model's folder; of a model of the hub there "
+        "is none); - for standard output, and the table goes to standard error",
     )
     parser.add_argument(
         "--layers",

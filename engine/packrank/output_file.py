@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from itertools import count
 from typing import TextIO
 
-from packrank.errors import InputError, PackrankError
+from packrank.errors import InputError
 
 _DESCRIPTOR = re.compile(r"/(?:dev|proc/self)/fd/(\d+)|/dev/stderr")
 # What a file system says that has no files without a name.
@@ -36,8 +36,8 @@ def replacing(path: str | os.PathLike[str], on_part: OnPart | None = None) -> It
 
     Args:
         path: of the file.
-        on_part: where it is given, and the block ends with anything but a `PackrankError`, such as
-            a signal, lines that have been written are kept: as `path`.part, or, where that is
+        on_part: where it is given, and the block ends with a signal or with anything else but an
+            `InputError`, lines that have been written are kept: as `path`.part, or, where that is
             taken, `path`.part.2 and so on.
 
     Raises:
@@ -126,7 +126,7 @@ def _replacement(
                 _name(file, unfinished)
             sink.close()
             os.replace(unfinished, target)
-    except PackrankError:
+    except InputError:
         raise
     except BaseException:
         if on_part is not None and not sink.closed:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from packrank import LateInteraction, Reranker
+from packrank import InputError, LateInteraction, Reranker
 from packrank.commands.cli import main
 
 OneSentence = Callable[..., None]
@@ -214,6 +214,31 @@ def test_what_is_bad_is_named_and_the_rest_is_ranked(
     for line, (place, reason) in zip(lines, reasons, strict=True):
         assert line.startswith(f"packrank: {place} left out: ")
         assert reason in line
+
+
+def test_a_query_that_cannot_be_ranked_is_left_out(
+    model: Path,
+    files: dict[str, str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As one of more candidates than margins hold for; whatever queries come with it."""
+    original = Reranker.try_rank_many
+
+    def refuse(self: Reranker, requests: Any, *args: Any, **options: Any) -> Any:
+        if any(len(texts) > 3 for _, texts in requests):
+            raise InputError("too many documents")
+        return original(self, requests, *args, **options)
+
+    monkeypatch.setattr(Reranker, "try_rank_many", refuse)
+    asked = ["--queries", files["queries"], "--json"]
+    assert rank(model, *asked, "--candidates", files["candidates"]) == 1
+    shown = capsys.readouterr()
+    some = {query: size for query, size in SIZES.items() if size <= 3}
+    assert rows_of(shown.out) == expected(Reranker(model), some)
+    assert shown.err == "packrank: query 'q3' was left out: too many documents\n"
+    assert rank(model, *asked, "--documents", files["documents"]) == 2
+    assert "nothing could be ranked; query 'q1': too many documents" in capsys.readouterr().err
 
 
 def test_a_trec_run(

@@ -102,7 +102,9 @@ def _rank_many(args: argparse.Namespace) -> int:
             place = partial(_name_of, late)
             answers = rank_store(late, requests, args.top_k, args.exact)
         writer = _Writer(sink, args.output_format)
-        with progress(len(queries), "queries", args.quiet) as bar:
+        # On a terminal rankings say how far it is, and a bar would run through them.
+        quiet = args.quiet or (is_stdout(args.output) and sys.stdout.isatty())
+        with progress(len(queries), "queries", quiet) as bar:
             for answer in answers:
                 if trec and args.store is not None:
                     answer = _fit_for_trec(answer, left_out)

@@ -40,7 +40,8 @@ def rank_texts(
         options: of `Reranker.try_rank_many`, for a reranker.
 
     Raises:
-        PackrankError: the model cannot rank so at all.
+        InputError: a query without an id, which comes by itself, cannot be ranked so.
+        PackrankError: the model cannot rank at all.
     """
     coming, most = iter(requests), 1
     while window := _take(coming, most):
@@ -60,8 +61,7 @@ def rank_store(
 ) -> Iterator[Answer]:
     """Rank documents of the store that is attached, by the "id" of records.
 
-    Args and errors: see `rank_texts`. A query by itself, without an id, raises what is wrong with
-    it or with one of its candidates.
+    Args and errors: see `rank_texts`.
     """
     for query, records in requests:
         ids = None if records is None else [str(record.fields["id"]) for record in records]
@@ -104,9 +104,18 @@ def _by_reranker(
 ) -> list[Answer]:
     requests = [(query.text, _texts(records)) for query, records in window]
     answers: list[Answer] = []
-    for (query, records), (ranking, failures) in zip(
-        window, model.try_rank_many(requests, top_k, **options), strict=True
-    ):
+    try:
+        rankings = model.try_rank_many(requests, top_k, **options)
+    except InputError as error:  # such as of more candidates than margins hold for
+        if len(window) > 1:
+            return [
+                answer for one in window for answer in _by_reranker(model, [one], top_k, options)
+            ]
+        query = window[0][0]
+        if query.id is None:
+            raise
+        return [Answer(query, [], [], error=str(error))]
+    for (query, records), (ranking, failures) in zip(window, rankings, strict=True):
         layers = ranking.num_layers.tolist()
         answer = _answer(query, records, ranking, failures, layers)
         # Of all requests, and so of the first.

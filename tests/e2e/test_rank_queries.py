@@ -1,5 +1,6 @@
 """packrank rank --queries: what is ranked for each of many queries is what Python ranks for it."""
 
+import gzip
 import json
 import os
 import shutil
@@ -93,6 +94,24 @@ def test_every_query_has_the_same_documents_or_its_own(
     assert rows_of(capsys.readouterr().out) == expected(opened, ALL)
     assert rank(folder, *asked, "--candidates", files["candidates"], "--top-k", 2) == 0
     assert rows_of(capsys.readouterr().out) == expected(opened, SIZES, top_k=2)
+
+
+@pytest.mark.parametrize("form", ["c.json", "c.csv", "c.jsonl.gz"])
+def test_candidates_of_every_format_are_read_twice(
+    model: Path, files: dict[str, str], tmp_path: Path, form: str
+) -> None:
+    records = [json.loads(line) for line in Path(files["candidates"]).read_text().splitlines()]
+    rows = ["query,id,text", *(",".join(record.values()) for record in records)]
+    content = {
+        "c.json": json.dumps(records).encode(),
+        "c.csv": "\n".join(rows).encode(),
+        "c.jsonl.gz": gzip.compress(Path(files["candidates"]).read_bytes()),
+    }
+    (tmp_path / form).write_bytes(content[form])
+    out = tmp_path / "out"
+    asked = ["--queries", files["queries"], "--candidates", tmp_path / form, "--output", out]
+    assert rank(model, *asked, "--output-format", "jsonl") == 0
+    assert rows_of(out.read_text()) == expected(Reranker(model), SIZES)
 
 
 @pytest.mark.parametrize("option", ["queries", "documents", "candidates"])
@@ -214,6 +233,23 @@ def test_what_is_bad_is_named_and_the_rest_is_ranked(
     for line, (place, reason) in zip(lines, reasons, strict=True):
         assert line.startswith(f"packrank: {place} left out: ")
         assert reason in line
+
+
+def test_a_query_of_which_no_document_can_be_ranked(
+    model: Path, files: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    candidates = [{"query": "q1", "text": "red"}, {"query": "q2", "text": "red " * 60}]
+    path = write(tmp_path / "some.jsonl", [*candidates, {"query": "q3", "text": "fox"}])
+    asked = ["--queries", files["queries"], "--candidates", path, "--truncation", "off"]
+    assert rank(model, *asked, "--output-format", "trec") == 1
+    shown = capsys.readouterr()
+    assert [line.split()[:3] for line in shown.out.splitlines()] == [
+        ["q1", "Q0", "1"],
+        ["q3", "Q0", "3"],
+    ]
+    [line] = shown.err.splitlines()
+    place = f"query 'q2' was left out: nothing can be ranked for it; {path}, line 2: "
+    assert line.startswith(f"packrank: {place}")
 
 
 def test_a_query_that_cannot_be_ranked_is_left_out(

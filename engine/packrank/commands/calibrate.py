@@ -9,7 +9,7 @@ import numpy as np
 
 from packrank.checkpoint.fingerprint import fingerprint
 from packrank.checkpoint.hub import is_cached, is_hub_name
-from packrank.commands.messages import SHOWN_FAILURES, check_stdout, progress, say
+from packrank.commands.messages import LeftOut, check_stdout, progress, say
 from packrank.commands.options import (
     folder_of,
     reranker_options,
@@ -141,7 +141,7 @@ def _table(margins: Margins) -> Iterator[str]:
 
 
 def _report(failures: Sequence[tuple[str, str, str]]) -> None:
-    for path, place, reason in failures[:SHOWN_FAILURES]:
-        say(f"packrank: {path}, {place} was left out: {reason}")
-    if len(failures) > SHOWN_FAILURES:
-        say(f"packrank: and {len(failures) - SHOWN_FAILURES} more")
+    left_out = LeftOut()
+    for path, place, reason in failures:
+        left_out.add(f"{path}, {place}", reason)
+    left_out.report()

@@ -208,9 +208,9 @@ def _note(answer: Answer, place: Callable[[int], str], left_out: LeftOut) -> Non
     query = f"query {answer.query.id!r}"
     if answer.error is not None:
         left_out.add(query, answer.error)
-    elif not answer.rows and answer.failures:
-        number, reason = answer.failures[0]
-        left_out.add(query, f"nothing could be ranked for it; {place(number)}: {reason}")
+    elif not answer.rows:
+        reasons = [f"; {place(number)}: {reason}" for number, reason in answer.failures[:1]]
+        left_out.add(query, "".join(["nothing can be ranked for it", *reasons]))
     else:
         for number, reason in answer.failures:
             left_out.add(f"{place(number)}, for {query},", reason)

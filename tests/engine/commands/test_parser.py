@@ -4,11 +4,13 @@ import os
 import subprocess
 import sys
 from argparse import Namespace
+from typing import get_args
 
 import packrank_kernels
 from packrank import __version__
 from packrank.commands.options import VECTOR_FORMATS
 from packrank.commands.parser import parse
+from packrank.scoring.assembly import HeadIndex
 
 # What it takes seconds to import, or reaches for a network.
 HEAVY = ("torch", "numpy", "tokenizers", "transformers", "huggingface_hub", "safetensors")
@@ -54,8 +56,10 @@ def test_words_of_usage_come_without_what_takes_seconds() -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_formats_of_vectors_are_those_of_the_kernels() -> None:
+def test_choices_are_those_of_what_takes_seconds_to_import() -> None:
     assert set(VECTOR_FORMATS) == set(packrank_kernels.FORMATS)
+    for choice in get_args(HeadIndex):
+        parse(["score", "model", "pairs", "--output", "-", "--head-index", choice], Namespace())
 
 
 def test_older_names_of_formats_are_taken() -> None:

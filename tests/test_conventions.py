@@ -82,7 +82,7 @@ read = []
 original = os._Environ.__getitem__
 os._Environ.__getitem__ = lambda self, key: read.append(key) or original(self, key)
 before = threads()
-import packrank
+from packrank import *
 assert threads() == before, (before, threads())
 ours = [key for key in read if "PACKRANK" in str(key).upper()]
 assert not ours, ours

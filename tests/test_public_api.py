@@ -16,8 +16,8 @@ PACKAGES = (packrank, packrank_kernels)
 def test_all_is_sorted_and_is_the_surface(package: ModuleType) -> None:
     public = {
         name
-        for name, value in vars(package).items()
-        if not name.startswith("_") and not isinstance(value, ModuleType)
+        for name in dir(package)
+        if not name.startswith("_") and not isinstance(getattr(package, name), ModuleType)
     }
     assert package.__all__ == sorted(set(package.__all__), key=lambda n: (not n.isupper(), n))
     assert public == {name for name in package.__all__ if name != "__version__"}
@@ -48,6 +48,15 @@ def test_the_surface_of_the_engine() -> None:
         "maxsim",
         "set_num_threads",
     }
+
+
+def test_a_name_is_what_its_module_has() -> None:
+    found: dict[str, object] = {}
+    exec("from packrank import *", found)
+    assert {name for name in found if name != "__builtins__"} == set(packrank.__all__)
+    assert found["Reranker"] is packrank.Reranker is packrank.reranker.Reranker
+    with pytest.raises(AttributeError, match="module 'packrank' has no attribute 'Rerankers'"):
+        packrank.Rerankers  # type: ignore[attr-defined]  # noqa: B018
 
 
 @pytest.mark.parametrize("package", PACKAGES)

@@ -71,7 +71,7 @@ def rank(model: Path, documents: Path | str, *options: str) -> int:
 
 
 def rows_of(text: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in text.splitlines() if "summary" not in line]
+    return [json.loads(line) for line in text.splitlines()]
 
 
 # Formats, titles and ids
@@ -237,7 +237,7 @@ def test_pairs_are_not_scored_over_standard_input(
     with pairs.open() as source:
         monkeypatch.setattr(sys, "stdin", source)
         assert main(["score", str(model), "-", "--output", str(pairs)]) == 2
-    one_sentence("is the file of pairs")
+    one_sentence("is a file that is read")
     assert pairs.read_text().startswith('{"query"')
 
 

@@ -5,9 +5,6 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
-
 from packrank.errors import ModelError
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?", re.ASCII)
@@ -33,6 +30,20 @@ class HubOptions:
     local_files_only: bool = False
 
 
+def is_hub_name(model: str) -> bool:
+    """Whether a model is neither a folder nor a file here, and could be a name on the hub."""
+    return not os.path.exists(os.path.expanduser(model)) and _may_be_there(model)
+
+
+def is_cached(folder: Path) -> bool:
+    """Whether a folder lies in a cache of the hub's, wherever that is, by whatever link."""
+    inner = folder.resolve()
+    return any(
+        above.name == "snapshots" and above.parent.name.startswith("models--")
+        for above in inner.parents
+    )
+
+
 def resolve(model: str | os.PathLike[str], hub: HubOptions = HubOptions()) -> Path:
     """The folder of a model: a local folder as it is, else a snapshot of the hub's.
 
@@ -53,10 +64,12 @@ def resolve(model: str | os.PathLike[str], hub: HubOptions = HubOptions()) -> Pa
         return folder
     if folder.is_file():
         raise ModelError(f"{name} is a file; pass the folder that holds config.json")
-    if not isinstance(model, str) or not _is_hub_name(name):
+    if not isinstance(model, str) or not _may_be_there(name):
         raise ModelError(
             f"there is no folder {name!r}; pass a model folder or a hub name (organisation/name)"
         )
+    from huggingface_hub import snapshot_download
+
     try:
         snapshot = snapshot_download(
             name,
@@ -82,10 +95,13 @@ def cache_of(folder: Path) -> Path | None:
     return folder.parents[2] if in_cache else None
 
 
-def _is_hub_name(name: str) -> bool:
+def _may_be_there(name: str) -> bool:
     """Whether the hub may have a model by this name; else it must be a path."""
     if not _HUB_NAME.fullmatch(name):
         return False
+    # Imported here, as what needs no hub need not wait for it.
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
     try:
         validate_repo_id(name)
     except ValueError:

@@ -9,7 +9,7 @@ import torch
 from adapters import DEFAULTS, save_adapter
 from safetensors.torch import save_file
 
-from packrank.checkpoint import adapter, hub
+from packrank.checkpoint import adapter
 from packrank.checkpoint.adapter import base_folder, base_name, read_config, tokenizer_folder
 from packrank.checkpoint.fingerprint import fingerprint
 from packrank.errors import ModelError
@@ -75,7 +75,7 @@ def test_the_base_is_named_on_the_hub(tmp_path: Path, monkeypatch: pytest.Monkey
         asked.append((name, revision))
         return str(named)
 
-    monkeypatch.setattr(hub, "snapshot_download", snapshot_download)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
     adapter._found.cache_clear()
     folder = save_adapter(
         tmp_path / "adapter", {}, base_model_name_or_path="org/base", revision="abc"

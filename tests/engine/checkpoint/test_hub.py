@@ -55,7 +55,7 @@ def test_a_name_is_fetched_without_pickles(tmp_path: Path, monkeypatch: pytest.M
         assert set(kept) == {file for file, wanted in files.items() if wanted}
         return str(tmp_path)
 
-    monkeypatch.setattr(hub, "snapshot_download", snapshot_download)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
     assert hub.resolve("org/name") == tmp_path
 
 

@@ -47,7 +47,14 @@ def test_kernels_know_tensors_only(path: Path) -> None:
 
 
 # Packages that are looked for when they are needed, by the one file that does.
-OPTIONAL = {"checkpoint/tokenizer_files.py": "transformers", "stores/codec_training.py": "faiss"}
+OPTIONAL = {
+    "checkpoint/tokenizer_files.py": "transformers",
+    "stores/codec_training.py": "faiss",
+    "verify/cross_encoder.py": "sentence_transformers",
+    "verify/multi_vector.py": "sentence_transformers",
+    "verify/quiet.py": "transformers",
+    "verify/transformers_models.py": "transformers",
+}
 
 
 @pytest.mark.parametrize("path", ENGINE_FILES, ids=name_of)
@@ -153,10 +160,11 @@ FLOORS: dict[str, dict[str, tuple[str, ...]]] = {
         "scoring": ("ground", "checkpoint", "text", "models", "runtime", "exits"),
         "doors": ("ground", "checkpoint", "text", "runtime", "stores", "exits", "late", "scoring"),
         "jobs": ("ground", "records", "checkpoint", "text", "stores", "late", "doors"),
+        "verify": ("ground", "checkpoint", "text", "runtime", "late", "scoring", "doors"),
         "demo": ("ground", "records", "doors"),
         "commands": (
             *("ground", "records", "checkpoint", "text", "runtime", "stores", "exits", "late"),
-            *("scoring", "doors", "jobs", "demo", "__init__"),
+            *("scoring", "doors", "jobs", "verify", "demo", "__init__"),
         ),
         "__init__": ("ground", "text", "stores", "exits", "late", "doors"),
         "__main__": ("commands",),

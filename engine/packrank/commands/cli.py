@@ -20,6 +20,7 @@ from packrank.commands.messages import say
 from packrank.commands.rank import add_rank
 from packrank.commands.score import add_score
 from packrank.commands.signals import Stopped, stopping
+from packrank.commands.verify import add_verify
 from packrank.errors import PackrankError
 
 _HELP = "Rank documents for a query, or score pairs, with a reranker."
@@ -96,6 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     add_encode(commands)
     add_explain(commands)
     add_calibrate(commands)
+    add_verify(commands)
     add_info(commands)
     for command in commands.choices.values():
         command.add_argument(

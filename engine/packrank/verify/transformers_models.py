@@ -1,0 +1,154 @@
+"""transformers as the reference: classifiers as they are, and decoders under their prompts."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from packrank.request import Int32
+from packrank.scoring.recognition import Scoring
+from packrank.verify.cross_encoder import reason_of
+from packrank.verify.prompt import prompt_ids
+from packrank.verify.reading import Float32, NotCompared, array_of, ids_of
+
+_LOCAL = {"local_files_only": True, "trust_remote_code": False}
+
+
+def open_classifier(
+    folder: Path, device: torch.device, max_length: int, scoring: Scoring, instruction: str | None
+) -> "TransformersReference":
+    """A folder by transformers, in float32: its classifier, or its logits of the scoring tokens.
+
+    Args:
+        folder: with config.json.
+        device: where it runs.
+        max_length: tokens of a pair, as the template counts them if there is one.
+        scoring: how the engine scores the folder.
+        instruction: in place of the template's own.
+
+    Raises:
+        NotCompared: transformers is not installed, or has no tokenizer for the folder.
+    """
+    try:
+        import transformers
+        from transformers import AutoTokenizer
+    except ImportError:
+        raise NotCompared("install transformers") from None
+    name = f"transformers {transformers.__version__}"
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, **_LOCAL)
+    except Exception as error:
+        raise NotCompared(f"{name} has no tokenizer for it ({reason_of(error)})") from error
+    reference = TransformersReference(name, tokenizer, scoring, max_length, instruction)
+    if scoring.head in ("classifier", "tokens"):
+        reference.load(folder, device)
+    return reference
+
+
+def _load(folder: Path, head: str) -> Any:
+    from transformers import (
+        AutoConfig,
+        AutoModelForCausalLM,
+        AutoModelForSequenceClassification,
+    )
+
+    config = AutoConfig.from_pretrained(folder, **_LOCAL)
+    kind = AutoModelForSequenceClassification if head == "classifier" else AutoModelForCausalLM
+    caps = getattr(config, "attn_logit_softcapping", None) is not None
+    model, report = kind.from_pretrained(
+        folder,
+        dtype=torch.float32,
+        output_loading_info=True,
+        attn_implementation="eager" if caps else None,
+        **_LOCAL,
+    )
+    if report["missing_keys"]:
+        names = ", ".join(sorted(report["missing_keys"])[:3])
+        raise NotCompared(f"transformers finds no {names} in it")
+    return model
+
+
+class TransformersReference:
+    """A tokenizer, and maybe a model. See `Reference`.
+
+    Attributes:
+        why_not: why there is no model, if there is none.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        tokenizer: Any,
+        scoring: Scoring,
+        max_length: int,
+        instruction: str | None,
+    ) -> None:
+        self.name = name
+        self.module: torch.nn.Module | None = None
+        self.why_not = f"{name} does not run models with heads at several layers"
+        self._tokenizer, self._scoring = tokenizer, scoring
+        self._max_length, self._instruction = max_length, instruction
+
+    def load(self, folder: Path, device: torch.device) -> None:
+        """Open the model; where transformers cannot, tokens alone are compared."""
+        try:
+            self.module = _load(folder, self._scoring.head).to(device).eval()
+        except NotCompared as error:
+            self.why_not = str(error)
+        except Exception as error:  # whatever it raises of a folder that it does not know
+            self.why_not = f"{self.name} does not load it ({reason_of(error)})"
+
+    def tokens(self, query: str, document: str) -> tuple[Int32, ...]:
+        """Ids of the pair: see `Reference`."""
+        return (ids_of(self._read(query, document)["input_ids"]),)
+
+    def values(self, query: str, document: str) -> tuple[Float32, ...] | None:
+        """Logits: see `Reference`."""
+        if self.module is None:
+            return None
+        device = next(self.module.parameters()).device
+        read = self._read(query, document)
+        inputs = {key: torch.tensor([ids], device=device) for key, ids in read.items()}
+        logits = self.module(**inputs).logits[0]
+        if self._scoring.tokens is None:
+            return (array_of(logits.reshape(-1)),)
+        true, false = self._scoring.tokens.true_token_id, self._scoring.tokens.false_token_id
+        scored = logits[-1, true] if false is None else logits[-1, true] - logits[-1, false]
+        return (array_of(scored.reshape(1)),)
+
+    def scores(self, values: tuple[Float32, ...]) -> Float32 | None:
+        """Of a template the activation that its authors apply: see `Reference`."""
+        template = self._scoring.template
+        if template is None or self._scoring.head != "tokens":
+            return None
+        logits = torch.from_numpy(values[0])
+        return array_of(logits.sigmoid() if template.activation == "sigmoid" else logits)
+
+    def _read(self, query: str, document: str) -> dict[str, list[int]]:
+        template = self._scoring.template
+        if template is None:
+            found = self._tokenizer(
+                [query], [document], truncation=self._truncation, max_length=self._max_length
+            )
+            return {name: rows[0] for name, rows in found.items()}
+        bos = self._tokenizer.bos_token_id
+        if template.bos == "never" or (
+            template.bos == "if any" and bos == self._tokenizer.pad_token_id
+        ):
+            bos = None
+        ids = prompt_ids(
+            template,
+            lambda text: list(self._tokenizer(text, add_special_tokens=False)["input_ids"]),
+            bos,
+            query,
+            document,
+            max_length=self._max_length,
+            instruction=self._instruction,
+        )
+        return {"input_ids": ids, "attention_mask": np.ones_like(ids).tolist()}
+
+    @property
+    def _truncation(self) -> str | bool:
+        truncation = self._scoring.truncation
+        return False if truncation == "off" else truncation

@@ -16,8 +16,8 @@ from packrank.verify.reading import Float32, Pair, Reading, Reference, read
 
 # Relative, of each weight: far above float32's roundings, and small enough to be linear.
 _CHANGE = 2.0**-14
-# Between the expected size, a root mean square, and what is taken for a fault. Errors differ in size
-# from place to place; of thousands of values the largest has been up to 12 times as large.
+# Between the expected size, a root mean square, and what is taken for a fault. Errors differ in
+# size from place to place; of thousands of values the largest has been up to 12 times as large.
 MARGIN = 20.0
 # Half a unit in the last place, relative; the mean square of a rounding is about .4 of it.
 _UNITS = {torch.float32: 2.0**-24, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}

@@ -6,8 +6,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from packrank.checkpoint.adapter import adapter_in, tokenizer_folder
 from packrank.request import Int32
 from packrank.scoring.recognition import Scoring
+from packrank.verify.adapters import add_adapter, base_alone
 from packrank.verify.cross_encoder import reason_of
 from packrank.verify.prompt import prompt_ids
 from packrank.verify.reading import Float32, NotCompared, array_of, ids_of
@@ -16,15 +18,22 @@ _LOCAL = {"local_files_only": True, "trust_remote_code": False}
 
 
 def open_classifier(
-    folder: Path, device: torch.device, max_length: int, scoring: Scoring, instruction: str | None
+    folder: Path,
+    device: torch.device,
+    scoring: Scoring,
+    *,
+    num_labels: int,
+    max_length: int,
+    instruction: str | None,
 ) -> "TransformersReference":
     """A folder by transformers, in float32: its classifier, or its logits of the scoring tokens.
 
     Args:
         folder: with config.json.
         device: where it runs.
-        max_length: tokens of a pair, as the template counts them if there is one.
         scoring: how the engine scores the folder.
+        num_labels: scores of a pair.
+        max_length: tokens of a pair, as the template counts them if there is one.
         instruction: in place of the template's own.
 
     Raises:
@@ -37,36 +46,50 @@ def open_classifier(
         raise NotCompared("install transformers") from None
     name = f"transformers {transformers.__version__}"
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, **_LOCAL)
+        tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder(folder), **_LOCAL)
     except Exception as error:
         raise NotCompared(f"{name} has no tokenizer for it ({reason_of(error)})") from error
     reference = TransformersReference(name, tokenizer, scoring, max_length, instruction)
     if scoring.head in ("classifier", "tokens"):
-        reference.load(folder, device)
+        reference.load(folder, device, num_labels)
     return reference
 
 
-def _load(folder: Path, head: str) -> Any:
+def _load(folder: Path, head: str, num_labels: int) -> Any:
+    if adapter_in(folder) is None:
+        model, missing = _load_alone(folder, head)
+    else:
+        with base_alone(folder) as base:
+            model, missing = _load_alone(base, head, num_labels=num_labels)
+        missing -= add_adapter(model, folder)
+    if missing:
+        raise NotCompared(f"transformers finds no {', '.join(sorted(missing)[:3])} in it")
+    return model
+
+
+def _load_alone(folder: Path, head: str, **options: int) -> tuple[Any, set[str]]:
+    """A model in float32, and the names of weights that the folder does not have."""
     from transformers import (
         AutoConfig,
         AutoModelForCausalLM,
         AutoModelForSequenceClassification,
     )
 
-    config = AutoConfig.from_pretrained(folder, **_LOCAL)
-    kind = AutoModelForSequenceClassification if head == "classifier" else AutoModelForCausalLM
-    caps = getattr(config, "attn_logit_softcapping", None) is not None
+    kind = AutoModelForSequenceClassification
+    if head != "classifier":
+        kind, options = AutoModelForCausalLM, {}
+    config = AutoConfig.from_pretrained(folder, **options, **_LOCAL)
+    # torch's fused attention has no cap.
+    capped = getattr(config, "attn_logit_softcapping", None) is not None
     model, report = kind.from_pretrained(
         folder,
+        config=config,
         dtype=torch.float32,
         output_loading_info=True,
-        attn_implementation="eager" if caps else None,
+        attn_implementation="eager" if capped else None,
         **_LOCAL,
     )
-    if report["missing_keys"]:
-        names = ", ".join(sorted(report["missing_keys"])[:3])
-        raise NotCompared(f"transformers finds no {names} in it")
-    return model
+    return model, set(report["missing_keys"])
 
 
 class TransformersReference:
@@ -90,10 +113,10 @@ class TransformersReference:
         self._tokenizer, self._scoring = tokenizer, scoring
         self._max_length, self._instruction = max_length, instruction
 
-    def load(self, folder: Path, device: torch.device) -> None:
+    def load(self, folder: Path, device: torch.device, num_labels: int) -> None:
         """Open the model; where transformers cannot, tokens alone are compared."""
         try:
-            self.module = _load(folder, self._scoring.head).to(device).eval()
+            self.module = _load(folder, self._scoring.head, num_labels).to(device).eval()
         except NotCompared as error:
             self.why_not = str(error)
         except Exception as error:  # whatever it raises of a folder that it does not know

@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from packrank.checkpoint.adapter import adapter_in
 from packrank.checkpoint.kind import LATE, RERANKERS, expect
+from packrank.checkpoint.modules import encoder_folder
 from packrank.runtime.device import choose_devices
 from packrank.verify.comparison import (
     Allowed,
@@ -33,6 +35,11 @@ from packrank.verify.transformers_models import open_classifier
 _MEASURED = 8
 # The last step by itself is float32 whatever the model is in: a unit in its last place.
 _LAST_STEP = 2.0**-23
+
+_ADAPTED = (
+    "adapters are compared in plain classifiers and under templates alone; merge it (peft: "
+    "merge_and_unload, save_pretrained) and verify that folder"
+)
 
 
 def verify(
@@ -97,16 +104,21 @@ def _reference(
     Raises:
         NotCompared: nothing that is installed can load it.
     """
+    adapted = adapter_in(encoder_folder(folder)) is not None
     if isinstance(side, LateSide):
         side.close()
         gc.collect()
+        if adapted:
+            raise NotCompared(_ADAPTED)
         return open_multi_vector(folder, device, side.settings, options)
     gc.collect()
     if len(side.config.inner_exits) > 0:
         raise NotCompared("no other package reads an encoder's exit_layers")
     scoring, instruction = side.scoring, options.get("instruction")
     by_transformers = scoring.template is not None or options.get("template") is not None
-    if not by_transformers:
+    if adapted and (scoring.modules is not None or scoring.chat is not None or scoring.prompt):
+        raise NotCompared(_ADAPTED)
+    if not by_transformers and not adapted:
         try:
             return open_cross_encoder(folder, device, options.get("max_length"), instruction)
         except NotCompared:
@@ -114,7 +126,14 @@ def _reference(
                 raise
     if scoring.template is None and scoring.head != "classifier":
         raise NotCompared("no other package scores it under this template")
-    return open_classifier(folder, device, side.max_length, scoring, instruction)
+    return open_classifier(
+        encoder_folder(folder),
+        device,
+        scoring,
+        num_labels=side.config.num_labels,
+        max_length=side.max_length,
+        instruction=instruction,
+    )
 
 
 def _compared(

@@ -116,6 +116,9 @@ def _table(found: Report) -> Iterator[str]:
     if found.left_out:
         first = next(iter(found.left_out.values()))
         yield f"left out         {len(found.left_out)} of the pairs, the first: {first}"
+    for pair in dict.fromkeys(row.pair for row in rows if row.pair is not None):
+        query, document = (repr(text if len(text) <= 60 else f"{text[:57]}...") for text in pair)
+        yield f"such a pair      {query}, {document}"
     yield found.sentence
 
 

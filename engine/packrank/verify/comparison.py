@@ -1,7 +1,7 @@
 """Two packages' readings of the same pairs side by side: what was compared, and what differs."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +22,8 @@ class Row:
         largest: difference; None where there is no measure of one.
         tolerance: what roundings may amount to; None where nothing may differ.
         expected: what they should amount to, a root mean square; None as `tolerance`.
-        first: the first that differs, in words; None if none does.
+        first: the first that differs, or the one that does most, in words; None if none does.
+        pair: its texts.
     """
 
     what: str
@@ -32,6 +33,7 @@ class Row:
     tolerance: float | None = None
     expected: float | None = None
     first: str | None = None
+    pair: Pair | None = None
 
 
 @dataclass(frozen=True)
@@ -52,17 +54,21 @@ class Allowed:
         return self.expected * self.margin
 
 
-def token_row(both: Both, name: str) -> Row:
+def token_row(both: Both, pairs: list[Pair], name: str) -> Row:
     """Whether the ids of pairs are the same, and where they are not.
 
     Args:
         both: the place of each pair, the engine's reading of it and the reference's.
+        pairs: all.
         name: of the reference.
     """
     found = [(place, _first_id(a, b, name)) for place, a, b in both]
     told = [(place, said) for place, said in found if said is not None]
-    first = f"pair {told[0][0] + 1}, {told[0][1]}" if told else None
-    return Row("token ids", len(both), len(told), first=first)
+    if not told:
+        return Row("token ids", len(both), 0)
+    place, said = told[0]
+    first = f"the first in pair {place + 1}, {said}"
+    return Row("token ids", len(both), len(told), first=first, pair=pairs[place])
 
 
 def same_tokens(both: Both) -> Both:
@@ -71,7 +77,10 @@ def same_tokens(both: Both) -> Both:
 
 
 def value_row(
-    what: str, found: Mapping[int, tuple[list[Float32], list[Float32]]], allowed: Allowed
+    what: str,
+    found: Mapping[int, tuple[list[Float32], list[Float32]]],
+    allowed: Allowed,
+    pairs: Sequence[Pair],
 ) -> Row:
     """How far numbers are apart.
 
@@ -79,13 +88,14 @@ def value_row(
         what: they are.
         found: place of a pair -> the engine's and the reference's arrays.
         allowed: see there.
+        pairs: all.
     """
     apart = {place: _apart(*arrays) for place, arrays in found.items()}
     differing = [place for place, value in apart.items() if value > allowed.most]
-    first = None
+    first = pair = None
     if differing:
         worst = max(differing, key=apart.__getitem__)
-        first = f"pair {worst + 1} {_by(apart[worst])}"
+        first, pair = f"most in pair {worst + 1}, {_by(apart[worst])}", pairs[worst]
     return Row(
         what,
         len(apart),
@@ -94,6 +104,7 @@ def value_row(
         allowed.most,
         allowed.expected,
         first,
+        pair,
     )
 
 
@@ -113,7 +124,7 @@ def _swapped(found: list[tuple[int, Float32, Float32]], tolerance: float) -> Ite
     for place, ours, theirs in found:
         for other, our_other, their_other in found:
             if np.any((theirs > their_other + 2 * tolerance) & (ours < our_other)):
-                yield f"pair {place + 1} comes after pair {other + 1}"
+                yield f"such as pair {place + 1}, which comes after pair {other + 1}"
 
 
 def _first_id(ours: Reading, theirs: Reading, name: str) -> str | None:

@@ -7,6 +7,9 @@ from packrank.verify.comparison import Row
 
 Verdict = Literal["verified", "differs", "not compared"]
 
+# Rows that follow from others.
+_RESULTS = ("scores", "order")
+
 
 @dataclass(frozen=True)
 class Report:
@@ -51,14 +54,19 @@ class Report:
                 f" (token ids of {ids[0].count} pairs agree with {self.reference})" if ids else ""
             )
             return f"not compared: {self.why_not or 'no pair could be'}{known}"
-        said = [_difference(row) for row in self.rows if row.differing]
-        if said:
-            said[0] += f" of {self.reference}" if self.rows[0].differing == 0 else ""
-        said += [f"published scores: {_difference(row)}" for row in self.published if row.differing]
-        others = ""
-        if not any(row.differing for row in self.rows) and self._agreed():
-            others = f"; {self._agreed()}, so these may not be the weights that were published"
-        return f"DIFFERS: {'; '.join(said)}{others}"
+        wrong = [row for row in self.rows if row.differing]
+        # Scores differ where what they are made of does; then that is what to say.
+        causes = [row for row in wrong if row.what not in _RESULTS] or wrong[:1]
+        said = (
+            [f"DIFFERS from {self.reference}: {'; '.join(map(_difference, causes))}"]
+            if causes
+            else []
+        )
+        figures = [_difference(row) for row in self.published if row.differing]
+        said += [f"DIFFERS from published scores: {'; '.join(figures)}"] if figures else []
+        if not wrong and self._agreed():
+            said.append(f"{self._agreed()}, so these may not be the weights that were published")
+        return "; ".join(said)
 
     def as_json(self) -> dict[str, Any]:
         """All of it, for a program."""
@@ -96,12 +104,12 @@ def _difference(row: Row) -> str:
     what = f"the {row.what}" if row.what in ("activation", "order") else row.what
     of = "queries" if row.what == "order" else "pairs"
     bound = f", where roundings explain {row.tolerance:.1g}" if row.tolerance is not None else ""
-    return f"{what} of {row.differing} of {row.count} {of}, the first: {row.first}{bound}"
+    return f"{what} of {row.differing} of {row.count} {of}, {row.first}{bound}"
 
 
 def _fields(row: Row) -> dict[str, Any]:
     largest = row.largest
-    if largest is not None and largest == float("inf"):
+    if largest is not None and largest == float("inf"):  # JSON has no spelling of it
         largest = None
     return {
         "what": row.what,
@@ -111,4 +119,7 @@ def _fields(row: Row) -> dict[str, Any]:
         "expected": row.expected,
         "tolerance": row.tolerance,
         "first": row.first,
+        "pair": None
+        if row.pair is None
+        else dict(zip(("query", "document"), row.pair, strict=True)),
     }

@@ -6,7 +6,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from packrank.checkpoint.adapter import adapter_in, tokenizer_folder
+from packrank.checkpoint.adapter import adapter_in, read_config, tokenizer_folder
+from packrank.checkpoint.files import read_object
+from packrank.checkpoint.modules import encoder_folder
 from packrank.request import Int32
 from packrank.scoring.recognition import Scoring
 from packrank.verify.adapters import add_adapter, base_alone
@@ -29,7 +31,7 @@ def open_classifier(
     """A folder by transformers, in float32: its classifier, or its logits of the scoring tokens.
 
     Args:
-        folder: with config.json.
+        folder: as the user names it.
         device: where it runs.
         scoring: how the engine scores the folder.
         num_labels: scores of a pair.
@@ -44,14 +46,14 @@ def open_classifier(
         from transformers import AutoTokenizer
     except ImportError:
         raise NotCompared("install transformers") from None
-    name = f"transformers {transformers.__version__}"
+    name, inner = f"transformers {transformers.__version__}", encoder_folder(folder)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder(folder), **_LOCAL)
+        tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder(inner), **_LOCAL)
     except Exception as error:
         raise NotCompared(f"{name} has no tokenizer for it ({reason_of(error)})") from error
-    reference = TransformersReference(name, tokenizer, scoring, max_length, instruction)
+    reference = TransformersReference(name, tokenizer, scoring, folder, max_length, instruction)
     if scoring.head in ("classifier", "tokens"):
-        reference.load(folder, device, num_labels)
+        reference.load(inner, device, num_labels)
     return reference
 
 
@@ -92,6 +94,19 @@ def _load_alone(folder: Path, head: str, **options: int) -> tuple[Any, set[str]]
     return model, set(report["missing_keys"])
 
 
+def _activation(folder: Path, num_labels: int) -> torch.nn.Module:
+    """What sentence-transformers would load: the class of torch that is named, or by the labels."""
+    saved = folder / "config_sentence_transformers.json"
+    config = read_config(encoder_folder(folder))
+    named = read_object(saved).get("activation_fn") if saved.is_file() else None
+    named = named or (config.get("sentence_transformers") or {}).get("activation_fn")
+    named = named or config.get("sbert_ce_default_activation_function")
+    if named is None:
+        return torch.nn.Sigmoid() if num_labels == 1 else torch.nn.Identity()
+    made: torch.nn.Module = getattr(torch.nn, named.rpartition(".")[2])()
+    return made
+
+
 class TransformersReference:
     """A tokenizer, and maybe a model. See `Reference`.
 
@@ -104,10 +119,11 @@ class TransformersReference:
         name: str,
         tokenizer: Any,
         scoring: Scoring,
+        folder: Path,
         max_length: int,
         instruction: str | None,
     ) -> None:
-        self.name = name
+        self.name, self._folder = name, folder
         self.module: torch.nn.Module | None = None
         self.why_not = f"{name} does not run models with heads at several layers"
         self._tokenizer, self._scoring = tokenizer, scoring
@@ -140,13 +156,14 @@ class TransformersReference:
         scored = logits[-1, true] if false is None else logits[-1, true] - logits[-1, false]
         return (array_of(scored.reshape(1)),)
 
-    def scores(self, values: tuple[Float32, ...]) -> Float32 | None:
-        """Of a template the activation that its authors apply: see `Reference`."""
-        template = self._scoring.template
-        if template is None or self._scoring.head != "tokens":
-            return None
+    def scores(self, values: tuple[Float32, ...]) -> Float32:
+        """The activation of the template's authors, or of the folder: see `Reference`."""
         logits = torch.from_numpy(values[0])
-        return array_of(logits.sigmoid() if template.activation == "sigmoid" else logits)
+        template = self._scoring.template
+        if template is not None and self._scoring.head == "tokens":
+            return array_of(logits.sigmoid() if template.activation == "sigmoid" else logits)
+        scores: torch.Tensor = _activation(self._folder, len(logits))(logits[None])
+        return array_of(scores[0])
 
     def _read(self, query: str, document: str) -> dict[str, list[int]]:
         template = self._scoring.template

@@ -80,7 +80,9 @@ def verify(
     ours = side.readings(pairs, tokens_only)
     # On a CUDA device "auto" may be either narrow one.
     widest = dtype or torch.bfloat16
-    published = _published(side, folder, name, widest) if isinstance(side, RerankerSide) else ()
+    published: list[Row] = []
+    if isinstance(side, RerankerSide) and not options:
+        published = _published(side, folder, name, widest)
     left_out = dict(ours.failures)
     rows: tuple[Row, ...] = ()
     reference, why_not = None, None
@@ -127,7 +129,7 @@ def _reference(
     if scoring.template is None and scoring.head != "classifier":
         raise NotCompared("no other package scores it under this template")
     return open_classifier(
-        encoder_folder(folder),
+        folder,
         device,
         scoring,
         num_labels=side.config.num_labels,
@@ -156,7 +158,7 @@ def _compared(
         both.append((place, mine, theirs))
     if not both and left_out:
         raise NotCompared(next(iter(left_out.values())))
-    rows = [token_row(both, reference.name)]
+    rows = [token_row(both, pairs, reference.name)]
     alike = [each for each in same_tokens(both) if each[2].values is not None]
     if reference.module is None:
         return tuple(rows), getattr(reference, "why_not", None)
@@ -169,14 +171,14 @@ def _compared(
     )
     size = relative(dtype, side.config)
     values = {p: (list(a.values or ()), list(b.values or ())) for p, a, b in alike}
-    rows.append(value_row(side.step, values, Allowed(spread.values * size, MARGIN)))
+    rows.append(value_row(side.step, values, Allowed(spread.values * size, MARGIN), pairs))
     scored = [each for each in alike if each[2].scores is not None and each[1].scores is not None]
     if scored:
         last = _last_step(lasts)
         allowed = Allowed(float(np.hypot(spread.scores * size, last.expected)), MARGIN)
-        rows.append(value_row(side.last_step, lasts, last))
+        rows.append(value_row(side.last_step, lasts, last, pairs))
         scores = {p: (_scores(a), _scores(b)) for p, a, b in scored}
-        rows.append(value_row("scores", scores, allowed))
+        rows.append(value_row("scores", scores, allowed, pairs))
         rows.append(order_row(scored, pairs, allowed))
     return tuple(rows), None
 
@@ -211,5 +213,5 @@ def _published(side: RerankerSide, folder: Path, name: str, dtype: torch.dtype) 
         steps = (relative(dtype, side.config), relative(one.dtype, side.config))
         allowed = Allowed(size * float(np.hypot(*steps)), MARGIN)
         arrays = {i: ([found[i]], [expected[i]]) for i in range(len(one.pairs))}
-        rows.append(value_row(f"{one.model}, {one.source}", arrays, allowed))
+        rows.append(value_row(f"{one.model}, {one.source}", arrays, allowed, one.pairs))
     return rows

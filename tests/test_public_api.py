@@ -115,6 +115,7 @@ SIGNATURES = {
     packrank.LateInteraction.explain: "self, query, document, *, candidate=None",
     packrank.LateInteraction.score: "self, pairs",
     packrank.LateInteraction.try_score: "self, pairs",
+    packrank.LateInteraction.token_ids: "self, query, document",
     packrank.LateInteraction.encode_queries: "self, texts",
     packrank.LateInteraction.encode_documents: "self, texts, store=None, ids=None",
     packrank.Store.open: "path, *, verify=True",

@@ -1,6 +1,5 @@
 """A folder's scores against another package's of the same folder, part by part."""
 
-import gc
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +92,6 @@ def verify(
             rows, why_not = _compared(side, opened, pairs, ours, tokens_only, widest, left_out)
         except NotCompared as error:
             why_not = str(error)
-    gc.collect()
     said = "auto" if dtype is None else str(dtype).removeprefix("torch.")
     return Report(name, reference, said, rows, tuple(published), left_out, why_not)
 
@@ -109,11 +107,9 @@ def _reference(
     adapted = adapter_in(encoder_folder(folder)) is not None
     if isinstance(side, LateSide):
         side.close()
-        gc.collect()
         if adapted:
             raise NotCompared(_ADAPTED)
         return open_multi_vector(folder, device, side.settings, options)
-    gc.collect()
     if len(side.config.inner_exits) > 0:
         raise NotCompared("no other package reads an encoder's exit_layers")
     scoring, instruction = side.scoring, options.get("instruction")

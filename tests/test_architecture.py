@@ -52,6 +52,10 @@ OPTIONAL = {
     "checkpoint/tokenizer_files.py": "transformers",
     "drop_in/surroundings.py": "transformers",
     "stores/codec_training.py": "faiss",
+    "verify/cross_encoder.py": "sentence_transformers",
+    "verify/multi_vector.py": "sentence_transformers",
+    "verify/quiet.py": "transformers",
+    "verify/transformers_models.py": "transformers",
 }
 
 
@@ -161,10 +165,11 @@ FLOORS: dict[str, dict[str, tuple[str, ...]]] = {
         "doors": ("ground", "checkpoint", "text", "runtime", "stores", "exits", "late", "scoring"),
         "drop_in": ("ground", "checkpoint", "text", "scoring", "doors"),
         "jobs": ("ground", "records", "checkpoint", "text", "stores", "late", "doors"),
+        "verify": ("ground", "checkpoint", "text", "runtime", "late", "scoring", "doors"),
         "demo": ("ground", "records", "doors"),
         "commands": (
             *("ground", "records", "checkpoint", "text", "runtime", "stores", "exits", "late"),
-            *("scoring", "doors", "jobs", "demo", "__init__"),
+            *("scoring", "doors", "jobs", "verify", "demo", "__init__"),
         ),
         "__init__": ("ground", "text", "stores", "exits", "late", "doors", "drop_in"),
         "__main__": ("commands",),

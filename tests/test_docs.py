@@ -95,9 +95,7 @@ def hub(
     encoder("a-model-of-three-labels", **labels)
     shutil.copytree(found["Qwen/Qwen3-Reranker-0.6B"], tmp_path / "my-own-tune")
     found["folder"] = encoder("late", suffix="Model")
-    monkeypatch.setattr(
-        "packrank.checkpoint.hub.snapshot_download", lambda name, **_: str(found[name])
-    )
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, **_: str(found[name]))
     monkeypatch.chdir(tmp_path)
     return found
 

@@ -140,6 +140,7 @@ SIGNATURES = {
     packrank.LateInteraction.explain: "self, query, document, *, candidate=None",
     packrank.LateInteraction.score: "self, pairs",
     packrank.LateInteraction.try_score: "self, pairs",
+    packrank.LateInteraction.token_ids: "self, query, document",
     packrank.LateInteraction.encode_queries: "self, texts",
     packrank.LateInteraction.encode_documents: "self, texts, store=None, ids=None",
     packrank.LateInteraction.try_encode_documents: "self, texts, cut=None",

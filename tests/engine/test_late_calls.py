@@ -71,7 +71,7 @@ def test_the_hub_is_asked_as_the_caller_says(monkeypatch: pytest.MonkeyPatch) ->
         asked.update(options)
         raise OSError("not here")
 
-    monkeypatch.setattr("packrank.checkpoint.hub.snapshot_download", refuse)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
     with pytest.raises(ModelError, match="could not be fetched from the hub"):
         LateInteraction("a/b", revision="v1", token=False, cache_folder="c", local_files_only=True)
     expected = {"revision": "v1", "token": False, "cache_dir": "c", "local_files_only": True}

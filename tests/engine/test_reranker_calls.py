@@ -242,7 +242,7 @@ def test_the_hub_is_asked_as_the_caller_says(monkeypatch: pytest.MonkeyPatch) ->
         asked.update(options, name=name)
         raise OSError("not here")
 
-    monkeypatch.setattr("packrank.checkpoint.hub.snapshot_download", refuse)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
     with pytest.raises(ModelError, match="could not be fetched from the hub"):
         Reranker(
             "a/b", revision="v1", token="hf_x", cache_folder=Path("kept"), local_files_only=True

@@ -1,4 +1,4 @@
-"""packrank rank | score | encode | explain | calibrate | info.
+"""packrank rank | score | encode | explain | calibrate | verify | info.
 
 Exit status: 0 all was done; 1 some records could not be used and the rest was scored; 2 nothing was
 done, and one sentence on stderr says why; 3 nothing was done, for a reason that nobody foresaw,
@@ -94,6 +94,8 @@ def _run(args: argparse.Namespace) -> int:
         from packrank.commands.explain import run
     elif args.command == "calibrate":
         from packrank.commands.calibrate import run
+    elif args.command == "verify":
+        from packrank.commands.verify import run
     else:
         from packrank.commands.info import run
     return run(args)

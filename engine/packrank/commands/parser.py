@@ -65,6 +65,7 @@ def parser() -> argparse.ArgumentParser:
     _add_encode(commands)
     _add_explain(commands)
     _add_calibrate(commands)
+    _add_verify(commands)
     _add_info(commands)
     for command in commands.choices.values():
         command.add_argument(
@@ -331,6 +332,30 @@ def _add_calibrate(commands: Commands) -> None:
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     add_input_format(parser, "both files", _OBJECTS)
     add_reranker_options(parser)
+
+
+def _add_verify(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "verify", help="compare a model's scores with sentence-transformers or transformers"
+    )
+    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+    parser.add_argument(
+        "--pairs",
+        metavar="FILE",
+        help=f'{RECORDS} with "query" and "document", in place of those that are built in; - for '
+        "standard input",
+    )
+    add_input_format(parser, "FILE", _OBJECTS)
+    add_output_format(parser, "a table (the default), or one JSON object", "table", "jsonl")
+    parser.add_argument("--max-length", type=positive, metavar="N", help="tokens of a pair")
+    parser.add_argument(
+        "--template", metavar="NAME", help='of a decoder\'s input, or "pair" for none'
+    )
+    parser.add_argument(
+        "--instruction", type=valid_text, metavar="TEXT", help="in place of the template's own"
+    )
+    add_length_option(parser, "query", "document")
+    add_device_options(parser, "auto, cpu, cuda or cuda:N")
 
 
 def _add_info(commands: Commands) -> None:

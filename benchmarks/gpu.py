@@ -126,12 +126,11 @@ def _ended(status: int | None, output: str) -> Done:
 def machine(session: Session, limit: float) -> Done:
     status, output = session.python("machine", [str(HERE / "machine.py")], limit)
     if status != 0:
-        absent = f"{sys.executable} has no torch; name one that has: make gpu PYTHON=python3"
-        return Done("failed", absent) if "named 'torch'" in output else _ended(status, output)
+        return Done("failed", output.strip()) if status == 3 else _ended(status, output)
     session.found |= json.loads(output.splitlines()[-1])
     about = session.found["machine"]
     if "gpu" not in about and not session.dry:
-        return Done("failed", "torch sees no CUDA device; ARGS=--dry-run tries it without one")
+        return Done("failed", about["no_gpu"])
     return Done("ok", f"{about.get('gpu', 'no CUDA device')}, {about['cores']} cores")
 
 
@@ -383,9 +382,9 @@ def main() -> int:
         limit = max(end - time.monotonic(), GRACE_S)
         print(f"{name}: up to {limit:.0f} s ...", flush=True)
         steps[name] = _timed(lambda step=step, limit=limit: step(session, limit))
-        print(f"{name}: {steps[name].status} in {steps[name].seconds:.1f} s", flush=True)
         if step is machine and steps[name].status == "failed":
             raise SystemExit(f"make gpu: {steps[name].note}")  # there is no device to ask
+        print(f"{name}: {steps[name].status} in {steps[name].seconds:.1f} s", flush=True)
         target = write(session, steps, suffix)
     if target is not None:
         report = [sys.executable, str(ROOT / "benchmarks/report.py"), str(target)]

@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,14 @@ CPP = sorted(
 )
 ENGINE_FILES = [path for path in PYTHON if path.is_relative_to(ENGINE)]
 KERNEL_FILES = [path for path in PYTHON if path.is_relative_to(KERNELS)]
+
+
+def extra(name: str) -> str:
+    """The first package of an extra, and its version, as pip takes it."""
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    found = re.search(rf'^{name} = \["([^"]+)"', project, re.MULTILINE)
+    assert found is not None
+    return found[1]
 
 
 def name_of(path: Path) -> str:

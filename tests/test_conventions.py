@@ -82,11 +82,11 @@ read = []
 original = os._Environ.__getitem__
 os._Environ.__getitem__ = lambda self, key: read.append(key) or original(self, key)
 before = threads()
-import packrank
+from packrank import *
 assert threads() == before, (before, threads())
 ours = [key for key in read if "PACKRANK" in str(key).upper()]
 assert not ours, ours
-assert not {"transformers", "faiss"} & set(sys.modules)
+assert not {"transformers", "sentence_transformers", "faiss"} & set(sys.modules)
 os.environ.get("PACKRANK_PROBE")
 assert read[-1] == "PACKRANK_PROBE", "the watch is blind"
 """

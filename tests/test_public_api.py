@@ -16,8 +16,8 @@ PACKAGES = (packrank, packrank_kernels)
 def test_all_is_sorted_and_is_the_surface(package: ModuleType) -> None:
     public = {
         name
-        for name, value in vars(package).items()
-        if not name.startswith("_") and not isinstance(value, ModuleType)
+        for name in dir(package)
+        if not name.startswith("_") and not isinstance(getattr(package, name), ModuleType)
     }
     assert package.__all__ == sorted(set(package.__all__), key=lambda n: (not n.isupper(), n))
     assert public == {name for name in package.__all__ if name != "__version__"}
@@ -25,7 +25,9 @@ def test_all_is_sorted_and_is_the_surface(package: ModuleType) -> None:
 
 def test_the_surface_of_the_engine() -> None:
     assert set(packrank.__all__) == {
+        "CrossEncoder",
         "Explanation",
+        "FlagReranker",
         "InputError",
         "LateInteraction",
         "Margins",
@@ -38,6 +40,7 @@ def test_the_surface_of_the_engine() -> None:
         "Reranker",
         "Store",
         "StoreError",
+        "StoreWriter",
         "TEMPLATES",
         "Work",
         "__version__",
@@ -45,6 +48,15 @@ def test_the_surface_of_the_engine() -> None:
         "maxsim",
         "set_num_threads",
     }
+
+
+def test_a_name_is_what_its_module_has() -> None:
+    found: dict[str, object] = {}
+    exec("from packrank import *", found)
+    assert {name for name in found if name != "__builtins__"} == set(packrank.__all__)
+    assert found["Reranker"] is packrank.Reranker is packrank.reranker.Reranker
+    with pytest.raises(AttributeError, match="module 'packrank' has no attribute 'Rerankers'"):
+        packrank.Rerankers  # type: ignore[attr-defined]  # noqa: B018
 
 
 @pytest.mark.parametrize("package", PACKAGES)
@@ -88,22 +100,35 @@ def test_a_ranked_document_unpacks() -> None:
 # Parameters and defaults, without annotations.
 SIGNATURES = {
     packrank.Reranker: (
-        "model, *, device='auto', dtype='auto', max_length=None, truncation=None, "
-        "activation=None, template=None, instruction=None, compress_ratio=1, compress_layers=(8,), "
-        "head_index='upstream', share_prefixes=True, budget_tokens=None, deterministic=False"
+        "model, *, device='auto', dtype='auto', max_length=None, query_length=None, "
+        "document_length=None, truncation=None, activation=None, template=None, instruction=None, "
+        "compress_ratio=1, compress_layers=(8,), head_index='upstream', share_prefixes=True, "
+        "budget_tokens=None, deterministic=False, revision=None, token=None, cache_folder=None, "
+        "local_files_only=False"
     ),
     packrank.Reranker.warm_up: "self, max_seqlens=(48, 64, 96, 128, 192, 256, 384, 512)",
     packrank.Reranker.rank: (
-        "self, query, documents, top_k=None, *, label=None, cutoff_layer=None, exit=None"
+        "self, query, documents, top_k=None, *, label=None, cutoff_layer=None, exit=None, "
+        "score_threshold=None, instruction=None, max_length=None, query_length=None, "
+        "document_length=None"
     ),
     packrank.Reranker.rank_many: (
-        "self, requests, top_k=None, *, label=None, cutoff_layer=None, exit=None"
+        "self, requests, top_k=None, *, label=None, cutoff_layer=None, exit=None, "
+        "score_threshold=None, instruction=None, max_length=None, query_length=None, "
+        "document_length=None"
     ),
-    packrank.Reranker.score: "self, pairs, *, activation=None, cutoff_layers=None",
-    packrank.Reranker.try_score: "self, pairs, *, activation=None, cutoff_layers=None",
+    packrank.Reranker.score: (
+        "self, pairs, *, activation=None, cutoff_layers=None, instruction=None, prompt=None, "
+        "max_length=None, query_length=None, document_length=None"
+    ),
+    packrank.Reranker.try_score: (
+        "self, pairs, *, activation=None, cutoff_layers=None, instruction=None, prompt=None, "
+        "max_length=None, query_length=None, document_length=None"
+    ),
     packrank.LateInteraction: (
         "model, *, store=None, device='auto', dtype='auto', query_length=None, "
-        "document_length=None, budget_tokens=None, deterministic=False"
+        "document_length=None, budget_tokens=None, deterministic=False, revision=None, token=None, "
+        "cache_folder=None, local_files_only=False"
     ),
     packrank.LateInteraction.attach: "self, store",
     packrank.LateInteraction.rank: (
@@ -115,10 +140,16 @@ SIGNATURES = {
     packrank.LateInteraction.explain: "self, query, document, *, candidate=None",
     packrank.LateInteraction.score: "self, pairs",
     packrank.LateInteraction.try_score: "self, pairs",
+    packrank.LateInteraction.token_ids: "self, query, document",
     packrank.LateInteraction.encode_queries: "self, texts",
     packrank.LateInteraction.encode_documents: "self, texts, store=None, ids=None",
+    packrank.LateInteraction.try_encode_documents: "self, texts, cut=None",
     packrank.Store.open: "path, *, verify=True",
     packrank.Store.indices: "self, ids",
+    packrank.StoreWriter: "path, *, format=None, model=None, sample=None, centroids=None",
+    packrank.StoreWriter.append: "self, ids, documents, lengths=None",
+    packrank.StoreWriter.commit: "self",
+    packrank.StoreWriter.close: "self",
     packrank.maxsim: (
         "queries, documents, candidates=None, top_k=None, *, mask=None, exact=False, device=None"
     ),

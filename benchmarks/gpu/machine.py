@@ -1,15 +1,25 @@
-"""Prints what this machine is and what runs on it, as JSON."""
+"""Prints what this machine is and what runs on it, as JSON; why there is no device, if none.
+
+Exit status 3 with a sentence where the Python that runs it has no torch.
+"""
 
 import json
 import os
 import platform
 import shutil
 import subprocess
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import torch
+try:
+    import torch
+except ModuleNotFoundError as error:
+    if error.name != "torch":
+        raise
+    print(f"{sys.executable} has no torch; name one that has: make gpu PYTHON=/path/to/python3")
+    sys.exit(3)
 
 PACKAGES = ("torch", "triton", "transformers", "sentence-transformers", "tokenizers", "flash-attn",
             "late-interaction-kernels", "flash-maxsim", "numpy", "pybind11",
@@ -54,6 +64,17 @@ def nvcc() -> str | None:
     return next((x.strip() for x in done.stdout.splitlines() if "release" in x), None)
 
 
+def no_device() -> str:
+    """Why torch has no device to run on, and what to do."""
+    ours, dry = f"torch {torch.__version__} of {sys.executable}", "make gpu ARGS=--dry-run"
+    if torch.version.cuda is None:
+        return (
+            f"{ours} is built without CUDA; name a Python whose torch has it, make gpu "
+            f"PYTHON=/path/to/python3, or try it without a device, {dry}"
+        )
+    return f"{ours} sees no CUDA device on this machine; {dry} tries it without one"
+
+
 def main() -> None:
     machine: dict[str, Any] = {
         "processor": processor(),
@@ -71,6 +92,8 @@ def main() -> None:
             "capability": f"{properties.major}.{properties.minor}",
             "as_found": nvidia_smi(),
         }
+    else:
+        machine["no_gpu"] = no_device()
     print(
         json.dumps(
             {

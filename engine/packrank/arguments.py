@@ -89,6 +89,18 @@ def listed_texts(name: str, values: Any) -> list[str]:
     return texts
 
 
+def checked_ids(values: Any) -> list[str]:
+    """Ids for new documents of a store: valid strings, each another one."""
+    ids = listed_texts("ids", values)
+    places: dict[str, int] = {}
+    for place, id in enumerate(ids):
+        check_text(id, f"id of document {place}")
+        first = places.setdefault(id, place)
+        if first != place:
+            raise InputError(f"ids[{first}] and ids[{place}] are both {id!r}; ids must differ")
+    return ids
+
+
 def listed_requests(requests: Any) -> list[tuple[str, list[Any]]]:
     """Queries, each with what should be its documents; InputError that says which is none."""
     checked = []
@@ -116,6 +128,11 @@ class Reopened:
         folders = {key: _placed(options[key]) for key in ("model", "store") if key in options}
         self._call = (*map(_placed, arguments[:1]), *arguments[1:]), options | folders
         return self
+
+    def opened_with(self: _Reopened, **changes: Any) -> _Reopened:
+        """What the same call makes with other options."""
+        arguments, options = self._call
+        return type(self)(*arguments, **options | changes)
 
     def __reduce__(self) -> tuple[Any, tuple[()]]:
         """The call."""

@@ -1,5 +1,6 @@
 """Late interaction: a vector for every token, and MaxSim between query and documents."""
 
+import os
 from collections.abc import Sequence
 from typing import Any, overload
 
@@ -9,14 +10,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from packrank.arguments import check_str, checked_count, checked_exact, listed
+from packrank.checkpoint.hub import HubOptions
+from packrank.documents import Document, document_of
 from packrank.errors import InputError, PairError
 from packrank.late.attached import Attached
 from packrank.late.encoder import LateEncoder, Path
 from packrank.late.explanation import Explanation
 from packrank.late.text_scores import score_of, score_texts, similarity
 from packrank.request import Ranked, RankedId
+from packrank.runtime.device import Device
 from packrank.stores.store import Store
 from packrank.text.pairs import is_pair
+from packrank.threads import in_thread
 from packrank_kernels import TokenEmbeddings, matches
 
 
@@ -37,6 +42,8 @@ class LateInteraction(LateEncoder):
         settings: what the folder asks for.
         size: D of a token vector.
         device: where it runs.
+        num_cut_queries, num_cut_documents: how many texts so far, by whatever method, were longer
+            than the model reads them, and cut. `explain` says of one by how much.
 
     Source: Khattab and Zaharia 2020.
     """
@@ -46,12 +53,16 @@ class LateInteraction(LateEncoder):
         model: Path,
         *,
         store: Path | Store | None = None,
-        device: str = "auto",
-        dtype: str = "auto",
+        device: Device = "auto",
+        dtype: str | torch.dtype = "auto",
         query_length: int | None = None,
         document_length: int | None = None,
         budget_tokens: int | None = None,
         deterministic: bool = False,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_folder: Path | None = None,
+        local_files_only: bool = False,
     ) -> None:
         """Load a model.
 
@@ -71,6 +82,10 @@ class LateInteraction(LateEncoder):
             budget_tokens: most tokens that go through the model at once; memory follows it.
             deterministic: vectors have the same bits in any company. On a CPU they always have; on
                 a CUDA device this leaves out faster kernels that cannot promise it.
+            revision: of a model on the hub; this and the next as `Reranker` takes them.
+            token: of the hub.
+            cache_folder: of the hub.
+            local_files_only: ask no hub.
 
         Raises:
             ModelError: the folder or name cannot be used.
@@ -85,6 +100,7 @@ class LateInteraction(LateEncoder):
             document_length=document_length,
             budget_tokens=budget_tokens,
             deterministic=deterministic,
+            hub=HubOptions(revision, token, cache_folder, local_files_only),
         )
         self._attached: Attached | None = None
         if store is not None:
@@ -96,27 +112,37 @@ class LateInteraction(LateEncoder):
         attached = self._attached
         return None if attached is None else attached.store
 
-    def attach(self, store: Path | Store) -> None:
+    def attach(self, store: Path | Store | None) -> None:
         """Take a store, in place of the one that is attached, for `rank` to rank by its ids.
 
-        What other threads have begun ends with the store that it began with.
+        What other threads have begun ends with the store that it began with. Which store fits is
+        decided by what it says of the model that made its vectors. Those of `packrank encode`,
+        `encode_documents`, and a `StoreWriter` that was given an `identity`, must be of this very
+        model and its document length. One that only names a model is taken, with a warning where
+        the name is another; one that says nothing is taken at the caller's word, if its vectors
+        have as many dimensions.
 
         Args:
             store: documents that this model encoded: a folder, which is opened as it is now and
-                checked whole, or an open one.
+                checked whole, or an open one. None: let go of the one that is attached.
 
         Raises:
+            InputError: it is no path.
             StoreError: it cannot be used, or another model encoded it; what was attached stays.
 
         Warns:
-            UserWarning: an index names its model and says no more of it, and the name is not this
+            UserWarning: the store names its model and says no more of it, and the name is not this
                 one's.
         """
+        arguments, options = self._call
+        if store is None:
+            self._attached, self._call = None, (arguments, {**options, "store": None})
+            return
         opened = store if isinstance(store, Store) else Store.open(store)
         self.check_store(opened.model, opened.size, opened.path)
         self._attached = Attached(opened, self.device)
-        arguments, options = self._call
-        self._call = arguments, {**options, "store": store}
+        again = store if isinstance(store, Store) else os.path.abspath(store)
+        self._call = arguments, {**options, "store": again}
 
     def similarity(self, query: Tensor, documents: Sequence[Tensor]) -> NDArray[np.float32]:
         """Scores of documents whose vectors are at hand.
@@ -132,7 +158,7 @@ class LateInteraction(LateEncoder):
 
     @overload
     def rank(
-        self, query: str, documents: Sequence[str], top_k: int | None = None
+        self, query: str, documents: Sequence[Document], top_k: int | None = None
     ) -> list[Ranked]: ...
 
     @overload
@@ -149,7 +175,7 @@ class LateInteraction(LateEncoder):
     def rank(
         self,
         query: str,
-        documents: Sequence[str] | None = None,
+        documents: Sequence[Document] | None = None,
         top_k: int | None = None,
         *,
         candidates: Sequence[str] | None = None,
@@ -159,7 +185,7 @@ class LateInteraction(LateEncoder):
 
         Args:
             query: any string.
-            documents: any strings; None for those of the store.
+            documents: any texts, or as `Reranker.rank` takes them; None for those of the store.
             top_k: how many to return; all if None.
             candidates: ids of the documents of the store to rank; None for all.
             exact: score documents of the store by the vectors that its format decodes to, in
@@ -191,7 +217,7 @@ class LateInteraction(LateEncoder):
     def try_rank(
         self,
         query: str,
-        documents: Sequence[str],
+        documents: Sequence[Document],
         top_k: int | None = None,
         *,
         candidates: Sequence[str] | None = None,
@@ -212,7 +238,7 @@ class LateInteraction(LateEncoder):
     def try_rank(
         self,
         query: str,
-        documents: Sequence[str] | None = None,
+        documents: Sequence[Document] | None = None,
         top_k: int | None = None,
         *,
         candidates: Sequence[str] | None = None,
@@ -238,7 +264,7 @@ class LateInteraction(LateEncoder):
         scores, failures = self._score([(query, text) for text in texts], known)
         order = np.argsort(-scores, kind="stable").tolist()
         best = [index for index in order if index not in failures][:top_k]
-        ranking = [Ranked(index, float(scores[index]), texts[index]) for index in best]
+        ranking = [Ranked(i, float(scores[i]), *document_of(texts[i])) for i in best]
         return ranking, failures
 
     def score(self, pairs: Sequence[tuple[str, str]]) -> NDArray[np.float32]:
@@ -315,11 +341,16 @@ class LateInteraction(LateEncoder):
         mean, cut = self.settings.mean, (query_cut, document_cut)
         return Explanation.of(query, document, asked, words, tokens, scores, score, mean, cut)
 
+    rank_async = in_thread(rank)
+    try_rank_async = in_thread(try_rank)
+    score_async = in_thread(score)
+    try_score_async = in_thread(try_score)
+
     @property
     def _stored(self) -> Attached:
         attached = self._attached
         if attached is None:
-            raise InputError("there is no store; give LateInteraction one, or give documents")
+            raise InputError("there is no store; attach one, or give documents")
         return attached
 
     def _rank_stored(

@@ -8,8 +8,9 @@ import secrets
 import shutil
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from itertools import count
 from typing import TextIO
 
 from packrank.errors import InputError
@@ -19,8 +20,12 @@ _DESCRIPTOR = re.compile(r"/(?:dev|proc/self)/fd/(\d+)|/dev/stderr")
 _UNNAMED_REFUSED = (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL)
 
 
+# Is told what unfinished part of a file was kept, and how many lines it has.
+OnPart = Callable[[str, int], None]
+
+
 @contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[TextIO]:
+def replacing(path: str | os.PathLike[str], on_part: OnPart | None = None) -> Iterator[TextIO]:
     """A new file of UTF-8 text that takes `path`'s place when the block ends without an error.
 
     Until then it has no name; where the file system cannot do that, one of its own in the same
@@ -28,6 +33,12 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[TextIO]:
     a file that is there, mode and, as far as it may be given, owner are kept; where `path` is a
     link, what it leads to is replaced. Standard output ("-"), pipes and devices are written as
     they are.
+
+    Args:
+        path: of the file.
+        on_part: where it is given, and the block ends with a signal or with anything else but an
+            `InputError`, lines that have been written are kept: as `path`.part, or, where that is
+            taken, `path`.part.2 and so on.
 
     Raises:
         InputError: `path` is none of these, its folder cannot be written to, or the disk is full.
@@ -41,7 +52,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[TextIO]:
     else:
         target, there = _target(name)
         if there is None or stat.S_ISREG(there.st_mode):
-            opened = _replacement(name, target, there)
+            opened = _replacement(name, target, there, on_part)
         elif stat.S_ISFIFO(there.st_mode) or stat.S_ISCHR(there.st_mode):
             opened = _stream(name, target)
         else:
@@ -95,7 +106,9 @@ def _stream(name: str, file: int | str) -> Iterator[TextIO]:
 
 
 @contextmanager
-def _replacement(name: str, target: str, there: os.stat_result | None) -> Iterator[TextIO]:
+def _replacement(
+    name: str, target: str, there: os.stat_result | None, on_part: OnPart | None
+) -> Iterator[TextIO]:
     folder = os.path.dirname(target)
     unfinished = os.path.join(folder, f".packrank-{secrets.token_hex(8)}.unfinished")
     mode = 0o666 if there is None else stat.S_IMODE(there.st_mode) & 0o777
@@ -113,6 +126,14 @@ def _replacement(name: str, target: str, there: os.stat_result | None) -> Iterat
                 _name(file, unfinished)
             sink.close()
             os.replace(unfinished, target)
+    except InputError:
+        raise
+    except BaseException:
+        if on_part is not None and not sink.closed:
+            with suppress(OSError):  # as where the disk is full
+                sink.flush()
+                _keep(file, name, target, on_part)
+        raise
     finally:
         with suppress(OSError):  # said already
             sink.close()
@@ -132,15 +153,32 @@ def _new_file(folder: str, unfinished: str, mode: int) -> tuple[int, bool]:
 
 
 def _name(file: int, path: str) -> None:
-    """Give a file without a name this one."""
+    """Give a file this name, beside the one that it may have."""
     try:
         # Only with a folder to start from does Python follow the link to the file.
         os.link(f"/proc/self/fd/{file}", path, src_dir_fd=file)
     except OSError:
         there = os.fstat(file)
-        with open(f"/proc/self/fd/{file}", "rb") as source, open(path, "xb") as copy:
+        with open(os.dup(file), "rb") as source, open(path, "xb") as copy:
             _adopt(copy.fileno(), there)
+            source.seek(0)
             shutil.copyfileobj(source, copy)
+
+
+def _keep(file: int, name: str, target: str, on_part: OnPart) -> None:
+    """Give an unfinished file a name that says so, and that no other file has."""
+    lines, place = 0, 0
+    while piece := os.pread(file, 1 << 20, place):
+        lines, place = lines + piece.count(b"\n"), place + len(piece)
+    if not lines:
+        return
+    for number in count(1):
+        end = ".part" if number == 1 else f".part.{number}"
+        with suppress(FileExistsError):
+            _name(file, target + end)
+            is_beside = os.path.realpath(name + end) == target + end
+            on_part((name if is_beside else target) + end, lines)
+            return
 
 
 def _adopt(file: int, there: os.stat_result) -> None:

@@ -1,8 +1,9 @@
 """The nouns that travel through the engine."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,18 +115,47 @@ def spread(starts: NDArray[np.signedinteger], lengths: Int32) -> tuple[NDArray[n
     return rows, np.append(0, ends).astype(np.int32)
 
 
-class Ranked(NamedTuple):
-    """A document in its place.
+class _Ranked(NamedTuple):
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody calls here
+    score: float
+    document: str
+
+
+class Ranked(_Ranked):
+    """A document in its place; it unpacks into index, score and document.
 
     Attributes:
         index: position of the document among those given.
         score: after the model's activation; higher is better.
         document: the text itself.
+        id: that the document was given with, None if it was given without.
+        metadata: what else it was given with.
     """
 
-    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody calls here
-    score: float
-    document: str
+    id: str | None = None
+    metadata: Mapping[str, Any] = MappingProxyType({})
+
+    def __new__(
+        cls,
+        index: int,
+        score: float,
+        document: str,
+        id: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> "Ranked":
+        """A document, and what it was given with."""
+        self = super().__new__(cls, index, score, document)
+        if id is not None:
+            self.id = id
+        if metadata:
+            self.metadata = metadata
+        return self
+
+    def to_dict(self) -> dict[str, Any]:
+        """Index, score and document by their names; id and metadata where there are any."""
+        given = {"id": self.id} if self.id is not None else {}
+        more = {"metadata": dict(self.metadata)} if self.metadata else {}
+        return self._asdict() | given | more
 
 
 class Ranking(list[Ranked]):
@@ -141,6 +171,10 @@ class Ranking(list[Ranked]):
     def __init__(self, ranked: Iterable[Ranked], num_layers: Int32, work: Work | None) -> None:
         super().__init__(ranked)
         self.num_layers, self.work = num_layers, work
+
+    def to_dicts(self) -> list[dict[str, Any]]:
+        """The documents as dictionaries, best first: see `Ranked.to_dict`."""
+        return [ranked.to_dict() for ranked in self]
 
 
 class RankedId(NamedTuple):

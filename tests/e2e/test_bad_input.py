@@ -53,7 +53,7 @@ def test_scores_are_never_written_over_their_pairs(
     (tmp_path / "link").symlink_to(pairs)
     for output in (pairs, tmp_path / "link"):
         assert main(["score", str(model), str(pairs), "--output", str(output)]) == 2
-        assert "is the file of pairs; write the scores to another one" in capsys.readouterr().err
+        assert "is a file that is read; name another one to write" in capsys.readouterr().err
     assert pairs.read_text() == '{"query": "a", "document": "b"}\n'
 
 
@@ -297,7 +297,7 @@ def test_bad_documents_are_left_out_by_number(
         b'{"text": ["blue owl"]}\n'
         b'{"text": "\\ud800"}\n' + json.dumps({"text": LONG}).encode() + b'\n{"text": "blue owl"}\n'
     )
-    assert rank(model, path, "--truncation", "off", "--json") == 1
+    assert rank(model, path, "--truncation", "off", "--json", "--summary") == 1
     captured = capsys.readouterr()
     *rows, last = [json.loads(line) for line in captured.out.splitlines()]
     assert last["summary"]["layers"] == {"1": 3, "6": 0, "7": 0, "8": 3}
@@ -357,7 +357,7 @@ def test_whatever_the_ids_are_no_score_is_lost(
     assert '"1e999" is no number that can be held' in rows[1]["error"]
     capsys.readouterr()
     assert rank(model, path, "--json") == 1
-    *shown, _ = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    shown = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert sorted(row["line"] for row in shown) == [1, 5, 7]
     assert {json.dumps(row["id"]) for row in shown} == {json.dumps(i) for i in good}
 

@@ -61,7 +61,7 @@ def test_commands(
     words = ["--template", "mxbai-v2", "--instruction", "find a panda", "--max-length", "40"]
     words += ["--activation", "normalized"]
     model = reranker_case("mxbai-v2-instructed").open()
-    ranked_by = ["--query", query, "--documents", str(source), "--json"]
+    ranked_by = ["--query", query, "--documents", str(source), "--json", "--summary"]
     capsys.readouterr()
     assert main(["rank", str(folder), *ranked_by, *words]) == 0
     *shown, summary = map(json.loads, capsys.readouterr().out.splitlines())
@@ -85,7 +85,7 @@ def test_commands_of_layers(
     pairs.write_text("".join(json.dumps({"query": q, "document": d}) + "\n" for q, d in PAIRS))
     words = ["--compress-ratio", "4", "--compress-layers", "2,1", "--head-index", "layer"]
     words += ["--cutoff-layer", "3"]
-    ranked_by = ["--query", query, "--documents", str(source), "--json"]
+    ranked_by = ["--query", query, "--documents", str(source), "--json", "--summary"]
     capsys.readouterr()
     assert main(["rank", str(case.folder), *ranked_by, *words]) == 0
     *shown, summary = map(json.loads, capsys.readouterr().out.splitlines())
@@ -108,7 +108,11 @@ def test_commands_of_layers(
         ("rank", ["--cutoff-layer", "1"], "cutoff_layer is 1, and the model has heads after 2 to"),
         ("score", ["--cutoff-layer", "1"], "is 1, and the model has heads after 2 to 5 layers"),
         ("rank", ["--exit", "calibrated"], "exit needs top_k"),
-        ("rank", ["--exit", "calibrated", "--top-k", "1"], "there are no margins in "),
+        (
+            "rank",
+            ["--exit", "calibrated", "--top-k", "1"],
+            "elsewhere (exit=FILE, --exit FILE)",
+        ),
         ("rank", ["--template", "qwen4"], "template is 'qwen4', expected one of"),
         ("rank", ["--instruction", "x"], "the model's prompt has no place for an instruction"),
         ("rank", ["--compress-ratio", "3"], "compress_ratio is 3, expected one of 1, 2, 4, 8"),

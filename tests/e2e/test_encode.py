@@ -2,9 +2,7 @@
 
 import io
 import json
-import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,8 +15,8 @@ import torch
 
 from packrank import InputError, LateInteraction
 from packrank.commands.cli import main
+from packrank.stores.appender import Appender
 from packrank.stores.store import Store
-from packrank.stores.writer import StoreWriter
 
 ROOT = Path(__file__).parents[2]
 WORDS = "red blue fox dog owl snake runs sleeps hunts at night by day in the sun"
@@ -38,8 +36,10 @@ def encoder(
 
 @pytest.fixture
 def small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a commit after every window."""
     monkeypatch.setattr("packrank.jobs.documents._WINDOW_DOCUMENTS", 4)
-    monkeypatch.setattr("packrank.jobs.encode._SEGMENT_TOKENS", 60)
+    monkeypatch.setattr("packrank.stores.segments._SEGMENT_TOKENS", 60)
+    monkeypatch.setattr("packrank.stores.appender._COMMIT_SECONDS", 0.0)
 
 
 def texts(count: int, seed: int = 0) -> list[str]:
@@ -83,82 +83,18 @@ def test_a_store_holds_what_the_model_says(
         assert error <= bound.get(format, 0.5) * (1 + expected.norm(dim=1).amax())
 
 
-PROGRAM = """
-import os, random, shutil, signal, sys, time
-from packrank.jobs import documents, encode
-from packrank.commands.cli import main
-
-documents._WINDOW_DOCUMENTS, encode._SEGMENT_TOKENS = 4, 60
-seed, most, *arguments = sys.argv[1:]
-random.seed(int(seed))
-
-def kill_at(moment):
-    left = moment
-    def counted(original):
-        def call(*args, **options):
-            nonlocal left
-            left -= 1
-            if left == 0:
-                if original is pwrite:
-                    pwrite(args[0], memoryview(args[1])[: len(args[1]) // 2], args[2])
-                os.kill(os.getpid(), signal.SIGKILL)
-            return original(*args, **options)
-        return call
-    pwrite = os.pwrite
-    for name in ("pwrite", "fsync", "replace", "ftruncate", "open"):
-        setattr(os, name, counted(getattr(os, name)))
-
-kills = 0
-while True:
-    child = os.fork()
-    if child == 0:
-        if kills % 3 and kills < int(most):
-            kill_at(random.randint(1, 80))
-        os._exit(main(["encode", *arguments]))
-    if kills % 3 == 0 and kills < int(most):
-        time.sleep(random.uniform(0, 0.5))
-        os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
-    if not os.WIFEXITED(status):
-        kills += 1
-    elif kills == int(most) or os.WEXITSTATUS(status):
-        sys.exit(os.WEXITSTATUS(status))
-    else:  # too late to be killed: once more
-        shutil.rmtree(arguments[2])
-"""
-
-
-@pytest.mark.parametrize("format", ["int8", "4bit"])
-@pytest.mark.usefixtures("small_segments")
-def test_killed_at_random_moments_the_store_is_the_same(
-    encoder: Path, tmp_path: Path, format: str, thorough: bool
-) -> None:
-    """Killed by the clock and at calls to the system, half way through a write too."""
-    documents = write_jsonl(tmp_path / "d.jsonl", [{"text": text} for text in texts(90)])
-    options = [documents, tmp_path / "undisturbed", "--format", format, "--quiet"]
-    assert encode(encoder, *options) == 0
-    options[1], kills = tmp_path / "killed", 200 if thorough else 3
-    command = [sys.executable, "-c", PROGRAM, 7, kills, encoder, *options, "--device", "cpu"]
-    result = subprocess.run(
-        list(map(str, command)),
-        env={**os.environ, "PYTHONPATH": os.pathsep.join((f"{ROOT}/engine", f"{ROOT}/kernels"))},
-        capture_output=True,
-        text=True,
-        cwd="/",
-    )
-    assert (result.returncode, result.stderr) == (0, "")
-    assert bytes_of(tmp_path / "killed") == bytes_of(tmp_path / "undisturbed")
-    assert len(Store.open(tmp_path / "killed")) == 90
-
-
 @pytest.mark.usefixtures("small_segments")
 def test_segments_follow_from_the_documents(encoder: Path, tmp_path: Path) -> None:
-    """As many as there are, each from one window to another, and each checked by itself."""
+    """Each ends with the document that brings it to so many tokens."""
     documents = write_jsonl(tmp_path / "d.jsonl", [{"text": text} for text in texts(60)])
     assert encode(encoder, documents, tmp_path / "store") == 0
     segments = np.fromfile(tmp_path / "store/segments.bin", "<i8").reshape(-1, 9)
-    assert segments[:, 0].sum() == 60 and not (segments[:-1, 0] % 4).any()
-    assert (segments[:-1, 1] >= 60).all() and len(segments) > 5
+    tail = json.loads((tmp_path / "store/store.json").read_bytes())["tail"]
+    assert segments[:, 0].sum() + sum(tail[:1]) == 60 and sum(tail[1:2]) < 60
+    ends = Store.open(tmp_path / "store").embeddings.cu_seqlens.numpy()
+    last = ends[segments[:, 0].cumsum()] - ends[segments[:, 0].cumsum() - 1]
+    assert (segments[:, 1] >= 60).all() and (segments[:, 1] - last < 60).all()
+    assert len(segments) > 5
 
 
 # Lines
@@ -222,8 +158,8 @@ def test_vectors_that_are_not_finite_fail_alone(
 ) -> None:
     original = LateInteraction.try_encode_documents
 
-    def broken(self: LateInteraction, texts: list[str]) -> Any:
-        vectors, reasons = original(self, texts)
+    def broken(self: LateInteraction, texts: list[str], cut: set[str]) -> Any:
+        vectors, reasons = original(self, texts, cut)
         values = {"red": torch.nan, "blue": torch.inf, "dog": 1e5}
         return [
             torch.full_like(v, values[text]) if v is not None and text in values else v
@@ -268,7 +204,7 @@ def test_a_store_grows(encoder: Path, tmp_path: Path) -> None:
 def test_documents_without_ids_join_those_of_a_program(encoder: Path, tmp_path: Path) -> None:
     model = LateInteraction(encoder, device="cpu")
     identity = {**model.identity, "name": "by another name"}
-    with StoreWriter(tmp_path / "store") as writer:
+    with Appender(tmp_path / "store") as writer:
         writer.create("float16", model.size, identity)
         writer.append(["0", "1", "2"], model.encode_documents(["red", "fox", "owl"]))
         writer.commit()
@@ -279,16 +215,16 @@ def test_documents_without_ids_join_those_of_a_program(encoder: Path, tmp_path: 
 
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, segments: int) -> None:
-    original, left = StoreWriter.commit, segments
+    original, left = Appender.commit, segments
 
-    def commit(self: StoreWriter, *args: Any) -> Any:
+    def commit(self: Appender, *args: Any) -> Any:
         nonlocal left
         left -= 1
         if left < 0:
             raise InputError("stopped")
         return original(self, *args)
 
-    monkeypatch.setattr(StoreWriter, "commit", commit)
+    monkeypatch.setattr(Appender, "commit", commit)
 
 
 @pytest.mark.usefixtures("small_segments")
@@ -385,7 +321,7 @@ def test_refusals(
         assert encode(*arguments) == 2
         one_sentence(*words)
         assert bytes_of(store) == before
-    with StoreWriter(store):
+    with Appender(store):
         assert encode(encoder, documents, store) == 2
         one_sentence("is being written by another process")
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tqdm import tqdm
 
 from packrank import InputError, LateInteraction, StoreError
@@ -15,9 +16,10 @@ from packrank.jobs import codec as codec_file
 from packrank.jobs import documents as documents_file
 from packrank.jobs import encode as encode_file
 from packrank.jobs.documents import Documents
+from packrank.jobs.pace import Pace
 from packrank.records.record import Record
+from packrank.stores.appender import Appender
 from packrank.stores.store import Store
-from packrank.stores.writer import StoreWriter
 
 TEXTS = [f"{color} {animal} runs" for color in ("red", "blue") for animal in ("fox", "dog", "owl")]
 
@@ -37,7 +39,8 @@ def encoder(
 @pytest.fixture(autouse=True)
 def small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(documents_file, "_WINDOW_DOCUMENTS", 2)
-    monkeypatch.setattr(encode_file, "_SEGMENT_TOKENS", 1)
+    monkeypatch.setattr("packrank.stores.segments._SEGMENT_TOKENS", 1)
+    monkeypatch.setattr("packrank.stores.appender._COMMIT_SECONDS", 0.0)
 
 
 def write(path: Path, lines: list[str]) -> Path:
@@ -54,16 +57,16 @@ def encode(*arguments: object) -> int:
 
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, segments: int, error: BaseException) -> None:
-    original, left = StoreWriter.commit, segments
+    original, left = Appender.commit, segments
 
-    def commit(self: StoreWriter, *args: Any) -> Any:
+    def commit(self: Appender, *args: Any) -> Any:
         nonlocal left
         left -= 1
         if left < 0:
             raise error
         return original(self, *args)
 
-    monkeypatch.setattr(StoreWriter, "commit", commit)
+    monkeypatch.setattr(Appender, "commit", commit)
 
 
 @pytest.mark.parametrize("segments", range(5))
@@ -217,7 +220,7 @@ def test_a_format_that_does_not_fit_is_refused_before_training(
 def test_a_store_of_another_size_is_refused(
     encoder: Path, tmp_path: Path, one_sentence: Callable[..., None]
 ) -> None:
-    with StoreWriter(tmp_path / "store") as writer:
+    with Appender(tmp_path / "store") as writer:
         writer.create("int8", 59, None)
     documents = write(tmp_path / "d.txt", TEXTS)
     assert encode(encoder, documents, tmp_path / "store") == 2
@@ -238,7 +241,10 @@ def test_a_codec_sees_all_of_a_file_of_long_documents(
 
 def test_of_a_line_no_more_is_kept_than_is_needed() -> None:
     record = Record(3, {"text": "fox", "title": "x" * 1000, "id": "a", "_id": "a"})
-    assert documents_file.next_window(iter([record])) == [Record(3, {"text": "fox", "id": "a"})]
+    pace = Pace(torch.device("cpu"), 512)
+    assert documents_file.next_window(iter([record]), pace) == [
+        Record(3, {"text": "fox", "id": "a"})
+    ]
 
 
 def test_what_the_kernels_refuse_is_a_sentence(
@@ -250,7 +256,7 @@ def test_what_the_kernels_refuse_is_a_sentence(
     def refuse(*_: Any) -> None:
         raise ValueError("store: documents must be [L, 7]")
 
-    monkeypatch.setattr(StoreWriter, "append", refuse)
+    monkeypatch.setattr(Appender, "append", refuse)
     assert encode(encoder, write(tmp_path / "d.txt", TEXTS), tmp_path / "store") == 2
     one_sentence("the computation failed: store: documents must be [L, 7]")
 
@@ -278,4 +284,13 @@ def test_info_describes_a_store(
     shown = capsys.readouterr().out
     for line in (f"encoded by {encoder}", "format float16, 120 bytes a token", "documents 6"):
         assert line in " ".join(shown.split())
-    assert "complete         yes" in shown
+    assert "complete         yes" in shown and "cut              0 of them, to " in shown
+    short = [encoder, tmp_path / "d.txt", tmp_path / "short", "--document-length", "4"]
+    assert main(["encode", *map(str, short), "--device", "cpu"]) == 0
+    said = capsys.readouterr().err
+    assert "documents encoded: 6, " in said and "documents cut to 4 tokens: 6\n" in said
+    write(tmp_path / "d.txt", [*TEXTS, "owl", "blue owl runs"])
+    assert main(["encode", *map(str, short), "--device", "cpu"]) == 0
+    assert "documents cut to 4 tokens: 1, in all 7\n" in capsys.readouterr().err
+    assert main(["info", str(tmp_path / "short")]) == 0
+    assert "cut              7 of them, to 4 tokens\n" in capsys.readouterr().out

@@ -1,6 +1,7 @@
 """How a command ends that is stopped, or meets what nobody foresaw, and that nothing is left."""
 
 import io
+import json
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from packrank import Reranker
 from packrank.commands import score as score_command
 from packrank.commands.cli import main
 
@@ -60,9 +62,10 @@ def test_nobody_reads_what_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("named", [False, True])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_command_that_is_stopped_leaves_nothing_behind(
+def test_a_command_that_is_stopped_leaves_what_was_finished(
     model: Path,
     tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     number: signal.Signals,
     named: bool,
@@ -90,7 +93,36 @@ def test_a_command_that_is_stopped_leaves_nothing_behind(
         assert signal.getsignal(number) is signal.SIG_DFL
     finally:
         signal.signal(number, inherited)
-    assert [path.read_text() for path in out.iterdir()] == ["before"]
+    assert (out / "o").read_text() == "before"
+    [row] = (out / "o.part").read_text().splitlines()
+    assert json.loads(row)["line"] == 1
+    assert len(list(out.iterdir())) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == f"packrank: {out / 'o.part'} has what was finished, rows: 1"
+
+
+def test_an_interruption_keeps_whole_queries(
+    model: Path, tmp_path: Path, documents: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queries, out = tmp_path / "queries.jsonl", tmp_path / "out"
+    queries.write_text("".join(f'{{"id": {n}, "text": "red"}}\n' for n in range(9)))
+    original, calls = Reranker.try_rank_many, 0
+
+    def interrupted(*args: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise KeyboardInterrupt
+        return original(*args, **options)
+
+    monkeypatch.setattr(Reranker, "try_rank_many", interrupted)
+    asked = ["--queries", str(queries), "--documents", str(documents), "--json"]
+    for kept in ("out.part", "out.part.2"):  # what is there is not lost
+        calls = 0
+        assert main(["rank", str(model), *asked, "--output", str(out)]) == 130
+        rows = map(json.loads, (tmp_path / kept).read_text().splitlines())
+        assert [row["query"] for row in rows] == ["0", "0", "1", "1", "2", "2"]
+    assert not out.exists()
 
 
 PROGRAM = """

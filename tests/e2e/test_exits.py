@@ -264,7 +264,7 @@ def test_the_command(
     ((query, texts),) = some_requests(7, 1, 14)
     source = lines(tmp_path / "documents.jsonl", [{"text": text} for text in texts])
     margins = str(shutil.copy(folder / FILE, tmp_path / "margins.json")) if given else "calibrated"
-    words = ["--query", query, "--documents", source, "--top-k", str(TOP_K), "--json"]
+    words = ["--query", query, "--documents", source, "--top-k", str(TOP_K), "--json", "--summary"]
     words += ["--exit", margins]
     capsys.readouterr()
     assert main(["rank", str(folder), *words]) == 0

@@ -133,6 +133,35 @@ def test_a_stored_document_is_explained_by_its_id(
     one_sentence(str(late), "no store")
 
 
+def test_several_documents_are_ordered_by_their_scores(
+    late: Path,
+    store: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    one_sentence: Callable[..., None],
+) -> None:
+    best = LateInteraction(late).rank(QUERY, [*TEXTS.values()])
+    more = [part for text in [*TEXTS.values()][1:] for part in ("--document", text)]
+    path = tmp_path / "why.html"
+    assert explain(late, "--json", "--html", str(path), *more) == 0
+    fields = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [each["document"] for each in fields] == [ranked.document for ranked in best]
+    head, *sections = path.read_text(encoding="utf-8").split("<section>")
+    assert f"<p>Model: {late}</p>" in head
+    for number, (ranked, section) in enumerate(zip(best, sections, strict=True), 1):
+        assert section.strip().startswith(f"<h2>{number}. score {ranked.score:.4f}, ")
+    assert explain(late, *more) == 0
+    titles = re.findall(r"^\d\. (.*)$", capsys.readouterr().out, re.MULTILINE)
+    assert titles == [ranked.document for ranked in best]
+    stored = ["--store", str(store), *(x for id in TEXTS for x in ("--candidate", id))]
+    assert explain(late, "--json", *more, *stored) == 0
+    fields = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    ranking = LateInteraction(late, store=store).rank(QUERY)
+    assert [each["score"] for each in fields] == [ranked.score for ranked in ranking]
+    assert explain(late, *more, *stored[:4]) == 2
+    one_sentence("there are 3 --document and 1 --candidate; give the id of each document")
+
+
 def test_a_cross_encoder_has_nothing_to_explain(
     model: Path, one_sentence: Callable[..., None]
 ) -> None:

@@ -17,8 +17,8 @@ import pytest
 
 from packrank import InputError, LateInteraction, Reranker
 from packrank.commands.cli import main
+from packrank.stores.appender import Appender
 from packrank.stores.store import Store
-from packrank.stores.writer import StoreWriter
 
 OneSentence = Callable[..., None]
 RECORDS: list[dict[str, Any]] = [
@@ -71,7 +71,7 @@ def rank(model: Path, documents: Path | str, *options: str) -> int:
 
 
 def rows_of(text: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in text.splitlines() if "summary" not in line]
+    return [json.loads(line) for line in text.splitlines()]
 
 
 # Formats, titles and ids
@@ -116,7 +116,7 @@ def test_encode_goes_on_in_every_format(
 ) -> None:
     """Stopped, run again, grown and appended to: the bytes of one undisturbed run."""
     monkeypatch.setattr("packrank.jobs.documents._WINDOW_DOCUMENTS", 2)
-    monkeypatch.setattr("packrank.jobs.encode._SEGMENT_TOKENS", 1)
+    monkeypatch.setattr("packrank.stores.appender._COMMIT_SECONDS", 0.0)
     path, whole, stopped = tmp_path / form, tmp_path / "whole", tmp_path / "stopped"
 
     def encode(store: Path, *options: str) -> int:
@@ -131,9 +131,9 @@ def test_encode_goes_on_in_every_format(
     assert list(store.ids) == [record["_id"] for record in RECORDS]
     lengths = [len(x) for x in LateInteraction(encoder, device="cpu").encode_documents(TEXTS)]
     assert store.embeddings.cu_seqlens.diff().tolist() == lengths
-    original, left = StoreWriter.commit, 2
+    original, left = Appender.commit, 2
 
-    def commit(self: StoreWriter, *args: Any) -> Any:
+    def commit(self: Appender, *args: Any) -> Any:
         nonlocal left
         left -= 1
         if left < 0:
@@ -141,7 +141,7 @@ def test_encode_goes_on_in_every_format(
         return original(self, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(StoreWriter, "commit", commit)
+        patch.setattr(Appender, "commit", commit)
         assert encode(stopped) == 2
     assert 0 < len(Store.open(stopped)) < len(RECORDS)
     assert encode(stopped) == 0
@@ -237,7 +237,7 @@ def test_pairs_are_not_scored_over_standard_input(
     with pairs.open() as source:
         monkeypatch.setattr(sys, "stdin", source)
         assert main(["score", str(model), "-", "--output", str(pairs)]) == 2
-    one_sentence("is the file of pairs")
+    one_sentence("is a file that is read")
     assert pairs.read_text().startswith('{"query"')
 
 

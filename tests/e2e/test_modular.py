@@ -251,7 +251,7 @@ def test_every_process_gets_the_head(saved: Body, monkeypatch: pytest.MonkeyPatc
     def sent(devices: Any, recipe: Any) -> Any:
         return run_on(devices, pickle.loads(pickle.dumps(recipe)))
 
-    monkeypatch.setattr("packrank.reranker.run_on", sent)
+    monkeypatch.setattr("packrank.scoring.pair_model.run_on", sent)
     assert np.array_equal(Reranker(folder).score(PAIRS), here)
 
 

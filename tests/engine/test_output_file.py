@@ -44,6 +44,38 @@ def test_an_output_appears_whole_or_not_at_all(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("way")
+def test_the_finished_lines_of_an_unfinished_file_are_kept(tmp_path: Path) -> None:
+    out, told = tmp_path / "out", []
+    (tmp_path / "out.part").write_text("of another run")
+
+    def write(text: str, error: BaseException) -> None:
+        with pytest.raises(type(error)), replacing(out, lambda *what: told.append(what)) as sink:
+            sink.write(text)
+            raise error
+
+    write("é\nb\n", KeyboardInterrupt())
+    assert (tmp_path / "out.part.2").read_text("utf-8") == "é\nb\n"
+    write("c\n" * 100_000, RuntimeError())
+    assert (tmp_path / "out.part.3").read_text() == "c\n" * 100_000
+    write("", KeyboardInterrupt())
+    write("d\n", InputError("refused"))
+    assert told == [(f"{out}.part.2", 2), (f"{out}.part.3", 100_000)]
+    assert (tmp_path / "out.part").read_text() == "of another run"
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_part_lies_beside_what_a_link_leads_to(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("folder/target")
+    told: list[Any] = []
+    with pytest.raises(SystemExit), replacing(tmp_path / "link", lambda *x: told.append(x)) as sink:
+        sink.write("a\n")
+        raise SystemExit
+    assert told == [(str(tmp_path / "folder/target.part"), 1)]
+    assert (tmp_path / "folder/target.part").read_text() == "a\n"
+
+
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("mode", [0o600, 0o640, 0o666, None])
 def test_the_mode_is_kept_and_of_a_new_file_the_masks(tmp_path: Path, mode: int | None) -> None:
     out = tmp_path / ("x" * 240)

@@ -88,11 +88,27 @@ def test_every_file_with_device_tests_is_run() -> None:
 def test_without_a_device_it_says_so_and_stops(tmp_path: Path) -> None:
     done = start("--out", tmp_path / "out", "--logs", tmp_path / "logs", CUDA_VISIBLE_DEVICES="-1")
     assert done.returncode == 1
-    assert done.stderr == (
-        "make gpu: torch sees no CUDA device; ARGS=--dry-run tries it without one\n"
-    )
+    (sentence,) = done.stderr.splitlines()
+    why = "is built without CUDA" if torch.version.cuda is None else "sees no CUDA device"
+    assert sentence.startswith(f"make gpu: torch {torch.__version__} of {sys.executable} {why}")
+    assert "ARGS=--dry-run" in sentence
+    assert done.stdout.splitlines() == ["machine: up to 50 s ..."]
     assert not list((tmp_path / "out").glob("*"))
-    assert "build" not in done.stdout
+
+
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]], ids=["device", "dry"])
+def test_without_torch_it_says_so_and_stops(tmp_path: Path, dry: list[str]) -> None:
+    """As a new environment has none."""
+    bare = tmp_path / "bare"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(bare)], check=True)
+    python = bare / "bin" / "python"
+    kept = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    command = [str(python), str(ROOT / "benchmarks/gpu.py"), *dry, "--logs", str(tmp_path / "logs")]
+    done = subprocess.run(command, capture_output=True, text=True, env=kept, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"make gpu: {python} has no torch; name one that has: make gpu PYTHON=/path/to/python3\n"
+    )
 
 
 @pytest.fixture

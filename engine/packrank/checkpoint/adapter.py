@@ -14,7 +14,7 @@ from typing import Any
 
 from packrank.checkpoint.files import field, read_object, shown
 from packrank.checkpoint.headers import read_headers
-from packrank.checkpoint.hub import resolve
+from packrank.checkpoint.hub import HubOptions, cache_of, resolve
 from packrank.errors import ModelError
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -220,7 +220,11 @@ class Adapter:
             )
         revision = self.field("revision", str, None)
         try:
-            folder = resolve(name) if os.path.isdir(name) else _found(name, revision)
+            folder = (
+                resolve(name)
+                if os.path.isdir(name)
+                else _found(name, revision, cache_of(self.folder))
+            )
         except ModelError as error:
             raise ModelError(
                 f"{self.folder} is an adapter, and its base cannot be opened: {error}; set "
@@ -295,9 +299,9 @@ def base_name(folder: Path) -> str:
 
 
 @lru_cache(maxsize=64)
-def _found(name: str, revision: str | None) -> Path:
+def _found(name: str, revision: str | None, cache: Path | None) -> Path:
     """A base of the hub, asked for once a process."""
-    return resolve(name, revision)
+    return resolve(name, HubOptions(revision, cache_folder=cache))
 
 
 def _is_complete(folder: Path) -> bool:

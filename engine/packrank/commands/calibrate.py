@@ -6,90 +6,29 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from packrank.checkpoint.fingerprint import fingerprint
-from packrank.commands.messages import SHOWN_FAILURES, check_stdout, hides_bar, say
+from packrank.checkpoint.hub import is_cached, is_hub_name
+from packrank.commands.messages import LeftOut, check_stdout, progress, say
 from packrank.commands.options import (
-    MODEL_HELP,
-    RECORDS,
-    add_reranker_options,
     folder_of,
-    layer_numbers,
-    positive,
     reranker_options,
 )
 from packrank.errors import InputError
 from packrank.exits.calibration import calibrate, check_enough, enough_queries
 from packrank.exits.margins import FILE, Margins, load, save
 from packrank.jobs.calibrate import read_queries, score_queries
+from packrank.output_file import is_stdout
 from packrank.reranker import Reranker
 
-_DESCRIPTION = """\
-Score candidates of your own queries after every exit layer of a model, and measure by what margin a
-candidate may be behind there and still come back. The queries are split in two at random: margins
-are fitted to one half, and the recall that is printed, with its 95 % interval, is that of the
-other. rank(..., top_k=K, exit="calibrated") then drops candidates that cannot reach the top K any
-more; it refuses margins that were measured for another model, another K or another template, and
-requests of more than twice the candidates that most queries had here.
-"""
 
-
-def add_calibrate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """The command and its options."""
-    parser = commands.add_parser(
-        "calibrate",
-        help="measure when candidates may stop before the last layer",
-        description=_DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
-    parser.add_argument(
-        "--queries", required=True, metavar="FILE", help=f'{RECORDS} with "id" and "text"'
-    )
-    parser.add_argument(
-        "--candidates",
-        required=True,
-        metavar="FILE",
-        help=f'{RECORDS} with "query", the id of one, and "text"; some 100 of each query',
-    )
-    parser.add_argument(
-        "--top-k", type=positive, default=10, metavar="K", help="wanted in the end (default: 10)"
-    )
-    parser.add_argument(
-        "--recall",
-        type=_share,
-        default=0.99,
-        metavar="R",
-        help="share of the top K that should survive, a mean over queries (default: 0.99)",
-    )
-    parser.add_argument(
-        "--output", metavar="FILE", help=f"where margins go (default: {FILE} in the model's folder)"
-    )
-    parser.add_argument(
-        "--layers",
-        type=layer_numbers,
-        metavar="L,L,...",
-        help="exit layers where candidates may stop (default: all)",
-    )
-    parser.add_argument(
-        "--cutoff-layer",
-        type=positive,
-        metavar="L",
-        help="the layer after which scores count (default: the last)",
-    )
-    parser.add_argument(
-        "--seed", type=positive, default=1, metavar="N", help="of the split (default: 1)"
-    )
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
-    add_reranker_options(parser)
-    parser.set_defaults(run=_calibrate)
-
-
-def _calibrate(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
+    """Run the command; returns the exit status."""
     check_stdout()
+    if args.output is None:
+        _check_folder(args.model)
     failures: list[tuple[str, str, str]] = []
-    queries = read_queries(args.queries, args.candidates, failures)
+    queries = read_queries(args.queries, args.candidates, failures, args.input_format)
     ample = [query for query in queries if len(query.records) > args.top_k]
     try:
         check_enough(len(ample), args.top_k)
@@ -98,12 +37,14 @@ def _calibrate(args: argparse.Namespace) -> int:
         raise
     folder = folder_of(args.model)
     output = folder / FILE if args.output is None else Path(args.output)
-    _check_output(output)
+    piped = is_stdout(str(output))
+    if not piped:
+        _check_output(output)
     # Margins are of logits, whatever the model makes of them.
     model = Reranker(folder, **reranker_options(args), activation="identity")
     exits, settings = _exit_layers(args, model.exit_layers), model.exit_settings
     total = sum(len(query.records) for query in ample)
-    with tqdm(total=total, unit=" pairs", unit_scale=True, disable=hides_bar(args.quiet)) as bar:
+    with progress(total, "pairs", args.quiet) as bar:
         for record, reason in score_queries(model, ample, exits, bar):
             failures.append((args.candidates, record.place, reason))
     nothing = np.empty((0, len(exits)), dtype=np.float32)
@@ -118,9 +59,10 @@ def _calibrate(args: argparse.Namespace) -> int:
         seed=args.seed,
     )
     for row in _table(margins):
-        print(row)
+        (say if piped else print)(row)
     save(output, margins)
-    print(f"written to {output}")
+    if not piped:
+        print(f"written to {output}")
     _report(failures)
     if margins.extrapolated:
         say(
@@ -135,6 +77,16 @@ def _calibrate(args: argparse.Namespace) -> int:
             "narrower"
         )
     return 1 if failures else 0
+
+
+def _check_folder(model: str) -> None:
+    """Raise InputError, before anything is fetched, if margins have no place beside a model."""
+    is_named = model != "default" and is_hub_name(model)
+    if is_named or is_cached(Path(os.path.expanduser(model))):
+        raise InputError(
+            f"{model}: models of the hub are kept in its cache, where nothing else is written; "
+            "give --output FILE, and rank with --exit FILE"
+        )
 
 
 def _check_output(output: Path) -> None:
@@ -189,18 +141,7 @@ def _table(margins: Margins) -> Iterator[str]:
 
 
 def _report(failures: Sequence[tuple[str, str, str]]) -> None:
-    for path, place, reason in failures[:SHOWN_FAILURES]:
-        say(f"packrank: {path}, {place} was left out: {reason}")
-    if len(failures) > SHOWN_FAILURES:
-        say(f"packrank: and {len(failures) - SHOWN_FAILURES} more")
-
-
-def _share(text: str) -> float:
-    """An option that is a number between 0 and 1."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0 and below 1")
-    return value
+    left_out = LeftOut()
+    for path, place, reason in failures:
+        left_out.add(f"{path}, {place}", reason)
+    left_out.report()

@@ -1,4 +1,4 @@
-"""packrank rank | score | encode | explain | calibrate | info.
+"""packrank rank | score | encode | explain | calibrate | verify | info.
 
 Exit status: 0 all was done; 1 some records could not be used and the rest was scored; 2 nothing was
 done, and one sentence on stderr says why; 3 nothing was done, for a reason that nobody foresaw,
@@ -11,18 +11,10 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-import packrank_kernels
-from packrank.commands.calibrate import add_calibrate
-from packrank.commands.encode import add_encode
-from packrank.commands.explain import add_explain
-from packrank.commands.info import add_info
 from packrank.commands.messages import say
-from packrank.commands.rank import add_rank
-from packrank.commands.score import add_score
+from packrank.commands.parser import parse
 from packrank.commands.signals import Stopped, stopping
 from packrank.errors import PackrankError
-
-_HELP = "Rank documents for a query, or score pairs, with a reranker."
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,10 +22,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = argparse.Namespace(traceback=False)
     try:
         with stopping():
-            _parser().parse_args(argv, args)
+            parse(argv, args)
             if getattr(args, "threads", None):
-                packrank_kernels.set_num_threads(args.threads)
-            status: int = args.run(args)
+                from packrank import set_num_threads
+
+                set_num_threads(args.threads)
+            status = _run(args)
             if sys.stdout is not None:
                 sys.stdout.flush()
             return status
@@ -88,17 +82,20 @@ def _abandon_stdout() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="packrank", description=_HELP)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    add_rank(commands)
-    add_score(commands)
-    add_encode(commands)
-    add_explain(commands)
-    add_calibrate(commands)
-    add_info(commands)
-    for command in commands.choices.values():
-        command.add_argument(
-            "--traceback", action="store_true", help="of an error, show where it was raised"
-        )
-    return parser
+def _run(args: argparse.Namespace) -> int:
+    """Run what was asked for; imported only now, since torch takes seconds."""
+    if args.command == "rank":
+        from packrank.commands.rank import run
+    elif args.command == "score":
+        from packrank.commands.score import run
+    elif args.command == "encode":
+        from packrank.commands.encode import run
+    elif args.command == "explain":
+        from packrank.commands.explain import run
+    elif args.command == "calibrate":
+        from packrank.commands.calibrate import run
+    elif args.command == "verify":
+        from packrank.commands.verify import run
+    else:
+        from packrank.commands.info import run
+    return run(args)

@@ -4,19 +4,15 @@ import argparse
 import json
 import math
 import sys
-import unicodedata
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
 from packrank.commands.messages import check_stdout, printable, saying_warnings
 from packrank.commands.options import (
-    MODEL_HELP,
-    add_device_options,
-    add_length_option,
     folder_of,
-    valid_text,
 )
+from packrank.commands.table import columns
 from packrank.errors import InputError
 from packrank.late.explanation import Explanation
 from packrank.late.explanation_page import page
@@ -29,35 +25,18 @@ _COLORS = ((235, 250), (22, 255), (28, 255), (34, 16), (40, 16), (46, 16))
 _WIDTH = 28  # columns of a token in the table
 
 
-def add_explain(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """The command and its options."""
-    parser = commands.add_parser("explain", help="show which tokens make up a document's score")
-    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
-    parser.add_argument("--query", required=True, type=valid_text)
-    parser.add_argument("--document", required=True, type=valid_text, metavar="TEXT")
-    parser.add_argument("--store", help="where the document is stored; its vectors there count")
-    parser.add_argument(
-        "--candidate",
-        type=valid_text,
-        metavar="ID",
-        help="the document's id there; TEXT must be its text, of which only the number of tokens "
-        "is checked",
-    )
-    parser.add_argument(
-        "--html", metavar="FILE", help="a page; - for standard output, without the table"
-    )
-    parser.add_argument("--json", action="store_true", help="one JSON object, and no table")
-    parser.add_argument("--color", choices=("auto", "always", "never"), default="auto")
-    add_length_option(parser, "query", "document")
-    add_device_options(parser, "auto, cpu, cuda or cuda:N")
-    parser.set_defaults(run=_explain)
-
-
-def _explain(args: argparse.Namespace) -> int:
-    if not args.html or args.json:
+def run(args: argparse.Namespace) -> int:
+    """Run the command; returns the exit status."""
+    if not args.html or args.output_format == "jsonl":
         check_stdout()
     if (args.store is None) != (args.candidate is None):
         raise InputError("--store and --candidate go together: the store, and an id in it")
+    candidates = args.candidate or [None] * len(args.document)
+    if len(candidates) != len(args.document):
+        raise InputError(
+            f"there are {len(args.document)} --document and {len(candidates)} --candidate; give "
+            "the id of each document, in the same order"
+        )
     folder = folder_of(args.model)
     with saying_warnings():
         model = LateInteraction(
@@ -68,18 +47,26 @@ def _explain(args: argparse.Namespace) -> int:
             query_length=args.query_length,
             document_length=args.document_length,
         )
-    explanation = model.explain(args.query, args.document, candidate=args.candidate)
+    asked = zip(args.document, candidates, strict=True)
+    explanations = [model.explain(args.query, text, candidate=each) for text, each in asked]
+    explanations.sort(key=lambda explanation: -explanation.score)
     if args.html:
         with replacing(args.html) as sink:
-            sink.write(page(explanation))
+            sink.write(page(*explanations, model=args.model))
         if is_stdout(args.html):
             return 0
-    if args.json:
-        print(json.dumps(_fields(explanation)))
+    if args.output_format == "jsonl":
+        for explanation in explanations:
+            print(json.dumps(_fields(explanation)))
     elif sys.stdout is not None:
         colored = args.color == "always" or (args.color == "auto" and sys.stdout.isatty())
-        for line in _table(explanation, colored):
-            print(line)
+        for number, explanation in enumerate(explanations, 1):
+            if len(explanations) > 1:
+                print(f"{number}. {printable(explanation.document, _encoding())}")
+            for line in _table(explanation, colored):
+                print(line)
+            if number < len(explanations):
+                print()
     return 0
 
 
@@ -131,24 +118,22 @@ def _painted(text: str, value: float, most: float) -> str:
     return f"\x1b[48;5;{background};38;5;{foreground}m{text}\x1b[0m"
 
 
+def _encoding() -> str:
+    return sys.stdout.encoding or "utf-8"
+
+
 def _name(token: Token) -> str:
     """A token in a line: its text, and what it is where it is not of the text."""
-    text = printable(" ".join(token.text.split()) or repr(token.text))
+    text = printable(" ".join(token.text.split()) or repr(token.text), _encoding())
     return text if token.kind in ("text", "special") else f"{text} ({token.kind})"
 
 
 def _cell(token: Token) -> str:
     """The same in as many columns as the table has for it."""
-    cell, columns = "", 0
+    cell, taken = "", 0
     for c in _name(token):
-        columns += _columns(c)
-        if columns >= _WIDTH:
+        taken += columns(c)
+        if taken >= _WIDTH:
             break
         cell += c
-    return cell + " " * (_WIDTH - sum(map(_columns, cell)))
-
-
-def _columns(c: str) -> int:
-    if unicodedata.combining(c):
-        return 0
-    return 2 if unicodedata.east_asian_width(c) in "WF" else 1
+    return cell + " " * (_WIDTH - columns(cell))

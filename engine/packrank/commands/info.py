@@ -16,7 +16,7 @@ from packrank.checkpoint.config import ModelConfig, load_config
 from packrank.checkpoint.kind import LATE, RERANKERS, expect, kind_of
 from packrank.checkpoint.modules import encoder_folder
 from packrank.commands.messages import check_stdout
-from packrank.commands.options import MODEL_HELP, folder_of
+from packrank.commands.options import folder_of
 from packrank.errors import ModelError
 from packrank.late.encoder import check_weights as check_late
 from packrank.late.formats import read_settings
@@ -36,16 +36,8 @@ _INSTRUCTION_SETS = (
 )  # fmt: skip
 
 
-def add_info(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """The command and its options."""
-    parser = commands.add_parser(
-        "info", help="show versions and backends, or what a model or a store is"
-    )
-    parser.add_argument("model", nargs="?", metavar="MODEL", help=MODEL_HELP)
-    parser.set_defaults(run=_info)
-
-
-def _info(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
+    """Run the command; returns the exit status."""
     check_stdout()
     if args.model is None:
         lines = describe_machine()
@@ -166,6 +158,11 @@ def describe_store(store: Store) -> Iterator[str]:
     yield f"dimensions       {store.size}"
     deleted = f", {store.deleted:,} deleted ones left out" if store.deleted else ""
     yield f"documents        {len(store):,}{deleted}"
+    if store.num_cut is not None:
+        length = model.get("document_length")
+        yield f"cut              {store.num_cut:,} of them" + (
+            f", to {length} tokens" if length else ""
+        )
     yield f"tokens           {store.num_tokens:,}"
     where = "mapped" if store.is_mapped else "read into memory"
     yield f"size             {store.num_tokens * per_token / 1e6:,.1f} MB, {where}"

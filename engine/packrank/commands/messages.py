@@ -1,13 +1,17 @@
 """What the commands say, where it goes, and how far they have come."""
 
+import io
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+
+from tqdm import tqdm
 
 from packrank.errors import InputError
 
 SHOWN_FAILURES = 20  # of a file; their number is said of others
+_LINE_SECONDS = 10.0  # between lines of progress
 
 
 def say(line: str) -> None:
@@ -33,9 +37,8 @@ def check_stdout() -> None:
         raise InputError("standard output is closed; send it to a file")
 
 
-def printable(text: str) -> str:
-    """A text with a "?" for what standard output cannot show."""
-    encoding = sys.stdout.encoding or "utf-8"
+def printable(text: str, encoding: str) -> str:
+    """A text with a "?" for what an output of this encoding cannot show."""
     shown = "".join(c if c.isprintable() else "?" for c in text)
     return shown.encode(encoding, "replace").decode(encoding)
 
@@ -53,6 +56,79 @@ def report(failures: Sequence[tuple[int, str]], part: str) -> None:
         say(f"packrank: and {len(failures) - SHOWN_FAILURES} more {part}s")
 
 
-def hides_bar(quiet: bool) -> bool:
-    """Whether a progress bar would be in the way."""
-    return quiet or sys.stderr is None or not sys.stderr.isatty()
+class LeftOut:
+    """What could not be used: the first ones and why, and how many."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._first: list[tuple[str, str]] = []
+
+    def add(self, what: str, reason: str) -> None:
+        """Note one."""
+        self.count += 1
+        if self.count <= SHOWN_FAILURES:
+            self._first.append((what, reason))
+
+    @property
+    def first(self) -> str:
+        """The first one, and why."""
+        what, reason = self._first[0]
+        return f"{what}: {reason}"
+
+    def report(self) -> None:
+        """Say of the first ones what they are, and why they were left out."""
+        for what, reason in self._first:
+            say(f"packrank: {what} was left out: {reason}")
+        if self.count > len(self._first):
+            say(f"packrank: and {self.count - len(self._first)} more")
+
+
+def progress(total: int | None, unit: str, quiet: bool) -> "tqdm[None]":
+    """How far a command has come: a bar on a terminal, elsewhere a line now and then.
+
+    Args:
+        total: how much there is, None if that is not known.
+        unit: what is counted, in the plural.
+        quiet: say nothing.
+    """
+    if quiet or sys.stderr is None or sys.stderr.isatty():
+        hidden = quiet or sys.stderr is None
+        return tqdm(total=total, unit=f" {unit}", unit_scale=True, disable=hidden)
+    return _Lines(
+        total=total,
+        unit=unit,
+        file=io.StringIO(),  # where tqdm moves a cursor
+        leave=False,
+        delay=_LINE_SECONDS,
+        mininterval=_LINE_SECONDS,
+        miniters=1,
+    )
+
+
+class _Lines(tqdm):  # type: ignore[misc]  # it has no types
+    """Progress as lines that may be kept: no bar, no cursor, at most one in so many seconds."""
+
+    monitor_interval = 0  # no thread that watches it
+
+    @staticmethod
+    def format_meter(
+        n: float,
+        total: float | None,
+        elapsed: float,
+        *_: object,
+        unit: str = "",
+        rate: float | None = None,
+        **__: object,
+    ) -> str:
+        """A line: how many of how many, and how many a second; nothing before the first."""
+        if not n:
+            return ""
+        each = rate or n / max(elapsed, 1e-9)
+        of = "" if total is None else f" of {total:,.0f}"
+        speed = f"{each:,.0f}" if each >= 10 else f"{each:.2g}"
+        return f"{n:,.0f}{of} {unit}, {speed} {unit}/s"
+
+    @staticmethod
+    def status_printer(_: object) -> Callable[[str], None]:
+        """What prints a line."""
+        return lambda line: say(f"packrank: {line}") if line else None

@@ -2,17 +2,22 @@
 
 import argparse
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 from packrank.arguments import check_text
+from packrank.checkpoint.config import Activation
 from packrank.checkpoint.hub import resolve
 from packrank.demo import default_model
 from packrank.errors import InputError
+from packrank.records.formats import FORMATS
 from packrank.text.truncation import Truncation
 
 MODEL_HELP = 'a model folder, a hub name (organisation/name), or "default"'
 RECORDS = "JSON Lines, a JSON array, CSV or TSV, also in .gz,"
+# Those of `packrank_kernels.FORMATS`, which comes with torch.
+VECTOR_FORMATS = ("float32", "float16", "bfloat16", "int8", "8bit", "4bit", "2bit", "1bit")
 FORMAT_HELP = "by default as its first bytes and its name say"
 _MOST_THREADS = 4  # a processor; with many more a call takes minutes
 _DEVICES = "auto, cpu, cuda, cuda:N, or several: cuda:0,cuda:1"
@@ -32,6 +37,33 @@ _OPTIONS = (
 def folder_of(model: str) -> Path:
     """The folder of a model as `MODEL_HELP` names it."""
     return default_model() if model == "default" else resolve(model)
+
+
+def add_input_format(
+    parser: argparse.ArgumentParser, what: str, formats: Sequence[str] = FORMATS
+) -> None:
+    """What files are, where neither bytes nor names say it; `--format` is an older name."""
+    parser.add_argument("--input-format", choices=formats, help=f"of {what}; {FORMAT_HELP}")
+    parser.add_argument(
+        "--format",
+        dest="input_format",
+        choices=formats,
+        default=argparse.SUPPRESS,
+        help=argparse.SUPPRESS,
+    )
+
+
+def add_output_format(parser: argparse.ArgumentParser, help: str, *formats: str) -> None:
+    """How results are written; `--json` is an older name of "jsonl"."""
+    parser.add_argument("--output-format", choices=formats, default=formats[0], help=help)
+    parser.add_argument(
+        "--json",
+        dest="output_format",
+        action="store_const",
+        const="jsonl",
+        default=argparse.SUPPRESS,
+        help=argparse.SUPPRESS,
+    )
 
 
 def add_device_options(parser: argparse.ArgumentParser, devices: str) -> None:
@@ -81,6 +113,13 @@ def add_reranker_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """How a reranker or late interaction is opened, whichever the model is."""
+    add_reranker_options(parser)
+    parser.add_argument("--activation", choices=get_args(Activation), help="of logits")
+    add_length_option(parser, "query", "document")
+
+
 def reranker_options(args: argparse.Namespace) -> dict[str, Any]:
     """Of the options of `Reranker`, those that are given."""
     given = {name: getattr(args, name, None) for name in _OPTIONS}
@@ -118,3 +157,14 @@ def valid_text(text: str) -> str:
 def layer_numbers(text: str) -> tuple[int, ...]:
     """An option that is numbers of layers."""
     return tuple(sorted({positive(part) for part in text.split(",")}))
+
+
+def share(text: str) -> float:
+    """An option that is a number between 0 and 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0 and below 1")
+    return value

@@ -1,167 +1,254 @@
-"""packrank rank: documents, or those of a store, best first."""
+"""packrank rank: documents, or those of a store, best first; for a query, or for many."""
 
 import argparse
 import json
-import math
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from functools import partial
+from typing import Any, TextIO
 
-from packrank.commands.messages import check_stdout, printable, report, say
-from packrank.commands.options import FORMAT_HELP, MODEL_HELP, RECORDS, positive, valid_text
-from packrank.commands.scorer import add_model_options, open_model, report_cut
+from packrank.commands.messages import LeftOut, check_stdout, progress, report, say
+from packrank.commands.scorer import check_no_source, open_model, report_cut, sink_of
+from packrank.commands.table import Screen, table
 from packrank.errors import InputError
+from packrank.jobs.answers import Answer, json_lines, summary_of, summary_of_many, trec_lines
+from packrank.jobs.queries import (
+    Query,
+    Request,
+    fit_for_trec,
+    is_fit_for_trec,
+    of_store,
+    read_queries,
+    requests_of,
+    sound_records,
+)
+from packrank.jobs.rank import rank_store, rank_texts
 from packrank.jobs.score import Scorer
 from packrank.late_interaction import LateInteraction
+from packrank.output_file import is_stdout
 from packrank.records.file import RecordFile, nothing_in
-from packrank.records.formats import FORMATS
-from packrank.records.record import DOCUMENTS, IDS, Record
-from packrank.request import Ranked, Ranking
+from packrank.records.record import CANDIDATES, DOCUMENTS, IDS, STORED_CANDIDATES, Record
 from packrank.reranker import Reranker
-
-_SHOWN_CHARACTERS = 80  # of a document in the table
-
-
-def add_rank(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """The command and its options."""
-    parser = commands.add_parser("rank", help="rank documents for a query")
-    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
-    parser.add_argument("--query", required=True, type=valid_text)
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument(
-        "--documents",
-        metavar="FILE",
-        help=f'{RECORDS} with "text" (and "title", "id" or "_id"), or one document a line; - for '
-        "standard input",
-    )
-    source.add_argument("--store", help="rank what packrank encode has put there")
-    parser.add_argument(
-        "--candidates",
-        metavar="FILE",
-        help=f'what to rank of the store: ids, one a line, or {RECORDS} with "id" or "_id"',
-    )
-    parser.add_argument(
-        "--exact",
-        nargs="?",
-        const=True,
-        default=False,
-        type=positive,
-        metavar="N",
-        help="score documents of a store by the vectors that its format decodes to, in float32; "
-        "with N, at least K, the N best by the format's own scores",
-    )
-    parser.add_argument("--format", choices=FORMATS, help=f"of FILE; {FORMAT_HELP}")
-    parser.add_argument("--top-k", type=positive, metavar="K", help="show the best K")
-    parser.add_argument(
-        "--json", action="store_true", help="one JSON object a document, then one of layers run"
-    )
-    parser.add_argument(
-        "--label", metavar="NAME", help="of a model of several labels: whose score counts"
-    )
-    parser.add_argument("--cutoff-layer", type=positive, metavar="L", help="layers to run")
-    parser.add_argument(
-        "--exit",
-        metavar="MARGINS",
-        help='let candidates stop early: by a file that packrank calibrate wrote, or "calibrated", '
-        "the one that it left in the model's folder",
-    )
-    add_model_options(parser)
-    parser.set_defaults(run=_rank)
+from packrank.work import Work
 
 
-def _rank(args: argparse.Namespace) -> int:
-    check_stdout()
-    if args.store is not None:
-        return _rank_store(args)
-    if args.candidates is not None:
-        raise InputError("--candidates are ids of documents of a store; give --store as well")
-    if args.exact is not False:
-        raise InputError("--exact is for documents of a store; give --store as well")
-    with RecordFile(args.documents, DOCUMENTS, args.format) as file:
-        records = list(file.records())
-    failures = [(record.number, record.error) for record in records if record.error is not None]
-    documents = [record for record in records if record.error is None]
-    ranking: Ranking | list[Ranked] = []
-    if documents:
-        texts = [str(record.fields["text"]) for record in documents]
-        model = open_model(args)
-        ranking, reasons = _try_rank(model, args, texts)
-        report_cut(model)
-        failures += [(documents[index].number, reason) for index, reason in reasons.items()]
-    if not ranking:
-        raise InputError(nothing_in(file, failures))
-    _show(ranking, documents, as_json=args.json)
+def run(args: argparse.Namespace) -> int:
+    """Run the command; returns the exit status."""
+    if is_stdout(args.output):
+        check_stdout()
+    check_no_source(args.output, args.queries, args.documents, args.candidates)
+    if args.queries is not None:
+        return _rank_many(args)
+    return _rank_texts(args) if args.store is None else _rank_store(args)
+
+
+def _rank_texts(args: argparse.Namespace) -> int:
+    """For one query the documents of a file."""
+    with RecordFile(args.documents, DOCUMENTS, args.input_format) as file, _sink(args) as sink:
+        failures, documents = _read(file)
+        answer = Answer(Query(args.query), [], [])
+        if documents:
+            model = open_model(args)
+            request = Request(answer.query, documents)
+            [answer] = rank_texts(model, [request], args.top_k, _options(args, model))
+            failures += answer.failures
+        if not answer.rows:
+            raise InputError(nothing_in(file, failures))
+        writer = _Writer(sink, args.output_format)
+        writer.write(answer)
+        if args.summary:
+            writer.summarize(summary_of(answer.layers, answer.work))
+    report_cut(model)
     report(sorted(failures), file.part)
     return 1 if failures else 0
 
 
 def _rank_store(args: argparse.Namespace) -> int:
+    """For one query the documents of a store."""
     candidates = None
     if args.candidates is not None:
-        with RecordFile(args.candidates, IDS, args.format) as file:
-            records = list(file.records())
-        for record in records:
-            if record.error is not None:
-                raise InputError(f"{args.candidates}, {record.place}: {record.error}")
-        candidates = [str(record.fields["id"]) for record in records]
+        with RecordFile(args.candidates, IDS, args.input_format) as file:
+            failures, candidates = _read(file)
+        for number, reason in failures:
+            raise InputError(f"{args.candidates}, {file.part} {number}: {reason}")
+    with _sink(args) as sink:
+        model = _open_store(args)
+        request = Request(Query(args.query), candidates)
+        [answer] = rank_store(model, [request], args.top_k, args.exact)
+        if not answer.rows:
+            raise InputError(f"{args.store} has no document to rank that can be scored")
+        _Writer(sink, args.output_format).write(answer)
+    report_cut(model)
+    for index, reason in answer.failures:
+        say(f"packrank: {_name_of(model, index)} was left out: {reason}")
+    return 1 if answer.failures else 0
+
+
+def _rank_many(args: argparse.Namespace) -> int:
+    """For each of many queries what is its own, or the same."""
+    trec, left_out = args.output_format == "trec", LeftOut()
+    queries = read_queries(args.queries, _format(args), left_out.add, trec=trec)
+    with ExitStack() as stack:
+        sink = stack.enter_context(_sink(args))
+        if args.store is None:
+            requests, place = _texts_of(args, queries, stack, left_out)
+            model: Scorer = open_model(args)
+            answers = rank_texts(model, requests, args.top_k, _options(args, model))
+        else:
+            model = late = _open_store(args)
+            requests = _stored_of(args, queries, late, stack, left_out)
+            place = partial(_name_of, late)
+            answers = rank_store(late, requests, args.top_k, args.exact)
+        writer = _Writer(sink, args.output_format)
+        # On a terminal rankings say how far it is, and a bar would run through them.
+        quiet = args.quiet or (is_stdout(args.output) and sys.stdout.isatty())
+        with progress(len(queries), "queries", quiet) as bar:
+            for answer in answers:
+                if trec and args.store is not None:
+                    answer = _fit_for_trec(answer, left_out)
+                if answer.rows:
+                    writer.write(answer)
+                _note(answer, place, left_out)
+                bar.update()
+        if not writer.queries:
+            raise InputError(f"nothing could be ranked; {left_out.first}")
+        if args.summary:
+            counts = writer.queries, writer.documents, writer.layers
+            writer.summarize(summary_of_many(*counts, writer.work))
+    report_cut(model)
+    left_out.report()
+    return 1 if left_out.count else 0
+
+
+def _texts_of(
+    args: argparse.Namespace, queries: list[Query], stack: ExitStack, left_out: LeftOut
+) -> tuple[Iterable[Request], Callable[[int], str]]:
+    """What is to be ranked for each query, and the place of what has a number."""
+    trec = args.output_format == "trec"
+    if args.candidates is not None:
+        file = stack.enter_context(RecordFile(args.candidates, CANDIDATES, _format(args)))
+        requests: Iterable[Request] = requests_of(queries, file, left_out.add, trec=trec)
+    else:
+        file = stack.enter_context(RecordFile(args.documents, DOCUMENTS, args.input_format))
+        failures, documents = _read(file, trec=trec)
+        if not documents:
+            raise InputError(nothing_in(file, failures))
+        for number, reason in failures:
+            left_out.add(f"{file.name}, {file.part} {number}", reason)
+        requests = [Request(query, documents) for query in queries]
+    return requests, lambda number: f"{file.name}, {file.part} {number}"
+
+
+def _stored_of(
+    args: argparse.Namespace,
+    queries: list[Query],
+    model: LateInteraction,
+    stack: ExitStack,
+    left_out: LeftOut,
+) -> Iterable[Request]:
+    """The same of a store."""
+    if args.candidates is None:
+        return [Request(query, None) for query in queries]
+    file = stack.enter_context(RecordFile(args.candidates, STORED_CANDIDATES, _format(args)))
+    assert model.store is not None
+    return of_store(requests_of(queries, file, left_out.add), model.store, left_out.add)
+
+
+def _open_store(args: argparse.Namespace) -> LateInteraction:
     model = open_model(args)
     assert isinstance(model, LateInteraction) and model.store is not None
     if not model.store.complete:
         say(f"packrank: {args.store} is unfinished; packrank encode goes on with it")
-    ranking, failures = model.try_rank(
-        args.query, None, args.top_k, candidates=candidates, exact=args.exact
-    )
-    if not ranking:
-        raise InputError(f"{args.store} has no document to rank that can be scored")
-    if not args.json:
-        print("rank     score  id")
-    for rank, (_, score, id) in enumerate(ranking, start=1):
-        shown = None if score == -math.inf else score
-        row = {"rank": rank, "score": shown, "id": id}
-        print(json.dumps(row) if args.json else f"{rank:4} {score:9.4f}  {printable(id)}")
-    report_cut(model)
-    for index, reason in failures.items():
-        say(f"packrank: document {model.store.ids[index]!r} was left out: {reason}")
-    return 1 if failures else 0
+    return model
 
 
-def _try_rank(
-    model: Scorer, args: argparse.Namespace, texts: list[str]
-) -> tuple[Ranking | list[Ranked], dict[int, str]]:
-    if isinstance(model, Reranker):
-        label = args.label
-        if label is not None and label not in model.labels and label.isdecimal():
-            label = int(label)
-        return model.try_rank(
-            args.query,
-            texts,
-            args.top_k,
-            label=label,
-            cutoff_layer=args.cutoff_layer,
-            exit=args.exit,
-        )
-    return model.try_rank(args.query, texts, args.top_k)
+def _read(file: RecordFile, *, trec: bool = False) -> tuple[list[tuple[int, str]], list[Record]]:
+    """Numbers of records that cannot be used, and why; and the others."""
+    failures: list[tuple[int, str]] = []
+
+    def told(record: Record, reason: str) -> None:
+        failures.append((record.number, reason))
+
+    sound = sound_records(file, told)
+    records = fit_for_trec(sound, told) if trec else list(sound)
+    return failures, records
 
 
-def _show(ranking: Ranking | list[Ranked], documents: list[Record], *, as_json: bool) -> None:
-    if not as_json:
-        print(f"rank     score {documents[0].part:>7}  text")
-    for rank, (index, score, _) in enumerate(ranking, start=1):
-        record = documents[index]
-        if not as_json:
-            words = " ".join(record.fields["text"].split())[:_SHOWN_CHARACTERS]
-            print(f"{rank:4} {score:9.4f} {record.number:7}  {printable(words)}")
-            continue
-        # -inf, of a document without token vectors, has no spelling in JSON.
-        row = {"rank": rank, "score": None if score == -math.inf else score, "line": record.number}
-        if isinstance(ranking, Ranking):
-            row["layers"] = int(ranking.num_layers[index])
-        row |= {name: record.fields[name] for name in ("id", "text") if name in record.fields}
-        print(json.dumps(row))
-    if as_json and isinstance(ranking, Ranking):
-        run = zip(documents, ranking.num_layers.tolist(), strict=True)
-        summary: dict[str, object] = {"layers": {record.number: layers for record, layers in run}}
-        if (work := ranking.work) is not None:
-            saved = ("prefix", "exits", "last_layer", "compression")
-            shown = {name: getattr(work, name) for name in ("total", "computed", "recomputed")}
-            summary["token_layers"] = shown | {
-                f"saved_by_{what}": getattr(work, f"saved_by_{what}") for what in saved
-            }
-        print(json.dumps({"summary": summary}))
+def _format(args: argparse.Namespace) -> Any:
+    """That of files whose records cannot be lines of text."""
+    return None if args.input_format == "text" else args.input_format
+
+
+def _options(args: argparse.Namespace, model: Scorer) -> dict[str, Any]:
+    """What a reranker takes of a call."""
+    label = args.label
+    if isinstance(model, Reranker) and label is not None and label not in model.labels:
+        label = int(label) if label.isdecimal() else label
+    return {"label": label, "cutoff_layer": args.cutoff_layer, "exit": args.exit}
+
+
+def _name_of(model: LateInteraction, index: int) -> str:
+    assert model.store is not None
+    return f"document {model.store.ids[index]!r}"
+
+
+def _fit_for_trec(answer: Answer, left_out: LeftOut) -> Answer:
+    """Without ids of a store that a TREC run cannot hold."""
+    rows = [row for row in answer.rows if is_fit_for_trec(row.id)]
+    for row in answer.rows:
+        if not is_fit_for_trec(row.id):
+            left_out.add(f"document {row.id!r}", "blanks divide the columns of a TREC run")
+    return replace(answer, rows=rows)
+
+
+def _note(answer: Answer, place: Callable[[int], str], left_out: LeftOut) -> None:
+    """Note what could not be ranked for a query."""
+    query = f"query {answer.query.id!r}"
+    if answer.error is not None:
+        left_out.add(query, answer.error)
+    elif not answer.rows:
+        reasons = [f"; {place(number)}: {reason}" for number, reason in answer.failures[:1]]
+        left_out.add(query, "".join(["nothing can be ranked for it", *reasons]))
+    else:
+        for number, reason in answer.failures:
+            left_out.add(f"{place(number)}, for {query},", reason)
+
+
+@contextmanager
+def _sink(args: argparse.Namespace) -> Iterator[TextIO]:
+    """Where rankings go: a table in the encoding of standard output, anything else in UTF-8."""
+    if is_stdout(args.output) and args.output_format == "table":
+        yield sys.stdout
+    else:
+        with sink_of(args.output) as sink:
+            yield sink
+
+
+class _Writer:
+    """Writes rankings, and counts what went into them."""
+
+    def __init__(self, sink: TextIO, format: str) -> None:
+        self._sink, self._format, self._screen = sink, format, Screen.of(sink)
+        self.queries = self.documents = self.layers = 0
+        self.work: Work | None = None
+
+    def write(self, answer: Answer) -> None:
+        if self._format == "jsonl":
+            lines = list(json_lines(answer))
+        elif self._format == "trec":
+            lines = list(trec_lines(answer))
+        else:
+            between = [""] if self.queries else []
+            lines = [*between, *table(answer, self._screen)]
+        # At once, as a signal may come at any time.
+        self._sink.write("".join(f"{line}\n" for line in lines))
+        self.queries += 1
+        self.documents += len(answer.layers)
+        self.layers += sum(answer.layers.values())
+        if answer.work is not None:
+            self.work = answer.work if self.work is None else self.work + answer.work
+
+    def summarize(self, summary: dict[str, object]) -> None:
+        self._sink.write(json.dumps({"summary": summary}) + "\n")

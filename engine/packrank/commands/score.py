@@ -1,57 +1,21 @@
 """packrank score: a file of pairs to a file of scores."""
 
 import argparse
-import os
-import stat
-import sys
 
-from tqdm import tqdm
-
-from packrank.commands.messages import hides_bar, report, say
-from packrank.commands.options import FORMAT_HELP, MODEL_HELP, RECORDS, positive
-from packrank.commands.scorer import add_model_options, open_model, report_cut
+from packrank.commands.messages import progress, report, say
+from packrank.commands.scorer import check_no_source, open_model, report_cut, sink_of
 from packrank.errors import InputError
 from packrank.jobs.score import score_records
-from packrank.output_file import replacing
 from packrank.records.file import RecordFile, nothing_in
-from packrank.records.formats import FORMATS
 from packrank.records.record import PAIRS
 
 
-def add_score(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """The command and its options."""
-    parser = commands.add_parser("score", help="score a file of pairs")
-    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
-    parser.add_argument(
-        "pairs",
-        metavar="PAIRS",
-        help=f'{RECORDS} with "query", "document" (and "title", "id" or "_id"); - for standard '
-        "input",
-    )
-    parser.add_argument(
-        "--output",
-        required=True,
-        metavar="OUT",
-        help="JSON Lines; a file is written whole or not at all; - for standard output",
-    )
-    parser.add_argument(
-        "--format",
-        choices=[format for format in FORMATS if format != "text"],
-        help=f"of PAIRS; {FORMAT_HELP}",
-    )
-    parser.add_argument("--cutoff-layer", type=positive, metavar="L", help="layers to run")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar, no summary")
-    add_model_options(parser)
-    parser.set_defaults(run=_score)
-
-
-def _score(args: argparse.Namespace) -> int:
-    if os.path.exists(args.output) and _is_source(args.pairs, args.output):
-        raise InputError(f"{args.output} is the file of pairs; write the scores to another one")
-    with RecordFile(args.pairs, PAIRS, args.format) as file, replacing(args.output) as sink:
+def run(args: argparse.Namespace) -> int:
+    """Run the command; returns the exit status."""
+    check_no_source(args.output, args.pairs)
+    with RecordFile(args.pairs, PAIRS, args.input_format) as file, sink_of(args.output) as sink:
         model = open_model(args)
-        total, hidden = file.num_lines(), hides_bar(args.quiet)
-        with tqdm(total=total, unit="pair", unit_scale=True, disable=hidden) as bar:
+        with progress(file.num_lines(), "pairs", args.quiet) as bar:
             records = file.records()
             totals = score_records(model, records, sink, bar, cutoff_layer=args.cutoff_layer)
         if not totals.readable:
@@ -68,14 +32,3 @@ def _score(args: argparse.Namespace) -> int:
             f"{totals.tokens / totals.seconds:,.0f} tokens/s"
         )
     return 1 if totals.num_failed else 0
-
-
-def _is_source(pairs: str, output: str) -> bool:
-    """Whether the output is the file that pairs are read from, by whatever name."""
-    if pairs != "-":
-        return os.path.isfile(pairs) and os.path.samefile(pairs, output)
-    try:
-        source = os.fstat(sys.stdin.fileno())
-    except (AttributeError, OSError, ValueError):  # closed, or not of the system
-        return False
-    return stat.S_ISREG(source.st_mode) and os.path.samestat(source, os.stat(output))

@@ -1,20 +1,19 @@
 """The model of `packrank rank` and `packrank score`: a reranker, or late interaction."""
 
 import argparse
-from typing import get_args
+import os
+import stat
+import sys
+from contextlib import AbstractContextManager
+from typing import TextIO
 
-from packrank.checkpoint.config import Activation
 from packrank.checkpoint.kind import LATE, RERANKERS, expect
 from packrank.commands.messages import say, saying_warnings
-from packrank.commands.options import (
-    add_length_option,
-    add_reranker_options,
-    folder_of,
-    reranker_options,
-)
+from packrank.commands.options import folder_of, reranker_options
 from packrank.errors import InputError
 from packrank.jobs.score import Scorer
 from packrank.late_interaction import LateInteraction
+from packrank.output_file import is_stdout, replacing
 from packrank.reranker import Reranker
 
 # Options that late interaction has no use for.
@@ -30,15 +29,9 @@ _RERANKER_ONLY = (
     "label",
     "cutoff_layer",
     "exit",
+    "summary",
 )
 _LATE_ONLY = ("query_length", "document_length")
-
-
-def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """How the model is opened."""
-    add_reranker_options(parser)
-    parser.add_argument("--activation", choices=get_args(Activation), help="of logits")
-    add_length_option(parser, "query", "document")
 
 
 def open_model(args: argparse.Namespace) -> Scorer:
@@ -87,3 +80,31 @@ def report_cut(model: Scorer) -> None:
     ):
         if count:
             say(f"packrank: {what} cut to {side.max_length} tokens: {count}")
+
+
+def sink_of(output: str) -> AbstractContextManager[TextIO]:
+    """Where rows go; of a file that a signal or a fault leaves unfinished the rows are kept."""
+    return replacing(
+        output,
+        lambda part, lines: say(f"packrank: {part} has what was finished, rows: {lines:,}"),
+    )
+
+
+def check_no_source(output: str, *sources: str | None) -> None:
+    """Raise InputError if the output is a file that is read, by whatever name."""
+    if is_stdout(output) or not os.path.exists(output):
+        return
+    for source in sources:
+        if source is not None and _is_source(source, output):
+            raise InputError(f"{output} is a file that is read; name another one to write")
+
+
+def _is_source(source: str, output: str) -> bool:
+    """Whether the output is the file that is read, by whatever name."""
+    if source != "-":
+        return os.path.isfile(source) and os.path.samefile(source, output)
+    try:
+        opened = os.fstat(sys.stdin.fileno())
+    except (AttributeError, OSError, ValueError):  # closed, or not of the system
+        return False
+    return stat.S_ISREG(opened.st_mode) and os.path.samestat(opened, os.stat(output))

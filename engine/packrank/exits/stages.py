@@ -71,6 +71,11 @@ class Stages:
                 fingerprint=fingerprint, top_k=top_k, final_layer=final_layer, settings=settings
             )
         elif isinstance(exit, str | os.PathLike):
+            if exit == "calibrated" and not (folder / FILE).exists():
+                raise InputError(
+                    f"there are no margins in {folder}; measure them with packrank calibrate, or "
+                    "pass the file that it wrote elsewhere (exit=FILE, --exit FILE)"
+                )
             found = find(
                 folder / FILE if exit == "calibrated" else Path(exit),
                 fingerprint=fingerprint,

@@ -10,7 +10,8 @@ from tqdm import tqdm
 
 from packrank.checkpoint.files import shown
 from packrank.errors import InputError
-from packrank.records.file import RecordFile, nothing_in
+from packrank.records.file import RecordFile, is_stdin, nothing_in
+from packrank.records.formats import Format
 from packrank.records.record import CANDIDATES, QUERIES, Record
 from packrank.reranker import Reranker
 
@@ -29,7 +30,10 @@ class Query:
 
 
 def read_queries(
-    queries: str, candidates: str, failures: list[tuple[str, str, str]]
+    queries: str,
+    candidates: str,
+    failures: list[tuple[str, str, str]],
+    format: Format | None = None,
 ) -> list[Query]:
     """Queries in their order, each with its candidates.
 
@@ -37,18 +41,19 @@ def read_queries(
         queries: a file of records with "id" and "text"; "-" is standard input.
         candidates: likewise, with "query", the id of one, and "text".
         failures: gains file, place in it and reason of what cannot be used.
+        format: what both files are; None: as their first bytes and their names say.
 
     Raises:
         InputError: both are standard input, or a file is not read or has nothing that can be used.
         OSError: a file cannot be opened.
     """
-    if queries == candidates == "-":
+    if is_stdin(queries) and is_stdin(candidates):
         raise InputError("queries and candidates cannot both come from standard input")
     # None: left out, as the same text in both halves would make one tell of the other.
     known: dict[str, Query | None] = {}
     texts: dict[str, str] = {}
     wrong: list[tuple[int, str]] = []
-    with RecordFile(queries, QUERIES) as file:
+    with RecordFile(queries, QUERIES, format) as file:
         for record in file.records():
             try:
                 _check(record)
@@ -65,7 +70,7 @@ def read_queries(
             raise InputError(nothing_in(file, wrong))
         failures += [(queries, f"{file.part} {number}", reason) for number, reason in wrong]
     wrong, usable = [], 0
-    with RecordFile(candidates, CANDIDATES) as file:
+    with RecordFile(candidates, CANDIDATES, format) as file:
         for record in file.records():
             try:
                 _check(record)

@@ -11,6 +11,7 @@ from itertools import islice
 
 from packrank.arguments import check_text
 from packrank.errors import StoreError
+from packrank.jobs.pace import WINDOW_CHARACTERS, Pace
 from packrank.records.file import RecordFile
 from packrank.records.formats import Format
 from packrank.records.record import DOCUMENTS, Record, id_of
@@ -18,9 +19,7 @@ from packrank.stores.manifest import Manifest, Source
 from packrank.text.tokenizer import batches
 
 _FIELDS = ("text", "id")
-# A window is encoded at once: some 16 packs, and 100 MB of vectors at 384 dimensions.
 _WINDOW_DOCUMENTS = 512
-_WINDOW_CHARACTERS = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -122,23 +121,29 @@ def go_on(
     return another
 
 
-def next_window(records: Iterator[Record]) -> list[Record]:
+def next_window(records: Iterator[Record], pace: Pace) -> list[Record]:
     """The next records, a window of them, with what is needed of each; none at the end."""
     window: list[Record] = []
-    characters = 0
-    while len(window) < _WINDOW_DOCUMENTS and characters < _WINDOW_CHARACTERS:
+    characters = counted = 0
+    while (
+        len(window) < _WINDOW_DOCUMENTS
+        and characters < WINDOW_CHARACTERS
+        and counted < pace.characters
+    ):
         record = next(records, None)
         if record is None:
             break
         fields = {name: record.fields[name] for name in _FIELDS if name in record.fields}
         window.append(replace(record, fields=fields))
-        characters += len(record.fields["text"]) if record.error is None else 0
+        if record.error is None:
+            characters += len(record.fields["text"])
+            counted += pace.counted(record.fields["text"])
     return window
 
 
 def windows_of(texts: list[str]) -> Iterator[Sequence[str]]:
     """Texts, a window at a time."""
-    return batches(texts, len, _WINDOW_DOCUMENTS, _WINDOW_CHARACTERS)
+    return batches(texts, len, _WINDOW_DOCUMENTS, WINDOW_CHARACTERS)
 
 
 def name_of(record: Record, before: int) -> str:

@@ -1,7 +1,7 @@
 """A file of documents to a store, a window of lines at a time; goes on where it was stopped.
 
-Where segments end follows from the documents alone, so that a store has the same bytes however
-often it was stopped on the way.
+What is encoded is committed every few seconds. The bytes of a store follow from the documents
+alone, however often it was stopped on the way, and however fast the machine is.
 """
 
 import os
@@ -15,16 +15,14 @@ from packrank.checkpoint.files import shown
 from packrank.errors import InputError, StoreError
 from packrank.jobs.codec import codec_for
 from packrank.jobs.documents import Documents, Taken, go_on, name_of, next_window
+from packrank.jobs.pace import Pace
 from packrank.late.encoder import finite_vectors
 from packrank.late.identity import Identity
 from packrank.late_interaction import LateInteraction
 from packrank.records.file import nothing_in
 from packrank.records.record import Record
-from packrank.stores.writer import StoreWriter
+from packrank.stores.appender import Appender
 from packrank_kernels import BITS
-
-# A segment ends with the window that brings it to so many tokens.
-_SEGMENT_TOKENS = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,8 @@ class Encoded:
         num_failed: how many of the file were left out, now and before.
         part: what a record is of the file; see `Record`.
         begun: parts of the file that had been encoded before.
-        num_cut: documents that were longer than the model reads them, and encoded in part.
+        num_cut: documents of those that were longer than the model reads them, encoded in part.
+        num_cut_in_all: the same of the store; None where nobody counted before.
         bytes_per_token: of the store, codec and offsets not counted.
         seconds: from the first record to the last commit, training included.
     """
@@ -50,6 +49,7 @@ class Encoded:
     part: str
     begun: int
     num_cut: int
+    num_cut_in_all: int | None
     bytes_per_token: float
     seconds: float
 
@@ -90,7 +90,7 @@ def encode_file(
         OSError: the file cannot be read.
     """
     start = time.perf_counter()
-    with documents.open() as file, StoreWriter(store) as writer:
+    with documents.open() as file, Appender(store) as writer:
         old = writer.manifest
         if old is not None:
             model.check_store(old.model, old.size, store, str(identity["name"]))
@@ -102,7 +102,8 @@ def encode_file(
         records = file.records(taken, begun)
         failures: list[tuple[int, str]] = []
         num_cut = 0
-        while window := next_window(records):
+        pace = Pace(model.device, model.document_length)
+        while window := next_window(records, pace):
             if old is None and any(record.error is None for record in window):
                 codec = None
                 if chosen in BITS:
@@ -110,14 +111,14 @@ def encode_file(
                     codec = codec_for(model, documents, BITS[chosen], centroids)
                     bar.set_description_str()
                 writer.create(chosen, model.size, identity, codec)
-                # Unfinished from the start, should it be stopped before the first segment.
+                # Unfinished from the start, should it be stopped before the next commit.
                 old = writer.commit(Taken(file, 0, []).source(complete=False))
-            cut_before = model.num_cut_documents
-            failed = _encode_window(writer, model, window, taken.before, chosen)
-            num_cut += model.num_cut_documents - cut_before
+            with pace.kept([str(record.fields.get("text", "")) for record in window]):
+                failed, cut = _encode_window(writer, model, window, taken.before, chosen)
+            num_cut += cut
             taken.failed += len(failed)
             failures += failed[: max(keep - len(failures), 0)]
-            if old is not None and writer.pending_tokens >= _SEGMENT_TOKENS:
+            if old is not None and writer.is_due:
                 writer.commit(taken.source(complete=False))
             bar.update(taken.lines - bar.n)
         if old is None:
@@ -131,6 +132,7 @@ def encode_file(
         file.part,
         begun,
         num_cut,
+        new.cut,
         new.bytes_per_token,
         max(time.perf_counter() - start, 1e-9),
     )
@@ -158,9 +160,13 @@ def _check_options(
 
 
 def _encode_window(
-    writer: StoreWriter, model: LateInteraction, window: list[Record], before: int, format: str
-) -> list[tuple[int, str]]:
-    """Append the documents of a window; returns (number, reason) of those that cannot be."""
+    writer: Appender, model: LateInteraction, window: list[Record], before: int, format: str
+) -> tuple[list[tuple[int, str]], int]:
+    """Append the documents of a window.
+
+    Returns:
+        (number, reason) of those that cannot be, and how many of the others were cut.
+    """
     failures: list[tuple[int, str]] = []
     good: list[tuple[int, str, str]] = []  # number, id, text
     for record in window:
@@ -171,10 +177,12 @@ def _encode_window(
         except InputError as error:
             failures.append((record.number, str(error)))
     if not good:
-        return failures
-    vectors, reasons = finite_vectors(model, [text for _, _, text in good], format)
+        return failures, 0
+    cut: set[str] = set()
+    vectors, reasons = finite_vectors(model, [text for _, _, text in good], format, cut)
     added: dict[str, Tensor] = {}
-    for index, (number, id, _) in enumerate(good):
+    num_cut = 0
+    for index, (number, id, text) in enumerate(good):
         vector = vectors[index]
         if vector is None:
             failures.append((number, reasons[index]))
@@ -183,5 +191,6 @@ def _encode_window(
             failures.append((number, known))
         else:
             added[id] = vector
-    writer.append(list(added), list(added.values()))
-    return sorted(failures)
+            num_cut += text in cut
+    writer.append(list(added), list(added.values()), num_cut)
+    return sorted(failures), num_cut

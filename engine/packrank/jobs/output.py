@@ -2,18 +2,14 @@
 
 import json
 import math
-from typing import TextIO
 
 from packrank.records.record import Record
 
 
-def write_row(
-    sink: TextIO, record: Record, score: float | list[float], reason: str | None = None
-) -> None:
-    """Write {"line", its number, "id" if it has one, "score" or "error"}.
+def row_of(record: Record, score: float | list[float], reason: str | None = None) -> str:
+    """{"line", its number, "id" if it has one, "score" or "error"}, and an end of line.
 
     Args:
-        sink: where the row goes.
         record: the pair.
         score: a number, or of a model of several labels a list of them.
         reason: why the pair has no score, None if it has.
@@ -22,8 +18,12 @@ def write_row(
     if "id" in record.fields:
         row["id"] = record.fields["id"]
     if reason is None:
-        # -inf, of a document without token vectors, has no spelling in JSON.
-        row["score"] = None if score == -math.inf else score
+        row["score"] = number(score)
     else:
         row["error"] = reason
-    sink.write(json.dumps(row, allow_nan=False) + "\n")
+    return json.dumps(row, allow_nan=False) + "\n"
+
+
+def number(score: float | list[float]) -> float | list[float] | None:
+    """As JSON has it, in which -inf, of a document without token vectors, has no spelling."""
+    return None if score == -math.inf else score

@@ -7,7 +7,7 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-from packrank.jobs.output import write_row
+from packrank.jobs.output import row_of
 from packrank.late_interaction import LateInteraction
 from packrank.records.record import Record
 from packrank.reranker import Reranker
@@ -53,7 +53,7 @@ def score_records(
     cutoff_layer: int | None = None,
     keep: int = 20,
 ) -> Totals:
-    """Write a row for every record; see `output.write_row`.
+    """Write a row for every record; see `output.row_of`.
 
     Args:
         model: what scores.
@@ -73,14 +73,16 @@ def score_records(
     while window := _take(coming, most):
         window_start = time.perf_counter()
         readable += sum(record.error is None for record in window)
+        rows = []
         for record, score, reason in _score_window(model, window, cutoff_layer):
-            write_row(sink, record, score, reason)
+            rows.append(row_of(record, score, reason))
             if reason is None:
                 pairs += 1
             else:
                 num_failed += 1
                 if len(failures) < keep:
                     failures.append((record.number, reason))
+        sink.write("".join(rows))  # at once, as a signal may come at any time
         if time.perf_counter() - window_start < _WINDOW_SECONDS:
             most = min(2 * most, _WINDOW_PAIRS)
         seconds = max(time.perf_counter() - start, 1e-9)

@@ -9,15 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from packrank.arguments import check_text, listed_texts
+from packrank.arguments import checked_ids, listed_texts
 from packrank.errors import InputError, PairError, StoreError
 from packrank.late.identity import Identity
-from packrank.late.token_vectors import not_finite
 from packrank.request import RankedId
+from packrank.stores.appender import Appender
+from packrank.stores.given import not_finite
 from packrank.stores.runs import gather
 from packrank.stores.store import Store
 from packrank.stores.streaming import maxsim, place
-from packrank.stores.writer import StoreWriter
 from packrank_kernels import TokenEmbeddings, TopK, merge
 
 # Encoded at once, and appended: their vectors, at 200 tokens of 128 floats, take 50 MB.
@@ -120,7 +120,7 @@ def per_token(scores: Tensor, query: Tensor) -> Tensor:
 
 
 def append(
-    encode: Callable[[Sequence[str]], list[Tensor]],
+    encode: Callable[[Sequence[str], set[str]], list[Tensor]],
     texts: Sequence[str],
     ids: Sequence[str] | None,
     store: str | os.PathLike[str] | Store,
@@ -131,7 +131,7 @@ def append(
     """Encode documents into a store, which is made (in int8) if it is not there; all or none.
 
     Args:
-        encode: one [L, size] tensor a text.
+        encode: one [L, size] tensor a text; adds those that are cut to the set.
         texts: the documents.
         ids: of theirs; None for numbers that none has, counted on from those of the store.
         store: the folder.
@@ -140,40 +140,59 @@ def append(
         check: refuses what a store says of its model, and its size, if that is another one.
 
     Raises:
-        InputError: ids that are no strings, or not as many as texts.
+        InputError: ids that are no strings, not as many as texts, or twice the same.
         PairError: a text cannot be encoded; `.index` says which.
         StoreError: the store cannot be written, is another model's or unfinished, or has one of
-            the ids.
+            the ids; nothing has been encoded then.
     """
-    names = None if ids is None else listed_texts("ids", ids)
+    names = None if ids is None else checked_ids(ids)
     if names is not None and len(names) != len(texts):
         raise InputError(f"there are {len(names)} ids for {len(texts)} documents")
-    for index, name in enumerate(names or []):
-        check_text(name, f"id of document {index}")
     path = store.path if isinstance(store, Store) else store
-    with StoreWriter(path) as writer:
-        if writer.manifest is None:
-            writer.create("int8", size, identity)
-        else:
-            check(writer.manifest.model, writer.manifest.size, path)
-        assert writer.manifest is not None
-        kind, source = writer.manifest.format, writer.manifest.source
+    with Appender(path) as appender:
+        known = appender.manifest
+        source, kind = (None, "int8") if known is None else (known.source, known.format)
+        if known is not None:
+            check(known.model, known.size, path)
         if source is not None and not source.complete:
             raise StoreError(f"{os.fspath(path)} is unfinished; run packrank encode again first")
-        if names is None:
-            first = writer.num_documents if source is None else source.before + source.lines + 1
+        if names is not None:
+            _check_new(appender, names)
+        else:
+            first = appender.num_documents if source is None else source.before + source.lines + 1
             numbers = map(str, count(first))
-            names = list(islice((name for name in numbers if not writer.holds(name)), len(texts)))
+            names = list(islice((name for name in numbers if not appender.holds(name)), len(texts)))
             if source is not None and names:
                 # Lines that the file will gain get numbers beyond these.
                 source = replace(source, before=int(names[-1]) - source.lines)
         for start in range(0, len(texts), _DOCUMENTS_AT_ONCE):
-            stop = start + _DOCUMENTS_AT_ONCE
+            window, cut = texts[start : start + _DOCUMENTS_AT_ONCE], set[str]()
             try:
-                vectors = encode(texts[start:stop])
+                vectors = encode(window, cut)
             except PairError as error:
                 raise PairError(start + error.index, error.reason) from None
             for index in not_finite(vectors, kind):
                 raise PairError(start + index, f"a value of its vectors is not finite in {kind}")
-            writer.append(names[start:stop], vectors)
-        writer.commit(source)
+            if appender.manifest is None:
+                appender.create(kind, size, identity)
+            num_cut = sum(text in cut for text in window)
+            appender.append(names[start : start + len(window)], vectors, num_cut)
+        if appender.manifest is None:
+            appender.create(kind, size, identity)
+        appender.commit(source)
+
+
+def _check_new(appender: Appender, ids: list[str]) -> None:
+    """Raise StoreError if a store has documents by some of these ids."""
+    there = [id for id in ids if appender.holds(id)]
+    if not there:
+        return
+    if len(there) == len(ids):
+        raise StoreError(
+            f"{appender.path} has documents by all of these ids already; open it as it is with "
+            "LateInteraction(model, store=...), or name another store to encode them anew"
+        )
+    raise StoreError(
+        f"{appender.path} has documents by {len(there)} of the {len(ids)} ids already, the first "
+        f"of them {there[0]!r}; leave those out, or name another store to encode them anew"
+    )

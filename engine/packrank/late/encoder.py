@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from packrank.arguments import Reopened, checked_count, listed_texts
+from packrank.arguments import Reopened, check_str, checked_count, listed_texts
 from packrank.checkpoint.fingerprint import fingerprint
-from packrank.checkpoint.hub import resolve
+from packrank.checkpoint.hub import HubOptions, resolve
 from packrank.checkpoint.kind import LATE, expect
 from packrank.checkpoint.modules import encoder_folder
 from packrank.errors import InputError, PairError
@@ -20,10 +20,12 @@ from packrank.late.attached import append
 from packrank.late.formats import read_settings
 from packrank.late.identity import Identity, check_same, check_size, identify, other_name
 from packrank.late.settings import Settings
-from packrank.late.token_vectors import Projection, TokenVectors, not_finite
+from packrank.late.token_vectors import Projection, TokenVectors
 from packrank.models import load_model
-from packrank.runtime.device import choose_device
+from packrank.request import Int32
+from packrank.runtime.device import Device, choose_device
 from packrank.runtime.runner import Runner
+from packrank.stores.given import not_finite
 from packrank.stores.store import Store
 from packrank.text.tokenizer import Tokenizer
 
@@ -43,19 +45,20 @@ class LateEncoder(Reopened):
         self,
         model: Path,
         *,
-        device: str = "auto",
-        dtype: str = "auto",
+        device: Device = "auto",
+        dtype: str | torch.dtype = "auto",
         query_length: int | None = None,
         document_length: int | None = None,
         budget_tokens: int | None = None,
         deterministic: bool = False,
+        hub: HubOptions | None = None,
     ) -> None:
         """Load a model; see `LateInteraction`."""
         chosen_device, chosen_dtype = choose_device(device, dtype)
         query_length = checked_count("query_length", query_length)
         document_length = checked_count("document_length", document_length)
         budget_tokens = checked_count("budget_tokens", budget_tokens)
-        folder = resolve(model)
+        folder = resolve(model, hub or HubOptions())
         expect(folder, LATE)
         encoder = encoder_folder(folder)
         tokenizer = Tokenizer.from_folder(encoder)
@@ -132,6 +135,11 @@ class LateEncoder(Reopened):
             )
 
     @property
+    def document_length(self) -> int:
+        """Tokens of a document that the model reads at most, special ones included."""
+        return self.settings.document.max_length
+
+    @property
     def num_tokens(self) -> int:
         """Tokens that have gone through the model so far, special ones included."""
         return self._queries.num_tokens + self._documents.num_tokens
@@ -145,6 +153,19 @@ class LateEncoder(Reopened):
     def num_cut_documents(self) -> int:
         """How many documents so far were longer than the model reads them."""
         return self._documents.num_cut
+
+    def token_ids(self, query: str, document: str) -> tuple[Int32, Int32]:
+        """The ids that the model reads of a query and of a document, [Q] and [L] int32.
+
+        Special tokens, markers and what fills a query are among them, and so are those that are
+        not scored.
+
+        Raises:
+            InputError: a text cannot be encoded.
+        """
+        check_str("query", query)
+        check_str("document", document)
+        return self._queries.token_ids(query), self._documents.token_ids(document)
 
     def encode_queries(self, texts: Sequence[str]) -> list[Tensor]:
         """One [Q, D] tensor a query, on the model's device and in its dtype; equal texts share one.
@@ -170,6 +191,12 @@ class LateEncoder(Reopened):
         L is 0 where every token is one that is not scored. Equal texts share a tensor; else each
         has memory of its own, so that keeping a few keeps no others alive.
 
+        A store has the id of a document once: to encode the same documents into it again, as by
+        running a program twice, raises StoreError before anything is encoded, since the store
+        keeps no texts by which to tell whether they are the same. Without ids they get other
+        numbers, and are in it twice. For other formats, and so many documents that what was done
+        should outlive an error, see `StoreWriter` and `packrank encode`.
+
         Args:
             texts: any strings.
             store: where the documents are appended, all or none, instead of being returned; made,
@@ -178,29 +205,35 @@ class LateEncoder(Reopened):
                 those of the store.
 
         Raises:
-            InputError: a text or an id is not a string.
+            InputError: a text or an id is not a string, or an id comes twice.
             PairError: a text cannot be encoded; `.index` says which.
             StoreError: the store cannot be written, is another model's or unfinished, or has one
                 of the ids.
         """
         every = listed_texts("documents", texts)
         if store is not None:
-            encode, check = self.encode_documents, self.check_store
-            append(encode, every, ids, store, self.size, self.identity, check)
+            check = self.check_store
+            append(self._encode_documents, every, ids, store, self.size, self.identity, check)
             return []
         if ids is not None:
             raise InputError("ids are those of documents in a store; name one")
-        vectors, failures = self.try_encode_documents(every)
+        return self._encode_documents(every)
+
+    def _encode_documents(self, texts: Sequence[str], cut: set[str] | None = None) -> list[Tensor]:
+        vectors, failures = self.try_encode_documents(texts, cut)
         for index, reason in failures.items():
             raise PairError(index, reason)
         return [found for found in vectors if found is not None]
 
     def try_encode_documents(
-        self, texts: Sequence[str]
+        self, texts: Sequence[str], cut: set[str] | None = None
     ) -> tuple[list[Tensor | None], dict[int, str]]:
-        """As `encode_documents`; None for a text that cannot be encoded, and index -> reason."""
+        """As `encode_documents`; None for a text that cannot be encoded, and index -> reason.
+
+        Texts that are longer than the model reads them are added to `cut`, if it is given.
+        """
         every = listed_texts("documents", texts)
-        vectors, failures = self._documents.encode(every)
+        vectors, failures = self._documents.encode(every, cut)
         reasons = {i: failures[text] for i, text in enumerate(every) if text in failures}
         return [vectors.get(text) for text in every], reasons
 
@@ -221,10 +254,10 @@ def check_weights(folder: FilePath, settings: Settings) -> None:
 
 
 def finite_vectors(
-    model: LateEncoder, texts: list[str], format: str
+    model: LateEncoder, texts: list[str], format: str, cut: set[str] | None = None
 ) -> tuple[list[Tensor | None], dict[int, str]]:
     """As `try_encode_documents`, and vectors are finite in the format."""
-    vectors, reasons = model.try_encode_documents(texts)
+    vectors, reasons = model.try_encode_documents(texts, cut)
     known = [index for index, vector in enumerate(vectors) if vector is not None]
     for place in not_finite([x for x in vectors if x is not None], format):
         vectors[known[place]] = None

@@ -65,8 +65,14 @@ class TokenVectors:
         """How many of the texts so far were longer than the model reads, equal ones counted."""
         return self._cut.total
 
-    def encode(self, texts: Iterable[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    def encode(
+        self, texts: Iterable[str], cut: set[str] | None = None
+    ) -> tuple[dict[str, Tensor], dict[str, str]]:
         """Encode every distinct text once.
+
+        Args:
+            texts: any strings.
+            cut: to which those are added that were longer than the model reads.
 
         Returns:
             Text -> [L, D], on the model's device and in its dtype, L = 0 where every token is
@@ -83,8 +89,10 @@ class TokenVectors:
                     sound.append(text)
                 except InputError as error:
                     failures[text] = str(error)
-            cut = self._encode_window(sound, vectors, failures)
-            self._cut.add(sum(times[text] for text in cut))
+            longer = self._encode_window(sound, vectors, failures)
+            self._cut.add(sum(times[text] for text in longer))
+            if cut is not None:
+                cut.update(longer)
         return vectors, failures
 
     def _encode_window(
@@ -120,6 +128,20 @@ class TokenVectors:
             del states, piece  # or they would be alive while the next pack is computed
             self._run.add(len(ids))
         return cut
+
+    def token_ids(self, text: str) -> Int32:
+        """[L] int32. The sequence that the model reads of a text, fillers included.
+
+        Raises:
+            InputError: the text cannot be encoded.
+        """
+        check_text(text, self._name)
+        ids, _ = self._tokenizer.offsets(self._side.read(text))
+        tokens, _ = self._lay_out(self._refill(ids))
+        reason = self._refusal(tokens)
+        if reason is not None:
+            raise InputError(reason)
+        return tokens
 
     def tokens(self, text: str) -> tuple[tuple[Token, ...], int]:
         """What each token of a text's sequence is; vectors are those of the scored ones.
@@ -245,13 +267,6 @@ def normalize(x: Tensor) -> Tensor:
     wide = x.float()
     norms: Tensor = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
     return (wide / norms.clamp_min(1e-12)).to(x.dtype)
-
-
-def not_finite(documents: Iterable[Tensor], format: str) -> list[int]:
-    """Which of documents [L, D] have a value that is not finite in a format, rising."""
-    dtype = torch.float16 if format == "float16" else torch.float32
-    sound = [x.to(dtype).isfinite().all() for x in documents]
-    return [] if not sound else (~torch.stack(sound)).nonzero().flatten().tolist()
 
 
 def _check_shape(weights: Weights, dense: Dense) -> None:

@@ -216,6 +216,11 @@ class _Rejoined(io.RawIOBase):
         return len(piece)
 
 
+def is_stdin(path: str | None) -> bool:
+    """Whether what is read there is standard input."""
+    return path in ("-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")
+
+
 def nothing_in(file: RecordFile, failures: Sequence[tuple[int, str]]) -> str:
     """What to say of a file of which no record can be used.
 

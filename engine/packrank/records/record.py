@@ -37,6 +37,7 @@ DOCUMENTS = Kind("document", ("text",), plain="text", text="text")
 PAIRS = Kind("pair", ("query", "document"), text="document")
 QUERIES = Kind("query", ("text",), ("id",))
 CANDIDATES = Kind("candidate", ("text",), ("query",), text="text")
+STORED_CANDIDATES = Kind("candidate", ids=("query", "id"))
 IDS = Kind("id", ids=("id",), plain="id")
 
 

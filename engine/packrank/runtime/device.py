@@ -10,8 +10,12 @@ from packrank.errors import InputError
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
+Device = str | torch.device
+Devices = Device | list[Device] | tuple[Device, ...]
+
+
 def choose_devices(
-    device: str | list[str] | tuple[str, ...], dtype: str
+    device: Devices, dtype: str | torch.dtype
 ) -> tuple[list[torch.device], torch.dtype | None]:
     """What `choose_device` makes of each of several names, or of the one.
 
@@ -30,13 +34,15 @@ def choose_devices(
     return [place for place, _ in chosen], chosen[0][1]
 
 
-def choose_device(device: str, dtype: str) -> tuple[torch.device, torch.dtype | None]:
+def choose_device(
+    device: Device, dtype: str | torch.dtype
+) -> tuple[torch.device, torch.dtype | None]:
     """What "auto" stands for on this machine, and what a name stands for anywhere.
 
     Args:
         device: "auto" (a CUDA device if torch sees one, else the CPU), or a name such as "cpu",
-            "cuda" or "cuda:1".
-        dtype: "auto", "float32", "bfloat16" or, on a CUDA device, "float16".
+            "cuda" or "cuda:1"; or torch's own object.
+        dtype: "auto", "float32", "bfloat16" or, on a CUDA device, "float16"; or torch's own.
 
     Returns:
         The device, and the dtype; None for "auto" on a CUDA device, where it depends on the model.
@@ -44,6 +50,8 @@ def choose_device(device: str, dtype: str) -> tuple[torch.device, torch.dtype | 
     Raises:
         InputError: no such device here, or another dtype.
     """
+    if isinstance(dtype, torch.dtype):
+        dtype = str(dtype).removeprefix("torch.")
     forked = torch.cuda._is_in_bad_fork()
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,6 +1,6 @@
 """A reranker's folder and its options, put together: what the model reads and how it scores."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +19,8 @@ from packrank.scoring.sentence_transformers import LogitScore, open_tokenizer
 from packrank.text.pairs import PairLayout, PairReader
 from packrank.text.prompt import PromptLayout
 from packrank.text.templates import TEMPLATES
-from packrank.text.truncation import Truncation
+from packrank.text.tokenizer import Tokenizer
+from packrank.text.truncation import NO_LIMITS, SideLimits, Truncation
 
 HeadIndex = Literal["upstream", "layer"]
 
@@ -39,6 +40,8 @@ class Options:
     compress_layers: tuple[int, ...]
     head_index: HeadIndex
     share_prefixes: bool
+    limits: SideLimits = NO_LIMITS
+    prompt: str | None = None
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,9 @@ class Assembly:
         causal: how a decoder scores; None for encoders.
         modules: what scores in place of the checkpoint's own head; None: that does.
         share_prefixes: whether what the pairs of a query begin with is computed once.
-        exit_settings: what changes logits beside the model's files.
+        scoring: what the folder is scored by.
+        tokenizer: of the model.
+        options: the caller's.
     """
 
     folder: Path
@@ -65,7 +70,44 @@ class Assembly:
     causal: CausalSettings | None
     modules: ScoringModules | None
     share_prefixes: bool
-    exit_settings: dict[str, Any]
+    scoring: Scoring
+    tokenizer: Tokenizer
+    options: Options
+
+    def with_options(self, **changes: Any) -> "Assembly":
+        """The same model with other options of how pairs are laid out.
+
+        Args:
+            changes: of `Options`: max_length, limits, instruction or prompt.
+
+        Raises:
+            InputError: an option of which the model can make nothing.
+        """
+        options = replace(self.options, **changes)
+        layout = _layout(self.scoring, self.tokenizer, self.config, options)
+        return replace(self, layout=layout, options=options)
+
+    @property
+    def template(self) -> str | None:
+        """The name of the template that pairs go into; None: into none."""
+        used = self.scoring.template
+        return next((name for name, one in TEMPLATES.items() if one is used), None)
+
+    @property
+    def exit_settings(self) -> dict[str, Any]:
+        """What changes logits beside the model's files."""
+        options = self.options
+        compressed = sorted(options.compress_layers) if options.compress_ratio > 1 else []
+        limits = {f"{side}_length": most for side, most in options.limits._asdict().items()}
+        return {
+            "template": self.template,
+            "instruction": options.instruction,
+            "max_length": self.layout.max_length,
+            "truncation": options.truncation or self.scoring.truncation,
+            "head_index": None if self.causal is None else self.causal.head_index,
+            "compress_ratio": options.compress_ratio,
+            "compress_layers": compressed,
+        } | {name: most for name, most in limits.items() if most is not None}
 
     @property
     def reader(self) -> PairReader:
@@ -196,24 +238,9 @@ def assemble(folder: Path, name: str, options: Options) -> Assembly:
     scoring = recognise(folder, config, tokenizer, template=options.template, name=name)
     if scoring.modules is not None:
         config = config.scored_by(scoring.modules)
-    layout = scoring.layout(
-        tokenizer,
-        config,
-        max_length=options.max_length,
-        truncation=options.truncation,
-        instruction=options.instruction,
-    )
+    layout = _layout(scoring, tokenizer, config, options)
     _check_compression(config, options)
     causal = None if config.decoder is None else _causal(config, scoring, layout, options)
-    settings = {
-        "template": next((key for key, one in TEMPLATES.items() if one is scoring.template), None),
-        "instruction": options.instruction,
-        "max_length": layout.max_length,
-        "truncation": options.truncation or scoring.truncation,
-        "head_index": None if causal is None else causal.head_index,
-        "compress_ratio": options.compress_ratio,
-        "compress_layers": sorted(options.compress_layers) if options.compress_ratio > 1 else [],
-    }
     return Assembly(
         folder=inner,
         config=config,
@@ -223,7 +250,9 @@ def assemble(folder: Path, name: str, options: Options) -> Assembly:
         causal=causal,
         modules=scoring.modules,
         share_prefixes=options.share_prefixes,
-        exit_settings=settings,
+        scoring=scoring,
+        tokenizer=tokenizer,
+        options=options,
     )
 
 
@@ -237,6 +266,20 @@ def check_weights(folder: Path, config: ModelConfig, scoring: Scoring) -> None:
         tokens = scoring.tokens or LogitScore(0)
         causal = CausalSettings(scoring.head, tokens.true_token_id, tokens.false_token_id)
     load_model(folder, device="meta", dtype=torch.float32, causal=causal, modules=scoring.modules)
+
+
+def _layout(
+    scoring: Scoring, tokenizer: Tokenizer, config: ModelConfig, options: Options
+) -> PairLayout:
+    return scoring.layout(
+        tokenizer,
+        config,
+        max_length=options.max_length,
+        truncation=options.truncation,
+        instruction=options.instruction,
+        prompt=options.prompt,
+        limits=options.limits,
+    )
 
 
 def _causal(

@@ -25,12 +25,19 @@ class PairScorer:
     Args:
         assembly: how the model is used.
         runner: where it runs.
+        tally: that counts the tokens; None for one of its own.
     """
 
-    def __init__(self, assembly: Assembly, runner: Runner | Fleet) -> None:
-        self._assembly, self._runner = assembly, runner
+    def __init__(
+        self, assembly: Assembly, runner: Runner | Fleet, tally: Tally | None = None
+    ) -> None:
+        self.assembly, self._runner = assembly, runner
         self._reader = assembly.reader
-        self._run = Tally()
+        self._run = tally or Tally()
+
+    def with_options(self, **changes: Any) -> "PairScorer":
+        """The same model, which lays pairs out otherwise: see `Assembly.with_options`."""
+        return PairScorer(self.assembly.with_options(**changes), self._runner, self._run)
 
     @property
     def num_tokens(self) -> int:
@@ -55,7 +62,7 @@ class PairScorer:
         Returns:
             [N, labels] or [N, cutoff layers] float32, NaN for pairs that failed.
         """
-        labels = self._assembly.config.num_labels
+        labels = self.assembly.config.num_labels
         columns = labels * len(cutoff_layers or (0,))
         out = np.full((len(pairs), columns), np.nan, dtype=np.float32)
 
@@ -86,7 +93,7 @@ class PairScorer:
         return out
 
     def outcomes(
-        self, requests: list[tuple[str, list[str]]], stages: Stages
+        self, requests: list[tuple[str, list[Any]]], stages: Stages
     ) -> tuple[list[Outcome], Work | None]:
         """What becomes of the candidates of each request, in their order.
 
@@ -100,8 +107,8 @@ class PairScorer:
             InputError: the model has no head where they may stop.
         """
         for layer in stages.stops:
-            self._assembly.check_layer("exit layer", layer)
-        runner, config = self._runner, self._assembly.config
+            self.assembly.check_layer("exit layer", layer)
+        runner, config = self._runner, self.assembly.config
         whole = (config.num_layers,)
         # A model that runs all its layers and shares no prefix has nothing to gain from stages.
         staged = config.shares_prefixes or stages.stops != whole
@@ -135,13 +142,13 @@ class PairScorer:
 
     def scores(self, logits: NDArray[np.float32], activation: Activation) -> NDArray[np.float32]:
         """Scores of `logits`, of the same shape; of several layers each has its own labels."""
-        rows = logits.reshape(-1, self._assembly.config.num_labels)
-        return activate(rows, activation, self._assembly.shift).reshape(logits.shape)
+        rows = logits.reshape(-1, self.assembly.config.num_labels)
+        return activate(rows, activation, self.assembly.shift).reshape(logits.shape)
 
     def _whole_work(self, pack: Pack) -> Work:
         """Of all layers, the last of which may run for the one token that scores."""
-        config, num_tokens = self._assembly.config, len(pack.token_ids)
-        causal = self._assembly.causal
+        config, num_tokens = self.assembly.config, len(pack.token_ids)
+        causal = self.assembly.causal
         # A classifier's last token but padding may stand anywhere.
         anywhere = causal is not None and causal.head == "classifier" and config.pad_token_id >= 0
         alone = config.pooling == "cls" or (config.pooling == "last" and not anywhere)

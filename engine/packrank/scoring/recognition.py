@@ -17,7 +17,7 @@ from packrank.text.pairs import PairLayout, TokenizerLayout, usable_length
 from packrank.text.prompt import PromptLayout, token_of
 from packrank.text.templates import TEMPLATES, Template
 from packrank.text.tokenizer import Tokenizer
-from packrank.text.truncation import Truncation
+from packrank.text.truncation import NO_LIMITS, SideLimits, Truncation
 
 Head = Literal["classifier", "tokens", "layerwise", "modules"]
 
@@ -83,6 +83,8 @@ class Scoring:
         max_length: int | None = None,
         truncation: Truncation | None = None,
         instruction: str | None = None,
+        prompt: str | None = None,
+        limits: SideLimits = NO_LIMITS,
     ) -> PairLayout:
         """How pairs become sequences of this model.
 
@@ -93,6 +95,9 @@ class Scoring:
             truncation: if None, the default. "off": what is too long fails. Else templates and
                 chats say themselves what is cut.
             instruction: instead of the model's own; in a chat, the system's message.
+            prompt: the same; and where the tokenizer lays out pairs, what goes before every query
+                instead of what sentence-transformers saved.
+            limits: of each text by itself.
 
         Raises:
             InputError: an argument of which the model can make nothing.
@@ -100,6 +105,8 @@ class Scoring:
         """
         truncation = truncation or self.truncation
         positions, truncate = config.max_length, truncation != "off"
+        if prompt is not None and (self.template is not None or self.chat is not None):
+            instruction = prompt if instruction is None else instruction
         if self.template is not None:
             return PromptLayout(
                 self.template,
@@ -108,9 +115,15 @@ class Scoring:
                 max_length=max_length,
                 instruction=instruction,
                 truncate=truncate,
+                limits=limits,
             )
         usual = self.max_length
         if self.chat is not None:
+            if limits != NO_LIMITS:
+                raise InputError(
+                    "query_length and document_length are not for chat templates, whose prompts "
+                    "are cut as a whole, by max_length"
+                )
             length = usable_length(max_length, positions, usual, 0)
             prompt = self.prompt if instruction is None else instruction
             return ChatLayout(self.chat, tokenizer, length, prompt=prompt, truncate=truncate)
@@ -119,7 +132,12 @@ class Scoring:
         special = tokenizer.num_special_tokens(pair=True)
         length = usable_length(max_length, positions, usual, special)
         shares = config.shares_prefixes
-        return TokenizerLayout(tokenizer, length, truncation, self.prompt, shares)
+        before = self.prompt if prompt is None else prompt
+        if before != self.prompt and self.modules is not None and not self.modules.includes_prompt:
+            raise InputError(
+                "the model leaves its own prompt out of what it pools, and takes no other"
+            )
+        return TokenizerLayout(tokenizer, length, truncation, before, shares, limits)
 
 
 def recognise(

@@ -189,6 +189,20 @@ def _logit_score(module: Module, vocab_size: int) -> LogitScore:
     return LogitScore(*ids)
 
 
+def read_prompts(folder: Path) -> tuple[dict[str, str], str | None]:
+    """The prompts that are saved with a cross-encoder, by name, and the name of the default one.
+
+    Raises:
+        ModelError: the file of them cannot be used.
+    """
+    if not _saved_modules(folder):
+        return {}, None
+    saved = read_object(folder / _SETTINGS)
+    prompts = field(saved, "prompts", dict, {}, _SETTINGS)
+    named = {name: str(field(prompts, name, str, "", f"{_SETTINGS}: prompts")) for name in prompts}
+    return named, field(saved, "default_prompt_name", str, None, _SETTINGS)
+
+
 def _prompt(saved: dict[str, Any]) -> str:
     name = field(saved, "default_prompt_name", str, None, _SETTINGS)
     if name is None:

@@ -35,7 +35,7 @@ def check_faiss() -> None:
     except ImportError:
         raise InputError(
             "formats 8bit to 1bit are trained by faiss, which is not installed; "
-            "pip install packrank[residual], or take --format int8"
+            "pip install 'faiss-cpu>=1.12', or take --format int8"
         ) from None
 
 

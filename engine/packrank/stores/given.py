@@ -1,6 +1,6 @@
-"""What a caller hands to `maxsim`, tensors or arrays, numbers or masks, as the kernels take it."""
+"""What a caller hands over, tensors or arrays, numbers or masks, as the kernels take it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from numbers import Integral
 from typing import Any
 
@@ -60,8 +60,79 @@ def documents_of(values: Any, mask: Any, size: int) -> TokenEmbeddings:
     if mask is not None:
         every = _masked(every, mask)
     else:
-        _refuse_filled(every)
+        wanted = "pass mask= to say which rows are tokens, else a mask that is true everywhere"
+        _refuse_filled(every, wanted)
     return TokenEmbeddings.encode(every, str(every[0].dtype).removeprefix("torch."))
+
+
+def vectors_of(values: Any, lengths: Any) -> list[Tensor]:
+    """Documents [L, D] that are to be stored.
+
+    Args:
+        values: N of [L, D] on one device; or [T, D], with lengths.
+        lengths: [N] whole numbers; None with N of [L, D].
+
+    Raises:
+        InputError: shapes or dtypes do not fit; or there are no lengths, and a document begins or
+            ends with a row of zeros, as one that was filled up to the length of others.
+    """
+    if lengths is not None:
+        whole = _floats("documents", values)
+        if whole.ndim != 2:
+            raise InputError(f"documents are of shape {list(whole.shape)}, with lengths [T, D]")
+        counts = _counts("lengths", lengths)
+        if sum(counts) != len(whole):
+            raise InputError(
+                f"lengths add up to {sum(counts)}, and documents have {len(whole)} rows"
+            )
+        return list(torch.split(whole, counts))
+    if getattr(values, "ndim", 3) != 3:
+        raise InputError(
+            f"documents are of shape {list(values.shape)}, expected N of [L, D]; with [T, D] give "
+            "lengths="
+        )
+    every = list(_each("documents", values))
+    if len({x.device for x in every}) > 1:
+        raise InputError("documents are on several devices; bring them to one")
+    for place, x in enumerate(every):
+        if x.shape[1] != every[0].shape[1]:
+            raise InputError(
+                f"documents[{place}] is of {x.shape[1]} dimensions, and documents[0] of "
+                f"{every[0].shape[1]}"
+            )
+    _refuse_filled(every, "leave those rows out, else give [T, D] and lengths=")
+    return every
+
+
+def sample_of(values: Any) -> Tensor:
+    """Token vectors [T, D] as float32 on the CPU, a copy.
+
+    Raises:
+        InputError: they are something else, none, or not finite.
+    """
+    rows = _floats("sample", values)
+    if rows.ndim != 2 or not len(rows):
+        raise InputError(f"sample is of shape {list(rows.shape)}, expected [T, D], T at least 1")
+    if not rows.isfinite().all():
+        raise InputError("sample holds a number that is not finite")
+    return rows.to("cpu", torch.float32, copy=True)
+
+
+def not_finite(documents: Iterable[Tensor], format: str) -> list[int]:
+    """Which of documents [L, D] have a value that is not finite in a format, rising."""
+    dtype = torch.float16 if format == "float16" else torch.float32
+    sound = [x.to(dtype).isfinite().all() for x in documents]
+    return [] if not sound else (~torch.stack(sound)).nonzero().flatten().tolist()
+
+
+def check_finite(documents: Sequence[Tensor], format: str) -> None:
+    """Raise InputError if a value of documents [L, D] is not finite in a format."""
+    for place in not_finite(documents, format):
+        if documents[place].isfinite().all():
+            raise InputError(
+                f"documents[{place}] holds a number that {format} cannot; take another format"
+            )
+        raise InputError(f"documents[{place}] holds a number that is not finite; leave it out")
 
 
 def candidates_of(values: Any, num_documents: int) -> Tensor | list[Tensor] | None:
@@ -141,6 +212,17 @@ def _checked(name: str, values: Any) -> Any:
     return np.ascontiguousarray(values)
 
 
+def _counts(name: str, values: Any) -> list[int]:
+    """Whole numbers that are not negative, in a tensor, an array or any sequence."""
+    if isinstance(values, Tensor | np.ndarray) and values.ndim:
+        values = values.tolist()
+    numbers = listed(name, values, "whole numbers")
+    for place, value in enumerate(numbers):
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < 0:
+            raise InputError(f"{name}[{place}] is {value!r}, expected a whole number, 0 or more")
+    return [int(value) for value in numbers]
+
+
 def _each(name: str, values: Any) -> Iterator[Tensor]:
     for place, value in enumerate(listed(name, values, "tensors or arrays")):
         found = _floats(f"{name}[{place}]", value)
@@ -208,7 +290,7 @@ def _masked(documents: list[Tensor], mask: Any) -> list[Tensor]:
     return chosen
 
 
-def _refuse_filled(documents: Sequence[Tensor]) -> None:
+def _refuse_filled(documents: Sequence[Tensor], instead: str) -> None:
     """Refuse what looks filled up, at either end: such rows would count, and may score best."""
     ends = [rows[[0, -1]] for rows in documents if len(rows)]
     if not ends:
@@ -219,5 +301,5 @@ def _refuse_filled(documents: Sequence[Tensor]) -> None:
         place = numbers[int(filled.nonzero()[0])]
         raise InputError(
             f"documents[{place}] begins or ends with a row of zeros; if it was filled up to that "
-            "length, pass mask= to say which rows are tokens, else a mask that is true everywhere"
+            f"length, {instead}"
         )

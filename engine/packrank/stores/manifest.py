@@ -6,12 +6,16 @@
 | cu_seqlens.bin | [N + 1] int64 |
 | ids.bin, id_offsets.bin | the ids of the documents in UTF-8, end to end; [N + 1] int64 |
 | codec.safetensors | of 8bit, 4bit, 2bit and 1bit |
-| segments.bin | [S, 9] int64: documents, tokens, bytes of ids, and a CRC-32 of each file above |
+| segments.bin | [S, 9] int64: of a segment documents, tokens, bytes of ids, a CRC-32 a file above |
 | store.json | the manifest |
 | lock | nothing; who writes holds it |
 
 All numbers are little-endian. Files only grow, and what lies beyond the totals of the manifest does
-not count: a segment is there once the manifest that tells of it is.
+not count: a document is there once the manifest that tells of it is. A segment ends with the
+document that brings it to so many tokens, and then has its record; that of the last, which has not
+ended, is in the manifest. So the bytes follow from the documents, whenever they were committed.
+
+Version 1 had no `tail` and no `cut`; its segments ended wherever something was committed.
 """
 
 import json
@@ -31,17 +35,18 @@ from packrank.errors import StoreError
 from packrank.stores.files import MappedFile, read
 from packrank_kernels import FORMATS, get_num_threads
 
-VERSION = 1
+VERSION = 2
+_EARLIER = 1
 MANIFEST = STORE_FILE
 UNFINISHED = "store.json.unfinished"
 CODEC = "codec.safetensors"
 SEGMENTS = "segments.bin"
 LOCK = "lock"
 FILES = ("values.bin", "scales.bin", "codes.bin", "cu_seqlens.bin", "ids.bin", "id_offsets.bin")
-_COLUMNS = 3 + len(FILES)
+COLUMNS = 3 + len(FILES)
 _BITS = {"float32": 32, "float16": 16, "bfloat16": 16, "int8": 8}
 # Far beyond any store, and its products far below 2**63: what is computed from a manifest is exact.
-_MOST_DIMENSIONS = 1 << 20
+MOST_DIMENSIONS = 1 << 20
 _MOST_COUNTED = 1 << 45
 
 
@@ -89,6 +94,8 @@ class Manifest:
         id_bytes: of ids.bin.
         segments: S.
         segments_crc32: of segments.bin.
+        tail: the record of the segment that has not ended; empty where there is none.
+        cut: documents that were longer than the model read them; None where nobody counted.
         source: where encoding goes on, None if not from a file.
     """
 
@@ -101,11 +108,15 @@ class Manifest:
     id_bytes: int = 0
     segments: int = 0
     segments_crc32: int = 0
+    tail: list[int] = field(default_factory=list)
+    cut: int | None = None
     source: Source | None = None
 
-    def dump(self) -> bytes:
+    def dump(self, version: int = VERSION) -> bytes:
         """store.json, which ends in a checksum of itself."""
-        fields = {"packrank_store": VERSION, **asdict(self)}
+        fields = {"packrank_store": version, **asdict(self)}
+        if version == _EARLIER:
+            del fields["tail"], fields["cut"]
         text = json.dumps(fields, indent=2)
         return json.dumps({**fields, "crc32": zlib.crc32(text.encode())}, indent=2).encode() + b"\n"
 
@@ -124,15 +135,17 @@ class Manifest:
             version, _ = fields.pop("packrank_store"), fields.pop("crc32")
         except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
             raise damaged from None
-        if version != VERSION and isinstance(version, int):
+        if type(version) is not int:
+            raise damaged
+        if version not in (_EARLIER, VERSION):
             raise StoreError(
-                f"{path} is of version {version} of the format, and this Packrank reads version "
-                f"{VERSION}; open it with the Packrank that wrote it, or a newer one"
+                f"{path} is of version {version} of the format, and this Packrank reads versions "
+                f"up to {VERSION}; open it with the Packrank that wrote it, or a newer one"
             )
         try:
             source = fields.pop("source")
             manifest = cls(**fields, source=None if source is None else Source(**source))
-            if manifest.dump() != raw or not manifest._is_sound():
+            if manifest.dump(version) != raw or not manifest._is_sound():
                 raise damaged
         except (KeyError, TypeError, ValueError, RecursionError):
             raise damaged from None
@@ -148,7 +161,7 @@ class Manifest:
             and all(
                 isinstance(model.get(part, ""), str) for part in ("name", "vectors", "fingerprint")
             )
-            and _is_count(self.size, _MOST_DIMENSIONS)
+            and _is_count(self.size, MOST_DIMENSIONS)
             and self.size > 0
             and self.size * self._bits % 8 == 0
             and all(_is_count(count) for count in counts)
@@ -157,6 +170,10 @@ class Manifest:
             and _is_count(self.segments_crc32, (1 << 32) - 1)
             and (_is_count(self.codec_crc32, (1 << 32) - 1) == self.is_residual)
             and (self.is_residual or self.codec_crc32 is None)
+            and isinstance(self.tail, list)
+            and len(self.tail) in (0, COLUMNS)
+            and all(_is_count(count) for count in self.tail)
+            and (self.cut is None or _is_count(self.cut, self.documents))
             and (source is None or source.is_sound())
         )
 
@@ -196,7 +213,7 @@ class Manifest:
         """Bytes that count, of each file that the store has beside manifest and codec."""
         sizes = self.extents(self.documents, self.tokens, self.id_bytes)
         named = {name: size for name, size in zip(FILES, sizes, strict=True) if size is not None}
-        return {**named, SEGMENTS: 8 * _COLUMNS * self.segments}
+        return {**named, SEGMENTS: 8 * COLUMNS * self.segments}
 
 
 def check_sizes(folder: Path, manifest: Manifest) -> None:
@@ -210,10 +227,12 @@ def check_sums(folder: Path, manifest: Manifest) -> None:
 
     The sizes must have been checked.
     """
-    segments = MappedFile(folder / SEGMENTS, "<i8", manifest.segments * _COLUMNS).numbers
+    segments = MappedFile(folder / SEGMENTS, "<i8", manifest.segments * COLUMNS).numbers
     if zlib.crc32(segments.data) != manifest.segments_crc32:
         raise StoreError(f"{folder / SEGMENTS} is damaged: its checksum is wrong")
-    segments = segments.reshape(-1, _COLUMNS)
+    segments = segments.reshape(-1, COLUMNS)
+    if manifest.tail:
+        segments = np.vstack([segments, np.array(manifest.tail, dtype="<i8")])
     parts = segments[:, :3]
     wanted = [manifest.documents, manifest.tokens, manifest.id_bytes]
     # Numbers beyond what is counted could add up to anything.

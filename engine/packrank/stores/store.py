@@ -48,6 +48,7 @@ class Store:
         model: what encoded it: "name", "vectors" (what tells models apart) and some of its
             settings; of an index "name" alone; None where nobody wrote that down.
         complete: whether the last file of documents has been encoded whole.
+        num_cut: documents that were longer than the model read them; None where nobody counted.
         deleted: documents that the owner of an index has deleted; they are none of its documents.
         ids: [N] ids of the documents; those of an index without any are their places, "0", "1" and
             so on. In an index of passages several may have the id of one document.
@@ -77,6 +78,7 @@ class Store:
         if checkpoint is not None:
             self.model = {"name": checkpoint}
         self.complete = source is None or source.complete
+        self.num_cut = None if manifest is None else manifest.cut
         self._embeddings = embeddings
         self._mapped = mapped
 

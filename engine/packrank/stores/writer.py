@@ -1,282 +1,171 @@
-"""Writing a store: what is committed stays, whatever happens to the process or the machine.
-
-A segment is appended to the files, they are brought to the disk, and then a new manifest takes the
-place of the old one. What a writer that was stopped left beyond the manifest's totals is cut off by
-the next.
-"""
+"""Vectors that somebody else made, into a store."""
 
 import json
 import os
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import replace
-from hashlib import blake2b
+from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
 import numpy as np
-import torch
-from safetensors.torch import save
-from torch import Tensor
+from numpy.typing import NDArray
 
-from packrank.errors import StoreError
-from packrank.stores import disk
-from packrank.stores.files import folder_path
-from packrank.stores.manifest import (
-    CODEC,
-    FILES,
-    LOCK,
-    MANIFEST,
-    SEGMENTS,
-    UNFINISHED,
-    Manifest,
-    Source,
-    check_sizes,
-    check_sums,
-)
-from packrank.stores.store import Store, read_codec
-from packrank_kernels import BITS, FORMATS, Codec, TokenEmbeddings
+from packrank.arguments import check_choice, check_text, checked_count, checked_ids
+from packrank.errors import InputError, StoreError
+from packrank.stores.appender import Appender
+from packrank.stores.codec_training import check_faiss, num_centroids, train_codec
+from packrank.stores.given import check_finite, sample_of, vectors_of
+from packrank.stores.manifest import MOST_DIMENSIONS
+from packrank_kernels import BITS, FORMATS, Codec
 
-# What a writer makes before the first manifest is there.
-_MADE = (*FILES, SEGMENTS, CODEC, UNFINISHED)
+# Brought to the format at once: 128 MB at 128 dimensions.
+_TOKENS_AT_ONCE = 1 << 18
 
 
 class StoreWriter:
-    """The one writer of a store; use as a context manager.
+    """Writes token vectors that were made elsewhere (by ColBERT, PyLate, an API) into a store.
 
-    Between commits it holds nothing of the documents but a digest of each id, some 100 bytes.
+    ::
+
+        with StoreWriter("passages.store", format="float16") as writer:
+            for ids, vectors in batches:
+                writer.append(ids, vectors)
+
+    `append` makes everything safe where the last time is ten seconds ago; so do `commit`, and the
+    end of the block, by an error too. Open it again and it goes on: `num_documents` says how many
+    are there, `id in writer` whether one is. The bytes of a store follow from its documents,
+    however they got there. What it holds is opened by `Store.open`, for `maxsim(queries, store)`,
+    or `LateInteraction(model, store=path)`. One process writes at a time, in one thread.
 
     Attributes:
         path: the folder.
-        manifest: as of the last commit; None before `create`.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        """Take the folder, which is made if it is not there.
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        format: str | None = None,
+        model: str | Mapping[str, Any] | None = None,
+        sample: Any = None,
+        centroids: int | None = None,
+    ) -> None:
+        """Open a store to write to; a new one is made when the first documents come.
+
+        Args:
+            path: of the folder: a store, empty, or not there yet.
+            format: float32, float16, bfloat16, int8 (8 bits and a scale a token) or, ColBERTv2's
+                residual codes, 8bit, 4bit, 2bit, 1bit; of a new store int8 if None. Must be that
+                of the store if it is there.
+            model: what made the vectors, for the store to remember: a name; or
+                `LateInteraction.identity`, to which `LateInteraction` then holds whoever attaches
+                the store. None: nobody says, and it can be attached to any model of as many
+                dimensions. Must be that of the store if it is there.
+            sample: [T, D], a tensor or an array: token vectors like those that will come, in no
+                particular order, by which 8bit to 1bit are trained; some 64 a centroid are enough.
+                Used where such a store is made, which takes it; it needs the `residual` extra.
+            centroids: of such a store; None: as many as ColBERT takes for a collection of as many
+                tokens as the sample. It takes 16 sqrt(tokens), rounded down to a power of two.
 
         Raises:
-            InputError: the path is none.
-            StoreError: somebody else writes to it, it cannot be written to, it is damaged, or it
-                holds something else.
+            InputError: an argument is of the wrong kind.
+            StoreError: somebody else writes to the store; it is damaged, unfinished, of another
+                format or another model; or the folder holds something else, or cannot be written.
         """
-        self.path = folder_path(path)
-        self.manifest: Manifest | None = None
-        self._codec: Codec | None = None
-        self._codecs: dict[torch.device, Codec] = {}
-        self._files: dict[str, int] = {}
-        self._seen: set[bytes] | None = None
-        # Documents, tokens and bytes of ids, with what is not committed; and its checksums.
-        self._pending = (0, 0, 0)
-        self._sums = dict.fromkeys(FILES, 0)
-        with self._writing():
-            self._is_new = not self.path.is_dir()
-            self.path.mkdir(exist_ok=True)
-            if not (self.path / MANIFEST).exists():
-                self._check_new()
-            for name in (MANIFEST, CODEC):
-                if (self.path / name).is_symlink():
-                    raise StoreError(
-                        f"{self.path / name} is a symbolic link, through which no store is written"
-                    )
-            self._lock: int | None = disk.open_own(self.path / LOCK)
+        if format is not None:
+            check_choice("format", format, FORMATS)
+        centroids = checked_count("centroids", centroids)
+        said = _said(model)
+        self._appender = Appender(path)
+        self._is_closed = False
+        self.path = self._appender.path
         try:
-            with self._writing():
-                free = disk.lock(self._lock)
-            if not free:
+            known = self._appender.manifest
+            if known is None:
+                self._format, self._model = format or "int8", said
+                self._codec = _codec(self._format, sample, centroids)
+                return
+            if known.source is not None and not known.source.complete:
+                raise StoreError(f"{self.path} is unfinished; run packrank encode again first")
+            if format not in (None, known.format):
                 raise StoreError(
-                    f"{self.path} is being written by another process; wait until it has ended"
+                    f"{self.path} is of format {known.format}, and format is {format}; leave it "
+                    "out, or name another store"
                 )
-            if (self.path / MANIFEST).exists():
-                self._open()
+            _check_model(known.model, said, self.path)
+            self._format, self._model, self._codec = known.format, known.model, None
         except BaseException:
-            self.close()
+            self._appender.close()
             raise
-
-    def _check_new(self) -> None:
-        """Raise StoreError if the folder holds anything that is not known to be worthless."""
-        for name in sorted(os.listdir(self.path)):
-            if name not in (*_MADE, LOCK):
-                raise StoreError(
-                    f"{self.path} is no store, and holds {name!r}; name a folder that is new or "
-                    "empty"
-                )
-        values = self.path / FILES[0]
-        if values.exists() and values.stat().st_size:
-            raise StoreError(
-                f"{self.path} holds vectors and no {MANIFEST}; bring that back, or name another "
-                "folder"
-            )
-
-    def _open(self) -> None:
-        self.manifest = Manifest.load(self.path)
-        check_sizes(self.path, self.manifest)
-        check_sums(self.path, self.manifest)
-        if self.manifest.codec_crc32 is not None:
-            self._codec = read_codec(self.path, self.manifest)
-        with self._writing():
-            (self.path / UNFINISHED).unlink(missing_ok=True)
-            for name in self.manifest.sizes():
-                self._files[name] = disk.open_own(self.path / name)
-            self._cut_back()
-
-    def create(
-        self, format: str, size: int, model: Mapping[str, Any] | None, codec: Codec | None = None
-    ) -> Manifest:
-        """Begin a store of no documents, where there is none, and commit it.
-
-        Args:
-            format: as of `TokenEmbeddings`.
-            size: D.
-            model: what encodes; anything JSON can hold, "vectors" tells models apart.
-            codec: of residual codes (8bit, 4bit, 2bit, 1bit).
-
-        Raises:
-            StoreError: codec and format do not fit, or the folder cannot be written or holds
-                something else by now.
-        """
-        assert self.manifest is None
-        if format not in FORMATS:
-            raise StoreError(f"there is no format {format!r}; there are {', '.join(FORMATS)}")
-        fits = (None if codec is None else codec.bits) == BITS.get(format)
-        if not fits or (codec is not None and codec.size != size):
-            raise StoreError(f"the codec does not fit format {format} of {size} dimensions")
-        encoded = None if codec is None else _dump_codec(codec)
-        known: dict[str, Any] | None = json.loads(json.dumps(model))  # as it will be read
-        manifest = Manifest(format, size, known, None if encoded is None else zlib.crc32(encoded))
-        with self._writing():
-            self._check_new()
-            for name in _MADE:
-                (self.path / name).unlink(missing_ok=True)
-            for name in manifest.sizes():
-                self._files[name] = disk.open_own(self.path / name, empty=True)
-            for name in ("cu_seqlens.bin", "id_offsets.bin"):
-                disk.write(self._files[name], bytes(8), 0)
-            if encoded is not None:
-                disk.write_file(self.path / CODEC, encoded)
-            for file in self._files.values():
-                os.fsync(file)
-            with suppress(PermissionError):  # of a folder that may not be listed
-                disk.sync_folder(self.path.absolute().parent)
-            self._replace(manifest)
-        self._codec = codec
-        self._reset()
-        return manifest
-
-    def holds(self, id: str) -> bool:
-        """Whether a document has this id; the first call reads the ids that are there."""
-        return _digest(id) in self._ids()
-
-    def append(self, ids: Sequence[str], documents: Sequence[Tensor]) -> None:
-        """Add documents, which are there once they are committed.
-
-        Args:
-            ids: any strings, of which none is there yet.
-            documents: [L, D] each, on one device; finite.
-
-        Raises:
-            StoreError: an id is there already, or the disk is full; nothing since the last commit
-                is kept then.
-            ValueError: shapes disagree, or a value is not finite.
-        """
-        assert self.manifest is not None
-        if len(ids) != len(documents):
-            raise ValueError(f"store: {len(ids)} ids of {len(documents)} documents")
-        if any(x.ndim != 2 or x.shape[1] != self.manifest.size for x in documents):
-            raise ValueError(f"store: documents must be [L, {self.manifest.size}]")
-        digests = [_digest(id) for id in ids]
-        fresh: set[bytes] = set()
-        for id, digest in zip(ids, digests, strict=True):
-            if digest in self._ids() or digest in fresh:
-                raise StoreError(f"{self.path} has a document {id!r} already; ids must differ")
-            fresh.add(digest)
-        if not ids:
-            return
-        encoded = self._encode(documents)
-        raw = [id.encode() for id in ids]
-        ends = np.cumsum([len(id) for id in raw], dtype="<i8") + self._pending[2]
-        parts = {
-            "values.bin": _bytes_of(encoded.values),
-            "scales.bin": None if encoded.scales is None else _bytes_of(encoded.scales),
-            "codes.bin": None if encoded.codes is None else _bytes_of(encoded.codes),
-            "cu_seqlens.bin": _bytes_of(encoded.cu_seqlens[1:] + self._pending[1]),
-            "ids.bin": b"".join(raw),
-            "id_offsets.bin": ends.tobytes(),
-        }
-        sums = {
-            name: 0 if content is None else zlib.crc32(content, self._sums[name])
-            for name, content in parts.items()
-        }
-        extents = dict(zip(FILES, self.manifest.extents(*self._pending), strict=True))
-        with self._writing():
-            for name, content in parts.items():
-                offset = extents[name]
-                if content is not None and offset is not None:
-                    disk.write(self._files[name], content, offset)
-        self._ids().update(fresh)
-        self._sums = sums
-        self._pending = (
-            self._pending[0] + len(ids),
-            self._pending[1] + len(encoded.values),
-            int(ends[-1]),
-        )
 
     @property
     def num_documents(self) -> int:
-        """Documents that are there or appended."""
-        return self._pending[0]
+        """Documents that are in the store, with those that were appended."""
+        return self._appender.num_documents
 
-    @property
-    def pending_tokens(self) -> int:
-        """Tokens appended since the last commit."""
-        assert self.manifest is not None
-        return self._pending[1] - self.manifest.tokens
+    def __contains__(self, id: object) -> bool:
+        """Whether a document has this id; the first call reads the ids that are there."""
+        return isinstance(id, str) and self._appender.holds(id)
 
-    def commit(self, source: Source | None = None) -> Manifest:
-        """Make what was appended a segment, and safe.
+    def append(self, ids: Sequence[str], documents: Any, lengths: Any = None) -> None:
+        """Add documents, all of them or, where one is refused, none.
 
         Args:
-            source: how far a file has been encoded; None leaves it as it is.
+            ids: [N] strings that no other document of the store has.
+            documents: N of [L, D], float64 to float16 or bfloat16, tensors or arrays, on one
+                device; L may be 0. Or one [T, D], the tokens of all documents end to end, with
+                `lengths`.
+            lengths: [N] whole numbers: of [T, D], how many tokens each document has.
 
         Raises:
-            StoreError: the disk is full; nothing since the last commit is kept then.
+            InputError: an argument is of the wrong kind or shape, an id comes twice, or a vector
+                is not finite in the format; or a document of [L, D] begins or ends with a row of
+                zeros, as one that was filled up.
+            StoreError: a document of the store has one of the ids, the store cannot be written, or
+                the writer is closed.
         """
-        old = self.manifest
-        assert old is not None
-        source = old.source if source is None else source
-        documents, tokens, id_bytes = self._pending
-        new = replace(old, documents=documents, tokens=tokens, id_bytes=id_bytes, source=source)
-        if new == old:
-            return old
-        with self._writing():
-            if documents > old.documents:
-                totals = (documents - old.documents, tokens - old.tokens, id_bytes - old.id_bytes)
-                record = np.array([*totals, *self._sums.values()], dtype="<i8").tobytes()
-                disk.write(self._files[SEGMENTS], record, old.segments * len(record))
-                new = replace(
-                    new,
-                    segments=old.segments + 1,
-                    segments_crc32=zlib.crc32(record, old.segments_crc32),
+        if self._is_closed:
+            raise StoreError(f"the writer of {self.path} is closed; open it again")
+        names = checked_ids(ids)
+        every = vectors_of(documents, lengths)
+        if len(names) != len(every):
+            raise InputError(f"there are {len(names)} ids for {len(every)} documents")
+        if not every:
+            return
+        size, wanted = every[0].shape[1], self._size
+        if wanted not in (None, size):
+            raise InputError(f"documents are of {size} dimensions, and {self.path} of {wanted}")
+        check_finite(every, self._format)
+        for name in names:
+            if self._appender.holds(name):
+                raise StoreError(
+                    f"{self.path} has a document {name!r} already; leave out what it holds "
+                    "(`id in writer`)"
                 )
-                for file in self._files.values():
-                    os.fsync(file)
-            self._replace(new)
-        self._reset()
-        return new
+        if self._appender.manifest is None:
+            _check_size(self._format, size)
+            self._appender.create(self._format, size, self._model, self._codec)
+        for start, stop in _runs([len(x) for x in every]):
+            self._appender.append(names[start:stop], [x.float() for x in every[start:stop]])
+        if self._appender.is_due:
+            self._appender.commit()
+
+    def commit(self) -> None:
+        """Make what was appended safe now; to do so after every batch is not needed.
+
+        Raises:
+            StoreError: the disk is full; what was appended since the last commit is gone then.
+        """
+        if self._appender.manifest is not None:
+            self._appender.commit()
 
     def close(self) -> None:
-        """Let go of the folder, and of one made for nothing; what was not committed is cut off."""
-        for file in self._files.values():
-            os.close(file)
-        self._files = {}
-        if self._lock is not None:
-            if self._is_new and self.manifest is None:
-                with suppress(OSError):
-                    if os.listdir(self.path) == [LOCK]:
-                        os.unlink(self.path / LOCK)
-                        os.rmdir(self.path)
-            os.close(self._lock)
-        self._lock = None
+        """Commit, and let others write to the store."""
+        try:
+            self.commit()
+        finally:
+            self._is_closed = True
+            self._appender.close()
 
     def __enter__(self) -> "StoreWriter":
         return self
@@ -287,73 +176,99 @@ class StoreWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.close()
+        with suppress(*(() if error is None else (StoreError,))):  # the first error says more
+            self.close()
 
-    def _ids(self) -> set[bytes]:
-        if self._seen is None:
-            self._seen = set(map(_digest, Store.open(self.path, verify=False).ids))
-        return self._seen
-
-    def _encode(self, documents: Sequence[Tensor]) -> TokenEmbeddings:
-        """Residuals are those of directions, so that any length of vectors fits one codec."""
-        assert self.manifest is not None
-        if self._codec is None:
-            return TokenEmbeddings.encode(documents, self.manifest.format)
-        device = documents[0].device
-        if device not in self._codecs:
-            self._codecs[device] = self._codec.to(device)
-        x = torch.cat(list(documents)).float()
-        norms = torch.linalg.vector_norm(x, dim=1)
-        directions = x / torch.where(norms > 0, norms, 1.0)[:, None]
-        parts = torch.split(directions, [len(document) for document in documents])
-        encoded = TokenEmbeddings.encode(parts, self.manifest.format, self._codecs[device])
-        assert encoded.scales is not None
-        return replace(encoded, scales=encoded.scales * norms)
-
-    def _replace(self, manifest: Manifest) -> None:
-        """The new manifest in place of the old one, in one step, and on the disk."""
-        disk.write_file(self.path / UNFINISHED, manifest.dump())
-        os.replace(self.path / UNFINISHED, self.path / MANIFEST)
-        self.manifest = manifest
-        disk.sync_folder(self.path)
-
-    def _reset(self) -> None:
-        """Nothing has been appended since the last commit."""
-        assert self.manifest is not None
-        self._pending = (self.manifest.documents, self.manifest.tokens, self.manifest.id_bytes)
-        self._sums = dict.fromkeys(FILES, 0)
-
-    def _cut_back(self) -> None:
-        """To the last commit."""
-        assert self.manifest is not None
-        self._reset()
-        self._seen = None
-        sizes = self.manifest.sizes()
-        for name, file in self._files.items():
-            os.ftruncate(file, sizes[name])
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        """What the system refuses, in a sentence; and back to the last commit."""
-        try:
-            yield
-        except OSError as error:
-            kept = "nothing was encoded"
-            if self.manifest is not None:
-                kept = f"it is as of its last commit, {self.manifest.documents} documents"
-                with suppress(OSError):
-                    self._cut_back()
-            raise StoreError(f"{self.path} cannot be written: {error.strerror}; {kept}") from None
+    @property
+    def _size(self) -> int | None:
+        """D, once it is known."""
+        if self._appender.manifest is not None:
+            return self._appender.manifest.size
+        return None if self._codec is None else self._codec.size
 
 
-def _digest(id: str) -> bytes:
-    return blake2b(id.encode(), digest_size=16).digest()
+def _said(model: Any) -> dict[str, Any] | None:
+    """What a store remembers of a model."""
+    if model is None:
+        return None
+    if isinstance(model, str):
+        check_text(model, "model")
+        return {"name": model}
+    if not isinstance(model, Mapping) or not all(
+        isinstance(model.get(part, other), str)
+        for part, other in (("name", None), ("vectors", ""), ("fingerprint", ""))
+    ):
+        raise InputError(
+            f"model is a {type(model).__name__}, expected a name or LateInteraction.identity"
+        )
+    try:
+        said: dict[str, Any] = json.loads(json.dumps(dict(model)))
+    except (TypeError, ValueError):
+        raise InputError("model holds what JSON cannot; give LateInteraction.identity") from None
+    return said
 
 
-def _bytes_of(x: Tensor) -> memoryview:
-    return x.cpu().contiguous().view(torch.uint8).flatten().numpy().data
+def _check_model(
+    known: Mapping[str, Any] | None, said: Mapping[str, Any] | None, path: os.PathLike[str]
+) -> None:
+    """Raise StoreError unless vectors of the one may be added to those of the other."""
+    if known is None and said is None:
+        return
+    if said is None:
+        assert known is not None
+        if known.keys() & {"vectors", "fingerprint"}:
+            raise StoreError(
+                f"{os.fspath(path)} was encoded by {known.get('name')}; pass its "
+                "LateInteraction.identity as model to add more of its vectors"
+            )
+        return
+    if known is None:
+        raise StoreError(
+            f"{os.fspath(path)} does not say what made its vectors, and model is "
+            f"{said['name']}; leave it out, or name another store"
+        )
+    aside = {"name"} if "vectors" in known else set()
+    if any(known.get(key) != said.get(key) for key in (known.keys() | said.keys()) - aside):
+        raise StoreError(
+            f"{os.fspath(path)} holds vectors of {known.get('name')}, and model is "
+            f"{said['name']}, another one or with other settings; name another store"
+        )
 
 
-def _dump_codec(codec: Codec) -> bytes:
-    parts = ("centroids", "bucket_cutoffs", "bucket_weights")
-    return save({part: getattr(codec, part).cpu().contiguous() for part in parts})
+def _codec(format: str, sample: Any, centroids: int | None) -> Codec | None:
+    """Trained on a sample, where the format takes one."""
+    if format not in BITS:
+        for name, value in (("sample", sample), ("centroids", centroids)):
+            if value is not None:
+                raise InputError(f"{name} is for formats 8bit to 1bit, and format is {format}")
+        return None
+    if sample is None:
+        raise InputError(
+            f"format {format} is trained on vectors like those that will come; pass some 64 a "
+            "centroid as sample, or take format int8"
+        )
+    check_faiss()
+    rows = sample_of(sample)
+    _check_size(format, rows.shape[1])
+    return train_codec(rows, BITS[format], centroids or num_centroids(len(rows)))
+
+
+def _check_size(format: str, size: int) -> None:
+    multiple = 8 // BITS[format] if format in BITS else 1
+    if not 0 < size <= MOST_DIMENSIONS or size % multiple:
+        raise InputError(
+            f"vectors are of {size} dimensions, and format {format} takes a multiple of {multiple} "
+            f"up to {MOST_DIMENSIONS}"
+        )
+
+
+def _runs(lengths: list[int]) -> Iterator[tuple[int, int]]:
+    """Documents of about as many tokens as are brought to the format at once."""
+    ends: NDArray[np.int64] = np.cumsum(lengths)
+    start = 0
+    while start < len(ends):
+        done = int(ends[start - 1]) if start else 0
+        stop = int(np.searchsorted(ends, done + _TOKENS_AT_ONCE)) + 1
+        stop = min(max(stop, start + 1), len(ends))
+        yield start, stop
+        start = stop

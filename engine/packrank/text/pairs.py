@@ -9,10 +9,11 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from packrank.arguments import check_text
+from packrank.documents import document_of
 from packrank.errors import InputError
 from packrank.request import Pack, spread
 from packrank.text.tokenizer import Tokenizer, batches, failed_rows
-from packrank.text.truncation import Truncation
+from packrank.text.truncation import NO_LIMITS, SideLimits, Truncation
 
 # Pairs of a window, and characters of them. Two windows are alive at a time, so a whole call holds
 # 2 * 1024 pairs * 200 tokens * 8 bytes = 3 MB of sequences at usual lengths, and of long texts the
@@ -55,6 +56,7 @@ class TokenizerLayout:
         truncation: what is cut off a longer pair.
         prompt: put before every query.
         causal: the model is causal, so that pairs of one query share their beginning.
+        limits: what each text, the query with its prompt, is cut to before the pair is.
     """
 
     tokenizer: Tokenizer
@@ -62,6 +64,7 @@ class TokenizerLayout:
     truncation: Truncation
     prompt: str = ""
     causal: bool = False
+    limits: SideLimits = NO_LIMITS
 
     def lay_out(self, pairs: list[tuple[str, str]]) -> tuple[Pack, dict[int, str]]:
         """Sequences of pairs: see `PairLayout`."""
@@ -79,6 +82,7 @@ class TokenizerLayout:
             self.max_length,
             self.truncation,
             self.causal,
+            self.limits,
         )
         return pack, failures | {kept[place]: reason for place, reason in others.items()}
 
@@ -249,9 +253,7 @@ def texts_of(pair: Any) -> tuple[str, str]:
     query, document = pair
     if not isinstance(query, str):
         raise InputError(f"the query is a {type(query).__name__}, expected a str")
-    if not isinstance(document, str):
-        raise InputError(f"the document is a {type(document).__name__}, expected a str")
-    return query, document
+    return query, document_of(document).text
 
 
 def _unusable(texts: set[str]) -> dict[str, str]:

@@ -11,6 +11,7 @@ from packrank.request import Int32, Pack
 from packrank.text.layout import Layout, common_prefix, share
 from packrank.text.templates import Template
 from packrank.text.tokenizer import Tokenizer, failed_rows
+from packrank.text.truncation import NO_LIMITS, SideLimits
 
 # How documents begin that a tokenizer might join to what stands before them.
 _BEGINNINGS = (
@@ -44,6 +45,7 @@ class PromptLayout:
         max_length: int | None = None,
         instruction: str | None = None,
         truncate: bool = True,
+        limits: SideLimits = NO_LIMITS,
     ) -> None:
         """Tokenize what all prompts have in common.
 
@@ -55,9 +57,11 @@ class PromptLayout:
                 as there are positions for.
             instruction: instead of the template's own.
             truncate: cut what is too long; else such a pair fails.
+            limits: of the query's and the document's part of the prompt, in place of the
+                template's own.
 
         Raises:
-            InputError: `max_length` leaves no token for query and document or is more than the
+            InputError: a limit leaves no token for query and document or is more than the
                 model takes, or the template has no place for an instruction.
             ModelError: the tokenizer lacks a token of the template.
         """
@@ -77,7 +81,7 @@ class PromptLayout:
         middle = (0, separator, 1, 2) if self._apart else (0, 1)
         parts = (head, *middle, tail_ids)
         self._layout = Layout(parts, np.zeros(len(parts), dtype=np.int32))
-        self._set_budget(template, len(separator), max_length, positions)
+        self._set_budget(template, len(separator), max_length, positions, limits)
 
     def lay_out(self, pairs: list[tuple[str, str]]) -> tuple[Pack, dict[int, str]]:
         """Sequences of pairs: see `PairLayout`."""
@@ -119,7 +123,12 @@ class PromptLayout:
         )
 
     def _set_budget(
-        self, template: Template, num_separator: int, asked: int | None, positions: int
+        self,
+        template: Template,
+        num_separator: int,
+        asked: int | None,
+        positions: int,
+        limits: SideLimits,
     ) -> None:
         prompt = self._num_head + self.num_tail
         # Tokens of a sequence beyond max_length.
@@ -142,6 +151,13 @@ class PromptLayout:
         )
         self._query_most = self._room if template.budget == "whole" else limit * 3 // 4
         self._document_most = self._room if template.budget == "whole" else limit
+        if limits != NO_LIMITS and not self._apart:
+            raise InputError(
+                "query_length and document_length are for prompts whose parts are tokenized apart; "
+                "this model's is cut as a whole, by max_length"
+            )
+        self._query_most = limits.query or self._query_most
+        self._document_most = limits.document or self._document_most
         query, document = self._tokenizer.encode(
             ["".join(part).rstrip() for part in (self._query, self._document)]
         )
@@ -154,6 +170,9 @@ class PromptLayout:
             raise InputError(
                 f"max_length is {limit}, which the prompt leaves no token of for query and "
                 "document; pass more"
+                if limits == NO_LIMITS
+                else f"within max_length {limit}, query_length {limits.query} and document_length "
+                f"{limits.document} the prompt leaves no token for query and document; pass more"
             )
         self.max_length, self.longest = limit, limit + beyond
 

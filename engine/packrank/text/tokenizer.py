@@ -24,7 +24,7 @@ from packrank.checkpoint.tokenizer_files import (
 from packrank.errors import InputError, ModelError
 from packrank.request import Int32, Pack, Sequence
 from packrank.text.layout import Layout
-from packrank.text.truncation import Truncation
+from packrank.text.truncation import NO_LIMITS, SideLimits, Truncation
 
 # Texts, and characters of them, handed to the library at once. Its encodings hold some 150 bytes
 # a token until they are read: of 1024 texts of 200 tokens 30 MB, and of a million characters, the
@@ -253,6 +253,7 @@ class Tokenizer:
         max_length: int | None,
         truncation: Truncation,
         causal: bool = False,
+        limits: SideLimits = NO_LIMITS,
     ) -> tuple[Pack, dict[int, str]]:
         """Lay out many pairs, as `pair` does each.
 
@@ -262,11 +263,12 @@ class Tokenizer:
             max_length: as for `pair`.
             truncation: as for `pair`.
             causal: say which sequences share their beginning.
+            limits: what each text is cut to before the pair is.
 
         Returns:
             The sequences of those that fit, in order; and place -> reason of the others.
         """
-        return self._lay_out(self._pair, texts, chosen, max_length, truncation, causal)
+        return self._lay_out(self._pair, texts, chosen, max_length, truncation, causal, limits)
 
     def single(self, ids: Int32, max_length: int | None, truncation: Truncation) -> Sequence:
         """Lay out one text as a sequence.
@@ -293,14 +295,25 @@ class Tokenizer:
         max_length: int | None,
         truncation: Truncation,
         causal: bool = False,
+        limits: SideLimits = NO_LIMITS,
     ) -> tuple[Pack, dict[int, str]]:
         sizes = np.array([len(ids) for ids in texts], dtype=np.int64)
         starts = (np.cumsum(sizes) - sizes)[chosen]
         lengths = sizes[chosen]
         failures: dict[int, str] = {}
+        if limits != NO_LIMITS:
+            most = np.array([np.iinfo(np.int64).max if x is None else x for x in limits])
+            if truncation == "off":
+                for place in np.flatnonzero((lengths > most).any(1)).tolist():
+                    failures[place] = limits.failure(*lengths[place].tolist())
+            if self.keeps_end:
+                starts += np.maximum(lengths - most, 0)
+            lengths = np.minimum(lengths, most)
         if max_length is not None:
             totals = lengths.sum(1) + layout.num_special
             for place in np.flatnonzero(totals > max_length).tolist():
+                if place in failures:
+                    continue
                 try:
                     fitted = layout.fit(tuple(lengths[place].tolist()), max_length, truncation)
                 except InputError as error:

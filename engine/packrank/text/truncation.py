@@ -1,11 +1,30 @@
 """What is cut off texts that are too long together, by their lengths alone."""
 
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 from packrank.errors import InputError
 
 Truncation = Literal["longest_first", "only_second", "off"]
 _TRUNCATIONS = get_args(Truncation)
+
+
+class SideLimits(NamedTuple):
+    """Most tokens of each text of a pair by itself, None for no limit."""
+
+    query: int | None = None
+    document: int | None = None
+
+    def failure(self, query: int, document: int) -> str:
+        """What to say of a pair of so many tokens, one of them too many, that may not be cut."""
+        is_query = self.query is not None and query > self.query
+        name, length = ("query", query) if is_query else ("document", document)
+        return (
+            f"the {name} has {length} tokens, more than {name}_length "
+            f"{self.query if is_query else self.document}; shorten it or allow truncation"
+        )
+
+
+NO_LIMITS = SideLimits()
 
 
 def truncated(

@@ -9,7 +9,7 @@ import torch
 from adapters import DEFAULTS, save_adapter
 from safetensors.torch import save_file
 
-from packrank.checkpoint import adapter, hub
+from packrank.checkpoint import adapter
 from packrank.checkpoint.adapter import base_folder, base_name, read_config, tokenizer_folder
 from packrank.checkpoint.fingerprint import fingerprint
 from packrank.errors import ModelError
@@ -75,7 +75,7 @@ def test_the_base_is_named_on_the_hub(tmp_path: Path, monkeypatch: pytest.Monkey
         asked.append((name, revision))
         return str(named)
 
-    monkeypatch.setattr(hub, "snapshot_download", snapshot_download)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
     adapter._found.cache_clear()
     folder = save_adapter(
         tmp_path / "adapter", {}, base_model_name_or_path="org/base", revision="abc"
@@ -88,11 +88,11 @@ def test_the_base_is_named_on_the_hub(tmp_path: Path, monkeypatch: pytest.Monkey
     ("name", "reason"),
     [
         (None, "neither is its base beside it nor named; set base_model_name_or_path"),
-        ("/home/nobody/base", "its base cannot be opened: no folder '/home/nobody/base'"),
+        ("/home/nobody/base", "its base cannot be opened: there is no folder '/home/nobody/base'"),
         ("packrank-test/none", "its base cannot be opened: packrank-test/none is not a folder and"),
         (3, "base_model_name_or_path is 3, expected a string"),
-        ("a\0b", "its base cannot be opened: no folder"),
-        ("\ud800", "its base cannot be opened: no folder"),
+        ("a\0b", "its base cannot be opened: there is no folder"),
+        ("\ud800", "its base cannot be opened: there is no folder"),
     ],
 )
 def test_a_base_that_is_not_there(tmp_path: Path, name: Any, reason: str) -> None:

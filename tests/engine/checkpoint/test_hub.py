@@ -40,28 +40,40 @@ def test_a_name_is_fetched_without_pickles(tmp_path: Path, monkeypatch: pytest.M
     from huggingface_hub.utils import filter_repo_objects
 
     def snapshot_download(
-        name: str, *, revision: str | None, allow_patterns: list[str], ignore_patterns: list[str]
+        name: str,
+        *,
+        revision: str | None,
+        allow_patterns: list[str],
+        ignore_patterns: list[str],
+        **others: object,
     ) -> str:
         assert (name, revision) == ("org/name", None)
+        assert others == {"token": None, "cache_dir": None, "local_files_only": False}
         kept = filter_repo_objects(
             files, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns
         )
         assert set(kept) == {file for file, wanted in files.items() if wanted}
         return str(tmp_path)
 
-    monkeypatch.setattr(hub, "snapshot_download", snapshot_download)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
     assert hub.resolve("org/name") == tmp_path
 
 
 @pytest.mark.parametrize(
     "model",
-    ["no/such/folder", "./nothing", "/nothing", "~nobody-here/x", "", "a b", Path("org/name")],
+    [
+        *("no/such/folder", "./nothing", ".nothing", "/nothing", "~nobody-here/x", "", "a b"),
+        *("folder/", "a\\b", "a..b/c", "a--b", "org/name.git", "x" * 97, "größe/x"),
+        Path("org/name"),
+    ],
 )
 def test_neither_folder_nor_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str | Path
 ) -> None:
+    """The hub is not asked."""
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ModelError, match="pass a model folder or a hub name"):
+    monkeypatch.setattr("huggingface_hub.snapshot_download", None)
+    with pytest.raises(ModelError, match=r"there is no folder .*; pass a model folder or a hub n"):
         hub.resolve(model)
 
 

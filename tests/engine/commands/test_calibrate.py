@@ -7,16 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from decoders import make, save_layerwise
-from prompts import WORDS, metaspace
 
-from packrank import Reranker
 from packrank.checkpoint.fingerprint import fingerprint
 from packrank.commands import calibrate as calibrate_command
 from packrank.commands.cli import main
-from packrank.errors import InputError
-from packrank.exits.calibration import reached
 from packrank.exits.margins import FILE, find, load
 
 LAYERS = (8, 16, 24, 40)
@@ -271,6 +265,47 @@ def test_nothing_is_scored_in_vain(
     assert not (tmp_path / "model" / FILE).exists()
 
 
+def test_nothing_is_written_into_a_cache_of_the_hub(
+    run: Callable[..., int],
+    folder: Path,
+    made: list[Layerwise],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Nor is anything fetched or read before that is said."""
+
+    def fetch(*_: Any, **__: Any) -> str:
+        raise AssertionError
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+    snapshot = tmp_path / "models--org--name/snapshots/abc"
+    snapshot.parent.mkdir(parents=True)
+    folder.rename(snapshot)
+    folder.symlink_to(snapshot)
+    for model in (folder, snapshot, "org/name"):
+        assert main(["calibrate", str(model), "--queries", "q", "--candidates", "c"]) == 2
+        [line] = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"packrank: {model}: models of the hub are kept in its cache, ")
+        assert line.endswith("give --output FILE, and rank with --exit FILE")
+    assert not made
+    assert run("--output", str(tmp_path / "margins.json"), "--quiet") == 0
+    assert len(load(tmp_path / "margins.json")) == 1
+    assert not (snapshot / FILE).exists()
+
+
+def test_margins_go_to_standard_output_and_the_table_aside(
+    run: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for output in ("-", "/dev/stdout"):
+        assert run("--output", output, "--quiet") == 0
+        shown = capsys.readouterr()
+        (tmp_path / "margins.json").write_text(shown.out)
+        assert len(load(tmp_path / "margins.json")) == 1
+        assert shown.err.startswith("layer      margin  dropped\n")
+        assert "written to" not in shown.err
+
+
 def test_too_few_queries_are_refused_before_the_model_is_loaded(
     run: Callable[..., int],
     records: tuple[list[dict[str, Any]], list[dict[str, Any]]],
@@ -298,71 +333,3 @@ def test_recall_is_a_share(
     with pytest.raises(SystemExit):
         run("--recall", value)
     assert f"{value!r} is not a number above 0 and below 1" in capsys.readouterr().err
-
-
-@pytest.fixture
-def layerwise(tmp_path: Path) -> Path:
-    """A MiniCPM of four layers that all share a head, so that scores resemble one another."""
-    torch.manual_seed(2)
-    backend = metaspace()
-    model = make(
-        "Llama",
-        "ForCausalLM",
-        rope_parameters=None,
-        attention_bias=False,
-        mlp_bias=False,
-        vocab_size=backend.get_vocab_size(),
-        max_position_embeddings=600,
-    )
-    folder = save_layerwise(
-        tmp_path / "bge-layerwise",
-        model,
-        [torch.randn(1, 48)] * 3,
-        architectures=["LayerWiseMiniCPMForCausalLM"],
-        model_type="minicpm",
-        start_layer=2,
-        head_type="simple",
-        head_multi=True,
-        scale_emb=12,
-        scale_depth=0.5,
-    )
-    backend.save(str(folder / "tokenizer.json"))
-    (folder / "tokenizer_config.json").write_text('{"bos_token": "<s>"}')
-    return folder
-
-
-def test_a_ranking_drops_what_was_measured(
-    layerwise: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(calibrate_command, "Reranker", Reranker)
-    rng = np.random.default_rng(3)
-    texts = [" ".join(rng.choice(WORDS, rng.integers(1, 9))) for _ in range(120)]
-    queries = [{"id": str(i), "text": texts[-1 - i]} for i in range(24)]
-    documents = [{"query": str(i % 24), "text": text} for i, text in enumerate(texts)]
-    files = ["--queries", str(write(tmp_path / "queries.jsonl", queries))]
-    files += ["--candidates", str(write(tmp_path / "candidates.jsonl", documents))]
-    assert main(["calibrate", str(layerwise), *files, "--top-k", "2", "--recall", "0.6"]) == 0
-    [margins] = load(layerwise / FILE)
-    assert (margins.layers, margins.final_layer) == ((2, 3), 4)
-
-    model = Reranker(layerwise)
-    stopped = 0
-    for query in queries[:3]:
-        pairs = [(query["text"], text) for text in texts[:10]]
-        logits = model.score(pairs, cutoff_layers=[2, 3, 4], activation="identity")
-        ran = reached(logits, 2, margins.margins)
-        ranking = model.rank(query["text"], texts[:10], top_k=2, exit="calibrated")
-        assert ranking.num_layers.tolist() == [[2, 3, 4][n - 1] for n in ran.sum(1)]
-        survivors = np.flatnonzero(ran[:, -1])
-        best = survivors[np.argsort(-logits[survivors, -1], kind="stable")][:2]
-        assert [ranked.index for ranked in ranking] == best.tolist()
-        stopped += 10 - len(survivors)
-    assert stopped > 5
-    with pytest.raises(
-        InputError, match="a query has 11 documents, and the margins hold for up to"
-    ):
-        model.rank("a", texts[:11], top_k=2, exit="calibrated")
-    with pytest.raises(InputError, match="measured with top_k 2, not with top_k 3;"):
-        model.rank("a", ["b"], top_k=3, exit="calibrated")
-    with pytest.raises(InputError, match="not with max_length 40;"):
-        Reranker(layerwise, max_length=40).rank("a", ["b"], top_k=2, exit="calibrated")

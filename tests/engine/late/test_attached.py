@@ -1,7 +1,8 @@
-"""Documents of a store rank as their texts do, and get there whole or not at all."""
+"""Documents of a store rank as their texts do, and which store fits which model."""
 
 import json
 import os
+import pickle
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,8 +14,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from packrank import InputError, LateInteraction, PairError, Store, StoreError
-from packrank.stores.writer import StoreWriter
+from packrank import InputError, LateInteraction, Store, StoreError, StoreWriter
+from packrank.stores.appender import Appender
 from packrank_kernels import TokenEmbeddings
 
 QUERIES = ["the sea", "", "a longer query of more words than the others", "sea sea the sea"]
@@ -46,7 +47,7 @@ def store(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
     """DOCUMENTS in float32, their ids their first characters and places."""
     path = tmp_path_factory.mktemp("stores") / "store"
     model = LateInteraction(folder, device="cpu")
-    with StoreWriter(path) as writer:
+    with Appender(path) as writer:
         writer.create("float32", model.size, model.identity)
         writer.append(IDS, model.encode_documents(DOCUMENTS))
         writer.commit()
@@ -149,7 +150,7 @@ def test_documents_without_vectors_are_last_and_broken_ones_left_out(
 
 def test_refuses_another_store(model: LateInteraction, stored: LateInteraction) -> None:
     for call, message in (
-        (lambda: model.rank("sea"), "there is no store; give LateInteraction one, or give"),
+        (lambda: model.rank("sea"), "there is no store; attach one, or give documents"),
         (lambda: stored.rank("sea", candidates=["x"]), "no document of .* has the id 'x'"),
         (lambda: stored.rank("sea", candidates="abc"), "candidates is a str, expected"),
         (lambda: stored.rank("sea", ["a"], candidates=["x"]), "leave documents out"),
@@ -248,80 +249,44 @@ def test_an_index_of_another_checkpoint_is_said(folder: Path, store: Store) -> N
         model.attach(named(name))
 
 
-def test_documents_are_encoded_into_a_store(
-    model: LateInteraction, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_store_of_vectors_from_elsewhere_is_attached_by_what_it_says(
+    model: LateInteraction, folder: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("packrank.late.attached._DOCUMENTS_AT_ONCE", 2)
-    path = tmp_path / "store"
-    assert model.encode_documents(DOCUMENTS[:3], path) == []
-    opened = Store.open(path)
-    model.encode_documents(DOCUMENTS[3:], opened, [*"xyz"])
-    assert len(opened) == 3
-    store = Store.open(path)
-    assert (store.format, [*store.ids]) == ("int8", ["0", "1", "2", "x", "y", "z"])
-    expected = TokenEmbeddings.encode(model.encode_documents(DOCUMENTS), "int8")
-    assert torch.equal(store.embeddings.values, expected.values)
-    assert torch.equal(store.embeddings.cu_seqlens, expected.cu_seqlens)
-    assert LateInteraction(folder, device="cpu", store=store).rank("sea", candidates=["y"])
+    """Its model's identity: to that model. A name: with a warning. Nothing: to any of its size."""
+    vectors = model.encode_documents(DOCUMENTS)
+    known = {"nothing": None, "name": "colbert-x", "identity": model.identity}
+    for name, said in known.items():
+        with StoreWriter(tmp_path / name, format="float32", model=said) as writer:
+            writer.append(IDS, vectors)
+    stored = LateInteraction(folder, device="cpu")
+    other = LateInteraction(folder, device="cpu", document_length=9)
+    expected = [(r.index, r.score, IDS[r.index]) for r in stored.rank("the sea", DOCUMENTS)]
+    for name in ("nothing", "identity"):
+        stored.attach(tmp_path / name)
+        assert stored.rank("the sea") == expected
+    other.attach(tmp_path / "nothing")
+    with pytest.warns(UserWarning, match="names colbert-x as its model, and this one is"):
+        other.attach(tmp_path / "name")
+    with pytest.raises(StoreError, match="document_length 24, and this model cuts documents to 9"):
+        other.attach(tmp_path / "identity")
+    assert other.store is not None and other.store.path == tmp_path / "name"
+    with StoreWriter(tmp_path / "narrow") as writer:
+        writer.append(["a"], [torch.ones(1, 4)])
+    with pytest.raises(StoreError, match="holds vectors of 4 dimensions, and the model makes 60"):
+        stored.attach(tmp_path / "narrow")
 
 
-def test_all_documents_get_into_a_store_or_none(
-    model: LateInteraction, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("packrank.late.attached._DOCUMENTS_AT_ONCE", 2)
-    path = tmp_path / "store"
-    model.encode_documents(["sea"], path)
-    for error, call, message in (
-        (
-            PairError,
-            lambda: model.encode_documents([*"abc", "\ud800"], path),
-            "pair 3: .*surrogate",
-        ),
-        (InputError, lambda: model.encode_documents([*"ab"], path, ["a"]), "1 ids for 2 documents"),
-        (InputError, lambda: model.encode_documents(["a"], path, ["\ud800"]), "id of document 0"),
-        (InputError, lambda: model.encode_documents(["a"], path, "a"), "ids is a str"),
-        (InputError, lambda: model.encode_documents(["a"], ids=["a"]), "name one"),
-        (StoreError, lambda: model.encode_documents([*"abc"], path, [*"xyx"]), "'x' already"),
-    ):
-        with pytest.raises(error, match=message):
-            call()
-        assert [*Store.open(path).ids] == ["0"]
-    other = LateInteraction(shutil.copytree(folder, tmp_path / "other"), device="cpu")
-    other.encode_documents(["the sea"], path)  # the same files elsewhere are the same model
-    (tmp_path / "other/config_sentence_transformers.json").write_text('{"model_type": "ColBERT"}')
-    with pytest.raises(StoreError, match="was encoded with document_length 24, and this model"):
-        LateInteraction(tmp_path / "other", device="cpu").encode_documents(["x"], path)
-
-
-@pytest.mark.parametrize(
-    ("format", "factor", "fits"),
-    [("int8", 1e6, True), ("float16", 1e6, False), ("int8", torch.inf, False)],
-)
-def test_vectors_that_a_format_cannot_hold_are_named(
-    model: LateInteraction,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    format: str,
-    factor: float,
-    fits: bool,
-) -> None:
-    encode = model.try_encode_documents
-    (vectors,) = model.encode_documents(["sea"])
-    monkeypatch.setattr(
-        model,
-        "try_encode_documents",
-        lambda t: ([x * factor for x in encode(t)[0] if x is not None], {}),
-    )
-    with StoreWriter(tmp_path / "store") as writer:
-        writer.create(format, model.size, model.identity)
-    if fits:
-        model.encode_documents(["sea"], tmp_path / "store")
-        kept = Store.open(tmp_path / "store").embeddings.decode(0)
-        assert (kept / factor - vectors).abs().max() < 1 / 127
-        return
-    reason = f"pair 0: a value of its vectors is not finite in {format}"
-    with pytest.raises(PairError, match=reason):
-        model.encode_documents(["sea"], tmp_path / "store")
+def test_a_store_is_let_go_of(folder: Path, store: Store) -> None:
+    stored = LateInteraction(folder, device="cpu", store=store.path)
+    stored.attach(None)
+    assert stored.store is None and pickle.loads(pickle.dumps(stored)).store is None
+    with pytest.raises(InputError, match="there is no store; attach one"):
+        stored.rank("sea")
+    stored.attach(store.path)
+    assert stored.rank("sea") and pickle.loads(pickle.dumps(stored)).store is not None
+    with pytest.raises(InputError, match="the path of a store is a int"):
+        stored.attach(7)  # type: ignore[arg-type]
+    assert stored.store is not None
 
 
 def test_a_store_that_is_cut_off_meanwhile(folder: Path, tmp_path: Path) -> None:

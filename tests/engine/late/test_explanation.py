@@ -1,6 +1,7 @@
 """Explanations: their scores make up the rank's, and every token is shown as what it is."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -14,6 +15,7 @@ import tokenizers
 import torch
 
 from packrank import InputError, LateInteraction, Store
+from packrank.late import explanation_page
 from packrank.late.explanation import Explanation, Match
 from packrank.late.explanation_page import page
 from packrank.request import Token
@@ -268,9 +270,9 @@ class Texts(HTMLParser):
             self.texts.append(data)
 
 
-def read(explanation: Explanation) -> Texts:
+def read(*explanations: Explanation, model: str = "") -> Texts:
     parser = Texts()
-    parser.feed(page(explanation))
+    parser.feed(page(*explanations, model=model))
     parser.close()
     assert not parser.open
     return parser
@@ -301,10 +303,65 @@ def test_a_page_links_query_tokens_to_what_they_matched(model: LateInteraction) 
     found = model.explain(QUERY, DOCUMENT)
     seen = read(found)
     links = [a["data-match"] for _, a in seen.tags if "data-match" in a]
-    assert links == [str(match.document_token) for match in found.matches]
+    assert links == [f"d1-{match.document_token}" for match in found.matches]
     places = {a["id"] for _, a in seen.tags if "id" in a}
-    assert places == {f"d{link}" for link in links}
+    assert places == set(links)
     assert sum(tag == "tr" for tag, _ in seen.tags) == 1 + len(found.matches)
+
+
+def test_a_page_of_several_documents_has_a_section_of_each(model: LateInteraction) -> None:
+    found = [model.explain(QUERY, text) for text in (DOCUMENT, "fox", DOCUMENT)]
+    seen = read(*found, model="<my> model")
+    ids = [a["id"] for _, a in seen.tags if "id" in a]
+    assert len(ids) == len(set(ids)) == sum(len(each.shares) for each in found)
+    assert {a["data-match"] for _, a in seen.tags if "data-match" in a} == set(ids)
+    headings = [text for text in seen.texts if text[:3] in ("1. ", "2. ", "3. ")]
+    assert headings == [f"{number}. {each.summary}" for number, each in enumerate(found, 1)]
+    assert sum("<my> model" in text for text in seen.texts) == 1
+    assert [tag for tag, _ in seen.tags].count("section") == 3
+
+
+def test_a_page_joins_the_pieces_of_a_word(model: LateInteraction) -> None:
+    """As they stand in the text; in the table the piece is marked in its word."""
+    html = page(model.explain("owls, red", "fox nightly-owl"))
+    body = html.partition("<section>")[2]
+    shown = re.findall(r'<span class="word">(.*?</span>)</span>', body)
+    assert [re.findall(r">([^<]+)</span>", word) for word in shown] == [
+        ["owl", "s"],
+        ["night", "ly"],
+    ]
+    assert "<td><mark>owl</mark>s</td>" in body
+    assert "<td>owl<mark>s</mark></td>" in body
+    assert "<td>red</td>" in body
+
+
+@pytest.mark.parametrize(
+    ("text", "edges", "words"),
+    [
+        ("nightly owl", (0, 5, 5, 7, 8, 11), [[0, 1], [2]]),
+        ("no-one", (0, 2, 2, 3, 3, 6), [[0], [1], [2]]),
+        ("नमस्ते", (0, 2, 2, 6), [[0, 1]]),
+        ("海边x", (0, 1, 1, 2, 2, 3), [[0], [1], [2]]),
+        ("a🙂b", (0, 1, 1, 2, 1, 2, 1, 2, 2, 3), [[0], [1, 2, 3], [4]]),
+        ("a b", (0, 1, 1, 3), [[0], [1]]),
+        ("", (), []),
+    ],
+)
+def test_the_pieces_of_a_word(text: str, edges: tuple[int, ...], words: list[list[int]]) -> None:
+    tokens = tuple(characters(text, *edges))
+    assert [list(places) for places in explanation_page._words(text, tokens)] == words
+    added = (Token("[CLS]", "special", True), *tokens, Token("[SEP]", "special", True))
+    shifted = [[place + 1 for place in word] for word in words]
+    last = len(tokens) + 1
+    found = [list(places) for places in explanation_page._words(text, added)]
+    assert found == [[0], *shifted, [last]]
+
+
+def test_a_page_has_a_legend_of_what_it_shows(model: LateInteraction) -> None:
+    html = page(model.explain(QUERY, DOCUMENT))
+    legend = html.partition("<section>")[0].partition('<ul class="legend">')[2]
+    for name in ("token", "word", "token added", "token unscored", "token on"):
+        assert f'class="{name}"' in legend
 
 
 def characters(text: str, *edges: int) -> Iterator[Token]:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from packrank import LateInteraction, Store, StoreError
 from packrank.checkpoint.fingerprint import fingerprint
-from packrank.stores.writer import StoreWriter
+from packrank.stores.appender import Appender
 
 CONFIG = {
     "model_type": "ColBERT",
@@ -181,7 +181,7 @@ def test_a_store_of_an_earlier_version_fits_the_files_it_knows(
         "document_length": 20,
         "normalize": True,
     }
-    with StoreWriter(tmp_path / "store") as writer:
+    with Appender(tmp_path / "store") as writer:
         writer.create("int8", model.size, known)
         writer.append(["a"], model.encode_documents(["the sea"]))
         writer.commit()

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from packrank.errors import InputError, StoreError
+from packrank.stores.appender import Appender
 from packrank.stores.files import MappedFile
 from packrank.stores.store import Store
 from packrank.stores.streaming import maxsim
-from packrank.stores.writer import StoreWriter
 
 SIZE = 8
 NAMES = (
@@ -25,7 +25,7 @@ NAMES = (
 
 
 def write(folder: Path) -> Path:
-    with StoreWriter(folder) as writer:
+    with Appender(folder) as writer:
         writer.create("int8", SIZE, None)
         writer.append(["a", "b"], list(torch.eye(SIZE)[:4].split([3, 1])))
         writer.commit()
@@ -33,7 +33,7 @@ def write(folder: Path) -> Path:
 
 
 def append(folder: Path) -> None:
-    with StoreWriter(folder) as writer:
+    with Appender(folder) as writer:
         writer.append(["c"], [torch.eye(SIZE)])
         writer.commit()
 
@@ -153,7 +153,7 @@ def test_a_system_that_counts_every_page(tmp_path: Path, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("path", [None, 3, b"store", ["store"], "a\0b"])
 def test_what_is_no_path(path: Any) -> None:
-    for call in (Store.open, StoreWriter):
+    for call in (Store.open, Appender):
         with pytest.raises(InputError, match="the path of a store is"):
             call(path)
     assert not Store.is_one(path)
@@ -165,7 +165,7 @@ def test_paths_that_the_system_refuses(tmp_path: Path) -> None:
         with pytest.raises(StoreError):
             Store.open(path)
         with pytest.raises(StoreError):
-            StoreWriter(path)
+            Appender(path)
 
 
 def test_a_folder_of_stores_names_one(tmp_path: Path) -> None:

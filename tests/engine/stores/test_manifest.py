@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import save_file
 
 from packrank.errors import StoreError
-from packrank.stores.manifest import Source
+from packrank.stores.appender import Appender
+from packrank.stores.manifest import Manifest, Source
 from packrank.stores.store import Store
-from packrank.stores.writer import StoreWriter
 from packrank_kernels import Codec
 
 SIZE = 8
@@ -28,16 +28,22 @@ OTHERS: list[Any] = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of them, and one that has not ended."""
+    monkeypatch.setattr("packrank.stores.segments._SEGMENT_TOKENS", 3)
+
+
 def documents() -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(1)
-    return [torch.randn(length, SIZE, generator=generator) for length in (3, 0, 2, 5)]
+    return [torch.randn(length, SIZE, generator=generator) for length in (3, 0, 5, 2)]
 
 
 def write(folder: Path, format: str) -> Path:
-    """Four documents in two segments."""
+    """Four documents, of which the last is in a segment that has not ended."""
     steps = torch.linspace(-1, 1, 16)
     codec = Codec.of(torch.eye(SIZE), (steps[1:] + steps[:-1]) / 2, steps)
-    with StoreWriter(folder) as writer:
+    with Appender(folder) as writer:
         writer.create(format, SIZE, {"name": "m"}, codec if format == "4bit" else None)
         for start in (0, 2):
             writer.append(IDS[start : start + 2], documents()[start : start + 2])
@@ -67,7 +73,7 @@ def mutations(fields: dict[str, Any], values: list[Any]) -> Iterator[tuple[str, 
 
 
 # What a manifest may say without a word of what its files hold.
-FREE = ("model", "source", "packrank_store = 1.0")
+FREE = ("model", "source", "cut")
 
 
 @pytest.mark.parametrize("format", ["int8", "4bit"])
@@ -103,7 +109,7 @@ def test_whatever_a_manifest_says_no_score_is_wrong(
             pass
         if thorough:
             try:
-                StoreWriter(folder).close()
+                Appender(folder).close()
             except StoreError:
                 pass
             else:
@@ -111,6 +117,29 @@ def test_whatever_a_manifest_says_no_score_is_wrong(
     assert refused > 60
     forge(path, fields)
     assert len(Store.open(folder)) == 4
+
+
+def test_a_newer_or_forged_manifest_is_refused(tmp_path: Path) -> None:
+    folder = write(tmp_path / "store", "int8")
+    path = folder / "store.json"
+    fields = json.loads(path.read_bytes())
+    for raw, message in (
+        (json.dumps({**fields, "packrank_store": 3}), "of version 3 .* reads versions up to 2"),
+        (json.dumps({**fields, "documents": 3}), "damaged"),
+        (json.dumps([1]), "damaged"),
+        ("", "damaged"),
+        ("[" * 100_000, "damaged"),
+        ('{"packrank_store": 1, "crc32": 0}', "damaged"),
+        ('{"packrank_store": 1, "crc32": 0, "source": 3}', "damaged"),
+    ):
+        path.write_text(raw)
+        with pytest.raises(StoreError, match=message):
+            Store.open(folder)
+        with pytest.raises(StoreError, match=message):
+            Appender(folder)
+    path.write_bytes(Manifest("3bit", SIZE, None).dump())
+    with pytest.raises(StoreError, match="damaged"):
+        Store.open(folder)
 
 
 def test_segments_add_up_to_the_manifest(tmp_path: Path) -> None:
@@ -125,6 +154,7 @@ def test_segments_add_up_to_the_manifest(tmp_path: Path) -> None:
         "the same twice": sound[[0, 0]],
         "one more": sound[[0, 1, 1]],
         "negative": sound * [[-1], [1]],
+        "the tail as well": np.vstack([sound, fields["tail"]]),
         "huge": sound + np.array([[1 << 62] + [0] * 8, [-(1 << 62)] + [0] * 8]),
         "past the end": sound + np.array([[0, 1000] + [0] * 7, [0] * 9]),
         "overlapping": sound + np.array([[1] + [0] * 8, [0] * 9]),
@@ -136,7 +166,36 @@ def test_segments_add_up_to_the_manifest(tmp_path: Path) -> None:
         with pytest.raises(StoreError, match=r"damaged|holds"):
             Store.open(folder)
         with pytest.raises(StoreError, match=r"damaged|holds"):
-            StoreWriter(folder)
+            Appender(folder)
+    segments.write_bytes(sound.astype("<i8").tobytes())
+    for tail in ([], fields["tail"][:-1], [0] * 9, [2, *fields["tail"][1:]], [-1] * 9):
+        forge(path, {**fields, "tail": tail})
+        with pytest.raises(StoreError, match="damaged"):
+            Store.open(folder)
+    forge(path, fields)
+    assert len(Store.open(folder)) == 4
+
+
+def test_a_store_of_version_1_opens_and_grows(tmp_path: Path) -> None:
+    """Its segments ended wherever something was committed, and it has no more of them than that."""
+    folder = write(tmp_path / "store", "int8")
+    path, segments = folder / "store.json", folder / "segments.bin"
+    fields = json.loads(path.read_bytes())
+    fields.pop("crc32")
+    records = np.append(np.fromfile(segments, "<i8"), fields.pop("tail")).astype("<i8").tobytes()
+    del fields["cut"]
+    segments.write_bytes(records)
+    counted = {"segments": len(records) // 72, "segments_crc32": zlib.crc32(records)}
+    forge(path, {**fields, **counted, "packrank_store": 1})
+    before = Store.open(folder)
+    assert [*before.ids] == IDS and before.num_cut is None
+    with Appender(folder) as writer:
+        writer.append(["e", "f"], documents()[2:], cut=1)
+        writer.commit()
+    after = Store.open(folder)
+    assert [*after.ids] == [*IDS, "e", "f"] and after.num_cut is None
+    assert torch.equal(after.embeddings.values[:10], before.embeddings.values)
+    assert json.loads(path.read_bytes())["packrank_store"] == 2
 
 
 @pytest.mark.parametrize(

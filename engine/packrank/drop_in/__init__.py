@@ -1,0 +1,1 @@
+"""Other libraries' names for scoring pairs, for code that was written for those."""

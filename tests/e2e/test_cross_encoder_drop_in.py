@@ -87,7 +87,7 @@ def same(ours: Any, theirs: Any) -> None:
         {"prompt_name": "fox"},
         {"batch_size": 2, "show_progress_bar": False},
     ],
-    ids=str,
+    ids=lambda options: " ".join(options) or "defaults",
 )
 def test_predict_returns_what_it_does_there(
     both: Made, labels: int, options: dict[str, Any]
@@ -133,7 +133,7 @@ def test_a_saved_default_prompt_can_be_taken_away(folders: Any, tmp_path: Path) 
         {"return_documents": True, "top_k": 3},
         {"activation_fn": torch.nn.Identity(), "prompt_name": "owl"},
     ],
-    ids=str,
+    ids=lambda options: " ".join(options) or "defaults",
 )
 def test_rank_returns_what_it_does_there(both: Made, options: dict[str, Any]) -> None:
     ours, theirs = both()

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 
 import packrank
 import packrank_kernels
-from packrank import LateInteraction, Reranker, maxsim
+from packrank import LateInteraction, Reranker, Store, maxsim
 from packrank.demo.report import Sample
 from packrank_kernels import _cpu
 
@@ -85,9 +85,12 @@ def main() -> None:
     assert all(map(math.isfinite, scores)) and len(set(scores)) > 10
     assert [ranked.score for ranked in ranking] == sorted(scores, reverse=True)
     late = LateInteraction(folders["encoder"], device="cpu")
-    store = late.encode_documents(sample.documents, "sample.store", sample.ids)
+    late.encode_documents(sample.documents, "sample.store", sample.ids)
+    store = Store.open("sample.store")
     best = maxsim(late.encode_queries([query]), store, top_k=3)
-    assert best.scores.isfinite().all()
+    assert best.scores.shape == (1, 3) and best.scores.isfinite().all()
+    late.attach(store)
+    assert late.rank(query, top_k=1)[0].id == store.ids[int(best.indices[0, 0])]
     Path("documents.txt").write_text("\n".join(sample.documents))
 
 

@@ -28,7 +28,9 @@ _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 def blocks(page: Path) -> list[str]:
     """The Python of a page, without what is marked: it wants a machine that need not be here."""
     found = _FENCE.findall(page.read_text(encoding="utf-8"))
-    return [code for language, mark, code in found if language == "python" and not mark.strip()]
+    python = [(mark.strip(), code) for language, mark, code in found if language == "python"]
+    assert {mark for mark, _ in python} <= {"", "no-run"}
+    return [code for mark, code in python if not mark]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

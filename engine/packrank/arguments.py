@@ -125,7 +125,8 @@ class Reopened:
     def __new__(cls: type[_Reopened], *arguments: Any, **options: Any) -> _Reopened:
         """Keep the call, with the places of a model's and a store's folder for their names."""
         self = super().__new__(cls)
-        folders = {key: _placed(options[key]) for key in ("model", "store") if key in options}
+        places = [key for key in ("model", "store", "cache_folder") if key in options]
+        folders = {key: _placed(options[key]) for key in places}
         self._call = (*map(_placed, arguments[:1]), *arguments[1:]), options | folders
         return self
 
@@ -135,8 +136,9 @@ class Reopened:
         return type(self)(*arguments, **options | changes)
 
     def __reduce__(self) -> tuple[Any, tuple[()]]:
-        """The call."""
+        """The call, but for a token, which must not lie about in files."""
         arguments, options = self._call
+        options = {key: value for key, value in options.items() if key != "token"}
         return partial(type(self), *arguments, **options), ()
 
 

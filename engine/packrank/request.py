@@ -151,6 +151,10 @@ class Ranked(_Ranked):
             self.metadata = metadata
         return self
 
+    def _replace(self, **changes: Any) -> "Ranked":
+        given = {"id": self.id, "metadata": self.metadata}
+        return Ranked(**self._asdict() | given | changes)
+
     def to_dict(self) -> dict[str, Any]:
         """Index, score and document by their names; id and metadata where there are any."""
         given = {"id": self.id} if self.id is not None else {}

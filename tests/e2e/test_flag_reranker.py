@@ -187,3 +187,16 @@ def test_half_precision_is_for_devices_that_have_it(folder: Path) -> None:
     rounded = FlagReranker(folder, use_bf16=True).compute_score(PAIRS)
     assert rounded != exact
     np.testing.assert_allclose(rounded, exact, atol=0.1)
+
+
+def test_compression_may_be_asked_for_with_a_call(reranker_case: Callable[[str], Any]) -> None:
+    case = reranker_case("bge-gemma2-lightweight")
+    expected = [float(case.want(query, document)) for query, document in case.pairs]
+    options = {"compress_ratio": 2, "compress_layers": [1, 3]}
+    model = FlagReranker(case.folder, max_length=40)
+    plain = model.compute_score(case.pairs)
+    found = model.compute_score(case.pairs, **options)
+    np.testing.assert_allclose(found, expected, atol=2e-4)
+    assert found != plain and model.compute_score(case.pairs) == found
+    opened = FlagReranker(case.folder, max_length=40, **options)
+    assert opened.compute_score(case.pairs) == found

@@ -14,6 +14,7 @@ import torch
 from toy_model import Open
 
 from packrank import InputError, ModelError, PairError, Ranked, Reranker
+from packrank.text import pairs
 
 DOCUMENTS: list[Any] = [
     "a",
@@ -249,3 +250,24 @@ def test_the_hub_is_asked_as_the_caller_says(monkeypatch: pytest.MonkeyPatch) ->
         )
     expected = {"revision": "v1", "token": "hf_x", "cache_dir": "kept", "local_files_only": True}
     assert {name: asked[name] for name in expected} == expected
+
+
+def test_one_pair_may_have_a_document_in_a_mapping(toy: Open) -> None:
+    assert toy().score(("q", {"title": "b", "text": "a"})) == 3.0
+    assert toy().score([("q", {"text": "a"}), ("q", ("id", "b"))]).tolist() == [1.0, 2.0]
+
+
+def test_windows_count_the_texts_of_documents_with_ids(toy: Open) -> None:
+    long = "a " * 500
+    for document in (long, ("id", long), {"text": long}):
+        assert pairs._size(("q", document)) == 1001
+    assert pairs._size(("q", {})) == pairs._size(("q", ())) == 1 and pairs._size(None) == 0
+
+
+def test_replacing_a_field_keeps_what_belongs_to_the_document() -> None:
+    ranked = Ranked(1, 0.5, "text", "id", {"year": 2})._replace(score=0.25)
+    assert (tuple(ranked), ranked.id, ranked.metadata) == ((1, 0.25, "text"), "id", {"year": 2})
+
+
+def test_no_token_lies_in_a_pickle(toy: Open) -> None:
+    assert b"hf_secret" not in pickle.dumps(toy(token="hf_secret", cache_folder="."))

@@ -7,14 +7,14 @@ weights are beside it, as transformers has it, else what base_model_name_or_path
 import math
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from packrank.checkpoint.files import field, read_object, shown
 from packrank.checkpoint.headers import read_headers
-from packrank.checkpoint.hub import HubOptions, cache_of, resolve
+from packrank.checkpoint.hub import HubOptions, asked_as, resolve
 from packrank.errors import ModelError
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -223,7 +223,7 @@ class Adapter:
             folder = (
                 resolve(name)
                 if os.path.isdir(name)
-                else _found(name, revision, cache_of(self.folder))
+                else _found(name, replace(asked_as(self.folder), revision=revision))
             )
         except ModelError as error:
             raise ModelError(
@@ -299,9 +299,9 @@ def base_name(folder: Path) -> str:
 
 
 @lru_cache(maxsize=64)
-def _found(name: str, revision: str | None, cache: Path | None) -> Path:
+def _found(name: str, hub: HubOptions) -> Path:
     """A base of the hub, asked for once a process."""
-    return resolve(name, HubOptions(revision, cache_folder=cache))
+    return resolve(name, hub)
 
 
 def _is_complete(folder: Path) -> bool:

@@ -30,6 +30,10 @@ class HubOptions:
     local_files_only: bool = False
 
 
+# Folders that `resolve` found, and how it was asked: for what their files name of the hub.
+_asked: dict[Path, HubOptions] = {}
+
+
 def is_hub_name(model: str) -> bool:
     """Whether a model is neither a folder nor a file here, and could be a name on the hub."""
     return not os.path.exists(os.path.expanduser(model)) and _may_be_there(model)
@@ -61,6 +65,7 @@ def resolve(model: str | os.PathLike[str], hub: HubOptions = HubOptions()) -> Pa
         )
     folder = Path(os.path.expanduser(name))
     if name and folder.is_dir():
+        _asked[folder] = hub
         return folder
     if folder.is_file():
         raise ModelError(f"{name} is a file; pass the folder that holds config.json")
@@ -86,13 +91,14 @@ def resolve(model: str | os.PathLike[str], hub: HubOptions = HubOptions()) -> Pa
             f"{name} is not a folder and could not be fetched from the hub ({reason}); "
             "pass a local model folder"
         ) from None
+    _asked[Path(snapshot)] = hub
     return Path(snapshot)
 
 
-def cache_of(folder: Path) -> Path | None:
-    """The hub's cache that a folder is a snapshot in, None if it is in none."""
-    in_cache = folder.parent.name == "snapshots" and folder.parents[1].name.startswith("models--")
-    return folder.parents[2] if in_cache else None
+def asked_as(folder: Path) -> HubOptions:
+    """How the hub was asked for the model that a folder is of; as usual where it was not."""
+    found = (_asked[place] for place in (folder, *folder.parents) if place in _asked)
+    return next(found, HubOptions())
 
 
 def _may_be_there(name: str) -> bool:

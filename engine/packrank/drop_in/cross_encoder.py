@@ -102,8 +102,9 @@ class CrossEncoder(Surroundings):
             revision: of a model on the hub.
             local_files_only: ask no hub.
             token: of the hub.
-            model_kwargs: "dtype" (or "torch_dtype") and "device_map". What changes no score here,
-                such as "attn_implementation", is taken and not needed.
+            model_kwargs: "dtype" (or "torch_dtype"; None: float32; "auto": as `Reranker` has it,
+                which is half precision on a CUDA device) and "device_map". What changes no score
+                here, such as "attn_implementation", is taken and not needed.
             processor_kwargs: "model_max_length".
             config_kwargs: "num_labels".
             model_card_data: what the attribute is; None: a `ModelCardData`.
@@ -132,7 +133,7 @@ class CrossEncoder(Surroundings):
         self.reranker = Reranker(
             name,
             device=device_names(asked.get("device_map") or device),
-            dtype=asked.get("dtype") or asked.get("torch_dtype") or "auto",
+            dtype=asked.get("dtype") or asked.get("torch_dtype") or "float32",
             max_length=max_length,
             revision=revision,
             token=token,

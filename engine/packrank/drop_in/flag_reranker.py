@@ -29,7 +29,7 @@ class FlagReranker:
         query_max_length: most tokens of a query; None: three quarters of that.
         normalize: whether scores go through a sigmoid.
         cutoff_layers: after which layers a layerwise model scores; None: after all.
-        prompt: of a decoder, in place of its template's own.
+        prompt: of a decoder whose template takes an instruction, that; None: its own.
     """
 
     def __init__(
@@ -95,6 +95,7 @@ class FlagReranker:
             compress_layers=compress_layers,
             cache_folder=cache_dir,
         )
+        self._compression = tuple(compress_layers), compress_ratio
         self._around = [
             self._instruction(query_instruction_for_rerank, query_instruction_format),
             self._instruction(passage_instruction_for_rerank, passage_instruction_format),
@@ -117,6 +118,8 @@ class FlagReranker:
         normalize: bool | None = None,
         *,
         cutoff_layers: Sequence[int] | None = None,
+        compress_layers: Sequence[int] | None = None,
+        compress_ratio: int | None = None,
         prompt: str | None = None,
     ) -> list[float] | list[list[float]]:
         """Scores of pairs.
@@ -128,6 +131,9 @@ class FlagReranker:
             max_length: see there.
             normalize: see there.
             cutoff_layers: see there.
+            compress_layers: as the constructor takes it, from this call on: where it is another
+                than before, the model is opened anew; likewise compress_ratio.
+            compress_ratio: see there.
             prompt: see there.
 
         Returns:
@@ -140,6 +146,7 @@ class FlagReranker:
         checked_count("batch_size", batch_size)
         every = listed("sentence_pairs", sentence_pairs, "(query, passage) pairs")
         pairs = [self._instructed(pair) for pair in ([every] if is_pair(every) else every)]
+        self._compress(compress_layers, compress_ratio)
         layers = self.cutoff_layers if cutoff_layers is None else cutoff_layers
         wanted = self.normalize if normalize is None else normalize
         length, query_length = self._limits(max_length, query_max_length)
@@ -162,6 +169,15 @@ class FlagReranker:
         columns: list[list[float]] = scores.T.tolist()
         return columns[0] if len(columns) == 1 else columns
 
+    def _compress(self, layers: Sequence[int] | None, ratio: int | None) -> None:
+        before = self._compression
+        asked = (before[0] if layers is None else tuple(layers), ratio or before[1])
+        if asked != before:
+            self.reranker = self.reranker.opened_with(
+                compress_layers=asked[0], compress_ratio=asked[1]
+            )
+            self._compression = asked
+
     def _limits(self, max_length: int | None, query_length: int | None) -> tuple[int, int | None]:
         """Lengths of pair and query as `Reranker` takes them."""
         length = checked_count("max_length", max_length) or self.max_length
@@ -179,7 +195,7 @@ class FlagReranker:
                 return None
             raise InputError(
                 f"the instruction {instruction!r} would go into a template, which has "
-                f"{' and '.join(map(repr, _TEMPLATES_OWN))}; leave it out, or say prompt="
+                f"{' and '.join(map(repr, _TEMPLATES_OWN))}; leave it out"
             )
         return form.replace("\\n", "\n"), instruction
 

@@ -35,7 +35,9 @@ def renaming(older: Mapping[str, str], dropped: Iterable[str] = ()) -> Callable[
         @wraps(method)
         def call(self: Any, *args: Any, **kwargs: Any) -> Any:
             for old in [name for name in kwargs if name in older]:
-                kwargs.setdefault(older[old], kwargs.pop(old))
+                if older[old] in kwargs:
+                    raise TypeError(f"{old} is an older name of {older[old]}; give one of them")
+                kwargs[older[old]] = kwargs.pop(old)
             for name in dropped:
                 kwargs.pop(name, None)
             return method(self, *args, **kwargs)

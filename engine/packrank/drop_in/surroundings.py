@@ -1,6 +1,7 @@
 """What evaluators and wrappers read of sentence-transformers' CrossEncoder beside its scores."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -8,7 +9,7 @@ import torch
 
 from packrank.checkpoint.modules import encoder_folder
 from packrank.drop_in.keywords import device_names
-from packrank.errors import InputError
+from packrank.errors import InputError, ModelError
 from packrank.reranker import Reranker
 
 _Self = TypeVar("_Self", bound="Surroundings")
@@ -81,12 +82,12 @@ class Surroundings:
         """Where the model runs; of several devices the first."""
         return self.reranker.devices[0]
 
-    @property
+    @cached_property
     def tokenizer(self) -> Any:
         """Transformers' tokenizer of the model, to look at; pairs go by Packrank's own."""
         return _of_transformers("tokenizer", "AutoTokenizer", self.reranker.folder)
 
-    @property
+    @cached_property
     def config(self) -> Any:
         """Transformers' configuration of the model, to look at."""
         return _of_transformers("config", "AutoConfig", self.reranker.folder)
@@ -106,7 +107,7 @@ class Surroundings:
         """
         devices = target_devices or [f"cuda:{n}" for n in range(torch.cuda.device_count())]
         distinct = list(dict.fromkeys(map(str, devices))) or ["cpu"]
-        same = [torch.device(name) for name in distinct] == self.reranker.devices
+        same = _numbers(distinct) == _numbers(self.reranker.devices)
         reranker = self.reranker if same else self.reranker.opened_with(device=distinct)
         return {"input": None, "output": None, "processes": distinct, "reranker": reranker}
 
@@ -141,8 +142,9 @@ class Surroundings:
             return found
         if device is not None:
             names = device_names(device)
-            wanted = [torch.device(one) for one in (names if isinstance(names, list) else [names])]
-            if wanted != self.reranker.devices:
+            if _numbers(names if isinstance(names, list) else [names]) != _numbers(
+                self.reranker.devices
+            ):
                 at = ", ".join(map(str, self.reranker.devices))
                 raise InputError(
                     f"device is {device!r}, and the model is on {at}; open one with that device"
@@ -150,9 +152,17 @@ class Surroundings:
         return self.reranker
 
 
+def _numbers(devices: Sequence[str | torch.device]) -> list[tuple[str, int]]:
+    """Devices in a form that compares: "cuda" is the first of them."""
+    return [(one.type, one.index or 0) for one in map(torch.device, devices)]
+
+
 def _of_transformers(name: str, loader: str, folder: Path) -> Any:
     try:
         import transformers
     except ImportError:
         raise AttributeError(f"CrossEncoder.{name} {_ABSENT[name]}") from None
-    return getattr(transformers, loader).from_pretrained(encoder_folder(folder))
+    try:
+        return getattr(transformers, loader).from_pretrained(encoder_folder(folder))
+    except AttributeError as error:  # which would read as if there were no such attribute
+        raise ModelError(f"transformers cannot read the {name} of {folder}: {error}") from error

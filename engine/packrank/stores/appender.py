@@ -222,6 +222,22 @@ class Appender:
         self._ids().update(fresh)
         self._growth = grown
 
+    @contextmanager
+    def whole(self, ids: Sequence[str]) -> Iterator[None]:
+        """All that the block appends, documents of these ids, or nothing of it.
+
+        A StoreError has gone back to the last commit, and so further.
+        """
+        before = self._growth
+        try:
+            yield
+        except StoreError:
+            raise
+        except BaseException:
+            self._growth = before
+            self._ids().difference_update(map(_digest, ids))
+            raise
+
     @property
     def num_documents(self) -> int:
         """Documents that are there or appended."""

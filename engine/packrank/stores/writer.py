@@ -145,8 +145,9 @@ class StoreWriter:
         if self._appender.manifest is None:
             _check_size(self._format, size)
             self._appender.create(self._format, size, self._model, self._codec)
-        for start, stop in _runs([len(x) for x in every]):
-            self._appender.append(names[start:stop], [x.float() for x in every[start:stop]])
+        with self._appender.whole(names):
+            for start, stop in _runs([len(x) for x in every]):
+                self._appender.append(names[start:stop], [x.float() for x in every[start:stop]])
         if self._appender.is_due:
             self._appender.commit()
 

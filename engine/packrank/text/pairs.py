@@ -1,7 +1,7 @@
 """Pairs to sequences, a window at a time: the next is tokenized while this one is scored."""
 
 import itertools
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
@@ -234,13 +234,26 @@ def _size(pair: object) -> int:
     """Characters of a pair, as far as it is one."""
     if not isinstance(pair, tuple | list):
         return 0
-    return sum([len(text) for text in pair if isinstance(text, str)])
+    texts = [one if isinstance(one, str) else _text_of(one) for one in pair]
+    return sum([len(text) for text in texts if isinstance(text, str)])
+
+
+def _text_of(document: object) -> object:
+    """The text of a document that comes with an id, as far as it is one."""
+    if isinstance(document, Mapping):
+        return document.get("text")
+    return document[-1] if isinstance(document, tuple | list) and document else None
 
 
 def is_pair(value: Any) -> bool:
-    """Whether it is one pair of texts, which stands for itself where several may be given."""
+    """Whether it is one pair, which stands for itself where several may be given.
+
+    Of texts, or of a text and a mapping.
+    """
     is_sequence = isinstance(value, tuple | list) or getattr(value, "ndim", 0) == 1
-    return is_sequence and len(value) == 2 and all(isinstance(text, str) for text in value)
+    if not is_sequence or len(value) != 2 or not isinstance(value[0], str):
+        return False
+    return isinstance(value[1], str | Mapping)
 
 
 def texts_of(pair: Any) -> tuple[str, str]:

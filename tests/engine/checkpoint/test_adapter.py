@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from packrank.checkpoint import adapter
 from packrank.checkpoint.adapter import base_folder, base_name, read_config, tokenizer_folder
 from packrank.checkpoint.fingerprint import fingerprint
+from packrank.checkpoint.hub import HubOptions, resolve
 from packrank.errors import ModelError
 
 
@@ -82,6 +83,23 @@ def test_the_base_is_named_on_the_hub(tmp_path: Path, monkeypatch: pytest.Monkey
     )
     assert base_folder(folder) == base_folder(folder) == named
     assert asked == [("org/base", "abc")]
+
+
+def test_the_base_is_asked_for_as_the_adapter_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named, asked = base(tmp_path / "snapshot"), []
+    monkeypatch.setattr(
+        "huggingface_hub.snapshot_download",
+        lambda name, **options: asked.append((name, options)) or str(named),
+    )
+    adapter._found.cache_clear()
+    folder = save_adapter(tmp_path / "adapter", {}, base_model_name_or_path="org/base")
+    resolve(folder, HubOptions("v1", "hf_x", tmp_path, local_files_only=True))
+    assert base_folder(folder) == named
+    [(name, options)] = asked
+    assert (name, options["revision"], options["token"]) == ("org/base", None, "hf_x")
+    assert options["local_files_only"] and options["cache_dir"] == str(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
+import torch
 from toy_model import Open
 
 from packrank import CrossEncoder, InputError, ModelError, PairError
@@ -162,3 +163,33 @@ def test_without_transformers_the_tokenizer_is_missing_by_name(
 
 def test_activations_that_files_may_name_have_torchs_modules() -> None:
     assert set(cross_encoder._ACTIVATIONS) == set(get_args(Activation)) - {"normalized"}
+
+
+def test_an_argument_by_both_its_names_is_refused(opened: Callable[..., CrossEncoder]) -> None:
+    with pytest.raises(TypeError, match="sentences is an older name of inputs; give one of them"):
+        opened().predict(inputs=["q", "a"], sentences=["q", "a"])
+
+
+def test_a_device_is_the_same_by_either_name(
+    opened: Callable[..., CrossEncoder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = opened()
+    monkeypatch.setattr(model.reranker, "_devices", [torch.device("cuda")])
+    assert model.to("cuda:0") is model.to(torch.device("cuda")) is model
+    assert model.start_multi_process_pool(["cuda:0"])["reranker"] is model.reranker
+    with pytest.raises(InputError, match="device is 'cuda:1', and the model is on cuda"):
+        model.to("cuda:1")
+
+
+def test_it_computes_in_float32_unless_asked(
+    opened: Callable[..., CrossEncoder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    reranker = opened().reranker
+    monkeypatch.setattr(
+        cross_encoder, "Reranker", lambda *_, dtype, **__: asked.append(dtype) or reranker
+    )
+    opened()
+    for name in ("dtype", "torch_dtype"):
+        opened(model_kwargs={name: "auto"})
+    assert asked == ["float32", "auto", "auto"]

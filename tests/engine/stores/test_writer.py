@@ -291,3 +291,30 @@ def test_a_disk_that_is_full_is_said_once(tmp_path: Path, monkeypatch: pytest.Mo
         assert writer.num_documents == 1
         writer.append(["b"], [ONE])
     assert [*Store.open(tmp_path / "store").ids] == ["a", "b"]
+
+
+def test_a_batch_that_fails_in_its_middle_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer_file, "_TOKENS_AT_ONCE", 4)
+    with StoreWriter(tmp_path / "whole") as writer:
+        writer.append(["first"], documents()[:1])
+        writer.append(IDS, documents())
+    encode, calls = Appender._encode, 0
+
+    def broken(self: Appender, given: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise RuntimeError("can't allocate memory")
+        return encode(self, given)
+
+    with StoreWriter(tmp_path / "store") as writer:
+        writer.append(["first"], documents()[:1])
+        with monkeypatch.context() as patch:
+            patch.setattr(Appender, "_encode", broken)
+            with pytest.raises(RuntimeError, match="allocate"):
+                writer.append(IDS, documents())
+        assert writer.num_documents == 1 and "first" in writer and "a" not in writer
+        writer.append(IDS, documents())
+    assert bytes_of(tmp_path / "store") == bytes_of(tmp_path / "whole")

@@ -244,3 +244,60 @@ def test_a_bar_changes_no_score(both: Made, capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr().err == ""
     assert np.array_equal(ours.predict(many, show_progress_bar=True, batch_size=7), plain)
     assert "300/300" in capsys.readouterr().err
+
+
+@pytest.fixture
+def prompted(folders: Any, tmp_path: Path) -> Callable[..., Both]:
+    """prompted(...): both classes, over a folder whose default prompt is "fox"."""
+    made = tmp_path / "prompted"
+    sentence_transformers.CrossEncoder(
+        str(folders(1)), device="cpu", default_prompt_name="fox"
+    ).save_pretrained(str(made), create_model_card=False)
+
+    def opened(**options: Any) -> Both:
+        theirs = sentence_transformers.CrossEncoder(str(made), device="cpu", **options)
+        return packrank.CrossEncoder(made, device="cpu", **options), theirs
+
+    return opened
+
+
+def test_a_saved_prompt_may_be_set_aside(prompted: Callable[..., Both]) -> None:
+    ours, theirs = prompted()
+    same(ours.predict(PAIRS), theirs.predict(PAIRS, batch_size=1))
+    with_prompt = ours.predict(PAIRS)
+    for model in (ours, theirs):
+        model.default_prompt_name = None
+    same(ours.predict(PAIRS), theirs.predict(PAIRS, batch_size=1))
+    assert not np.allclose(ours.predict(PAIRS), with_prompt)
+    ours, theirs = prompted()
+    for model in (ours, theirs):
+        model.prompts = {}
+    same(ours.predict(PAIRS), theirs.predict(PAIRS, batch_size=1))
+    for options in (
+        {"prompts": {"z": None}, "default_prompt_name": "z"},
+        {"prompts": {"fox": None}},
+        {"prompts": {"fox": ""}},
+    ):
+        ours, theirs = prompted(**options)
+        same(ours.predict(PAIRS), theirs.predict(PAIRS, batch_size=1))
+    ours, theirs = prompted(prompts={"z": None})
+    same(ours.predict(PAIRS, prompt_name="z"), theirs.predict(PAIRS, prompt_name="z", batch_size=1))
+
+
+def test_flagembedding_reads_no_saved_prompt(
+    prompted: Callable[..., Both], folders: Callable[[int], Path]
+) -> None:
+    ours, _ = prompted()
+    expected = packrank.FlagReranker(folders(1)).compute_score(PAIRS[:3])
+    found = packrank.FlagReranker(ours.reranker.folder).compute_score(PAIRS[:3])
+    assert found == expected
+
+
+def test_a_tokenizer_that_is_changed_is_not_overlooked(both: Made) -> None:
+    ours, _ = both()
+    expected = ours.predict(PAIRS)
+    assert ours.tokenizer is ours.tokenizer
+    assert np.array_equal(ours.predict(PAIRS), expected)
+    ours.tokenizer.model_max_length = 9
+    with pytest.raises(ValueError, match="the tokenizer was changed, and pairs do not go by it"):
+        ours.predict(PAIRS)

@@ -145,13 +145,21 @@ class CrossEncoder(Surroundings):
             raise InputError(
                 f"num_labels is {num_labels!r}, and the model has {self.num_labels}; leave it out"
             )
+        if isinstance(activation_fn, type):
+            raise InputError(
+                f"activation_fn is the class {activation_fn.__name__}, expected an instance of it"
+            )
         if activation_fn is not None and not callable(activation_fn):
             raise InputError(f"activation_fn is {activation_fn!r}, expected a function of tensors")
         self.activation_fn = activation_fn or _ACTIVATIONS[self.reranker.activation]()
-        saved, saved_default = read_prompts(self.reranker.folder)
-        self.prompts = {**saved, **(prompts or {})}
-        self.default_prompt_name = default_prompt_name or saved_default
-        self._prompt(None, self.default_prompt_name)
+        saved, default = read_prompts(self.reranker.folder)
+        given = {key: saved.get(key, "") if x is None else x for key, x in (prompts or {}).items()}
+        self.prompts = {**saved, **given}
+        # What the engine puts before every query unless it is told not to.
+        self._has_saved_prompt = default is not None
+        self.default_prompt_name = default if default_prompt_name is None else default_prompt_name
+        if self.default_prompt_name is not None:
+            self._named_prompt(self.default_prompt_name)
         self.model_card_data = model_card_data or ModelCardData(name, revision)
         self.backend, self.trust_remote_code = backend, trust_remote_code
 
@@ -212,6 +220,7 @@ class CrossEncoder(Surroundings):
         checked_count("chunk_size", chunk_size)
         is_one, pairs = _pairs_of(inputs)
         reranker = self._at(device, pool)
+        self._check_unchanged()
         chosen = self._prompt(prompt, prompt_name)
         step = max(size, _CHUNK_PAIRS) if show_progress_bar else max(len(pairs), 1)
         logits = []
@@ -288,12 +297,15 @@ class CrossEncoder(Surroundings):
         ]
 
     def _prompt(self, prompt: str | None, name: str | None) -> str | None:
-        """What goes before every query; None: nothing."""
+        """What goes before every query, None for what the engine itself puts there."""
         if prompt is not None:
             return prompt
-        name = self.default_prompt_name if name is None else name
-        if name is None:
-            return None
+        if name is not None:
+            return self._named_prompt(name)
+        found = self.prompts.get(self.default_prompt_name or "")
+        return "" if found is None and self._has_saved_prompt else found
+
+    def _named_prompt(self, name: str) -> str:
         if name not in self.prompts:
             known = ", ".join(map(repr, self.prompts)) or "none"
             raise InputError(f"there is no prompt {name!r}; there is {known}")
@@ -319,6 +331,13 @@ class CrossEncoder(Surroundings):
         """[N] or [N, labels] float32."""
         with torch.inference_mode():
             scores = (activation_fn or self.activation_fn)(torch.from_numpy(logits))
+            if not isinstance(scores, Tensor) or scores.ndim < 1 or len(scores) != len(logits):
+                shape = tuple(getattr(scores, "shape", ()))
+                raise InputError(
+                    f"activation_fn made a {type(scores).__name__} of shape {shape} of logits of "
+                    f"shape {logits.shape}, expected a tensor with as many rows"
+                )
+            scores = scores.float()
             if self.num_labels == 1 and scores.ndim > 1:
                 scores = scores.squeeze(-1)
             if apply_softmax and scores.ndim > 1:

@@ -95,6 +95,9 @@ class FlagReranker:
             compress_layers=compress_layers,
             cache_folder=cache_dir,
         )
+        # FlagEmbedding does not read the prompts that sentence-transformers saves.
+        is_plain = self.reranker.template is None and not self.reranker.is_chat
+        self._no_prompt = "" if is_plain else None
         self._compression = tuple(compress_layers), compress_ratio
         self._around = [
             self._instruction(query_instruction_for_rerank, query_instruction_format),
@@ -155,6 +158,7 @@ class FlagReranker:
             activation="sigmoid" if wanted else "identity",
             cutoff_layers=layers,
             instruction=self.prompt if prompt is None else prompt,
+            prompt=self._no_prompt,
             max_length=length,
             query_length=query_length,
         )

@@ -71,6 +71,7 @@ class Surroundings:
 
     reranker: Reranker
     model_card_data: Any
+    _as_read: tuple[Any, ...]
 
     @property
     def num_labels(self) -> int:
@@ -85,7 +86,9 @@ class Surroundings:
     @cached_property
     def tokenizer(self) -> Any:
         """Transformers' tokenizer of the model, to look at; pairs go by Packrank's own."""
-        return _of_transformers("tokenizer", "AutoTokenizer", self.reranker.folder)
+        found = _of_transformers("tokenizer", "AutoTokenizer", self.reranker.folder)
+        self._as_read = _settings_of(found)
+        return found
 
     @cached_property
     def config(self) -> Any:
@@ -131,6 +134,15 @@ class Surroundings:
             raise AttributeError(f"CrossEncoder.{name} {_ABSENT[name]}")
         raise AttributeError(f"CrossEncoder has no attribute {name!r}")
 
+    def _check_unchanged(self) -> None:
+        """Raise InputError where a setting of the tokenizer was changed, which changes no pair."""
+        found = self.__dict__.get("tokenizer")
+        if found is not None and _settings_of(found) != self._as_read:
+            raise InputError(
+                "the tokenizer was changed, and pairs do not go by it; set max_seq_length, or save "
+                "the model with that tokenizer and open it"
+            )
+
     def _at(
         self, device: str | torch.device | list[str] | None, pool: Mapping[str, Any] | None
     ) -> Reranker:
@@ -150,6 +162,11 @@ class Surroundings:
                     f"device is {device!r}, and the model is on {at}; open one with that device"
                 )
         return self.reranker
+
+
+def _settings_of(tokenizer: Any) -> tuple[Any, ...]:
+    """What changes how a tokenizer lays a pair out."""
+    return tokenizer.model_max_length, tokenizer.truncation_side, len(tokenizer)
 
 
 def _numbers(devices: Sequence[str | torch.device]) -> list[tuple[str, int]]:

@@ -168,6 +168,11 @@ class PairModel(Reopened):
         return self._assembly.template
 
     @property
+    def is_chat(self) -> bool:
+        """Whether pairs go into a chat template of the folder's own."""
+        return self._assembly.scoring.chat is not None
+
+    @property
     def num_labels(self) -> int:
         """Scores of a pair; a ranking goes by one."""
         return self._config.num_labels

@@ -135,7 +135,8 @@ class Scoring:
         before = self.prompt if prompt is None else prompt
         if before != self.prompt and self.modules is not None and not self.modules.includes_prompt:
             raise InputError(
-                "the model leaves its own prompt out of what it pools, and takes no other"
+                "the model leaves its own prompt out of what it pools, and takes no other; leave "
+                "prompts as they are saved, or score with sentence_transformers.CrossEncoder"
             )
         return TokenizerLayout(tokenizer, length, truncation, before, shares, limits)
 

@@ -41,6 +41,8 @@ def opened(toy: Open, tmp_path: Path) -> Callable[..., CrossEncoder]:
         ({"processor_kwargs": {"truncation_side": "left"}}, "holds 'truncation_side'"),
         ({"activation_fn": "tanh"}, "activation_fn is 'tanh', expected a function of tensors"),
         ({"default_prompt_name": "x"}, "there is no prompt 'x'; there is none"),
+        ({"default_prompt_name": ""}, "there is no prompt ''; there is none"),
+        ({"activation_fn": torch.nn.Tanh}, "activation_fn is the class Tanh, expected an instance"),
         (
             {"default_prompt_name": "x", "prompts": {"y": ""}},
             "there is no prompt 'x'; there is 'y'",
@@ -193,3 +195,24 @@ def test_it_computes_in_float32_unless_asked(
     for name in ("dtype", "torch_dtype"):
         opened(model_kwargs={name: "auto"})
     assert asked == ["float32", "auto", "auto"]
+
+
+@pytest.mark.parametrize(
+    ("function", "made"),
+    [
+        (lambda x: x.mean(0, keepdim=True), r"a Tensor of shape \(1, 1\)"),
+        (lambda x: x.sum(), r"a Tensor of shape \(\)"),
+        (lambda x: x.numpy(), r"a ndarray of shape \(2, 1\)"),
+    ],
+    ids=["one row", "a number", "an array"],
+)
+def test_an_activation_makes_a_score_of_each_row(
+    opened: Callable[..., CrossEncoder], function: Any, made: str
+) -> None:
+    with pytest.raises(InputError, match=f"activation_fn made {made} of logits of shape"):
+        opened().predict([["q", "a"], ["q", "b"]], activation_fn=function)
+
+
+@pytest.mark.parametrize("function", [lambda x: x.double(), lambda x: x > 0, lambda x: x.half()])
+def test_scores_are_float32(opened: Callable[..., CrossEncoder], function: Any) -> None:
+    assert opened().predict([["q", "a"]], activation_fn=function).dtype == np.float32

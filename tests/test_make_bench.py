@@ -49,18 +49,21 @@ def test_a_run_that_is_stopped_keeps_its_rows(tmp_path: Path) -> None:
     (tmp_path / "bench_naps.py").write_text(BENCH)
     (tmp_path / "pytest.ini").write_text("[pytest]\npython_functions = bench_*\n")
     command = [sys.executable, "-m", "pytest", "-q", "bench_naps.py", "--rows", "made/rows.json"]
+    # Not as one of several of pytest's processes, which times nothing.
+    alone = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     done = subprocess.run(
         [*command, "--threads", "3"],
         cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        env=alone | {"PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         text=True,
         timeout=120,
     )
-    assert done.returncode == 128 + signal.SIGTERM, done.stdout
+    assert done.returncode == 128 + signal.SIGTERM, done.stdout + done.stderr
     assert "3 cases, 3 of which have not run here yet; about 90 s." in done.stdout
     assert "Threads of each contestant: 3." in done.stdout
     lines = done.stdout.splitlines()
+    assert any(line.endswith("sleep: a nap") for line in lines), done.stdout + done.stderr
     at = lines.index(next(line for line in lines if line.endswith("sleep: a nap")))
     assert lines[at].startswith("[1 of 3, about 60 s to go]")
     assert lines[at + 1].split()[::2] == ["packrank", "nap/s"]

@@ -151,6 +151,9 @@ class Ranked(_Ranked):
             self.metadata = metadata
         return self
 
+    def __repr__(self) -> str:
+        return f"Ranked({', '.join(f'{name}={value!r}' for name, value in self.to_dict().items())})"
+
     def _replace(self, **changes: Any) -> "Ranked":
         given = {"id": self.id, "metadata": self.metadata}
         return Ranked(**self._asdict() | given | changes)

@@ -48,6 +48,9 @@ def test_ids_and_metadata_come_back(toy: Open) -> None:
 def test_a_ranked_document_keeps_its_id_when_it_is_copied(copied: Any) -> None:
     ranked = copied(Ranked(1, 0.5, "text", "id", {"year": 2}))
     assert (tuple(ranked), ranked.id, ranked.metadata) == ((1, 0.5, "text"), "id", {"year": 2})
+    assert repr(ranked) == (
+        "Ranked(index=1, score=0.5, document='text', id='id', metadata={'year': 2})"
+    )
     index, score, document = copied(Ranked(1, 0.5, "text"))
     assert (index, score, document) == (1, 0.5, "text")
 

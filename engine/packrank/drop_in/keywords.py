@@ -18,7 +18,7 @@ _TAKEN: dict[str, tuple[str, ...]] = {
 }
 _HARMLESS: dict[str, tuple[str, ...]] = {
     "model_kwargs": ("attn_implementation", "low_cpu_mem_usage", "use_safetensors"),
-    "processor_kwargs": ("use_fast", "padding_side", "clean_up_tokenization_spaces"),
+    "processor_kwargs": ("use_fast", "clean_up_tokenization_spaces"),
     "config_kwargs": (),
 }
 

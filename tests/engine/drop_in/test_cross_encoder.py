@@ -39,6 +39,7 @@ def opened(toy: Open, tmp_path: Path) -> Callable[..., CrossEncoder]:
         ({"model_kwargs": {"device_map": {"": 0}}}, "device_map lays a model out over devices"),
         ({"model_kwargs": {"dtype": "float16"}}, "on the CPU use 'bfloat16'"),
         ({"processor_kwargs": {"truncation_side": "left"}}, "holds 'truncation_side'"),
+        ({"processor_kwargs": {"padding_side": "left"}}, "holds 'padding_side'"),
         ({"activation_fn": "tanh"}, "activation_fn is 'tanh', expected a function of tensors"),
         ({"default_prompt_name": "x"}, "there is no prompt 'x'; there is none"),
         ({"default_prompt_name": ""}, "there is no prompt ''; there is none"),

@@ -1,5 +1,6 @@
 """How a command ends that is stopped, or meets what nobody foresaw, and that nothing is left."""
 
+import gzip
 import io
 import json
 import os
@@ -123,6 +124,32 @@ def test_an_interruption_keeps_whole_queries(
         rows = map(json.loads, (tmp_path / kept).read_text().splitlines())
         assert [row["query"] for row in rows] == ["0", "0", "1", "1", "2", "2"]
     assert not out.exists()
+
+
+def test_an_input_that_is_cut_off_leaves_what_was_finished(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file in .gz says only at its end that this is missing."""
+    row = json.dumps({"query": "red", "document": "fox", "note": "x" * 200}) + "\n"
+    source, out = tmp_path / "cut.jsonl.gz", tmp_path / "out"
+    source.write_bytes(gzip.compress(row.encode() * 500)[:-8])
+    assert main(["score", str(model), str(source), "--output", str(out), "--quiet"]) == 2
+    told, error = capsys.readouterr().err.splitlines()
+    assert "cut.jsonl.gz is damaged or cut off" in error
+    kept = [json.loads(line) for line in (tmp_path / "out.part").read_text().splitlines()]
+    assert told == f"packrank: {out}.part has what was finished, rows: {len(kept):,}"
+    assert [row["line"] for row in kept] == list(range(1, len(kept) + 1))
+    assert not out.exists()
+
+
+def test_nothing_is_kept_of_a_file_without_a_pair(
+    model: Path, tmp_path: Path, one_sentence: OneSentence
+) -> None:
+    pairs, out = tmp_path / "pairs.jsonl", tmp_path / "out"
+    pairs.write_text('{"query": "red"}\n' * 3)
+    assert main(["score", str(model), str(pairs), "--output", str(out)]) == 2
+    one_sentence("holds no usable pair; line 1: ")
+    assert list(tmp_path.glob("out*")) == []
 
 
 PROGRAM = """

@@ -4,8 +4,8 @@ import argparse
 
 from packrank.commands.messages import progress, report, say
 from packrank.commands.scorer import check_no_source, open_model, report_cut, sink_of
-from packrank.errors import InputError
 from packrank.jobs.score import score_records
+from packrank.output_file import Discarded
 from packrank.records.file import RecordFile, nothing_in
 from packrank.records.record import PAIRS
 
@@ -19,7 +19,7 @@ def run(args: argparse.Namespace) -> int:
             records = file.records()
             totals = score_records(model, records, sink, bar, cutoff_layer=args.cutoff_layer)
         if not totals.readable:
-            raise InputError(nothing_in(file, totals.failures))
+            raise Discarded(nothing_in(file, totals.failures))
     report(totals.failures, file.part)
     if totals.num_failed > len(totals.failures):
         left = totals.num_failed - len(totals.failures)

@@ -83,7 +83,7 @@ def report_cut(model: Scorer) -> None:
 
 
 def sink_of(output: str) -> AbstractContextManager[TextIO]:
-    """Where rows go; of a file that a signal or a fault leaves unfinished the rows are kept."""
+    """Where rows go; of a file that an error or a signal leaves unfinished the rows are kept."""
     return replacing(
         output,
         lambda part, lines: say(f"packrank: {part} has what was finished, rows: {lines:,}"),

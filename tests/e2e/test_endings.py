@@ -74,7 +74,7 @@ def test_a_command_that_is_stopped_leaves_what_was_finished(
     pairs, out = tmp_path / "pairs.jsonl", tmp_path / "out"
     out.mkdir()
     (out / "o").write_text("before")
-    pairs.write_text('{"query": "red", "document": "fox"}\n')
+    pairs.write_text('{"query": "red", "document": "fox"}\n{"query": "red"}\n')
     real = score_command.score_records
 
     def stopped(*args: Any, **options: Any) -> None:
@@ -95,18 +95,24 @@ def test_a_command_that_is_stopped_leaves_what_was_finished(
     finally:
         signal.signal(number, inherited)
     assert (out / "o").read_text() == "before"
-    [row] = (out / "o.part").read_text().splitlines()
-    assert json.loads(row)["line"] == 1
+    rows = (out / "o.part").read_text().splitlines()
+    assert [json.loads(row)["line"] for row in rows] == [1, 2]
     assert len(list(out.iterdir())) == 2
-    last = capsys.readouterr().err.splitlines()[-1]
-    assert last == f"packrank: {out / 'o.part'} has what was finished, rows: 1"
+    part, left_out = capsys.readouterr().err.splitlines()[-2:]
+    assert part == f"packrank: {out / 'o.part'} has what was finished, rows: 2"
+    assert left_out.startswith("packrank: line 2 was left out: ")
 
 
 def test_an_interruption_keeps_whole_queries(
-    model: Path, tmp_path: Path, documents: Path, monkeypatch: pytest.MonkeyPatch
+    model: Path,
+    tmp_path: Path,
+    documents: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     queries, out = tmp_path / "queries.jsonl", tmp_path / "out"
-    queries.write_text("".join(f'{{"id": {n}, "text": "red"}}\n' for n in range(9)))
+    lines = [f'{{"id": {n}, "text": "red"}}\n' for n in range(9)]
+    queries.write_text("".join([*lines, '{"id": 9}\n']))
     original, calls = Reranker.try_rank_many, 0
 
     def interrupted(*args: Any, **options: Any) -> Any:
@@ -123,6 +129,7 @@ def test_an_interruption_keeps_whole_queries(
         assert main(["rank", str(model), *asked, "--output", str(out)]) == 130
         rows = map(json.loads, (tmp_path / kept).read_text().splitlines())
         assert [row["query"] for row in rows] == ["0", "0", "1", "1", "2", "2"]
+        assert "queries.jsonl, line 10 was left out: " in capsys.readouterr().err
     assert not out.exists()
 
 

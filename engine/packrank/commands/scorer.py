@@ -70,9 +70,9 @@ def open_model(args: argparse.Namespace) -> Scorer:
         )
 
 
-def report_cut(model: Scorer) -> None:
+def report_cut(model: Scorer, quiet: bool) -> None:
     """Say how many queries and documents late interaction has read in part."""
-    if isinstance(model, Reranker):
+    if quiet or isinstance(model, Reranker):
         return
     for what, count, side in (
         ("queries", model.num_cut_queries, model.settings.query),

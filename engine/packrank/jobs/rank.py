@@ -1,13 +1,13 @@
 """Queries and what is to be ranked for each, to rankings, a window of queries at a time."""
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from packrank.errors import InputError
 from packrank.jobs.answers import Answer, Row
-from packrank.jobs.queries import Query, Request
+from packrank.jobs.queries import Query, Request, is_fit_for_trec, trec_surplus
 from packrank.jobs.score import Scorer
 from packrank.late.text_scores import SCORES_AT_ONCE
 from packrank.late_interaction import LateInteraction
@@ -59,22 +59,41 @@ def rank_texts(
 
 
 def rank_store(
-    model: LateInteraction, requests: Iterable[Request], top_k: int | None, exact: bool | int
+    model: LateInteraction,
+    requests: Iterable[Request],
+    top_k: int | None,
+    exact: bool | int,
+    on_unfit: Callable[[str], None] | None = None,
 ) -> Iterator[Answer]:
     """Rank documents of the store that is attached, by the "id" of records.
 
-    Args and errors: see `rank_texts`.
+    Args and errors: see `rank_texts`; `exact` is that of `LateInteraction.rank`. Where `on_unfit`
+    is given, rankings are such as a TREC run can hold: of documents of one id the best, and none
+    whose id has blanks, of which it is told once.
     """
+    assert model.store is not None
+    surplus = 0 if on_unfit is None else trec_surplus(model.store.ids)
+    unfit: set[str] = set()
     for query, records in requests:
         ids = None if records is None else [str(record.fields["id"]) for record in records]
+        more = surplus if ids is None else 0
+        most = None if top_k is None else top_k + more
+        best = exact if isinstance(exact, bool) else exact + more
         try:
-            ranking, failures = model.try_rank(query.text, None, top_k, candidates=ids, exact=exact)
+            ranking, failures = model.try_rank(query.text, None, most, candidates=ids, exact=best)
         except InputError as error:
             if query.id is None:
                 raise
             yield Answer(query, [], [], error=str(error))
             continue
         rows = [Row(score, id) for _, score, id in ranking]
+        if more and on_unfit is not None:
+            by_id = {row.id: row for row in reversed(rows)}  # the best one stays
+            for id in by_id:
+                if not is_fit_for_trec(id) and id not in unfit:
+                    unfit.add(id)
+                    on_unfit(id)
+            rows = [row for row in rows if row is by_id[row.id] and row.id not in unfit][:top_k]
         yield Answer(query, rows, sorted(failures.items()))
 
 

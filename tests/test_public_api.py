@@ -137,6 +137,8 @@ SIGNATURES = {
     packrank.LateInteraction.try_rank: (
         "self, query, documents=None, top_k=None, *, candidates=None, exact=False"
     ),
+    packrank.LateInteraction.rank_many: "self, requests, top_k=None",
+    packrank.LateInteraction.try_rank_many: "self, requests, top_k=None",
     packrank.LateInteraction.explain: "self, query, document, *, candidate=None",
     packrank.LateInteraction.score: "self, pairs",
     packrank.LateInteraction.try_score: "self, pairs",

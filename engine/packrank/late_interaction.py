@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from typing import Any, overload
+from typing import overload
 
 import numpy as np
 import torch
@@ -11,18 +11,21 @@ from torch import Tensor
 
 from packrank.arguments import check_str, checked_count, checked_exact, listed
 from packrank.checkpoint.hub import HubOptions
-from packrank.documents import Document, document_of
+from packrank.documents import Document
 from packrank.errors import InputError, PairError
 from packrank.late.attached import Attached
 from packrank.late.encoder import LateEncoder, Path
 from packrank.late.explanation import Explanation
-from packrank.late.text_scores import score_of, score_texts, similarity
+from packrank.late.text_scores import rank_alike, rank_requests, score_of, score_texts, similarity
+from packrank.late.token_vectors import TokenVectors
 from packrank.request import Ranked, RankedId
 from packrank.runtime.device import Device
 from packrank.stores.store import Store
 from packrank.text.pairs import is_pair
 from packrank.threads import in_thread
 from packrank_kernels import TokenEmbeddings, matches
+
+Requests = Sequence[tuple[str, Sequence[Document]]]
 
 
 class LateInteraction(LateEncoder):
@@ -145,14 +148,11 @@ class LateInteraction(LateEncoder):
         self._call = arguments, {**options, "store": again}
 
     def similarity(self, query: Tensor, documents: Sequence[Tensor]) -> NDArray[np.float32]:
-        """Scores of documents whose vectors are at hand.
+        """Scores of documents whose vectors are at hand, [N] float32; of one without any -inf.
 
         Args:
             query: [Q, D] from `encode_queries`.
             documents: N tensors [L, D] from `encode_documents`.
-
-        Returns:
-            [N] float32. A document without vectors scores -inf.
         """
         return similarity(query, documents, self.settings.mean)
 
@@ -260,12 +260,24 @@ class LateInteraction(LateEncoder):
         if candidates is not None:
             raise InputError("candidates are ids of documents of the store; leave documents out")
         texts = listed("documents", documents, "strings")
-        known = {query: self._query_vectors(query)}
-        scores, failures = self._score([(query, text) for text in texts], known)
-        order = np.argsort(-scores, kind="stable").tolist()
-        best = [index for index in order if index not in failures][:top_k]
-        ranking = [Ranked(i, float(scores[i]), *document_of(texts[i])) for i in best]
-        return ranking, failures
+        return next(rank_alike([query], texts, top_k, *self._sides))
+
+    def rank_many(self, requests: Requests, top_k: int | None = None) -> list[list[Ranked]]:
+        """Texts by their scores for each of several queries, as `rank` of each.
+
+        Args and errors: see `try_rank_many`; `PairError.index` counts over the documents of all.
+        """
+        found = rank_requests(requests, checked_count("top_k", top_k), *self._sides, strict=True)
+        return [ranking for ranking, _ in found]
+
+    def try_rank_many(
+        self, requests: Requests, top_k: int | None = None
+    ) -> list[tuple[list[Ranked], dict[int, str]]]:
+        """`try_rank` of each of several requests, (query, documents) each.
+
+        Where neighbours have the same object for documents, each of those is encoded once for all.
+        """
+        return rank_requests(requests, checked_count("top_k", top_k), *self._sides)
 
     def score(self, pairs: Sequence[tuple[str, str]]) -> NDArray[np.float32]:
         """Score pairs of query and document.
@@ -298,9 +310,9 @@ class LateInteraction(LateEncoder):
             [N] float32, as from `score`, NaN for pairs that failed; and index -> reason of those.
         """
         if is_pair(pairs):
-            scores, failures = self._score([pairs])
+            scores, failures = score_texts([pairs], *self._sides)
             return scores[0], failures
-        return self._score(listed("pairs", pairs, "(query, document) pairs"))
+        return score_texts(listed("pairs", pairs, "(query, document) pairs"), *self._sides)
 
     def explain(self, query: str, document: str, *, candidate: str | None = None) -> Explanation:
         """Which token of a document each query token matched, and what it adds to the score.
@@ -343,6 +355,8 @@ class LateInteraction(LateEncoder):
 
     rank_async = in_thread(rank)
     try_rank_async = in_thread(try_rank)
+    rank_many_async = in_thread(rank_many)
+    try_rank_many_async = in_thread(try_rank_many)
     score_async = in_thread(score)
     try_score_async = in_thread(try_score)
 
@@ -374,10 +388,9 @@ class LateInteraction(LateEncoder):
             raise InputError(reason)
         return vectors[query]
 
-    def _score(
-        self, pairs: Sequence[Any], known: dict[str, Tensor] | None = None
-    ) -> tuple[NDArray[np.float32], dict[int, str]]:
-        return score_texts(pairs, self._queries, self._documents, self.settings.mean, known)
+    @property
+    def _sides(self) -> tuple[TokenVectors, TokenVectors, bool]:
+        return self._queries, self._documents, self.settings.mean
 
 
 def _raise_first(failures: dict[int, str], instead: str) -> None:

@@ -24,6 +24,10 @@ _UNNAMED_REFUSED = (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL)
 OnPart = Callable[[str, int], None]
 
 
+class Discarded(InputError):
+    """Raised in the block of `replacing`: what was written is of no use, and is not kept."""
+
+
 @contextmanager
 def replacing(path: str | os.PathLike[str], on_part: OnPart | None = None) -> Iterator[TextIO]:
     """A new file of UTF-8 text that takes `path`'s place when the block ends without an error.
@@ -36,9 +40,9 @@ def replacing(path: str | os.PathLike[str], on_part: OnPart | None = None) -> It
 
     Args:
         path: of the file.
-        on_part: where it is given, and the block ends with a signal or with anything else but an
-            `InputError`, lines that have been written are kept: as `path`.part, or, where that is
-            taken, `path`.part.2 and so on.
+        on_part: where it is given, and the block ends with an error or a signal, the whole lines
+            that have been written are kept, unless it is `Discarded`: as `path`.part, or, where
+            that is taken, `path`.part.2 and so on.
 
     Raises:
         InputError: `path` is none of these, its folder cannot be written to, or the disk is full.
@@ -114,29 +118,31 @@ def _replacement(
     mode = 0o666 if there is None else stat.S_IMODE(there.st_mode) & 0o777
     with _naming(name):
         file, is_named = _new_file(folder, unfinished, mode)
-    sink = os.fdopen(file, "w+", encoding="utf-8")
+    # Of its own, so that the file can be named when the sink is closed, with all that it held.
+    sink = os.fdopen(os.dup(file), "w", encoding="utf-8")
     try:
         with _naming(name):
             if there is not None:
                 _adopt(file, there)
         yield sink
         with _naming(name):
-            sink.flush()
+            sink.close()
             if not is_named:
                 _name(file, unfinished)
-            sink.close()
             os.replace(unfinished, target)
-    except InputError:
+    except Discarded:
         raise
     except BaseException:
-        if on_part is not None and not sink.closed:
-            with suppress(OSError):  # as where the disk is full
-                sink.flush()
-                _keep(file, name, target, on_part)
+        if on_part is not None:
+            with suppress(OSError):  # a full disk has what was written before
+                sink.close()
+            with suppress(OSError):
+                _keep(file, unfinished if is_named else None, name, target, on_part)
         raise
     finally:
         with suppress(OSError):  # said already
             sink.close()
+        os.close(file)
         with suppress(FileNotFoundError):
             os.unlink(unfinished)
 
@@ -152,32 +158,43 @@ def _new_file(folder: str, unfinished: str, mode: int) -> tuple[int, bool]:
     return os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode), True
 
 
-def _name(file: int, path: str) -> None:
-    """Give a file this name, beside the one that it may have."""
+def _name(file: int, path: str, known_as: str | None = None) -> None:
+    """Give a file a name that no other has; where it cannot have two, in place of the old one."""
     try:
         # Only with a folder to start from does Python follow the link to the file.
         os.link(f"/proc/self/fd/{file}", path, src_dir_fd=file)
     except OSError:
-        there = os.fstat(file)
-        with open(os.dup(file), "rb") as source, open(path, "xb") as copy:
-            _adopt(copy.fileno(), there)
-            source.seek(0)
-            shutil.copyfileobj(source, copy)
+        with open(path, "xb") as copy:
+            try:
+                if known_as is not None:
+                    os.replace(known_as, path)  # a full disk has no room for another
+                    return
+                _adopt(copy.fileno(), os.fstat(file))
+                with open(os.dup(file), "rb") as source:
+                    source.seek(0)
+                    shutil.copyfileobj(source, copy)
+                copy.flush()
+            except BaseException:
+                os.unlink(path)
+                raise
 
 
-def _keep(file: int, name: str, target: str, on_part: OnPart) -> None:
+def _keep(file: int, known_as: str | None, name: str, target: str, on_part: OnPart) -> None:
     """Give an unfinished file a name that says so, and that no other file has."""
-    lines, place = 0, 0
+    lines, place, end = 0, 0, 0
     while piece := os.pread(file, 1 << 20, place):
-        lines, place = lines + piece.count(b"\n"), place + len(piece)
+        if found := piece.count(b"\n"):
+            lines, end = lines + found, place + piece.rindex(b"\n") + 1
+        place += len(piece)
     if not lines:
         return
+    os.ftruncate(file, end)
     for number in count(1):
-        end = ".part" if number == 1 else f".part.{number}"
+        ending = ".part" if number == 1 else f".part.{number}"
         with suppress(FileExistsError):
-            _name(file, target + end)
-            is_beside = os.path.realpath(name + end) == target + end
-            on_part((name if is_beside else target) + end, lines)
+            _name(file, target + ending, known_as)
+            is_beside = os.path.realpath(name + ending) == target + ending
+            on_part((name if is_beside else target) + ending, lines)
             return
 
 

@@ -1,5 +1,6 @@
 """How a command ends that is stopped, or meets what nobody foresaw, and that nothing is left."""
 
+import gzip
 import io
 import json
 import os
@@ -73,7 +74,7 @@ def test_a_command_that_is_stopped_leaves_what_was_finished(
     pairs, out = tmp_path / "pairs.jsonl", tmp_path / "out"
     out.mkdir()
     (out / "o").write_text("before")
-    pairs.write_text('{"query": "red", "document": "fox"}\n')
+    pairs.write_text('{"query": "red", "document": "fox"}\n{"query": "red"}\n')
     real = score_command.score_records
 
     def stopped(*args: Any, **options: Any) -> None:
@@ -94,18 +95,24 @@ def test_a_command_that_is_stopped_leaves_what_was_finished(
     finally:
         signal.signal(number, inherited)
     assert (out / "o").read_text() == "before"
-    [row] = (out / "o.part").read_text().splitlines()
-    assert json.loads(row)["line"] == 1
+    rows = (out / "o.part").read_text().splitlines()
+    assert [json.loads(row)["line"] for row in rows] == [1, 2]
     assert len(list(out.iterdir())) == 2
-    last = capsys.readouterr().err.splitlines()[-1]
-    assert last == f"packrank: {out / 'o.part'} has what was finished, rows: 1"
+    part, left_out = capsys.readouterr().err.splitlines()[-2:]
+    assert part == f"packrank: {out / 'o.part'} has what was finished, rows: 2"
+    assert left_out.startswith("packrank: line 2 was left out: ")
 
 
 def test_an_interruption_keeps_whole_queries(
-    model: Path, tmp_path: Path, documents: Path, monkeypatch: pytest.MonkeyPatch
+    model: Path,
+    tmp_path: Path,
+    documents: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     queries, out = tmp_path / "queries.jsonl", tmp_path / "out"
-    queries.write_text("".join(f'{{"id": {n}, "text": "red"}}\n' for n in range(9)))
+    lines = [f'{{"id": {n}, "text": "red"}}\n' for n in range(9)]
+    queries.write_text("".join([*lines, '{"id": 9}\n']))
     original, calls = Reranker.try_rank_many, 0
 
     def interrupted(*args: Any, **options: Any) -> Any:
@@ -122,7 +129,34 @@ def test_an_interruption_keeps_whole_queries(
         assert main(["rank", str(model), *asked, "--output", str(out)]) == 130
         rows = map(json.loads, (tmp_path / kept).read_text().splitlines())
         assert [row["query"] for row in rows] == ["0", "0", "1", "1", "2", "2"]
+        assert "queries.jsonl, line 10 was left out: " in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_an_input_that_is_cut_off_leaves_what_was_finished(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file in .gz says only at its end that this is missing."""
+    row = json.dumps({"query": "red", "document": "fox", "note": "x" * 200}) + "\n"
+    source, out = tmp_path / "cut.jsonl.gz", tmp_path / "out"
+    source.write_bytes(gzip.compress(row.encode() * 500)[:-8])
+    assert main(["score", str(model), str(source), "--output", str(out), "--quiet"]) == 2
+    told, error = capsys.readouterr().err.splitlines()
+    assert "cut.jsonl.gz is damaged or cut off" in error
+    kept = [json.loads(line) for line in (tmp_path / "out.part").read_text().splitlines()]
+    assert told == f"packrank: {out}.part has what was finished, rows: {len(kept):,}"
+    assert [row["line"] for row in kept] == list(range(1, len(kept) + 1))
+    assert not out.exists()
+
+
+def test_nothing_is_kept_of_a_file_without_a_pair(
+    model: Path, tmp_path: Path, one_sentence: OneSentence
+) -> None:
+    pairs, out = tmp_path / "pairs.jsonl", tmp_path / "out"
+    pairs.write_text('{"query": "red"}\n' * 3)
+    assert main(["score", str(model), str(pairs), "--output", str(out)]) == 2
+    one_sentence("holds no usable pair; line 1: ")
+    assert list(tmp_path.glob("out*")) == []
 
 
 PROGRAM = """

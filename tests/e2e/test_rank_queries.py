@@ -194,7 +194,7 @@ def test_documents_of_a_store(
             )
         ]
     some = tmp_path / "some.csv"
-    some.write_text("query,id\nq2,d1\nq2,d9\nq1,d9\nq9,d1\n")
+    some.write_text("query,id\nq2,d1\nq2,d9\nq1,d9\nq9,d1\nq2,d1\n")
     assert rank(encoder, *asked, "--candidates", some) == 1
     shown = capsys.readouterr()
     assert [row[:3] for row in rows_of(shown.out)] == [("q2", 1, "d1")]
@@ -296,6 +296,35 @@ def test_a_trec_run(
     assert shown.out == ""
     assert "line 2 was left out: \"id\" is 'a b', and blanks divide" in shown.err
     assert "line 4 was left out: \"id\" is '7', as of line 3 before" in shown.err
+
+
+def test_a_trec_run_of_a_store(
+    encoder: Path, files: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ids that it cannot hold take no place of the best, and are told once."""
+    store = str(tmp_path / "store")
+    named = dict(zip(["a b", "d2", "c d", "d4"], DOCUMENTS.values(), strict=True))
+    documents = write(tmp_path / "named.jsonl", of(named))
+    assert main(["encode", str(encoder), documents, store, "--quiet"]) == 0
+    asked = ["--queries", files["queries"], "--store", store, "--output-format", "trec"]
+    assert rank(encoder, *asked, "--top-k", 2) == 1
+    shown = capsys.readouterr()
+    found = [line.split()[:4] for line in shown.out.splitlines()]
+    assert [(query, rank) for query, _, _, rank in found] == [
+        (query, rank) for query in QUERIES for rank in "12"
+    ]
+    assert {id for _, _, id, _ in found} == {"d2", "d4"}
+    assert sorted(shown.err.splitlines()) == [
+        f"packrank: document '{id}' was left out: blanks divide the columns of a TREC run"
+        for id in ("a b", "c d")
+    ]
+    some = tmp_path / "some.csv"
+    some.write_text("query,id\nq1,d2\nq1,d2\nq1,a b\nq2,d4\nq3,d4\n")
+    assert rank(encoder, *asked, "--candidates", some) == 1
+    shown = capsys.readouterr()
+    assert [line.split()[2] for line in shown.out.splitlines()] == ["d2", "d4", "d4"]
+    [line] = shown.err.splitlines()
+    assert line.startswith("packrank: query 'q1', row 4 was left out: \"id\" is 'a b', and blanks")
 
 
 def test_a_table_has_a_heading_a_query(

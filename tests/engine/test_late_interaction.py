@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 
 from packrank.commands import cli
 from packrank.errors import InputError, PairError
-from packrank.late import token_vectors
+from packrank.late import text_scores, token_vectors
+from packrank.late.token_vectors import TokenVectors
 from packrank.late_interaction import LateInteraction
 from packrank.models import MODELS
 
@@ -99,6 +100,47 @@ def test_rank_is_best_first_ties_by_index_and_cut_to_top_k(model: LateInteractio
     assert model.rank("the sea", []) == []
 
 
+def test_many_queries_of_the_same_documents_encode_each_text_once(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(text_scores, "_PAIRS_AT_ONCE", 4)
+    documents = [f"{a} {b}" for a in "abcd" for b in "wxyz"] + ["the sea " * 30]
+    queries = ["the sea", "a sea", "b " * 40]
+    model, single = (LateInteraction(folder, device="cpu") for _ in range(2))
+    encoded: list[str] = []
+    original = TokenVectors._encode_window
+
+    def counted(self: TokenVectors, texts: list[str], *rest: object) -> list[str]:
+        encoded.extend(texts)
+        return original(self, texts, *rest)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TokenVectors, "_encode_window", counted)
+        found = model.try_rank_many([(query, documents) for query in queries], 5)
+    assert sorted(encoded) == sorted(queries + documents)
+    assert (model.num_cut_queries, model.num_cut_documents) == (1, 1)
+    assert found == [single.try_rank(query, documents, 5) for query in queries]
+    # Others are ranked too, and a few queries at a time where there are many documents.
+    monkeypatch.setattr(text_scores, "SCORES_AT_ONCE", 2 * len(documents))
+    requests = [(queries[0], documents[:2]), *((query, documents) for query in queries)]
+    expected = [single.rank(query, texts) for query, texts in requests]
+    assert model.rank_many(requests) == expected
+    assert model.rank_many([]) == []
+
+
+def test_what_is_wrong_with_one_of_many_requests(model: LateInteraction) -> None:
+    documents = ["the", "\ud800", "sea"]
+    requests = [("sea", ["sea"]), ("the", documents), ("sea", documents)]
+    found = model.try_rank_many(requests)
+    assert found == [model.try_rank(query, texts) for query, texts in requests]
+    assert list(found[1][1]) == [1]
+    with pytest.raises(PairError) as caught:
+        model.rank_many(requests)
+    assert (caught.value.index, caught.value.instead) == (2, "try_rank_many")
+    with pytest.raises(InputError, match=r"requests\[1\] is a str"):
+        model.rank_many([("sea", ["sea"]), "the"])  # type: ignore[list-item]
+
+
 def test_a_document_without_vectors_is_last(skipping: Path) -> None:
     documents = ["??", "the", "?", "sea"]
     for budget in (1, 4096):
@@ -133,7 +175,7 @@ def test_a_score_that_is_no_finite_number_fails_alone(
     model: LateInteraction, monkeypatch: pytest.MonkeyPatch, value: float
 ) -> None:
     broken = np.array([1, value, 2], dtype=np.float32)
-    monkeypatch.setattr("packrank.late.text_scores.similarity", lambda *a: broken)
+    monkeypatch.setattr(text_scores, "score_of", lambda *_: torch.from_numpy(broken))
     failures = {1: "its score is not a finite number"}
     scores, reasons = model.try_score([("the", document) for document in "abc"])
     np.testing.assert_array_equal(scores, [1, np.nan, 2])

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import resource
 import stat
 import threading
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from packrank import output_file
 from packrank.errors import InputError
-from packrank.output_file import replacing
+from packrank.output_file import Discarded, replacing
 
 
 @pytest.fixture(params=["without a name", "with one", "copied"])
@@ -57,11 +58,50 @@ def test_the_finished_lines_of_an_unfinished_file_are_kept(tmp_path: Path) -> No
     assert (tmp_path / "out.part.2").read_text("utf-8") == "é\nb\n"
     write("c\n" * 100_000, RuntimeError())
     assert (tmp_path / "out.part.3").read_text() == "c\n" * 100_000
+    write("d\ne\nf", InputError("the input is cut off"))
+    assert (tmp_path / "out.part.4").read_text() == "d\ne\n"
     write("", KeyboardInterrupt())
-    write("d\n", InputError("refused"))
-    assert told == [(f"{out}.part.2", 2), (f"{out}.part.3", 100_000)]
+    write("no whole line", InputError("the input is cut off"))
+    write("g\n", Discarded("nothing of it is of use"))
+    assert told == [(f"{out}.part.2", 2), (f"{out}.part.3", 100_000), (f"{out}.part.4", 2)]
     assert (tmp_path / "out.part").read_text() == "of another run"
-    assert len(list(tmp_path.iterdir())) == 3
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+@pytest.mark.usefixtures("way")
+def test_a_full_disk_keeps_the_lines_that_it_has_whole(tmp_path: Path) -> None:
+    """A limit on the size of files stands for one; writing fails on the way, and at the end."""
+    out, told = tmp_path / "out", []
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for size in (100_000, 1_100):  # lines of 10 bytes
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_004, before[1]))
+        try:
+            with (
+                pytest.raises(InputError, match="cannot be written: File too large"),
+                replacing(out, lambda *what: told.append(what)) as sink,
+            ):
+                for _ in range(size):
+                    sink.write("123456789\n")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    parts = [tmp_path / "out.part", tmp_path / "out.part.2"]
+    assert told == [(str(part), 1_000) for part in parts]
+    assert sorted(tmp_path.iterdir()) == parts
+    for part in parts:
+        assert part.read_text() == "123456789\n" * 1_000
+
+
+def test_what_cannot_take_its_place_is_kept(tmp_path: Path) -> None:
+    """As where a folder has come to be there meanwhile."""
+    out, told = tmp_path / "out", []
+    with (
+        pytest.raises(InputError, match="Is a directory"),
+        replacing(out, lambda *what: told.append(what)) as sink,
+    ):
+        sink.write("a\n")
+        out.mkdir()
+    assert told == [(f"{out}.part", 1)]
+    assert (tmp_path / "out.part").read_text() == "a\n"
 
 
 def test_a_part_lies_beside_what_a_link_leads_to(tmp_path: Path) -> None:

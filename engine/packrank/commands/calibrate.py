@@ -58,10 +58,11 @@ def run(args: argparse.Namespace) -> int:
         settings=settings,
         seed=args.seed,
     )
-    for row in _table(margins):
-        (say if piped else print)(row)
+    if not args.quiet:
+        for row in _table(margins):
+            (say if piped else print)(row)
     save(output, margins)
-    if not piped:
+    if not args.quiet and not piped:
         print(f"written to {output}")
     _report(failures)
     if margins.extrapolated:

@@ -1,8 +1,8 @@
 """packrank rank | score | encode | explain | calibrate | verify | info.
 
-Exit status: 0 all was done; 1 some records could not be used and the rest was scored; 2 nothing was
-done, and one sentence on stderr says why; 3 nothing was done, for a reason that nobody foresaw,
-which is a fault of Packrank's; 130 interrupted, 128 + n ended by signal n.
+Exit status: 0 all was done; 1 some records could not be used and the rest was scored; 2 it could
+not be done, or not be finished, and one sentence on stderr says why; 3 the same, for a reason that
+nobody foresaw, which is a fault of Packrank's; 130 interrupted, 128 + n ended by signal n.
 """
 
 import argparse

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from tqdm import tqdm
 
 from packrank.errors import InputError
+from packrank.output_file import Discarded
 
 SHOWN_FAILURES = 20  # of a file; their number is said of others
 _LINE_SECONDS = 10.0  # between lines of progress
@@ -26,9 +27,11 @@ def saying_warnings() -> Iterator[None]:
     """Say what Python would warn of, a line each."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        yield
-    for warning in caught:
-        say(f"packrank: {warning.message}")
+        try:
+            yield
+        finally:
+            for warning in caught:
+                say(f"packrank: {warning.message}")
 
 
 def check_stdout() -> None:
@@ -57,11 +60,28 @@ def report(failures: Sequence[tuple[int, str]], part: str) -> None:
 
 
 class LeftOut:
-    """What could not be used: the first ones and why, and how many."""
+    """What could not be used: the first ones and why, and how many.
 
-    def __init__(self) -> None:
+    A context manager: whatever ends its block, they are said; but for `Discarded`, whose sentence
+    is about them.
+    """
+
+    def __init__(self, rest: str = "more") -> None:
+        """None yet.
+
+        Args:
+            rest: what is said of those that are only counted.
+        """
         self.count = 0
+        self._rest = rest
         self._first: list[tuple[str, str]] = []
+
+    def __enter__(self) -> "LeftOut":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not Discarded:
+            self.report()
 
     def add(self, what: str, reason: str) -> None:
         """Note one."""
@@ -80,7 +100,7 @@ class LeftOut:
         for what, reason in self._first:
             say(f"packrank: {what} was left out: {reason}")
         if self.count > len(self._first):
-            say(f"packrank: and {self.count - len(self._first)} more")
+            say(f"packrank: and {self.count - len(self._first)} {self._rest}")
 
 
 def progress(total: int | None, unit: str, quiet: bool) -> "tqdm[None]":

@@ -151,7 +151,7 @@ def _add_rank(commands: Commands) -> None:
         help='let candidates stop early: by a file that packrank calibrate wrote, or "calibrated", '
         "the one that it left in the model's folder",
     )
-    parser.add_argument("--quiet", action="store_true", help="no progress")
+    parser.add_argument("--quiet", action="store_true", help="no progress, no summary")
     add_model_options(parser)
 
 
@@ -202,7 +202,7 @@ def _add_score(commands: Commands) -> None:
     )
     add_input_format(parser, "PAIRS", _OBJECTS)
     parser.add_argument("--cutoff-layer", type=positive, metavar="L", help="layers to run")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar, no summary")
+    parser.add_argument("--quiet", action="store_true", help="no progress, no summary")
     add_model_options(parser)
 
 
@@ -244,7 +244,7 @@ def _add_encode(commands: Commands) -> None:
         help="append all of DOCUMENTS if it does not begin with the lines encoded last; the rest "
         "of an unfinished file is given up",
     )
-    parser.add_argument("--quiet", action="store_true", help="no progress bar, no summary")
+    parser.add_argument("--quiet", action="store_true", help="no progress, no summary")
     add_length_option(parser, "document")
     add_device_options(parser, "auto, cpu, cuda or cuda:N")
 
@@ -329,7 +329,7 @@ def _add_calibrate(commands: Commands) -> None:
     parser.add_argument(
         "--seed", type=positive, default=1, metavar="N", help="of the split (default: 1)"
     )
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    parser.add_argument("--quiet", action="store_true", help="no progress, no summary")
     add_input_format(parser, "both files", _OBJECTS)
     add_reranker_options(parser)
 

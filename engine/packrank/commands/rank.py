@@ -5,7 +5,6 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from functools import partial
 from typing import Any, TextIO
 
@@ -18,7 +17,6 @@ from packrank.jobs.queries import (
     Query,
     Request,
     fit_for_trec,
-    is_fit_for_trec,
     of_store,
     read_queries,
     requests_of,
@@ -27,7 +25,7 @@ from packrank.jobs.queries import (
 from packrank.jobs.rank import rank_store, rank_texts
 from packrank.jobs.score import Scorer
 from packrank.late_interaction import LateInteraction
-from packrank.output_file import is_stdout
+from packrank.output_file import Discarded, is_stdout
 from packrank.records.file import RecordFile, nothing_in
 from packrank.records.record import CANDIDATES, DOCUMENTS, IDS, STORED_CANDIDATES, Record
 from packrank.reranker import Reranker
@@ -60,7 +58,7 @@ def _rank_texts(args: argparse.Namespace) -> int:
         writer.write(answer)
         if args.summary:
             writer.summarize(summary_of(answer.layers, answer.work))
-    report_cut(model)
+    report_cut(model, args.quiet)
     report(sorted(failures), file.part)
     return 1 if failures else 0
 
@@ -71,6 +69,7 @@ def _rank_store(args: argparse.Namespace) -> int:
     if args.candidates is not None:
         with RecordFile(args.candidates, IDS, args.input_format) as file:
             failures, candidates = _read(file)
+            candidates = list({record.fields["id"]: record for record in candidates}.values())
         for number, reason in failures:
             raise InputError(f"{args.candidates}, {file.part} {number}: {reason}")
     with _sink(args) as sink:
@@ -80,7 +79,7 @@ def _rank_store(args: argparse.Namespace) -> int:
         if not answer.rows:
             raise InputError(f"{args.store} has no document to rank that can be scored")
         _Writer(sink, args.output_format).write(answer)
-    report_cut(model)
+    report_cut(model, args.quiet)
     for index, reason in answer.failures:
         say(f"packrank: {_name_of(model, index)} was left out: {reason}")
     return 1 if answer.failures else 0
@@ -88,9 +87,9 @@ def _rank_store(args: argparse.Namespace) -> int:
 
 def _rank_many(args: argparse.Namespace) -> int:
     """For each of many queries what is its own, or the same."""
-    trec, left_out = args.output_format == "trec", LeftOut()
-    queries = read_queries(args.queries, _format(args), left_out.add, trec=trec)
-    with ExitStack() as stack:
+    trec = args.output_format == "trec"
+    with LeftOut() as left_out, ExitStack() as stack:
+        queries = read_queries(args.queries, _format(args), left_out.add, trec=trec)
         sink = stack.enter_context(_sink(args))
         if args.store is None:
             requests, place = _texts_of(args, queries, stack, left_out)
@@ -100,25 +99,23 @@ def _rank_many(args: argparse.Namespace) -> int:
             model = late = _open_store(args)
             requests = _stored_of(args, queries, late, stack, left_out)
             place = partial(_name_of, late)
-            answers = rank_store(late, requests, args.top_k, args.exact)
+            on_unfit = partial(_note_unfit, left_out) if trec else None
+            answers = rank_store(late, requests, args.top_k, args.exact, on_unfit)
         writer = _Writer(sink, args.output_format)
         # On a terminal rankings say how far it is, and a bar would run through them.
         quiet = args.quiet or (is_stdout(args.output) and sys.stdout.isatty())
         with progress(len(queries), "queries", quiet) as bar:
             for answer in answers:
-                if trec and args.store is not None:
-                    answer = _fit_for_trec(answer, left_out)
                 if answer.rows:
                     writer.write(answer)
                 _note(answer, place, left_out)
                 bar.update()
         if not writer.queries:
-            raise InputError(f"nothing could be ranked; {left_out.first}")
+            raise Discarded(f"nothing could be ranked; {left_out.first}")
         if args.summary:
             counts = writer.queries, writer.documents, writer.layers
             writer.summarize(summary_of_many(*counts, writer.work))
-    report_cut(model)
-    left_out.report()
+    report_cut(model, args.quiet)
     return 1 if left_out.count else 0
 
 
@@ -153,7 +150,9 @@ def _stored_of(
         return [Request(query, None) for query in queries]
     file = stack.enter_context(RecordFile(args.candidates, STORED_CANDIDATES, _format(args)))
     assert model.store is not None
-    return of_store(requests_of(queries, file, left_out.add), model.store, left_out.add)
+    requests = requests_of(queries, file, left_out.add)
+    trec = args.output_format == "trec"
+    return of_store(requests, model.store, left_out.add, trec=trec)
 
 
 def _open_store(args: argparse.Namespace) -> LateInteraction:
@@ -194,13 +193,8 @@ def _name_of(model: LateInteraction, index: int) -> str:
     return f"document {model.store.ids[index]!r}"
 
 
-def _fit_for_trec(answer: Answer, left_out: LeftOut) -> Answer:
-    """Without ids of a store that a TREC run cannot hold."""
-    rows = [row for row in answer.rows if is_fit_for_trec(row.id)]
-    for row in answer.rows:
-        if not is_fit_for_trec(row.id):
-            left_out.add(f"document {row.id!r}", "blanks divide the columns of a TREC run")
-    return replace(answer, rows=rows)
+def _note_unfit(left_out: LeftOut, id: str) -> None:
+    left_out.add(f"document {id!r}", "blanks divide the columns of a TREC run")
 
 
 def _note(answer: Answer, place: Callable[[int], str], left_out: LeftOut) -> None:

@@ -70,9 +70,9 @@ def open_model(args: argparse.Namespace) -> Scorer:
         )
 
 
-def report_cut(model: Scorer) -> None:
+def report_cut(model: Scorer, quiet: bool) -> None:
     """Say how many queries and documents late interaction has read in part."""
-    if isinstance(model, Reranker):
+    if quiet or isinstance(model, Reranker):
         return
     for what, count, side in (
         ("queries", model.num_cut_queries, model.settings.query),
@@ -83,7 +83,7 @@ def report_cut(model: Scorer) -> None:
 
 
 def sink_of(output: str) -> AbstractContextManager[TextIO]:
-    """Where rows go; of a file that a signal or a fault leaves unfinished the rows are kept."""
+    """Where rows go; of a file that an error or a signal leaves unfinished the rows are kept."""
     return replacing(
         output,
         lambda part, lines: say(f"packrank: {part} has what was finished, rows: {lines:,}"),

@@ -4,12 +4,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
+
 from packrank.arguments import check_text
 from packrank.checkpoint.files import shown
 from packrank.errors import InputError
 from packrank.records.file import RecordFile, nothing_in
 from packrank.records.formats import Format
 from packrank.records.record import QUERIES, Record, id_of
+from packrank.stores.document_ids import Numbers
 from packrank.stores.store import Store
 
 # What is told of a record that cannot be used: where it is, and why.
@@ -155,19 +158,35 @@ def fit_for_trec(
     return list(found.values())
 
 
-def of_store(requests: Iterable[Request], store: Store, on_failure: OnFailure) -> Iterator[Request]:
-    """Requests without ids that a store does not have, or has twice; `on_failure` is told."""
+def of_store(
+    requests: Iterable[Request], store: Store, on_failure: OnFailure, *, trec: bool = False
+) -> Iterator[Request]:
+    """Requests with each document of a store once; of ids that cannot be used `on_failure` is told.
+
+    Such are those that the store does not have, or has twice, and, for a TREC run, with blanks.
+    """
     for query, records in requests:
         assert records is not None
-        known = []
+        known: dict[str, Record] = {}
         for record in records:
+            id = str(record.fields["id"])
             try:
-                store.indices([str(record.fields["id"])])
-                known.append(record)
+                if trec:
+                    check_trec_id(id)
+                store.indices([id])
+                known.setdefault(id, record)
             except InputError as error:
                 on_failure(f"query {shown(query.id)}, {record.place}", str(error))
         if known:
-            yield Request(query, known)
+            yield Request(query, list(known.values()))
+
+
+def trec_surplus(ids: Sequence[str]) -> int:
+    """How many documents of a store at most a TREC run has no row for: repeated ids, or blanks."""
+    if isinstance(ids, Numbers):
+        return 0
+    distinct = np.unique(np.fromiter(map(hash, ids), np.int64, len(ids)))
+    return len(ids) - len(distinct) + sum(not is_fit_for_trec(id) for id in ids)
 
 
 def trec_id(record: Record) -> str:

@@ -1,16 +1,15 @@
 """Queries and what is to be ranked for each, to rankings, a window of queries at a time."""
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from packrank.errors import InputError
 from packrank.jobs.answers import Answer, Row
-from packrank.jobs.queries import Query, Request
+from packrank.jobs.queries import Query, Request, is_fit_for_trec, trec_surplus
 from packrank.jobs.score import Scorer
+from packrank.late.text_scores import SCORES_AT_ONCE
 from packrank.late_interaction import LateInteraction
 from packrank.records.record import Record
 from packrank.request import Ranked
@@ -22,9 +21,12 @@ _WINDOW_SECONDS = 2.0
 _WINDOW_QUERIES = 64
 _WINDOW_PAIRS = 4096
 _WINDOW_CHARACTERS = 16_000_000
-# In late interaction queries of the same documents share their vectors, which are held for some
-# pairs at a time: with more queries they would be encoded a few at a time.
-_LATE_QUERIES = 16
+# In late interaction the documents that queries share are encoded once for so many of them: of more
+# documents fewer queries, so that neither their scores nor their rows fill the memory.
+_ALIKE_QUERIES = 1024
+_ALIKE_ROWS = 1 << 21
+
+_Window = list[tuple[Query, Sequence[Record]]]
 
 
 def rank_texts(
@@ -43,42 +45,61 @@ def rank_texts(
         InputError: a query without an id, which comes by itself, cannot be ranked so.
         PackrankError: the model cannot rank at all.
     """
+    if isinstance(model, LateInteraction):
+        for window in _alike(requests, top_k):
+            yield from _by_late_interaction(model, window, top_k)
+        return
     coming, most = iter(requests), 1
     while window := _take(coming, most):
         start = time.perf_counter()
-        if isinstance(model, Reranker):
-            answers = _by_reranker(model, window, top_k, options)
-        else:
-            answers = _by_late_interaction(model, window, top_k)
+        answers = _by_reranker(model, window, top_k, options)
         if time.perf_counter() - start < _WINDOW_SECONDS:
-            limit = _WINDOW_QUERIES if isinstance(model, Reranker) else _LATE_QUERIES
-            most = min(2 * most, limit)
+            most = min(2 * most, _WINDOW_QUERIES)
         yield from answers
 
 
 def rank_store(
-    model: LateInteraction, requests: Iterable[Request], top_k: int | None, exact: bool | int
+    model: LateInteraction,
+    requests: Iterable[Request],
+    top_k: int | None,
+    exact: bool | int,
+    on_unfit: Callable[[str], None] | None = None,
 ) -> Iterator[Answer]:
     """Rank documents of the store that is attached, by the "id" of records.
 
-    Args and errors: see `rank_texts`.
+    Args and errors: see `rank_texts`; `exact` is that of `LateInteraction.rank`. Where `on_unfit`
+    is given, rankings are such as a TREC run can hold: of documents of one id the best, and none
+    whose id has blanks, of which it is told once.
     """
+    assert model.store is not None
+    surplus = 0 if on_unfit is None else trec_surplus(model.store.ids)
+    unfit: set[str] = set()
     for query, records in requests:
         ids = None if records is None else [str(record.fields["id"]) for record in records]
+        more = surplus if ids is None else 0
+        most = None if top_k is None else top_k + more
+        best = exact if isinstance(exact, bool) else exact + more
         try:
-            ranking, failures = model.try_rank(query.text, None, top_k, candidates=ids, exact=exact)
+            ranking, failures = model.try_rank(query.text, None, most, candidates=ids, exact=best)
         except InputError as error:
             if query.id is None:
                 raise
             yield Answer(query, [], [], error=str(error))
             continue
         rows = [Row(score, id) for _, score, id in ranking]
+        if more and on_unfit is not None:
+            by_id = {row.id: row for row in reversed(rows)}  # the best one stays
+            for id in by_id:
+                if not is_fit_for_trec(id) and id not in unfit:
+                    unfit.add(id)
+                    on_unfit(id)
+            rows = [row for row in rows if row is by_id[row.id] and row.id not in unfit][:top_k]
         yield Answer(query, rows, sorted(failures.items()))
 
 
-def _take(requests: Iterator[Request], most: int) -> list[tuple[Query, Sequence[Record]]]:
+def _take(requests: Iterator[Request], most: int) -> _Window:
     """The next requests, a window of them; none at the end."""
-    window: list[tuple[Query, Sequence[Record]]] = []
+    window: _Window = []
     pairs = characters = 0
     while len(window) < most and pairs < _WINDOW_PAIRS and characters < _WINDOW_CHARACTERS:
         request = next(requests, None)
@@ -92,13 +113,31 @@ def _take(requests: Iterator[Request], most: int) -> list[tuple[Query, Sequence[
     return window
 
 
+def _alike(requests: Iterable[Request], top_k: int | None) -> Iterator[_Window]:
+    """Neighbours of the same records, as many of them as are ranked at once."""
+    window: _Window = []
+    most = 1
+    for query, records in requests:
+        assert records is not None
+        if window and (records is not window[0][1] or len(window) == most):
+            yield window
+            window = []
+        window.append((query, records))
+        if len(window) == 1:
+            rows = min(len(records), top_k or len(records))
+            scores = min(SCORES_AT_ONCE // max(len(records), 1), _ALIKE_ROWS // max(rows, 1))
+            most = max(1, min(_ALIKE_QUERIES, scores))
+    if window:
+        yield window
+
+
 def _texts(records: Sequence[Record]) -> list[str]:
     return [str(record.fields["text"]) for record in records]
 
 
 def _by_reranker(
     model: Reranker,
-    window: list[tuple[Query, Sequence[Record]]],
+    window: _Window,
     top_k: int | None,
     options: Mapping[str, Any],
 ) -> list[Answer]:
@@ -124,43 +163,25 @@ def _by_reranker(
 
 
 def _by_late_interaction(
-    model: LateInteraction, window: list[tuple[Query, Sequence[Record]]], top_k: int | None
-) -> list[Answer]:
-    first = window[0][1]
-    if len(window) > 1 and all(records is first for _, records in window):
-        return _of_the_same(model, [query for query, _ in window], first, top_k)
-    answers = []
-    for query, records in window:
-        try:
-            answers.append(
-                _answer(query, records, *model.try_rank(query.text, _texts(records), top_k))
-            )
-        except InputError as error:
-            if query.id is None:
-                raise
-            answers.append(Answer(query, [], [], error=str(error)))
-    return answers
-
-
-def _of_the_same(
-    model: LateInteraction, queries: list[Query], records: Sequence[Record], top_k: int | None
-) -> list[Answer]:
-    """Each document is encoded once for all these queries, as `try_score` takes those together."""
+    model: LateInteraction, window: _Window, top_k: int | None
+) -> Iterator[Answer]:
+    """Of the same records."""
+    records = window[0][1]
     texts = _texts(records)
-    scores, reasons = model.try_score([(query.text, text) for text in texts for query in queries])
-    answers = []
-    for place, query in enumerate(queries):
-        mine = scores[place :: len(queries)]
-        failures = {
-            index: reasons[pair]
-            for index, pair in enumerate(range(place, len(scores), len(queries)))
-            if pair in reasons
-        }
-        order = np.argsort(-mine, kind="stable").tolist()
-        best = [index for index in order if index not in failures][:top_k]
-        ranking = [Ranked(index, float(mine[index]), texts[index]) for index in best]
-        answers.append(_answer(query, records, ranking, failures))
-    return answers
+    try:
+        found = model.try_rank_many([(query.text, texts) for query, _ in window], top_k)
+    except InputError as error:  # a query that cannot be encoded
+        if len(window) > 1:
+            for half in (window[: len(window) // 2], window[len(window) // 2 :]):
+                yield from _by_late_interaction(model, half, top_k)
+            return
+        query = window[0][0]
+        if query.id is None:
+            raise
+        yield Answer(query, [], [], error=str(error))
+        return
+    for (query, _), (ranking, failures) in zip(window, found, strict=True):
+        yield _answer(query, records, ranking, failures)
 
 
 def _answer(

@@ -1,7 +1,7 @@
 """A file of pairs to a file of scores, a window at a time, in the order they came."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TextIO
 
@@ -30,16 +30,12 @@ class Totals:
     Attributes:
         pairs: those scored.
         readable: those that the file has.
-        failures: (number, reason) of the first records that were not scored.
-        num_failed: how many there were of those.
         tokens: that the model read, special ones included.
         seconds: from the first to the last.
     """
 
     pairs: int
     readable: int
-    failures: list[tuple[int, str]]
-    num_failed: int
     tokens: int
     seconds: float
 
@@ -49,9 +45,9 @@ def score_records(
     records: Iterable[Record],
     sink: TextIO,
     bar: "tqdm[None]",
+    on_failure: Callable[[Record, str], None],
     *,
     cutoff_layer: int | None = None,
-    keep: int = 20,
 ) -> Totals:
     """Write a row for every record; see `output.row_of`.
 
@@ -60,15 +56,14 @@ def score_records(
         records: of a file of pairs.
         sink: where the scores go, one JSON object a line.
         bar: moves by one a record.
+        on_failure: is told of records that are not scored, and why.
         cutoff_layer: layers that a reranker runs; None: all.
-        keep: most failures to return.
 
     Raises:
         PackrankError: the model cannot score at all.
     """
     start, first_token = time.perf_counter(), model.num_tokens
-    pairs, readable, num_failed, most = 0, 0, 0, _FIRST_WINDOW_PAIRS
-    failures: list[tuple[int, str]] = []
+    pairs, readable, most = 0, 0, _FIRST_WINDOW_PAIRS
     coming = iter(records)
     while window := _take(coming, most):
         window_start = time.perf_counter()
@@ -79,9 +74,7 @@ def score_records(
             if reason is None:
                 pairs += 1
             else:
-                num_failed += 1
-                if len(failures) < keep:
-                    failures.append((record.number, reason))
+                on_failure(record, reason)
         sink.write("".join(rows))  # at once, as a signal may come at any time
         if time.perf_counter() - window_start < _WINDOW_SECONDS:
             most = min(2 * most, _WINDOW_PAIRS)
@@ -91,7 +84,7 @@ def score_records(
         bar.update(len(window))
     seconds = max(time.perf_counter() - start, 1e-9)
     tokens = model.num_tokens - first_token
-    return Totals(pairs, readable, failures, num_failed, tokens, seconds)
+    return Totals(pairs, readable, tokens, seconds)
 
 
 def _score_window(

@@ -1,4 +1,4 @@
-"""Texts scored by late interaction: pairs encoded, run by run, and their MaxSim."""
+"""Texts scored and ranked by late interaction: encoded, run by run, and their MaxSim."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -8,14 +8,19 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from packrank.errors import InputError
+from packrank.arguments import listed, listed_requests
+from packrank.documents import document_of
+from packrank.errors import InputError, PairError
 from packrank.late.attached import per_token
 from packrank.late.token_vectors import TokenVectors
+from packrank.request import Ranked
 from packrank.text.pairs import texts_of
 from packrank_kernels import TokenEmbeddings, maxsim
 
 # Pairs whose documents' vectors are held at once: 256 * 180 tokens * 128 floats are 24 MB.
 _PAIRS_AT_ONCE = 256
+# Scores of queries that share documents, which are held at once: 256 MB.
+SCORES_AT_ONCE = 1 << 26
 
 _Pair = tuple[int, str, str]  # its place, query, document
 
@@ -25,7 +30,6 @@ def score_texts(
     queries: TokenVectors,
     documents: TokenVectors,
     mean: bool,
-    known: dict[str, Tensor] | None = None,
 ) -> tuple[NDArray[np.float32], dict[int, str]]:
     """Scores of pairs of texts, and why others have none.
 
@@ -34,7 +38,6 @@ def score_texts(
         queries: what encodes the one side.
         documents: the other.
         mean: whether a score is divided by the number of query tokens.
-        known: vectors of queries that are encoded already.
 
     Returns:
         [N] float32, -inf for a document without vectors, NaN for pairs that failed; and index ->
@@ -49,9 +52,7 @@ def score_texts(
         except InputError as error:
             failures[index] = str(error)
     for run in _runs(sound):
-        vectors, broken = known or {}, dict[str, str]()
-        if known is None:
-            vectors, broken = queries.encode(query for _, query, _ in run)
+        vectors, broken = queries.encode(query for _, query, _ in run)
         encoded, unreadable = documents.encode(text for _, query, text in run if query in vectors)
         by_query: dict[str, list[tuple[int, Tensor]]] = defaultdict(list)
         for index, query, text in run:
@@ -69,6 +70,100 @@ def score_texts(
                 else:
                     failures[index] = "its score is not a finite number"
     return scores, dict(sorted(failures.items()))
+
+
+def rank_alike(
+    asked: Sequence[str],
+    given: Sequence[Any],
+    top_k: int | None,
+    queries: TokenVectors,
+    documents: TokenVectors,
+    mean: bool,
+) -> Iterator[tuple[list[Ranked], dict[int, str]]]:
+    """The same documents ranked for each of several queries; each text is encoded once.
+
+    Args:
+        asked: Q queries.
+        given: N documents, as `Reranker.rank` takes them; [Q, N] float32 of scores are held.
+        top_k: how many to rank; all if None.
+        queries: what encodes the one side.
+        documents: the other.
+        mean: see `score_texts`.
+
+    Yields:
+        For each query: best first, equal scores in their order; and index -> reason of documents
+        that cannot be scored.
+
+    Raises:
+        InputError: a query cannot be encoded.
+    """
+    vectors, broken = queries.encode(asked)
+    for reason in broken.values():
+        raise InputError(reason)
+    scores = np.full((len(asked), len(given)), np.nan, dtype=np.float32)
+    unusable: dict[int, str] = {}
+    empty: set[int] = set()
+    sound: list[tuple[int, str]] = []
+    for index, document in enumerate(given):
+        try:
+            sound.append((index, texts_of(("", document))[1]))
+        except InputError as error:
+            unusable[index] = str(error)
+    for start in range(0, len(sound), _PAIRS_AT_ONCE):
+        run = sound[start : start + _PAIRS_AT_ONCE]
+        encoded, unreadable = documents.encode(text for _, text in run)
+        unusable |= {index: unreadable[text] for index, text in run if text in unreadable}
+        indices = [index for index, text in run if text in encoded]
+        if not indices:
+            continue
+        rows = [encoded[text] for _, text in run if text in encoded]
+        empty.update(index for index, found in zip(indices, rows, strict=True) if not len(found))
+        packed = TokenEmbeddings.encode(rows, str(rows[0].dtype).removeprefix("torch."))
+        for place, query in enumerate(asked):
+            scores[place, indices] = score_of(vectors[query], packed, mean).cpu().numpy()
+    for mine in scores:
+        failures = dict(unusable)
+        for index in np.flatnonzero(~np.isfinite(mine)).tolist():
+            if index not in empty:
+                failures.setdefault(index, "its score is not a finite number")
+        order = np.argsort(-mine, kind="stable").tolist()
+        best = [index for index in order if index not in failures][:top_k]
+        ranking = [Ranked(i, float(mine[i]), *document_of(given[i])) for i in best]
+        yield ranking, dict(sorted(failures.items()))
+
+
+def rank_requests(
+    requests: Any,
+    top_k: int | None,
+    queries: TokenVectors,
+    documents: TokenVectors,
+    mean: bool,
+    *,
+    strict: bool = False,
+) -> list[tuple[list[Ranked], dict[int, str]]]:
+    """What `rank_alike` makes of requests, those together that have the same object one by one.
+
+    Raises:
+        InputError: they are no (query, documents) each, or a query cannot be encoded.
+        PairError: `strict`, and a document cannot be scored; its index counts over those of all.
+    """
+    raw = listed("requests", requests, "(query, documents) each")
+    every = listed_requests(raw)
+    found: list[tuple[list[Ranked], dict[int, str]]] = []
+    before = 0
+    while len(found) < len(every):
+        start = len(found)
+        stop, given = start + 1, every[start][1]
+        most = start + max(1, SCORES_AT_ONCE // max(len(given), 1))
+        while stop < min(most, len(every)) and raw[stop][1] is raw[start][1]:
+            stop += 1
+        asked = [query for query, _ in every[start:stop]]
+        for ranking, failures in rank_alike(asked, given, top_k, queries, documents, mean):
+            for index, reason in failures.items() if strict else ():
+                raise PairError(before + index, reason, "try_rank_many")
+            found.append((ranking, failures))
+            before += len(given)
+    return found
 
 
 def similarity(query: Tensor, documents: Sequence[Tensor], mean: bool) -> NDArray[np.float32]:

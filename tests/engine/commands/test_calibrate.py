@@ -298,12 +298,16 @@ def test_margins_go_to_standard_output_and_the_table_aside(
     run: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for output in ("-", "/dev/stdout"):
-        assert run("--output", output, "--quiet") == 0
+        assert run("--output", output) == 0
         shown = capsys.readouterr()
         (tmp_path / "margins.json").write_text(shown.out)
         assert len(load(tmp_path / "margins.json")) == 1
         assert shown.err.startswith("layer      margin  dropped\n")
         assert "written to" not in shown.err
+    for output in ("-", str(tmp_path / "quiet.json")):
+        assert run("--output", output, "--quiet") == 0
+        shown = capsys.readouterr()
+        assert "dropped\n" not in shown.out + shown.err and "written to" not in shown.out
 
 
 def test_too_few_queries_are_refused_before_the_model_is_loaded(

@@ -76,6 +76,38 @@ def test_rank_score_and_explain_say_what_they_cut(
     assert "; 6 tokens of the document were left out\n" in capsys.readouterr().out
 
 
+def test_quiet_says_nothing_of_what_is_cut(
+    encoder: Path, documents: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cut = ("--document-length", 5, "--quiet")
+    store, out, pairs = tmp_path / "store", tmp_path / "out", tmp_path / "pairs.jsonl"
+    pairs.write_text(json.dumps({"query": "sea " * 9, "document": "red " * 9}) + "\n")
+    queries = tmp_path / "queries.jsonl"
+    queries.write_text(json.dumps({"id": 1, "text": "sea " * 9}) + "\n")
+    assert run("encode", encoder, documents, store, *cut) == 0
+    for words in (
+        ("score", encoder, pairs, "--query-length", 4),
+        ("rank", encoder, "--query", "sea " * 9, "--documents", documents, "--query-length", 4),
+        ("rank", encoder, "--query", "sea " * 9, "--store", store, "--query-length", 4),
+        ("rank", encoder, "--queries", queries, "--documents", documents, "--query-length", 4),
+    ):
+        assert run(*words, "--output", out, *cut) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_cut_texts_are_counted_once_for_many_queries(
+    encoder: Path, documents: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    queries, out = tmp_path / "queries.jsonl", tmp_path / "out"
+    rows = [{"id": n, "text": "sea " * (n + 3)} for n in range(5)]
+    queries.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    lengths = ("--query-length", 4, "--document-length", 5)
+    asked = ("--queries", queries, "--documents", documents, "--output", out)
+    assert run("rank", encoder, *asked, *lengths) == 0
+    cut = "packrank: queries cut to 4 tokens: 5\npackrank: documents cut to 5 tokens: 2\n"
+    assert capsys.readouterr().err == cut
+
+
 def test_lengths_that_cannot_be(
     encoder: Path,
     checkpoint: Callable[..., Path],

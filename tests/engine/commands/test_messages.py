@@ -2,11 +2,13 @@
 
 import io
 import sys
+import warnings
 
 import pytest
 
 from packrank.commands import messages
-from packrank.commands.messages import LeftOut, progress
+from packrank.commands.messages import LeftOut, progress, saying_warnings
+from packrank.output_file import Discarded
 
 
 def test_lines_come_now_and_then(
@@ -76,3 +78,24 @@ def test_the_first_ones_are_named_and_the_rest_counted(
     lines = capsys.readouterr().err.splitlines()
     assert lines[19] == "packrank: line 19 was left out: it is no number"
     assert lines[20:] == ["packrank: and 5 more"]
+
+
+@pytest.mark.parametrize(
+    ("error", "said"), [(KeyboardInterrupt, True), (ValueError, True), (Discarded, False)]
+)
+def test_what_was_left_out_is_said_whatever_ends_the_work(
+    capsys: pytest.CaptureFixture[str], error: type[BaseException], said: bool
+) -> None:
+    """But where the error is about nothing else."""
+    with pytest.raises(error), LeftOut() as left_out:
+        left_out.add("line 1", "it is no number")
+        raise error
+    line = "packrank: line 1 was left out: it is no number\n"
+    assert capsys.readouterr().err == line * said
+
+
+def test_warnings_are_said_whatever_ends_the_work(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(KeyboardInterrupt), saying_warnings():
+        warnings.warn("of another model", stacklevel=1)
+        raise KeyboardInterrupt
+    assert capsys.readouterr().err == "packrank: of another model\n"

@@ -2,9 +2,12 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
+from packrank import InputError, LateInteraction, Ranked, Ranking, Reranker
 from packrank.jobs import rank as rank_file
 from packrank.jobs.queries import Query, Request, fit_for_trec, is_fit_for_trec, requests_of
 from packrank.jobs.rank import rank_texts
@@ -53,23 +56,17 @@ def test_a_query_is_ranked_as_soon_as_its_candidates_are_read(
         assert not wrong
 
 
-class Fixed:
+class Fixed(Reranker):
     """Ranks as many queries as come at once, and notes how many."""
-
-    num_tokens = 0
 
     def __init__(self) -> None:
         self.sizes: list[int] = []
 
-    def try_score(self, pairs: list[tuple[str, str]]) -> object:
-        import numpy as np
-
-        self.sizes.append(len({query for query, _ in pairs}))
-        return np.arange(len(pairs), dtype=np.float32), {}
-
-    def try_rank(self, query: str, documents: list[str], top_k: int | None) -> object:
-        self.sizes.append(1)
-        return [], {}
+    def try_rank_many(self, requests: Any, *_: Any, **__: Any) -> Any:
+        self.sizes.append(len(requests))
+        return [
+            (Ranking([], np.zeros(len(texts), dtype=np.int32), None), {}) for _, texts in requests
+        ]
 
 
 @pytest.mark.parametrize(("seconds", "sizes"), [(1e9, [1, 2, 4, 4, 4]), (0.0, [1] * 15)])
@@ -77,11 +74,11 @@ def test_windows_of_queries_grow_while_they_are_quick(
     monkeypatch: pytest.MonkeyPatch, seconds: float, sizes: list[int]
 ) -> None:
     monkeypatch.setattr(rank_file, "_WINDOW_SECONDS", seconds)
-    monkeypatch.setattr(rank_file, "_LATE_QUERIES", 4)
+    monkeypatch.setattr(rank_file, "_WINDOW_QUERIES", 4)
     model = Fixed()
     documents = [Record(n, {"text": str(n)}) for n in range(3)]
     requests = (Request(Query(f"q{n}", str(n)), documents) for n in range(15))
-    answers = list(rank_texts(model, requests, 2, {}))  # type: ignore[arg-type]
+    answers = list(rank_texts(model, requests, 2, {}))
     assert model.sizes == sizes
     assert [answer.query.id for answer in answers] == [str(n) for n in range(15)]
 
@@ -92,8 +89,58 @@ def test_a_window_ends_with_so_many_pairs(monkeypatch: pytest.MonkeyPatch) -> No
     model = Fixed()
     documents = [Record(n, {"text": str(n)}) for n in range(3)]
     requests = [Request(Query(f"q{n}", str(n)), documents) for n in range(6)]
-    list(rank_texts(model, requests, None, {}))  # type: ignore[arg-type]
+    list(rank_texts(model, requests, None, {}))
     assert model.sizes == [1, 2, 2, 1]
+
+
+class Late(LateInteraction):
+    """Notes the queries that come at once, and how many documents they have; refuses one query."""
+
+    def __init__(self) -> None:
+        self.sizes: list[tuple[str, int]] = []
+
+    def try_rank_many(self, requests: Any, top_k: int | None = None) -> Any:
+        queries = "".join(query for query, _ in requests)
+        assert all(texts is requests[0][1] for _, texts in requests)
+        self.sizes.append((queries, len(requests[0][1])))
+        if "!" in queries:
+            raise InputError("refused")
+        return [([Ranked(0, 0.5, texts[0])], {}) for _, texts in requests]
+
+
+@pytest.mark.parametrize(
+    ("top_k", "limits", "sizes"),
+    [
+        (1, (1024, 1 << 21), [("abcdefg", 5)]),
+        (1, (4, 1 << 21), [("abcd", 5), ("efg", 5)]),
+        (1, (1024, 3), [("abc", 5), ("def", 5), ("g", 5)]),
+        (None, (1024, 10), [("ab", 5), ("cd", 5), ("ef", 5), ("g", 5)]),
+    ],
+)
+def test_queries_of_the_same_documents_are_ranked_together(
+    monkeypatch: pytest.MonkeyPatch,
+    top_k: int | None,
+    limits: tuple[int, int],
+    sizes: list[tuple[str, int]],
+) -> None:
+    """However many pairs they are, from the first query on."""
+    monkeypatch.setattr(rank_file, "_WINDOW_PAIRS", 2)
+    monkeypatch.setattr(rank_file, "_ALIKE_QUERIES", limits[0])
+    monkeypatch.setattr(rank_file, "_ALIKE_ROWS", limits[1])
+    same, other = ([Record(n, {"text": str(n)}) for n in range(size)] for size in (5, 2))
+    model = Late()
+    requests = [Request(Query(text, text), same) for text in "abcdefg"]
+    answers = list(rank_texts(model, [*requests, Request(Query("h", "h"), other)], top_k, {}))
+    assert model.sizes == [*sizes, ("h", 2)]
+    assert [answer.query.id for answer in answers] == list("abcdefgh")
+
+
+def test_a_query_that_is_refused_leaves_the_others_together() -> None:
+    same, model = [Record(1, {"text": "x"})], Late()
+    requests = [Request(Query(text, text), same) for text in "abcde!gh"]
+    answers = list(rank_texts(model, requests, None, {}))
+    assert [answer.error for answer in answers] == [None] * 5 + ["refused"] + [None] * 2
+    assert [queries for queries, _ in model.sizes if "!" not in queries] == ["abcd", "e", "gh"]
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ def test_windows_grow_while_they_are_quick(
     records = [Record(i, {"query": "a", "document": "b"}) for i in range(30)]
     sink = io.StringIO()
     with tqdm(total=30, disable=True) as bar:
-        totals = score_file.score_records(model, records, sink, bar)
+        totals = score_file.score_records(model, records, sink, bar, lambda *_: pytest.fail())
     assert model.sizes == sizes
     assert totals.pairs == 30
     assert [row["line"] for row in map(json.loads, sink.getvalue().splitlines())] == list(range(30))

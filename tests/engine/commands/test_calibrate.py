@@ -208,6 +208,20 @@ def test_bad_lines_are_named_and_left_out(
         assert f"{place} was left out: {reason}" in errors
 
 
+def test_a_query_that_cannot_be_used_is_told_once(
+    run: Callable[..., int],
+    records: tuple[list[dict[str, Any]], list[dict[str, Any]]],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Not once more for each of its candidates."""
+    queries, candidates = records
+    queries.append({"id": "broken", "text": "query \ud800"})
+    candidates += [{"query": "broken", "text": f"{n} 1"} for n in range(12)]
+    assert run() == 1
+    [line] = [one for one in capsys.readouterr().err.splitlines() if "left out" in one]
+    assert "queries.jsonl, line 41 was left out: the text holds a lone surrogate" in line
+
+
 def test_a_text_counts_once(
     run: Callable[..., int],
     records: tuple[list[dict[str, Any]], list[dict[str, Any]]],

@@ -1,6 +1,5 @@
 """Queries and their candidates, each from a file, to logits after every exit layer."""
 
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -10,14 +9,14 @@ from tqdm import tqdm
 
 from packrank.checkpoint.files import shown
 from packrank.errors import InputError
+from packrank.jobs.pace import Doubling
 from packrank.jobs.queries import OnFailure, of_no_query, read_queries
 from packrank.records.file import RecordFile, is_stdin, nothing_in
 from packrank.records.formats import Format
 from packrank.records.record import CANDIDATES, Record
 from packrank.reranker import Reranker
 
-# Queries are scored a window at a time; windows double while one takes less than these seconds.
-_WINDOW_SECONDS = 2.0
+# Most queries that are scored at once.
 _WINDOW_QUERIES = 64
 
 
@@ -84,12 +83,14 @@ def score_queries(
     model: Reranker, queries: Sequence[Asked], layers: tuple[int, ...], bar: "tqdm[None]"
 ) -> Iterator[tuple[Record, str]]:
     """Give every query its logits; yields the candidates that cannot be scored, and why."""
-    start, most = 0, 1
-    while window := queries[start : start + most]:
-        began = time.perf_counter()
+    start, pace = 0, Doubling(1, _WINDOW_QUERIES)
+    while window := queries[start : start + pace.size]:
         records = [record for query in window for record in query.records]
         pairs = [(query.text, str(one.fields["text"])) for query in window for one in query.records]
-        logits, reasons = model.try_score(pairs, activation="identity", cutoff_layers=list(layers))
+        with pace.kept():
+            logits, reasons = model.try_score(
+                pairs, activation="identity", cutoff_layers=list(layers)
+            )
         usable = np.ones(len(pairs), dtype=np.bool_)
         usable[list(reasons)] = False
         at = 0
@@ -101,5 +102,3 @@ def score_queries(
             yield records[place], reason
         bar.update(len(pairs))
         start += len(window)
-        if time.perf_counter() - began < _WINDOW_SECONDS:
-            most = min(2 * most, _WINDOW_QUERIES)

@@ -132,10 +132,10 @@ def test_every_query_keeps_its_own_candidates(
     """However queries fall into windows; margins tell, as they hang on every score."""
     assert run() == 0
     [whole] = load(folder / FILE)
-    monkeypatch.setattr("packrank.jobs.calibrate._WINDOW_SECONDS", 0.0)
+    monkeypatch.setattr("packrank.jobs.pace._SECONDS", 0.0)
     assert run() == 0
     assert load(folder / FILE) == [whole]
-    monkeypatch.setattr("packrank.jobs.calibrate._WINDOW_SECONDS", 1e9)
+    monkeypatch.setattr("packrank.jobs.pace._SECONDS", 1e9)
     assert run() == 0
     assert load(folder / FILE) == [whole]
     assert [len(model.calls) for model in Layerwise.made][1:] == [40, 6]

@@ -80,7 +80,7 @@ class Fixed(Reranker):
 def test_windows_of_queries_grow_while_they_are_quick(
     monkeypatch: pytest.MonkeyPatch, seconds: float, sizes: list[int]
 ) -> None:
-    monkeypatch.setattr(rank_file, "_WINDOW_SECONDS", seconds)
+    monkeypatch.setattr("packrank.jobs.pace._SECONDS", seconds)
     monkeypatch.setattr(rank_file, "_WINDOW_QUERIES", 4)
     model = Fixed()
     documents = [Record(n, {"text": str(n)}) for n in range(3)]
@@ -91,7 +91,7 @@ def test_windows_of_queries_grow_while_they_are_quick(
 
 
 def test_a_window_ends_with_so_many_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rank_file, "_WINDOW_SECONDS", 1e9)
+    monkeypatch.setattr("packrank.jobs.pace._SECONDS", 1e9)
     monkeypatch.setattr(rank_file, "_WINDOW_PAIRS", 5)
     model = Fixed()
     documents = [Record(n, {"text": str(n)}) for n in range(3)]

@@ -2,7 +2,7 @@
 
 import argparse
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +10,11 @@ import numpy as np
 from packrank.checkpoint.fingerprint import fingerprint
 from packrank.checkpoint.hub import is_cached, is_hub_name
 from packrank.commands.messages import LeftOut, check_stdout, progress, say
-from packrank.commands.options import (
-    folder_of,
-    reranker_options,
-)
+from packrank.commands.options import folder_of, reranker_options
 from packrank.errors import InputError
 from packrank.exits.calibration import calibrate, check_enough, enough_queries
 from packrank.exits.margins import FILE, Margins, load, save
-from packrank.jobs.calibrate import read_queries, score_queries
+from packrank.jobs.calibrate import read_asked, score_queries
 from packrank.output_file import is_stdout
 from packrank.reranker import Reranker
 
@@ -27,14 +24,28 @@ def run(args: argparse.Namespace) -> int:
     check_stdout()
     if args.output is None:
         _check_folder(args.model)
-    failures: list[tuple[str, str, str]] = []
-    queries = read_queries(args.queries, args.candidates, failures, args.input_format)
+    with LeftOut() as left_out:
+        margins = _measure(args, left_out)
+    if margins.extrapolated:
+        say(
+            f"packrank: {margins.num_fitted} fitted queries are too few to show a recall of "
+            f"{args.recall:g}, so margins go beyond what any of them needs; give at least "
+            f"{enough_queries(args.top_k, args.recall)} queries in all, of more than {args.top_k} "
+            "candidates each"
+        )
+    if margins.held_out_low < args.recall:
+        say(
+            f"packrank: the interval reaches below {args.recall:g}; with more queries it would be "
+            "narrower"
+        )
+    return 1 if left_out.count else 0
+
+
+def _measure(args: argparse.Namespace, left_out: LeftOut) -> Margins:
+    """Margins, written where they belong."""
+    queries = read_asked(args.queries, args.candidates, left_out.add, args.input_format)
     ample = [query for query in queries if len(query.records) > args.top_k]
-    try:
-        check_enough(len(ample), args.top_k)
-    except InputError:
-        _report(failures)  # what is missing may be among them
-        raise
+    check_enough(len(ample), args.top_k)
     folder = folder_of(args.model)
     output = folder / FILE if args.output is None else Path(args.output)
     piped = is_stdout(str(output))
@@ -46,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     total = sum(len(query.records) for query in ample)
     with progress(total, "pairs", args.quiet) as bar:
         for record, reason in score_queries(model, ample, exits, bar):
-            failures.append((args.candidates, record.place, reason))
+            left_out.add(f"{args.candidates}, {record.place}", reason)
     nothing = np.empty((0, len(exits)), dtype=np.float32)
     margins = calibrate(
         [nothing if query.logits is None else query.logits for query in queries],
@@ -64,20 +75,7 @@ def run(args: argparse.Namespace) -> int:
     save(output, margins)
     if not args.quiet and not piped:
         print(f"written to {output}")
-    _report(failures)
-    if margins.extrapolated:
-        say(
-            f"packrank: {margins.num_fitted} fitted queries are too few to show a recall of "
-            f"{args.recall:g}, so margins go beyond what any of them needs; give at least "
-            f"{enough_queries(args.top_k, args.recall)} queries in all, of more than {args.top_k} "
-            "candidates each"
-        )
-    if margins.held_out_low < args.recall:
-        say(
-            f"packrank: the interval reaches below {args.recall:g}; with more queries it would be "
-            "narrower"
-        )
-    return 1 if failures else 0
+    return margins
 
 
 def _check_folder(model: str) -> None:
@@ -139,10 +137,3 @@ def _table(margins: Margins) -> Iterator[str]:
         f"candidates: {margins.num_candidates} a query; margins hold for up to "
         f"{margins.most_candidates}"
     )
-
-
-def _report(failures: Sequence[tuple[str, str, str]]) -> None:
-    left_out = LeftOut()
-    for path, place, reason in failures:
-        left_out.add(f"{path}, {place}", reason)
-    left_out.report()

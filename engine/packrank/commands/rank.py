@@ -89,15 +89,17 @@ def _rank_many(args: argparse.Namespace) -> int:
     """For each of many queries what is its own, or the same."""
     trec = args.output_format == "trec"
     with LeftOut() as left_out, ExitStack() as stack:
-        queries = read_queries(args.queries, _format(args), left_out.add, trec=trec)
+        unusable: set[str] = set()
+        told = left_out.add
+        queries = read_queries(args.queries, _format(args), told, trec=trec, unusable=unusable)
         sink = stack.enter_context(_sink(args))
         if args.store is None:
-            requests, place = _texts_of(args, queries, stack, left_out)
+            requests, place = _texts_of(args, queries, unusable, stack, left_out)
             model: Scorer = open_model(args)
             answers = rank_texts(model, requests, args.top_k, _options(args, model))
         else:
             model = late = _open_store(args)
-            requests = _stored_of(args, queries, late, stack, left_out)
+            requests = _stored_of(args, queries, unusable, late, stack, left_out)
             place = partial(_name_of, late)
             on_unfit = partial(_note_unfit, left_out) if trec else None
             answers = rank_store(late, requests, args.top_k, args.exact, on_unfit)
@@ -120,13 +122,19 @@ def _rank_many(args: argparse.Namespace) -> int:
 
 
 def _texts_of(
-    args: argparse.Namespace, queries: list[Query], stack: ExitStack, left_out: LeftOut
+    args: argparse.Namespace,
+    queries: list[Query],
+    unusable: set[str],
+    stack: ExitStack,
+    left_out: LeftOut,
 ) -> tuple[Iterable[Request], Callable[[int], str]]:
     """What is to be ranked for each query, and the place of what has a number."""
     trec = args.output_format == "trec"
     if args.candidates is not None:
         file = stack.enter_context(RecordFile(args.candidates, CANDIDATES, _format(args)))
-        requests: Iterable[Request] = requests_of(queries, file, left_out.add, trec=trec)
+        requests: Iterable[Request] = requests_of(
+            queries, file, left_out.add, trec=trec, unusable=unusable
+        )
     else:
         file = stack.enter_context(RecordFile(args.documents, DOCUMENTS, args.input_format))
         failures, documents = _read(file, trec=trec)
@@ -141,6 +149,7 @@ def _texts_of(
 def _stored_of(
     args: argparse.Namespace,
     queries: list[Query],
+    unusable: set[str],
     model: LateInteraction,
     stack: ExitStack,
     left_out: LeftOut,
@@ -150,7 +159,7 @@ def _stored_of(
         return [Request(query, None) for query in queries]
     file = stack.enter_context(RecordFile(args.candidates, STORED_CANDIDATES, _format(args)))
     assert model.store is not None
-    requests = requests_of(queries, file, left_out.add)
+    requests = requests_of(queries, file, left_out.add, unusable=unusable)
     trec = args.output_format == "trec"
     return of_store(requests, model.store, left_out.add, trec=trec)
 

@@ -1,6 +1,5 @@
 """Queries and their candidates, each from a file, to logits after every exit layer."""
 
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -10,18 +9,19 @@ from tqdm import tqdm
 
 from packrank.checkpoint.files import shown
 from packrank.errors import InputError
+from packrank.jobs.pace import Doubling
+from packrank.jobs.queries import OnFailure, of_no_query, read_queries
 from packrank.records.file import RecordFile, is_stdin, nothing_in
 from packrank.records.formats import Format
-from packrank.records.record import CANDIDATES, QUERIES, Record
+from packrank.records.record import CANDIDATES, Record
 from packrank.reranker import Reranker
 
-# Queries are scored a window at a time; windows double while one takes less than these seconds.
-_WINDOW_SECONDS = 2.0
+# Most queries that are scored at once.
 _WINDOW_QUERIES = 64
 
 
 @dataclass
-class Query:
+class Asked:
     """A query, the records of its candidates, and their logits once they are scored."""
 
     text: str
@@ -29,18 +29,16 @@ class Query:
     logits: NDArray[np.float32] | None = None
 
 
-def read_queries(
-    queries: str,
-    candidates: str,
-    failures: list[tuple[str, str, str]],
-    format: Format | None = None,
-) -> list[Query]:
+def read_asked(
+    queries: str, candidates: str, on_failure: OnFailure, format: Format | None = None
+) -> list[Asked]:
     """Queries in their order, each with its candidates.
 
     Args:
         queries: a file of records with "id" and "text"; "-" is standard input.
         candidates: likewise, with "query", the id of one, and "text".
-        failures: gains file, place in it and reason of what cannot be used.
+        on_failure: is told of what cannot be used; of candidates of a query that cannot be used
+            it is not.
         format: what both files are; None: as their first bytes and their names say.
 
     Raises:
@@ -49,60 +47,50 @@ def read_queries(
     """
     if is_stdin(queries) and is_stdin(candidates):
         raise InputError("queries and candidates cannot both come from standard input")
-    # None: left out, as the same text in both halves would make one tell of the other.
-    known: dict[str, Query | None] = {}
-    texts: dict[str, str] = {}
+    unusable: set[str] = set()
+    asked: dict[str | None, Asked] = {}
+    texts: dict[str, str | None] = {}
+    for query in read_queries(queries, format, on_failure, unusable=unusable):
+        first = texts.setdefault(query.text, query.id)
+        if first == query.id:
+            asked[query.id] = Asked(query.text)
+        else:  # the same text in both halves would make one tell of the other
+            on_failure(query.place, f'"text" is that of query {shown(first)} before')
+            unusable.add(str(query.id))
     wrong: list[tuple[int, str]] = []
-    with RecordFile(queries, QUERIES, format) as file:
-        for record in file.records():
-            try:
-                _check(record)
-                id, text = record.fields["id"], record.fields["text"]
-                if id in known:
-                    raise InputError(f'"id" is {shown(id)}, as of a query before')
-                first = texts.setdefault(text, id)
-                known[id] = Query(text) if first == id else None
-                if first != id:
-                    raise InputError(f'"text" is that of query {shown(first)} before')
-            except InputError as error:
-                wrong.append((record.number, str(error)))
-        if not known:
-            raise InputError(nothing_in(file, wrong))
-        failures += [(queries, f"{file.part} {number}", reason) for number, reason in wrong]
-    wrong, usable = [], 0
+    usable = 0
     with RecordFile(candidates, CANDIDATES, format) as file:
         for record in file.records():
             try:
-                _check(record)
+                if record.error is not None:
+                    raise InputError(record.error)
                 id = record.fields["query"]
-                if id not in known:
-                    raise InputError(f'"query" is {shown(id)}, which is the id of no query')
+                if id in asked:
+                    asked[id].records.append(record)
+                elif id not in unusable:
+                    raise InputError(of_no_query(id))
                 usable += 1
-                if (query := known[id]) is not None:
-                    query.records.append(record)
             except InputError as error:
                 wrong.append((record.number, str(error)))
         if not usable:
             raise InputError(nothing_in(file, wrong))
-        failures += [(candidates, f"{file.part} {number}", reason) for number, reason in wrong]
-    return [query for query in known.values() if query is not None]
-
-
-def _check(record: Record) -> None:
-    if record.error is not None:
-        raise InputError(record.error)
+        for number, reason in wrong:
+            on_failure(f"{file.name}, {file.part} {number}", reason)
+    return list(asked.values())
 
 
 def score_queries(
-    model: Reranker, queries: Sequence[Query], layers: tuple[int, ...], bar: "tqdm[None]"
+    model: Reranker, queries: Sequence[Asked], layers: tuple[int, ...], bar: "tqdm[None]"
 ) -> Iterator[tuple[Record, str]]:
     """Give every query its logits; yields the candidates that cannot be scored, and why."""
-    start, most = 0, 1
-    while window := queries[start : start + most]:
-        began = time.perf_counter()
+    start, pace = 0, Doubling(1, _WINDOW_QUERIES)
+    while window := queries[start : start + pace.size]:
         records = [record for query in window for record in query.records]
         pairs = [(query.text, str(one.fields["text"])) for query in window for one in query.records]
-        logits, reasons = model.try_score(pairs, activation="identity", cutoff_layers=list(layers))
+        with pace.kept():
+            logits, reasons = model.try_score(
+                pairs, activation="identity", cutoff_layers=list(layers)
+            )
         usable = np.ones(len(pairs), dtype=np.bool_)
         usable[list(reasons)] = False
         at = 0
@@ -114,5 +102,3 @@ def score_queries(
             yield records[place], reason
         bar.update(len(pairs))
         start += len(window)
-        if time.perf_counter() - began < _WINDOW_SECONDS:
-            most = min(2 * most, _WINDOW_QUERIES)

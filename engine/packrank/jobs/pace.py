@@ -1,4 +1,4 @@
-"""How much is encoded at once, so that what has been encoded can be made safe every few seconds."""
+"""How much is done at once, so that every few seconds what has been done is safe, and is told."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,6 +11,27 @@ WINDOW_CHARACTERS = 1 << 18
 _FIRST_CHARACTERS = 1 << 10
 _SECONDS = 2.0  # that a window should take
 _MOST_FASTER = 2  # times the characters of the window before
+
+
+class Doubling:
+    """Windows that double while one takes less than some two seconds, whatever is done with them.
+
+    Attributes:
+        size: of the next window.
+    """
+
+    def __init__(self, first: int, most: int) -> None:
+        """Begin with the first size, and end with the most."""
+        self.size = first
+        self._most = most
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Keep pace while something is done with a window."""
+        start = monotonic()
+        yield
+        if monotonic() - start < _SECONDS:
+            self.size = min(2 * self.size, self._most)
 
 
 class Pace:

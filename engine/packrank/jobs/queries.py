@@ -1,7 +1,7 @@
 """Queries of a file, each with the records that are to be ranked for it."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -26,10 +26,12 @@ class Query:
     Attributes:
         text: of it.
         id: of it; None of one that comes without a file.
+        place: where its file has it, for messages.
     """
 
     text: str
     id: str | None = None
+    place: str = field(default="", compare=False)
 
 
 class Request(NamedTuple):
@@ -45,7 +47,12 @@ class Request(NamedTuple):
 
 
 def read_queries(
-    path: str, format: Format | None, on_failure: OnFailure, *, trec: bool = False
+    path: str,
+    format: Format | None,
+    on_failure: OnFailure,
+    *,
+    trec: bool = False,
+    unusable: set[str] | None = None,
 ) -> list[Query]:
     """The queries of a file, in its order.
 
@@ -54,6 +61,7 @@ def read_queries(
         format: what the file is; None: as its first bytes and its name say.
         on_failure: is told of what cannot be used.
         trec: whether ids must be such as a TREC run can hold.
+        unusable: gains the ids, where they are known, of queries that cannot be used.
 
     Raises:
         InputError: the file is not read, or has nothing that can be used.
@@ -72,8 +80,10 @@ def read_queries(
                     raise InputError(f'"id" is {shown(id)}, as of a query before')
                 if trec:
                     check_trec_id(id)
-                found[id] = Query(text, id)
+                found[id] = Query(text, id, f"{file.name}, {record.place}")
             except InputError as error:
+                if unusable is not None and "id" in record.fields:
+                    unusable.add(str(record.fields["id"]))
                 wrong.append((record.number, str(error)))
         if not found:
             raise InputError(nothing_in(file, wrong))
@@ -83,7 +93,12 @@ def read_queries(
 
 
 def requests_of(
-    queries: Sequence[Query], file: RecordFile, on_failure: OnFailure, *, trec: bool = False
+    queries: Sequence[Query],
+    file: RecordFile,
+    on_failure: OnFailure,
+    *,
+    trec: bool = False,
+    unusable: Container[str] = (),
 ) -> Iterator[Request]:
     """Queries in their order, each with its candidates.
 
@@ -95,6 +110,7 @@ def requests_of(
         file: of records with "query", the id of one.
         on_failure: is told of candidates that cannot be used, and of queries that have none.
         trec: whether ids must be such as a TREC run can hold.
+        unusable: ids of queries that cannot be used, of whose candidates nothing is told.
     """
     held: dict[str | None, list[Record]] = {query.id: [] for query in queries}
 
@@ -105,8 +121,8 @@ def requests_of(
         id = record.fields["query"]
         if id in held:
             held[id].append(record)
-        else:
-            told(record, f'"query" is {shown(id)}, which is the id of no query')
+        elif id not in unusable:
+            told(record, of_no_query(id))
 
     last: dict[str, int] = {}
     if file.can_rewind:
@@ -131,6 +147,11 @@ def requests_of(
             on_failure(f"query {shown(query.id)}", f"{file.name} has no candidate for it")
     for record in coming:
         hold(record)
+
+
+def of_no_query(id: str) -> str:
+    """Why a candidate cannot be used that names a query which is not there."""
+    return f'"query" is {shown(id)}, which is the id of no query'
 
 
 def sound_records(file: RecordFile, on_failure: Callable[[Record, str], None]) -> Iterator[Record]:

@@ -1,12 +1,12 @@
 """Queries and what is to be ranked for each, to rankings, a window of queries at a time."""
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from packrank.errors import InputError
 from packrank.jobs.answers import Answer, Row
+from packrank.jobs.pace import Doubling
 from packrank.jobs.queries import Query, Request, is_fit_for_trec, trec_surplus
 from packrank.jobs.score import Scorer
 from packrank.late.text_scores import SCORES_AT_ONCE
@@ -15,9 +15,8 @@ from packrank.records.record import Record
 from packrank.request import Ranked
 from packrank.reranker import Reranker
 
-# A window is ranked at once; windows double while one takes less than these seconds, up to these
-# queries, and end with the query that brings them to so many pairs or characters.
-_WINDOW_SECONDS = 2.0
+# A window is ranked at once: up to these queries, and it ends with the one that brings it to so
+# many pairs or characters.
 _WINDOW_QUERIES = 64
 _WINDOW_PAIRS = 4096
 _WINDOW_CHARACTERS = 16_000_000
@@ -49,12 +48,10 @@ def rank_texts(
         for window in _alike(requests, top_k):
             yield from _by_late_interaction(model, window, top_k)
         return
-    coming, most = iter(requests), 1
-    while window := _take(coming, most):
-        start = time.perf_counter()
-        answers = _by_reranker(model, window, top_k, options)
-        if time.perf_counter() - start < _WINDOW_SECONDS:
-            most = min(2 * most, _WINDOW_QUERIES)
+    coming, pace = iter(requests), Doubling(1, _WINDOW_QUERIES)
+    while window := _take(coming, pace.size):
+        with pace.kept():
+            answers = _by_reranker(model, window, top_k, options)
         yield from answers
 
 

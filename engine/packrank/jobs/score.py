@@ -8,16 +8,16 @@ from typing import TextIO
 from tqdm import tqdm
 
 from packrank.jobs.output import row_of
+from packrank.jobs.pace import Doubling
 from packrank.late_interaction import LateInteraction
 from packrank.records.record import Record
 from packrank.reranker import Reranker
 
 Scorer = Reranker | LateInteraction
 
-# A window is scored at once and then the progress bar moves. The first is this small, and each is
-# twice the last while that took less than the seconds below, so a slow model's bar moves too.
+# A window is scored at once and then the progress bar moves. The first is this small, so that a
+# slow model's bar moves too.
 _FIRST_WINDOW_PAIRS = 64
-_WINDOW_SECONDS = 2.0
 # The largest window, so that memory follows these and not the length of the file.
 _WINDOW_PAIRS = 4096
 _WINDOW_CHARACTERS = 16_000_000
@@ -63,21 +63,20 @@ def score_records(
         PackrankError: the model cannot score at all.
     """
     start, first_token = time.perf_counter(), model.num_tokens
-    pairs, readable, most = 0, 0, _FIRST_WINDOW_PAIRS
+    pairs, readable, pace = 0, 0, Doubling(_FIRST_WINDOW_PAIRS, _WINDOW_PAIRS)
     coming = iter(records)
-    while window := _take(coming, most):
-        window_start = time.perf_counter()
+    while window := _take(coming, pace.size):
         readable += sum(record.error is None for record in window)
         rows = []
-        for record, score, reason in _score_window(model, window, cutoff_layer):
+        with pace.kept():
+            scored = list(_score_window(model, window, cutoff_layer))
+        for record, score, reason in scored:
             rows.append(row_of(record, score, reason))
             if reason is None:
                 pairs += 1
             else:
                 on_failure(record, reason)
         sink.write("".join(rows))  # at once, as a signal may come at any time
-        if time.perf_counter() - window_start < _WINDOW_SECONDS:
-            most = min(2 * most, _WINDOW_PAIRS)
         seconds = max(time.perf_counter() - start, 1e-9)
         tokens = model.num_tokens - first_token
         bar.set_postfix_str(f"{tokens / seconds:,.0f} tokens/s", refresh=False)

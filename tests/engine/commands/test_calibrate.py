@@ -132,10 +132,10 @@ def test_every_query_keeps_its_own_candidates(
     """However queries fall into windows; margins tell, as they hang on every score."""
     assert run() == 0
     [whole] = load(folder / FILE)
-    monkeypatch.setattr("packrank.jobs.calibrate._WINDOW_SECONDS", 0.0)
+    monkeypatch.setattr("packrank.jobs.pace._SECONDS", 0.0)
     assert run() == 0
     assert load(folder / FILE) == [whole]
-    monkeypatch.setattr("packrank.jobs.calibrate._WINDOW_SECONDS", 1e9)
+    monkeypatch.setattr("packrank.jobs.pace._SECONDS", 1e9)
     assert run() == 0
     assert load(folder / FILE) == [whole]
     assert [len(model.calls) for model in Layerwise.made][1:] == [40, 6]
@@ -206,6 +206,20 @@ def test_bad_lines_are_named_and_left_out(
         ("candidates.jsonl, line 484", "it is no number"),
     ]:
         assert f"{place} was left out: {reason}" in errors
+
+
+def test_a_query_that_cannot_be_used_is_told_once(
+    run: Callable[..., int],
+    records: tuple[list[dict[str, Any]], list[dict[str, Any]]],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Not once more for each of its candidates."""
+    queries, candidates = records
+    queries.append({"id": "broken", "text": "query \ud800"})
+    candidates += [{"query": "broken", "text": f"{n} 1"} for n in range(12)]
+    assert run() == 1
+    [line] = [one for one in capsys.readouterr().err.splitlines() if "left out" in one]
+    assert "queries.jsonl, line 41 was left out: the text holds a lone surrogate" in line
 
 
 def test_a_text_counts_once(

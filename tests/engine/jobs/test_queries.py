@@ -9,7 +9,14 @@ import pytest
 
 from packrank import InputError, LateInteraction, Ranked, Ranking, Reranker
 from packrank.jobs import rank as rank_file
-from packrank.jobs.queries import Query, Request, fit_for_trec, is_fit_for_trec, requests_of
+from packrank.jobs.queries import (
+    Query,
+    Request,
+    fit_for_trec,
+    is_fit_for_trec,
+    read_queries,
+    requests_of,
+)
 from packrank.jobs.rank import rank_texts
 from packrank.records.file import RecordFile
 from packrank.records.record import CANDIDATES, Record
@@ -73,7 +80,7 @@ class Fixed(Reranker):
 def test_windows_of_queries_grow_while_they_are_quick(
     monkeypatch: pytest.MonkeyPatch, seconds: float, sizes: list[int]
 ) -> None:
-    monkeypatch.setattr(rank_file, "_WINDOW_SECONDS", seconds)
+    monkeypatch.setattr("packrank.jobs.pace._SECONDS", seconds)
     monkeypatch.setattr(rank_file, "_WINDOW_QUERIES", 4)
     model = Fixed()
     documents = [Record(n, {"text": str(n)}) for n in range(3)]
@@ -84,7 +91,7 @@ def test_windows_of_queries_grow_while_they_are_quick(
 
 
 def test_a_window_ends_with_so_many_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rank_file, "_WINDOW_SECONDS", 1e9)
+    monkeypatch.setattr("packrank.jobs.pace._SECONDS", 1e9)
     monkeypatch.setattr(rank_file, "_WINDOW_PAIRS", 5)
     model = Fixed()
     documents = [Record(n, {"text": str(n)}) for n in range(3)]
@@ -152,3 +159,15 @@ def test_ids_of_a_trec_run(id: str, fits: bool) -> None:
     record = Record(1, {"id": id, "text": "x"})
     assert fit_for_trec([record], lambda _, reason: wrong.append(reason)) == [record] * fits
     assert len(wrong) == 1 - fits
+
+
+def test_nothing_is_told_of_candidates_whose_query_cannot_be_used(tmp_path: Path) -> None:
+    """That is told of the query, once."""
+    path, told, unusable = tmp_path / "q.jsonl", list[tuple[str, str]](), set[str]()
+    path.write_text('{"id": "1", "text": "a"}\n{"id": "2", "text": "\\ud800"}\n{"id": "3"}\n')
+    queries = read_queries(str(path), None, lambda *what: told.append(what), unusable=unusable)
+    assert queries == [Query("a", "1")] and unusable == {"2", "3"} and len(told) == 2
+    with RecordFile(str(file_of(tmp_path / "c.jsonl", "12324")), CANDIDATES) as file:
+        coming = requests_of(queries, file, lambda *what: told.append(what), unusable=unusable)
+        assert [len(records or []) for _, records in coming] == [1]
+    assert [reason for _, reason in told[2:]] == ["\"query\" is '4', which is the id of no query"]

@@ -38,7 +38,7 @@ def test_windows_grow_while_they_are_quick(
 ) -> None:
     monkeypatch.setattr(score_file, "_FIRST_WINDOW_PAIRS", 2)
     monkeypatch.setattr(score_file, "_WINDOW_PAIRS", 8)
-    monkeypatch.setattr(score_file, "_WINDOW_SECONDS", seconds)
+    monkeypatch.setattr("packrank.jobs.pace._SECONDS", seconds)
     monkeypatch.setattr(score_file, "_WINDOW_CHARACTERS", characters)
     model: Any = Sized()
     records = [Record(i, {"query": "a", "document": "b"}) for i in range(30)]

@@ -44,7 +44,9 @@ def conftest() -> Any:
     return module
 
 
-def test_a_run_that_is_stopped_keeps_its_rows(tmp_path: Path) -> None:
+def test_a_run_that_is_stopped_keeps_its_rows(tmp_path: Path, thorough: bool) -> None:
+    if not thorough:
+        pytest.skip("its long form alone")
     shutil.copy(CONFTEST, tmp_path)
     (tmp_path / "bench_naps.py").write_text(BENCH)
     (tmp_path / "pytest.ini").write_text("[pytest]\npython_functions = bench_*\n")

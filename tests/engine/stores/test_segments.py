@@ -42,12 +42,12 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("format", ["int8", "2bit", "float16"])
-def test_bytes_follow_from_the_documents(tmp_path: Path, format: str) -> None:
+def test_bytes_follow_from_the_documents(tmp_path: Path, format: str, thorough: bool) -> None:
     """However many are appended at once, and wherever they are committed or the writer stops."""
     steps = torch.linspace(-0.5, 0.5, 4)
     codec = Codec.of(torch.eye(SIZE), (steps[1:] + steps[:-1]) / 2, steps)
     found = []
-    for seed in range(12):
+    for seed in range(100 if thorough else 4):
         rng, folder = random.Random(seed), tmp_path / str(seed)
         writer = Appender(folder)
         writer.create(format, SIZE, None, codec if format == "2bit" else None)

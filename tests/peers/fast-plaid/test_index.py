@@ -73,7 +73,11 @@ def test_an_index_that_cannot_be_searched_opens_too(index: Callable[..., Any]) -
 
 @pytest.mark.parametrize("nbits", BITS)
 def test_scores_are_those_of_pylates_search(tmp_path: Path, nbits: int) -> None:
-    """To the rounding of float16 there, and here of the bytes that a query and a codec become."""
+    """To the rounding of float16 there; and here of the bytes that a query and a codec become.
+
+    By bytes the largest of 36 differences was .004 to .011 of a token's root mean square, as the
+    centroids fell, which fast-plaid does not seed.
+    """
     from pylate.indexes import PLAID
 
     every = {"n_ivf_probe": 256, "show_progress": False}  # clusters: all that there are
@@ -88,7 +92,9 @@ def test_scores_are_those_of_pylates_search(tmp_path: Path, nbits: int) -> None:
         assert sorted(places) == [*range(len(names))]
         scores = [one["score"] for one in ranked]
         found = maxsim(query, store)[places]
-        np.testing.assert_allclose(found, scores, rtol=0, atol=0.01 * len(query) ** 0.5)
+        np.testing.assert_allclose(found, scores, rtol=0, atol=0.02 * len(query) ** 0.5)
+        exact = maxsim(query, store, exact=True)[places]
+        np.testing.assert_allclose(exact, scores, rtol=0, atol=0.001 * len(query) ** 0.5)
 
 
 @pytest.mark.parametrize("ids", [[f"p{n}" for n in range(36)], [*range(100, 136)]])

@@ -18,7 +18,7 @@ def installed_in_place() -> bool:
     return any(json.loads(text).get("dir_info", {}).get("editable") for text in places)
 
 
-@pytest.mark.skipif(not installed_in_place(), reason="needs an editable installation")
+@pytest.mark.skipif(not installed_in_place(), reason="needs an editable installation: make install")
 @pytest.mark.parametrize("folder", [ENGINE, KERNELS], ids=lambda folder: folder.name)
 def test_a_clone_named_like_a_package_hides_nothing_beside_it(folder: Path, tmp_path: Path) -> None:
     """`python -c` in the folder of the clone: there its name is a namespace package's."""

@@ -46,7 +46,7 @@ def conftest() -> Any:
 
 def test_a_run_that_is_stopped_keeps_its_rows(tmp_path: Path, thorough: bool) -> None:
     if not thorough:
-        pytest.skip("its long form alone")
+        pytest.skip("its long form alone: make proofs")
     shutil.copy(CONFTEST, tmp_path)
     (tmp_path / "bench_naps.py").write_text(BENCH)
     (tmp_path / "pytest.ini").write_text("[pytest]\npython_functions = bench_*\n")

@@ -110,7 +110,7 @@ def test_killed_at_random_moments_the_store_is_the_same(
     Every run has windows of its own, and commits in other places.
     """
     if format == "4bit" and not thorough:
-        pytest.skip("its long form alone")
+        pytest.skip("its long form alone: make proofs")
     monkeypatch.setattr("packrank.stores.segments._SEGMENT_TOKENS", 60)
     rng = np.random.default_rng(0)
     texts = [" ".join(rng.choice(WORDS.split(), n)) for n in rng.integers(1, 20, 90)]

@@ -140,7 +140,7 @@ BY_TRANSFORMERS = ("llama-classifier", "qwen3-template", "adapter")
 def test_a_right_model_is_verified(maker: Maker, run: Verify, kind: str, thorough: bool) -> None:
     """By all that is built in; roundings stay far within what is allowed them."""
     if kind not in USUAL and not thorough:
-        pytest.skip("its long form alone")
+        pytest.skip("its long form alone: make proofs")
     status, found = run(RIGHT[kind](maker))
     package = "transformers 5" if kind in BY_TRANSFORMERS else "sentence-transformers 6"
     assert (status, found["verdict"]) == (0, "verified"), found["sentence"]
@@ -161,7 +161,7 @@ def test_bfloat16_is_held_to_its_own_roundings(
     maker: Maker, run: Verify, kind: str, thorough: bool
 ) -> None:
     if kind == "multi-vector" and not thorough:
-        pytest.skip("its long form alone")
+        pytest.skip("its long form alone: make proofs")
     status, found = run(RIGHT[kind](maker), "--dtype", "bfloat16")
     assert (status, found["dtype"]) == (0, "bfloat16")
     scores = next(row for row in found["compared"] if row["what"] == "scores")

@@ -32,14 +32,14 @@ _COMPRESSES = "CostWiseGemmaForCausalLM"
 class Options:
     """What a caller says of how a model is used; see `Reranker`."""
 
-    max_length: int | None
-    truncation: Truncation | None
-    template: str | None
-    instruction: str | None
-    compress_ratio: int
-    compress_layers: tuple[int, ...]
-    head_index: HeadIndex
-    share_prefixes: bool
+    max_length: int | None = None
+    truncation: Truncation | None = None
+    template: str | None = None
+    instruction: str | None = None
+    compress_ratio: int = 1
+    compress_layers: tuple[int, ...] = (8,)
+    head_index: HeadIndex = "upstream"
+    share_prefixes: bool = True
     limits: SideLimits = NO_LIMITS
     prompt: str | None = None
 

@@ -115,9 +115,9 @@ def order_row(both: Both, pairs: list[Pair], allowed: Allowed) -> Row:
         if a.scores is not None and b.scores is not None:
             by_query[pairs[place][0]].append((place, a.scores, b.scores))
     several = {query: found for query, found in by_query.items() if len(found) > 1}
-    broken = [said for found in several.values() for said in _swapped(found, allowed.most)][:1]
-    count = sum(1 for found in several.values() if any(_swapped(found, allowed.most)))
-    return Row("order", len(several), count, first=broken[0] if broken else None)
+    firsts = [next(_swapped(found, allowed.most), None) for found in several.values()]
+    broken = [said for said in firsts if said is not None]
+    return Row("order", len(several), len(broken), first=broken[0] if broken else None)
 
 
 def _swapped(found: list[tuple[int, Float32, Float32]], tolerance: float) -> Iterator[str]:

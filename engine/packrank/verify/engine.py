@@ -10,8 +10,8 @@ from packrank.errors import InputError
 from packrank.late_interaction import LateInteraction
 from packrank.request import Int32
 from packrank.reranker import Reranker
-from packrank.scoring.recognition import Scoring, recognise
-from packrank.scoring.sentence_transformers import open_tokenizer
+from packrank.scoring.assembly import Options, assemble
+from packrank.scoring.recognition import Scoring
 from packrank.text.pairs import PairReader
 from packrank.text.tokenizer import Tokenizer
 from packrank.verify.published import Published
@@ -52,22 +52,15 @@ class RerankerSide:
             where: device and dtype.
         """
         self._folder, self._options = folder, options | where
-        config = load_config(encoder_folder(folder))
-        self.tokenizer: Tokenizer = open_tokenizer(folder)
-        self.scoring: Scoring = recognise(
-            folder, config, self.tokenizer, template=options.get("template"), name=name
-        )
-        if self.scoring.modules is not None:
-            config = config.scored_by(self.scoring.modules)
-        self.config: ModelConfig = config
-        layout = self.scoring.layout(
-            self.tokenizer,
-            config,
-            max_length=options.get("max_length"),
-            instruction=options.get("instruction"),
-        )
-        self.max_length = layout.max_length
-        self._reader = PairReader(layout, config.vocab_size, share_prefixes=False)
+        names = ("max_length", "template", "instruction")
+        asked: dict[str, Any] = {key: options.get(key) for key in names}
+        used = assemble(folder, name, Options(**asked))
+        self.config: ModelConfig = used.config
+        self.scoring: Scoring = used.scoring
+        self.tokenizer: Tokenizer = used.tokenizer
+        self.max_length = used.layout.max_length
+        # Not `used.reader`, which leaves out what a classifier does not read at its end.
+        self._reader = PairReader(used.layout, used.config.vocab_size, share_prefixes=False)
 
     @property
     def lengths(self) -> tuple[int, int]:

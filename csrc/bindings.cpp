@@ -6,8 +6,8 @@
 #include <stdexcept>
 #include <string>
 
+#include "common/at_exit.h"
 #include "common/thread_pool.h"
-#include "common/unlocked.h"
 #include "cpu/kernels.h"
 
 namespace py = pybind11;
@@ -61,7 +61,7 @@ void attention(const std::string& isa, int dtype, const Tensor3& q, const Tensor
                                 at<float>(cos),
                                 at<float>(sin)};
     const Kernels& kernels = find(isa);
-    Unlocked unlocked;
+    py::gil_scoped_release unlocked;
     kernels.attention(args);
 }
 
@@ -79,7 +79,7 @@ void add_layer_norm(const std::string& isa, int dtype, uintptr_t x, uintptr_t re
                            size,
                            eps};
     const Kernels& kernels = find(isa);
-    Unlocked unlocked;
+    py::gil_scoped_release unlocked;
     kernels.add_layer_norm(args);
 }
 
@@ -97,7 +97,7 @@ void add_rms_norm(const std::string& isa, int dtype, uintptr_t x, uintptr_t resi
                               eps,
                               scale};
     const Kernels& kernels = find(isa);
-    Unlocked unlocked;
+    py::gil_scoped_release unlocked;
     kernels.add_rms_norm(args);
 }
 
@@ -119,7 +119,7 @@ void embed_layer_norm(const std::string& isa, int dtype, uintptr_t token_ids, ui
                             size,
                             eps};
     const Kernels& kernels = find(isa);
-    Unlocked unlocked;
+    py::gil_scoped_release unlocked;
     kernels.embed_layer_norm(args);
 }
 
@@ -138,7 +138,7 @@ void linear(const std::string& isa, int dtype, uintptr_t x, int64_t x_stride, ui
                              static_cast<Activation>(activation),
                              gated};
     const Kernels& kernels = find(isa);
-    Unlocked unlocked;
+    py::gil_scoped_release unlocked;
     kernels.linear(args);
 }
 
@@ -189,7 +189,7 @@ void maxsim(const std::string& isa, const Documents& documents, const Outliers& 
             const Queries& queries, const Candidates& candidates, uintptr_t scores) {
     const MaxSimArgs args = maxsim_args(documents, outliers, queries, candidates, scores, 0);
     const Kernels& kernels = find(isa);
-    Unlocked unlocked;
+    py::gil_scoped_release unlocked;
     kernels.maxsim(args);
 }
 
@@ -198,20 +198,21 @@ void matches(const std::string& isa, const Documents& documents, const Outliers&
              uintptr_t tokens) {
     const MaxSimArgs args = maxsim_args(documents, outliers, queries, candidates, scores, tokens);
     const Kernels& kernels = find(isa);
-    Unlocked unlocked;
+    py::gil_scoped_release unlocked;
     kernels.matches(args);
 }
 
 }  // namespace
 
 PYBIND11_MODULE(_cpu, m) {
+    hold_threads_at_exit();
     m.def("supported", [] {
         py::list names;
         for (const Kernels* kernels : kAll)
             if (kernels->supported()) names.append(kernels->name);
         return names;
     });
-    m.def("set_num_threads", &set_num_threads, py::call_guard<Unlocked>());
+    m.def("set_num_threads", &set_num_threads, py::call_guard<py::gil_scoped_release>());
     m.def("packed_size",
           [](const std::string& isa, int dtype, int64_t out_features, int64_t in_features) {
               return find(isa).packed_size(static_cast<Dtype>(dtype), out_features, in_features);

@@ -8,7 +8,6 @@
 #include <tuple>
 #include <vector>
 
-#include "../common/unlocked.h"
 #include "attention.h"
 #include "maxsim.h"
 
@@ -110,7 +109,7 @@ PYBIND11_MODULE(_cuda, m) {
     m.attr("MOST_KEYS") = kMostKeys;
     m.attr("MAXSIM_MOST_ROW_BYTES") = kMostRowBytes;
     m.def("device_count", &device_count);
-    m.def("attention", &attention_at, py::call_guard<packrank::Unlocked>());
+    m.def("attention", &attention_at, py::call_guard<py::gil_scoped_release>());
     m.def("maxsim_plan", &maxsim_plan_of);
-    m.def("maxsim", &maxsim_at, py::call_guard<packrank::Unlocked>());
+    m.def("maxsim", &maxsim_at, py::call_guard<py::gil_scoped_release>());
 }

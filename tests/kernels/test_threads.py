@@ -119,18 +119,26 @@ def test_a_forked_child_has_a_pool_of_its_own():
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
-def test_the_process_may_end_while_a_daemon_thread_computes():
-    """Python ends such a thread by unwinding its stack, which the kernels must let through."""
-    program = """
+@pytest.mark.parametrize("work", ["linear(x, layer)", "x + x"])
+def test_the_process_may_end_while_a_daemon_thread_computes(work):
+    """Python ends such a thread by unwinding its stack, which aborts in PyTorch's operators too."""
+    program = f"""
 import threading, torch
 from packrank_kernels import linear, pack_linear
 x, layer, started = torch.ones(2000, 256), pack_linear(torch.ones(256, 256)), threading.Event()
 def compute():
     while True:
-        linear(x, layer)
+        {work}
         started.set()
 threading.Thread(target=compute, daemon=True).start()
 started.wait()
 """
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_what_else_terminates_the_process_still_does():
+    program = "import ctypes, packrank_kernels; ctypes.CDLL('libstdc++.so.6')._ZSt9terminatev()"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert result.returncode == -signal.SIGABRT
+    assert "terminate called without an active exception" in result.stderr

@@ -9,7 +9,7 @@ import shutil
 import stat
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from itertools import count
 from typing import TextIO
 
@@ -64,6 +64,7 @@ def replacing(path: str | os.PathLike[str], on_part: OnPart | None = None) -> It
     with opened as sink:
         try:
             yield sink
+            sink.flush()
         except OSError as error:
             if error.filename is None and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise _refusal(name, error) from None
@@ -103,10 +104,13 @@ def _stdout(name: str) -> Iterator[TextIO]:
 
 @contextmanager
 def _stream(name: str, file: int | str) -> Iterator[TextIO]:
-    with ExitStack() as stack:
-        with _naming(name):
-            sink = stack.enter_context(open(file, "w", encoding="utf-8"))
+    with _naming(name):
+        sink = open(file, "w", encoding="utf-8")  # noqa: SIM115
+    try:
         yield sink
+    finally:
+        with suppress(OSError):  # said already: `replacing` has flushed it
+            sink.close()
 
 
 @contextmanager
@@ -215,4 +219,5 @@ def _naming(name: str) -> Iterator[None]:
 
 
 def _refusal(name: str, error: OSError) -> InputError:
-    return InputError(f"{name} cannot be written: {error.strerror}")
+    place = "standard output" if is_stdout(name) else name
+    return InputError(f"{place} cannot be written: {error.strerror}")

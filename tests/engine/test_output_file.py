@@ -209,8 +209,10 @@ def test_a_full_disk_is_named_with_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     full_disk = "cannot be written: No space"
-    with pytest.raises(InputError, match=f"/dev/full {full_disk}"), replacing("/dev/full") as sink:
-        sink.write("x" * 100_000)
+    for size in (1, 100_000):  # seen at the end, and on the way
+        refused = pytest.raises(InputError, match=f"/dev/full {full_disk}")
+        with refused, replacing("/dev/full") as sink:
+            sink.write("x" * size)
     full = os.open("/dev/full", os.O_RDWR)
     monkeypatch.setattr(output_file, "_new_file", lambda *_: (os.dup(full), True))
     out = tmp_path / "out"

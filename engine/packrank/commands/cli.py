@@ -6,6 +6,7 @@ nobody foresaw, which is a fault of Packrank's; 130 interrupted, 128 + n ended b
 """
 
 import argparse
+import errno
 import os
 import sys
 import traceback
@@ -53,6 +54,8 @@ def _said(error: BaseException) -> int:
         return 2
     if isinstance(error, OSError):
         _abandon_stdout()
+        if error.errno == errno.ENOSPC and not error.filename:
+            return _fail(f"the output cannot be written: {error.strerror}")
         return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     if isinstance(error, MemoryError):
         return _fail("there is not enough memory; give it less at a time")

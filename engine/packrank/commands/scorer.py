@@ -4,12 +4,14 @@ import argparse
 import os
 import stat
 import sys
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TextIO
 
 from packrank.checkpoint.kind import LATE, RERANKERS, expect
 from packrank.commands.messages import say, saying_warnings
 from packrank.commands.options import folder_of, reranker_options
+from packrank.commands.signals import Stopped
 from packrank.errors import InputError
 from packrank.jobs.score import Scorer
 from packrank.late_interaction import LateInteraction
@@ -82,12 +84,26 @@ def report_cut(model: Scorer, quiet: bool) -> None:
             say(f"packrank: {what} cut to {side.max_length} tokens: {count}")
 
 
-def sink_of(output: str) -> AbstractContextManager[TextIO]:
+@contextmanager
+def sink_of(output: str) -> Iterator[TextIO]:
     """Where rows go; of a file that an error or a signal leaves unfinished the rows are kept."""
-    return replacing(
-        output,
-        lambda part, lines: say(f"packrank: {part} has what was finished, rows: {lines:,}"),
-    )
+    kept = False
+
+    def tell(part: str, lines: int) -> None:
+        nonlocal kept
+        kept = True
+        say(
+            f"packrank: {part} has what was finished, rows: {lines:,}; "
+            "the same command begins from the start"
+        )
+
+    try:
+        with replacing(output, tell) as sink:
+            yield sink
+    except (KeyboardInterrupt, Stopped):
+        if not kept:
+            say("packrank: stopped")
+        raise
 
 
 def check_no_source(output: str, *sources: str | None) -> None:

@@ -182,6 +182,9 @@ def test_what_evaluators_and_wrappers_read(both: Made) -> None:
         assert ours.device == theirs.device
         assert type(ours.activation_fn) is type(theirs.activation_fn)
         assert ours.config.to_dict() == theirs.config.to_dict()
+        assert ours.model.config.to_dict() == theirs.model.config.to_dict()
+        assert ours.model.device == theirs.model.device
+        assert ours.model.eval().to("cpu").name_or_path == str(ours.reranker.folder)
         assert ours.tokenizer("red fox").input_ids == theirs.tokenizer("red fox").input_ids
         assert ours.max_seq_length == theirs.max_seq_length
         assert ours.eval() is ours and ours.to("cpu") is ours

@@ -55,10 +55,32 @@ class Body:
 
     Attributes:
         name_or_path: as the model was called when it was opened.
+        device: see `Surroundings.device`.
     """
 
-    def __init__(self, name: str) -> None:
-        self.name_or_path = name
+    def __init__(self, outer: "Surroundings") -> None:
+        self.name_or_path = outer.model_card_data.model_name
+        self.device = outer.device
+        self._outer = outer
+
+    @property
+    def config(self) -> Any:
+        """See `Surroundings.config`."""
+        return self._outer.config
+
+    def eval(self) -> "Body":
+        """Itself: it never trains."""
+        return self
+
+    def to(self, device: str | torch.device) -> "Body":
+        """Itself; InputError unless it is on that device."""
+        self._outer.to(device)
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        """AttributeError, with the reason where one is known."""
+        reason = _ABSENT.get(name, "is of torch's module, of which there is none here")
+        raise AttributeError(f"CrossEncoder.model.{name} {reason}")
 
 
 class Surroundings:
@@ -97,8 +119,8 @@ class Surroundings:
 
     @property
     def model(self) -> Body:
-        """What wrappers ask for the model's name."""
-        return Body(self.model_card_data.model_name)
+        """What wrappers ask for the model's name, device and configuration."""
+        return Body(self)
 
     def start_multi_process_pool(self, target_devices: list[str] | None = None) -> dict[str, Any]:
         """A pool for `predict` to work on: a process for each CUDA device, where there are several.

@@ -17,7 +17,12 @@ import torch
 from packrank import Reranker, get_num_threads
 
 COLLECTIONS = ("scifact", "cranfield")
-SHAPES = {"MiniLM-L6": (6, 384, 12, 1536), "base": (12, 768, 12, 3072)}
+SHAPES = {
+    "MiniLM-L6": (6, 384, 12, 1536),
+    "MiniLM-L12": (12, 384, 12, 1536),
+    "base": (12, 768, 12, 3072),
+    "large": (24, 1024, 16, 4096),
+}
 NUM_PAIRS = {"MiniLM-L6": 128, "base": 32}
 ROUNDS = 3
 # Words of (query, document) at the 5th, 15th, ... 95th percentile of scifact and cranfield pairs.
@@ -58,6 +63,21 @@ def collection_pool(folder: Path) -> list[tuple[str, str]]:
         chosen = np.random.default_rng(0).choice(len(ids), POOL // 2, replace=False)
         pairs += [(texts["queries"][ids[i][0]], texts["corpus"][ids[i][1]]) for i in chosen]
     return pairs
+
+
+def candidates_of_one(folder: Path) -> tuple[str, list[str]]:
+    """A query of scifact and its BM25 top 100."""
+    folder = folder / "beir" / "scifact"
+    queries, corpus = (
+        {
+            row["_id"]: f"{row.get('title', '')} {row['text']}".strip()
+            for row in map(json.loads, (folder / f"{kind}.jsonl").read_text().splitlines())
+        }
+        for kind in ("queries", "corpus")
+    )
+    lines = [line.split("\t") for line in (folder / "bm25.top100.tsv").read_text().splitlines()]
+    query = next(row[0] for row in lines if row[0] in queries)
+    return queries[query], [corpus[row[1]] for row in lines if row[0] == query]
 
 
 def drawn_pool(tokenizer_folder: Path) -> list[tuple[str, str]]:
@@ -147,7 +167,7 @@ def openvino_scorer(folder: Path, precision: str, batch: int = 16) -> Callable[.
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", NUM_PAIRS)
 def bench_cross_encoder(race, folder, pairs, shape, dtype):
     from sentence_transformers import CrossEncoder
 
@@ -186,3 +206,29 @@ def bench_cross_encoder(race, folder, pairs, shape, dtype):
         f"OpenVINO ({'bf16' if dtype == 'bfloat16' else 'f32'}, batch 16)": lambda: scorer(batch),
     }
     race("cross-encoder", case, contestants, len(batch), "pairs", rounds=ROUNDS)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("shape", SHAPES)
+def bench_one_query(race, folder, data_dir, tokenizer_folder, shape, dtype):
+    """How long a caller waits for one query of 100 candidates."""
+    from sentence_transformers import CrossEncoder
+
+    if data_dir is None:
+        query = "what do they know of it"
+        documents = [document for _, document in drawn_pool(tokenizer_folder)[:100]]
+    else:
+        query, documents = candidates_of_one(data_dir)
+    ours = Reranker(folder(shape), dtype=dtype)
+    ranking = ours.rank(query, documents)
+    assert sorted(ranked.index for ranked in ranking) == list(range(len(documents)))
+    peer = CrossEncoder(str(folder(shape)), device="cpu", max_length=512)
+    some = ranking[:4]
+    expected = peer.predict([(query, ranked.document) for ranked in some], show_progress_bar=False)
+    found = np.array([ranked.score for ranked in some])
+    assert np.abs(found - expected).max() <= (1e-5 if dtype == "float32" else 2**-6)
+    tokens = ours.num_tokens / len(documents)
+    case = f"{shape} {dtype}, {len(documents)} candidates of {tokens:.0f} tokens on average"
+    contestants = {"packrank": lambda: ours.rank(query, documents)}
+    race("one query", case, contestants, 1, "queries", rounds=1 if shape == "large" else ROUNDS)

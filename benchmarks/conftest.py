@@ -161,6 +161,8 @@ def pytest_configure(config: pytest.Config) -> None:
     threadpool_limits(threads)  # numpy's products
     os.environ["RAYON_NUM_THREADS"] = str(threads)  # of tokenizers and maxsim-cpu
     signal.signal(signal.SIGTERM, _terminated)
+    # pytest-benchmark would say so of a case that is stopped, in place of what is said at the end.
+    config.addinivalue_line("filterwarnings", "ignore:Benchmark fixture was not used at all")
     config.stash[ROWS] = Rows(config)
 
 

@@ -25,8 +25,8 @@ def bench_sleep(race):
     contestants = {"packrank": lambda: time.sleep(0.01), "slow": lambda: time.sleep(0.05)}
     race("sleep", "a nap", contestants, 2, "nap", rounds=2)
 
-def bench_stopped(rows):
-    os.kill(os.getpid(), signal.SIGTERM)
+def bench_stopped(race):
+    os.kill(os.getpid(), signal.NAME)
     time.sleep(60)
 
 def bench_never(rows):
@@ -44,12 +44,16 @@ def conftest() -> Any:
     return module
 
 
-def test_a_run_that_is_stopped_keeps_its_rows(tmp_path: Path, thorough: bool) -> None:
+@pytest.mark.parametrize(("name", "status"), [("SIGTERM", 128 + signal.SIGTERM), ("SIGINT", 2)])
+def test_a_run_that_is_stopped_keeps_its_rows(
+    tmp_path: Path, thorough: bool, name: str, status: int
+) -> None:
     if not thorough:
         pytest.skip("its long form alone: make proofs")
     shutil.copy(CONFTEST, tmp_path)
-    (tmp_path / "bench_naps.py").write_text(BENCH)
-    (tmp_path / "pytest.ini").write_text("[pytest]\npython_functions = bench_*\n")
+    (tmp_path / "bench_naps.py").write_text(BENCH.replace("NAME", name))
+    options = "python_functions = bench_*\nfilterwarnings = error\n"
+    (tmp_path / "pytest.ini").write_text(f"[pytest]\n{options}")
     command = [sys.executable, "-m", "pytest", "-q", "bench_naps.py", "--rows", "made/rows.json"]
     # Not as one of several of pytest's processes, which times nothing.
     alone = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
@@ -61,7 +65,8 @@ def test_a_run_that_is_stopped_keeps_its_rows(tmp_path: Path, thorough: bool) ->
         text=True,
         timeout=120,
     )
-    assert done.returncode == 128 + signal.SIGTERM, done.stdout + done.stderr
+    assert done.returncode == status, done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
     assert "3 cases, 3 of which have not run here yet; about 90 s." in done.stdout
     assert "Threads of each contestant: 3." in done.stdout
     lines = done.stdout.splitlines()

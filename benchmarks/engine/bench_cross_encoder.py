@@ -211,8 +211,10 @@ def bench_cross_encoder(race, folder, pairs, shape, dtype):
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("shape", SHAPES)
-def bench_one_query(race, folder, data_dir, tokenizer_folder, shape, dtype):
+def bench_one_query(request, race, folder, data_dir, tokenizer_folder, shape, dtype):
     """How long a caller waits for one query of 100 candidates."""
+    if shape == "large" and not request.config.getoption("--thorough"):
+        pytest.skip("takes minutes; runs with --thorough")
     from sentence_transformers import CrossEncoder
 
     if data_dir is None:

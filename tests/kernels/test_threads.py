@@ -136,8 +136,13 @@ started.wait()
     assert (result.returncode, result.stderr) == (0, "")
 
 
-def test_what_else_terminates_the_process_still_does():
-    program = "import ctypes, packrank_kernels; ctypes.CDLL('libstdc++.so.6')._ZSt9terminatev()"
+@pytest.mark.parametrize("call", ["end()", "threading.Thread(target=end).start()"])
+def test_what_else_terminates_the_process_still_does(call):
+    program = f"""
+import ctypes, packrank_kernels, threading
+end = ctypes.CDLL("libstdc++.so.6")._ZSt9terminatev
+{call}
+"""
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert result.returncode == -signal.SIGABRT
     assert "terminate called without an active exception" in result.stderr

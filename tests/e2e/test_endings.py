@@ -1,5 +1,6 @@
 """How a command ends that is stopped, or meets what nobody foresaw, and that nothing is left."""
 
+import contextlib
 import gzip
 import io
 import json
@@ -15,6 +16,7 @@ import pytest
 
 from packrank import Reranker
 from packrank.commands import score as score_command
+from packrank.commands import scorer
 from packrank.commands.cli import main
 
 OneSentence = Callable[..., None]
@@ -189,3 +191,45 @@ def test_a_program_that_is_stopped_ends_with_the_signals_status(
         assert done.stderr == ("" if number == signal.SIGKILL else "packrank: stopped\n")
         assert done.returncode == (-number if number == signal.SIGKILL else 128 + number)
         assert not list(out.iterdir())
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_before_there_is_work_to_keep_a_signal_ends_at_once(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Whatever the libraries that are being loaded make of an exception."""
+    pairs, out = tmp_path / "pairs.jsonl", tmp_path / "out"
+    pairs.write_text('{"query": "red", "document": "fox"}\n')
+
+    def loads(*_: Any, **__: Any) -> None:
+        with contextlib.suppress(BaseException):
+            os.kill(os.getpid(), number)
+        raise AttributeError("half of a module")
+
+    monkeypatch.setattr(scorer, "_opened", loads)
+    child = os.fork()
+    if child == 0:
+        try:
+            main(["score", str(model), str(pairs), "--output", str(out)])
+        finally:
+            os._exit(99)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 128 + number
+    assert not out.exists()
+
+
+def test_an_interruption_that_a_library_takes_for_an_error_is_one(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pairs, out = tmp_path / "pairs.jsonl", tmp_path / "out"
+    pairs.write_text('{"query": "red", "document": "fox"}\n')
+
+    def converts(*_: Any, **__: Any) -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        except KeyboardInterrupt:
+            raise ValueError("an unfinished tensor") from None
+
+    monkeypatch.setattr(score_command, "score_records", converts)
+    assert main(["score", str(model), str(pairs), "--output", str(out)]) == 130
+    assert capsys.readouterr().err == "packrank: stopped\n"

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from packrank.commands.messages import say
 from packrank.commands.parser import parse
-from packrank.commands.signals import Stopped, stopping
+from packrank.commands.signals import Stopped, stopping, told
 from packrank.errors import PackrankError
 
 
@@ -41,6 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BaseException as error:  # the one net: a panic of a library's is no Exception
         if args.traceback:
             traceback.print_exc()
+        if (number := told()) is not None:
+            say("packrank: stopped")
+            return 128 + number
         return _said(error)
 
 

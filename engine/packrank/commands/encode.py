@@ -5,7 +5,7 @@ import os
 
 from packrank.commands.messages import progress, report, say, saying_warnings
 from packrank.commands.options import folder_of
-from packrank.commands.signals import Stopped
+from packrank.commands.signals import Stopped, keep
 from packrank.jobs.documents import Documents
 from packrank.jobs.encode import encode_file
 from packrank.late_interaction import LateInteraction
@@ -21,6 +21,7 @@ def run(args: argparse.Namespace) -> int:
     model = LateInteraction(
         folder, device=args.device, dtype=args.dtype, document_length=args.document_length
     )
+    keep()
     name = os.path.abspath(args.model) if os.path.isdir(args.model) else args.model
     try:
         with saying_warnings(), progress(total, "documents", args.quiet) as bar:

@@ -11,7 +11,7 @@ from typing import TextIO
 from packrank.checkpoint.kind import LATE, RERANKERS, expect
 from packrank.commands.messages import say, saying_warnings
 from packrank.commands.options import folder_of, reranker_options
-from packrank.commands.signals import Stopped
+from packrank.commands.signals import Stopped, keep
 from packrank.errors import InputError
 from packrank.jobs.score import Scorer
 from packrank.late_interaction import LateInteraction
@@ -37,7 +37,13 @@ _LATE_ONLY = ("query_length", "document_length")
 
 
 def open_model(args: argparse.Namespace) -> Scorer:
-    """A reranker, or late interaction, whichever the folder is for."""
+    """A reranker, or late interaction, whichever the folder is for; the work begins."""
+    model = _opened(args)
+    keep()
+    return model
+
+
+def _opened(args: argparse.Namespace) -> Scorer:
     folder = folder_of(args.model)
     store = getattr(args, "store", None)
     if expect(folder, RERANKERS + LATE) in RERANKERS:

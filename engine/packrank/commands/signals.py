@@ -1,13 +1,18 @@
-"""Signals that end a program, as an exception, so that what it began is put in order first."""
+"""Signals end a program at once, or by an exception, so that what it began is put in order."""
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
-_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_DEFAULTS = (signal.SIG_DFL, signal.default_int_handler)
+
+_keeping = False  # whether there is anything to put in order
+_told: int | None = None  # the signal that has come
 
 
 class Stopped(BaseException):
@@ -24,23 +29,47 @@ class Stopped(BaseException):
 
 @contextmanager
 def stopping() -> Iterator[None]:
-    """Raise Stopped at SIGTERM and SIGHUP, once: what then ends in order is left to do so.
+    """End the process at SIGINT, SIGTERM and SIGHUP: at once until `keep`, then by an exception.
 
-    A signal that is ignored or has a handler keeps that, and so do all outside the main thread.
+    What is imported and loaded before has code that takes an exception for another, or for none.
+    SIGINT raises KeyboardInterrupt, as often as it comes; the others Stopped, once: what then ends
+    in order is left to do so. A signal that is ignored or has a handler keeps that, and so do all
+    outside the main thread.
     """
+    global _keeping, _told
+    _keeping, _told = False, None
     before: dict[int, Any] = {}
 
     def stop(number: int, _: FrameType | None) -> None:
+        global _told
+        _told = number
+        if not _keeping:
+            with suppress(OSError):
+                os.write(2, b"packrank: stopped\n")
+            os._exit(128 + number)
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
         for other in before:
             signal.signal(other, signal.SIG_IGN)
         raise Stopped(number)
 
     if threading.current_thread() is threading.main_thread():
         for number in _SIGNALS:
-            if signal.getsignal(number) is signal.SIG_DFL:
+            if signal.getsignal(number) in _DEFAULTS:
                 before[number] = signal.signal(number, stop)
     try:
         yield
     finally:
         for known, handler in before.items():
             signal.signal(known, handler)
+
+
+def keep() -> None:
+    """From here on there is work that is put in order before the process ends."""
+    global _keeping
+    _keeping = True
+
+
+def told() -> int | None:
+    """The signal that has come since `stopping`, whatever a library has made of its exception."""
+    return _told

@@ -111,7 +111,7 @@ def listed_requests(requests: Any) -> list[tuple[str, list[Any]]]:
             )
         query, documents = request
         check_str(f"the query of requests[{place}]", query)
-        check_text(query, f"the query of requests[{place}]")
+        check_text(query, f"query of requests[{place}]")
         name = f"the documents of requests[{place}]"
         checked.append((query, listed(name, documents, "strings")))
     return checked

@@ -109,7 +109,7 @@ def _stream(name: str, file: int | str) -> Iterator[TextIO]:
     try:
         yield sink
     finally:
-        with suppress(OSError):  # said already: `replacing` has flushed it
+        with suppress(OSError):  # `replacing` has flushed it, or what ended the block counts more
             sink.close()
 
 

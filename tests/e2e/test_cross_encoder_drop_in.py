@@ -184,7 +184,13 @@ def test_what_evaluators_and_wrappers_read(both: Made) -> None:
         assert ours.config.to_dict() == theirs.config.to_dict()
         assert ours.model.config.to_dict() == theirs.model.config.to_dict()
         assert ours.model.device == theirs.model.device
-        assert ours.model.eval().to("cpu").name_or_path == str(ours.reranker.folder)
+        assert ours.default_activation_function is ours.activation_fn
+        for to in ({"dtype": torch.float16}, {"device": "cpu", "non_blocking": True}):
+            with pytest.raises(packrank.InputError, match="model_kwargs"):
+                ours.to(**to)
+        assert ours.model.eval().requires_grad_(False).to(device="cpu").name_or_path == str(
+            ours.reranker.folder
+        )
         assert ours.tokenizer("red fox").input_ids == theirs.tokenizer("red fox").input_ids
         assert ours.max_seq_length == theirs.max_seq_length
         assert ours.eval() is ours and ours.to("cpu") is ours

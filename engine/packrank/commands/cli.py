@@ -58,7 +58,9 @@ def _said(error: BaseException) -> int:
     if isinstance(error, OSError):
         _abandon_stdout()
         if error.errno == errno.ENOSPC and not error.filename:
-            return _fail(f"the output cannot be written: {error.strerror}")
+            return _fail(
+                f"standard output, or a temporary file, cannot be written: {error.strerror}"
+            )
         return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     if isinstance(error, MemoryError):
         return _fail("there is not enough memory; give it less at a time")

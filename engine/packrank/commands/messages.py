@@ -138,12 +138,13 @@ class _Lines(tqdm):  # type: ignore[misc]  # it has no types
         *_: object,
         unit: str = "",
         rate: float | None = None,
+        initial: float = 0,
         **__: object,
     ) -> str:
         """A line: how many of how many, and how many a second; nothing before the first."""
         if not n:
             return ""
-        each = rate or n / max(elapsed, 1e-9)
+        each = rate or (n - initial) / max(elapsed, 1e-9)
         of = "" if total is None else f" of {total:,.0f}"
         speed = f"{each:,.0f}" if each >= 10 else f"{each:.2g}"
         return f"{n:,.0f}{of} {unit}, {speed} {unit}/s"

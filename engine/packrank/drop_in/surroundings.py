@@ -18,11 +18,16 @@ _TRAINS = "trains, and Packrank scores; train with sentence_transformers.CrossEn
 _SAVES = "saves a model, and what was opened stays as it is; copy its folder"
 _COMPUTES = "computes by torch's modules, of which there are none here; predict and rank score"
 _MOVES = "changes how a model runs; open it with device= and model_kwargs={'dtype': ...}"
+_NARROWS = (
+    "is for devices that are faster so; leave it out on a CPU, and on another open the model with "
+    "model_kwargs={'dtype': 'float16'} or 'bfloat16'"
+)
 _ABSENT = {
     **dict.fromkeys(("fit", "old_fit", "train", "add_adapter", "load_adapter"), _TRAINS),
     **dict.fromkeys(("save", "save_pretrained", "save_to_hub", "push_to_hub"), _SAVES),
     **dict.fromkeys(("forward", "preprocess", "tokenize", "parameters", "state_dict"), _COMPUTES),
-    **dict.fromkeys(("half", "bfloat16", "float", "cuda", "cpu", "compile"), _MOVES),
+    **dict.fromkeys(("half", "bfloat16"), _NARROWS),
+    **dict.fromkeys(("float", "double", "cuda", "cpu"), _MOVES),
     **dict.fromkeys(("tokenizer", "config"), "is read by transformers; pip install transformers"),
 }
 
@@ -58,6 +63,8 @@ class Body:
         device: see `Surroundings.device`.
     """
 
+    __slots__ = ("_outer", "device", "name_or_path")
+
     def __init__(self, outer: "Surroundings") -> None:
         self.name_or_path = outer.model_card_data.model_name
         self.device = outer.device
@@ -72,14 +79,21 @@ class Body:
         """Itself: it never trains."""
         return self
 
-    def to(self, device: str | torch.device) -> "Body":
-        """Itself; InputError unless it is on that device."""
-        self._outer.to(device)
+    def requires_grad_(self, requires_grad: bool = True) -> "Body":
+        """Itself; InputError where it should train."""
+        if requires_grad:
+            raise InputError(f"CrossEncoder.model.requires_grad_ {_TRAINS}")
+        return self
+
+    def to(self, *to: Any, **more: Any) -> "Body":
+        """Itself; InputError unless all that is asked for is the device that it is on."""
+        self._outer.to(*to, **more)
         return self
 
     def __getattr__(self, name: str) -> Any:
         """AttributeError, with the reason where one is known."""
-        reason = _ABSENT.get(name, "is of torch's module, of which there is none here")
+        known = {**_ABSENT, "tokenizer": "is the CrossEncoder's"}
+        reason = known.get(name, "is of torch's module, of which there is none here")
         raise AttributeError(f"CrossEncoder.model.{name} {reason}")
 
 
@@ -93,6 +107,7 @@ class Surroundings:
 
     reranker: Reranker
     model_card_data: Any
+    activation_fn: Any
     _as_read: tuple[Any, ...]
 
     @property
@@ -145,13 +160,21 @@ class Surroundings:
         """Itself: it never trains."""
         return self
 
-    def to(self: _Self, device: str | torch.device) -> _Self:
-        """Itself; InputError unless it is on that device."""
-        self._at(device, None)
+    def to(self: _Self, *to: Any, **more: Any) -> _Self:
+        """Itself; InputError unless all that is asked for is the device that it is on."""
+        asked = [*to, *(more.pop(key) for key in ("device",) if key in more)]
+        if more or len(asked) != 1 or not isinstance(asked[0], str | torch.device):
+            raise InputError(f"CrossEncoder.to {_MOVES}")
+        self._at(asked[0], None)
         return self
+
+    def compile(self, *_: Any, **__: Any) -> None:
+        """Nothing: the kernels are compiled, and a graph is captured where that helps."""
 
     def __getattr__(self, name: str) -> Any:
         """AttributeError, with the reason where sentence-transformers' class has what is asked."""
+        if name == "default_activation_function":  # as activation_fn was called before
+            return self.activation_fn
         if name in _ABSENT:
             raise AttributeError(f"CrossEncoder.{name} {_ABSENT[name]}")
         raise AttributeError(f"CrossEncoder has no attribute {name!r}")

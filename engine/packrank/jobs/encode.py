@@ -98,7 +98,7 @@ def encode_file(
         _check_options(chosen, model.size, store, format, centroids)
         taken = go_on(old, documents, file, store, append)
         begun = taken.lines
-        bar.update(begun)
+        bar.initial = bar.last_print_n = bar.n = begun  # of an earlier run, so no part of the rate
         records = file.records(taken, begun)
         failures: list[tuple[int, str]] = []
         num_cut = 0

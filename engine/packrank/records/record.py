@@ -117,7 +117,8 @@ def parse(text: str) -> Any:
     try:
         return json.loads(text, parse_constant=_refuse, parse_float=_finite)
     except json.JSONDecodeError as error:
-        raise InputError(f"not valid JSON: {error.msg} at character {error.pos + 1}") from None
+        reason = error.msg.removesuffix(" at")
+        raise InputError(f"not valid JSON: {reason} at character {error.pos + 1}") from None
     except (ValueError, RecursionError) as error:
         raise InputError(f"not valid JSON: {error}") from None
 

@@ -133,8 +133,10 @@ def test_rank_is_for_one_label(opened: Callable[..., CrossEncoder]) -> None:
     [
         ("fit", "trains, and Packrank scores; train with sentence_transformers.CrossEncoder"),
         ("save_pretrained", "copy its folder"),
-        ("half", "model_kwargs="),
-        ("model.half", "model_kwargs="),
+        ("half", "leave it out on a CPU"),
+        ("model.half", "leave it out on a CPU"),
+        ("model.tokenizer", "is the CrossEncoder's"),
+        ("float", "model_kwargs="),
         ("model.layers", "torch's module"),
         ("parameters", "predict and rank score"),
         ("no_such_thing", "CrossEncoder has no attribute 'no_such_thing'"),

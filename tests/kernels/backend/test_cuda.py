@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import shutil
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
@@ -35,7 +36,8 @@ def test_machine_code(architecture):
     """What was built: nothing kept in local memory, no more registers than blocks may have."""
     triton = pytest.importorskip("triton")
     if cuda._missing is not None:
-        pytest.skip("needs the module")
+        assert shutil.which("nvcc") is None, cuda._missing
+        pytest.skip("needs the module, and there is no nvcc to make it")
     program = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
     if not program.exists():
         pytest.skip("this Triton wheel has no cuobjdump")

@@ -1,6 +1,8 @@
 """Small arrays to a device and back, beside what it computes."""
 
+import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
@@ -10,6 +12,10 @@ from torch import Tensor
 from packrank.request import Int32
 
 Fetch = Callable[[], NDArray[np.float32]]
+
+# Of int32: every array of a pack starts at a multiple of 64 bytes, wherever the others end. A
+# kernel is compiled for how its arguments are aligned.
+_ALIGNMENT = 16
 
 
 class Uploads:
@@ -50,6 +56,40 @@ class Uploads:
         current.wait_event(slot.copied)
         target.copy_(slot.staged[:size], non_blocking=True)
         slot.taken.record(current)
+
+
+class PackUploads:
+    """Takes the arrays of a pack to a device in one copy. Threads may share it.
+
+    Args:
+        device: where arrays go.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device, self._uploads = device, Uploads(device)
+        # On a CPU nothing is shared, and a lock that is held while the process forks stays held.
+        self._turn: AbstractContextManager[object] = nullcontext()
+        if device.type == "cuda":
+            self._turn = threading.Lock()
+
+    def __call__(self, arrays: dict[str, Int32]) -> dict[str, Tensor]:
+        """Arrays [n] int32 by name, as tensors that share one piece of the device's memory.
+
+        What the caller's stream does next sees them. Returns before they are copied.
+        """
+        places, size = {}, 0
+        for name, array in arrays.items():
+            places[name] = slice(size, size + len(array))
+            size += -(-len(array) // _ALIGNMENT) * _ALIGNMENT
+        there = torch.empty(size, dtype=torch.int32, device=self._device)
+
+        def fill(host: Int32) -> None:
+            for name, array in arrays.items():
+                host[places[name]] = array
+
+        with self._turn:
+            self._uploads.send(fill, there)
+        return {name: there[place] for name, place in places.items()}
 
 
 class _Slot:

@@ -1,12 +1,13 @@
 """How files are kept: how long one may be, what an import may do, what decides nothing."""
 
+import ast
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from source_tree import CPP, ENGINE_FILES, KERNEL_FILES, PYTHON, ROOT, name_of, packages
+from source_tree import CPP, ENGINE_FILES, KERNEL_FILES, PYTHON, ROOT, name_of, packages, tree_of
 
 
 @pytest.mark.parametrize("path", [p for p in PYTHON if "tests" in p.parts], ids=name_of)
@@ -94,3 +95,16 @@ assert read[-1] == "PACKRANK_PROBE", "the watch is blind"
     code = f"import sys; sys.path[:0] = {roots}{program}"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd="/")
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+def test_pinned_memory_names_its_device() -> None:
+    """Else it is asked for on whatever torch's default device is, and refused there."""
+    calls = [
+        (f"{name_of(path)}:{node.lineno}", {keyword.arg for keyword in node.keywords})
+        for path in ENGINE_FILES + KERNEL_FILES
+        for node in ast.walk(tree_of(path))
+        if isinstance(node, ast.Call)
+    ]
+    pinned = [call for call in calls if "pin_memory" in call[1]]
+    assert pinned
+    assert [place for place, names in pinned if "device" not in names] == []

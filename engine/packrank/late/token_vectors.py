@@ -13,7 +13,7 @@ from packrank.checkpoint.weights import Weights
 from packrank.errors import InputError, ModelError
 from packrank.late.settings import Dense, Expansion, Side
 from packrank.models.base import Parameters
-from packrank.request import Int32, Sequence, Token
+from packrank.request import Int32, Pack, Sequence, Token
 from packrank.runtime.runner import Runner
 from packrank.text.tokenizer import Tokenizer, batches
 from packrank.work import Tally
@@ -119,14 +119,13 @@ class TokenVectors:
         attended = None
         if self._expansion is not None and not self._expansion.attend:
             attended = np.array(num_keys, dtype=np.int32)
-        packs = self._runner.packs_of_hidden_states(sequences, attended)
+        wanted = self._scored_of if len(self._skipped) else None
+        packs = self._runner.packs_of_hidden_states(sequences, attended, wanted)
         for indices, states, cu_seqlens in packs:
-            ids = np.concatenate([sequences[index].token_ids for index in indices])
-            for index, piece in zip(indices, self._vectors(states, ids, cu_seqlens), strict=True):
-                # A copy each: a view would keep its whole pack alive while any of it is kept.
-                vectors[kept[index]] = piece.clone()
-            del states, piece  # or they would be alive while the next pack is computed
-            self._run.add(len(ids))
+            for index, mine in zip(indices, self._vectors(states, cu_seqlens), strict=True):
+                vectors[kept[index]] = mine
+            del states  # or they would be alive while the next pack is computed
+            self._run.add(sum(len(sequences[index].token_ids) for index in indices))
         return cut
 
     def token_ids(self, text: str) -> Int32:
@@ -210,6 +209,9 @@ class TokenVectors:
     def _is_scored(self, ids: Int32) -> NDArray[np.bool_]:
         return ~np.isin(ids, self._skipped)
 
+    def _scored_of(self, pack: Pack) -> NDArray[np.bool_]:
+        return self._is_scored(pack.token_ids)
+
     def _refusal(self, tokens: Int32) -> str | None:
         """Why the model cannot take these tokens, None if it can."""
         vocab_size = self._runner.model.config.vocab_size
@@ -222,18 +224,18 @@ class TokenVectors:
             )
         return None
 
-    def _vectors(self, states: Tensor, ids: Int32, cu_seqlens: Int32) -> tuple[Tensor, ...]:
-        """[T, hidden] of a pack to [L, D] of each of its texts."""
-        ends: NDArray[np.int64] = cu_seqlens.astype(np.int64)
-        if len(self._skipped):
-            scored = self._is_scored(ids)
-            states = states[torch.from_numpy(scored).to(states.device)]
-            ends = np.append(0, np.cumsum(scored))[ends]
+    def _vectors(self, states: Tensor, cu_seqlens: Int32) -> list[Tensor]:
+        """[R, hidden] of the scored tokens of a pack to [L, D] of each of its texts."""
         for layer in self._projection:
             states = layer(states)
         if self._normalize:
             states = normalize(states)
-        return torch.split(states, np.diff(ends).tolist())
+        pieces = torch.split(states, np.diff(cu_seqlens).tolist())
+        # A copy each: a view would keep its whole pack alive while any of it is kept. On a CUDA
+        # device they are made by a launch or two, whatever their number.
+        copies = [torch.empty_like(piece) for piece in pieces]
+        torch._foreach_copy_(copies, pieces)
+        return copies
 
 
 class Projection:

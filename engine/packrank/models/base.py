@@ -1,7 +1,9 @@
 """What every architecture offers the runner, and how its weights are read."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -10,8 +12,11 @@ from torch import Tensor
 from packrank.checkpoint.config import ModelConfig
 from packrank.checkpoint.weights import Weights
 from packrank.errors import ModelError
-from packrank.models.layers import Head, LayerNorm, Linear, Spans
+from packrank.models.layers import Head, LayerNorm, Linear, Spans, key_arrays
 from packrank.request import Int32, Pack
+
+# Arrays on the host, by name -> the same on a device: once a pack, however many they are.
+Upload = Callable[[dict[str, Int32]], dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -121,12 +126,14 @@ class Inputs:
         positions: [T] int32, or None where a model has no position table.
         token_types: [T] int32, or None where a model has no table of them.
         spans: where its sequences lie.
+        rows: [R] int32, of which tokens the hidden states are wanted; None: of all.
     """
 
     token_ids: Tensor
     positions: Tensor | None
     token_types: Tensor | None
     spans: Spans
+    rows: Tensor | None = None
 
 
 class Model(ABC):
@@ -137,6 +144,9 @@ class Model(ABC):
         device: where weights are and packs go.
         dtype: of weights and hidden states.
         prefix: before the encoder's names in a checkpoint that has more than the encoder.
+        upload: takes the int32 arrays of a pack to `device`, called once a pack; a runner brings
+            one that does not wait for the device. Nothing else in a forward copies from the host
+            or waits: on a CUDA device it would wait for all that is still computed there.
     """
 
     prefix: ClassVar[str]
@@ -147,6 +157,7 @@ class Model(ABC):
         self.config = config
         self.device = parameters.device
         self.dtype = parameters.dtype
+        self.upload: Upload = partial(_copied, self.device)
         self._head: Head | PoolingHead | None = None
         if isinstance(head, PoolingHead):
             self._head = head
@@ -172,18 +183,25 @@ class Model(ABC):
         """What `Inputs` holds of each token, by name, as far as this model reads it; [T] each."""
         return {"token_ids": pack.token_ids}
 
-    def inputs(self, pack: Pack, num_keys: Int32 | None = None) -> Inputs:
-        """A pack on the model's device; see `hidden_states` of `num_keys`."""
-        arrays = {name: self._to_device(array) for name, array in self.arrays(pack).items()}
-        cu_seqlens = self._to_device(pack.cu_seqlens)
-        spans = Spans.of(cu_seqlens, len(pack.token_ids), pack.max_seqlen)
+    def inputs(
+        self, pack: Pack, num_keys: Int32 | None = None, rows: Int32 | None = None
+    ) -> Inputs:
+        """A pack on the model's device; see `hidden_states` of `num_keys` and `rows`."""
+        arrays = self.arrays(pack) | {"cu_seqlens": pack.cu_seqlens}
         if num_keys is not None:
-            spans = spans.with_keys(pack.cu_seqlens, num_keys)
+            arrays |= key_arrays(pack.cu_seqlens, num_keys)
+        if rows is not None:
+            arrays["rows"] = rows
+        there = self.upload(arrays)
+        spans = Spans.of(there["cu_seqlens"], len(pack.token_ids), pack.max_seqlen)
+        if num_keys is not None:
+            spans = spans.with_keys(there["key_rows"], there["cu_seqlens_k"])
         return Inputs(
-            token_ids=arrays["token_ids"],
-            positions=arrays.get("positions"),
-            token_types=arrays.get("token_types"),
+            token_ids=there["token_ids"],
+            positions=there.get("positions"),
+            token_types=there.get("token_types"),
             spans=spans,
+            rows=there.get("rows"),
         )
 
     def logits(self, pack: Pack) -> Tensor:
@@ -205,17 +223,22 @@ class Model(ABC):
             hidden = _mean(hidden, cu_seqlens)
         return self._head(hidden)
 
-    def hidden_states(self, pack: Pack, num_keys: Int32 | None = None) -> Tensor:
-        """[T, hidden] in `dtype`, the last layer's output at every token.
+    def hidden_states(
+        self, pack: Pack, num_keys: Int32 | None = None, rows: Int32 | None = None
+    ) -> Tensor:
+        """[R, hidden] in `dtype`, the last layer's output at every token that is wanted.
 
         Args:
             pack: the sequences.
             num_keys: [N] int32. Only the first num_keys[n] tokens of sequence n are attended to
                 (ColBERT's mask tokens attend, and are not attended to). None: all are.
+            rows: [R] int32, rising, of the pack's T tokens those that are wanted; None: all are.
         """
         if self._head is not None:
             raise ModelError(f"{self.config.architecture} was loaded for scores; load an encoder")
-        return self._encode(self.inputs(pack, num_keys))
+        inputs = self.inputs(pack, num_keys, rows)
+        states = self._encode(inputs)
+        return states if inputs.rows is None else states.index_select(0, inputs.rows)
 
     @abstractmethod
     def _load_head(self, parameters: Parameters) -> Head:
@@ -225,8 +248,10 @@ class Model(ABC):
     def _encode(self, inputs: Inputs) -> Tensor:
         """The last layer's output: [N, hidden] if `_first_token_only`, else [T, hidden]."""
 
-    def _to_device(self, ids: Int32) -> Tensor:
-        return torch.from_numpy(ids).to(self.device)
+
+def _copied(device: torch.device, arrays: dict[str, Int32]) -> dict[str, Tensor]:
+    """What `Model.upload` does without a runner: a copy an array, each of which waits."""
+    return {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
 
 
 def _mean(hidden: Tensor, cu_seqlens: Tensor) -> Tensor:

@@ -12,15 +12,10 @@ from torch.nn import functional as F
 from packrank.checkpoint.config import ModelConfig
 from packrank.errors import ModelError
 from packrank.models.base import Inputs, Parameters, PoolingHead
-from packrank.models.decoder_layers import (
-    CausalAttention,
-    CausalSpans,
-    DecoderLayer,
-    RMSNorm,
-    rotary_table,
-)
+from packrank.models.course import Compression, Course, Plan
+from packrank.models.decoder_layers import CausalAttention, DecoderLayer, RMSNorm, rotary_table
 from packrank.models.layers import MLP, Head, Linear, RotaryTable
-from packrank.models.prefixes import longest, share_prefixes
+from packrank.models.prefixes import share_prefixes
 from packrank.models.staged import StagedModel, State
 from packrank.request import Int32, Pack
 
@@ -197,10 +192,12 @@ class CausalModel(StagedModel):
         layers = self.config.num_layers
         if self._reads_last:
             return self.logits_at(pack, (layers,))
-        state = self.advance(self.begin(pack), layers)
         if self.config.pooling == "all" and isinstance(self._head, PoolingHead):
-            return self._head.of_all(self._normed(state), self._to_device(state.cu_seqlens))
-        return self._logits_of(state, _last_but_padding(pack, self.config.pad_token_id), 0)
+            state = self.advance(self.begin(pack), layers)
+            return self._head.of_all(self._normed(state), self._course(state).spans.cu_seqlens)
+        read = {"read": _last_but_padding(pack, self.config.pad_token_id)}
+        state, there = self._begin(pack, read)
+        return self._logits_of(self.advance(state, layers), there["read"], 0)
 
     @property
     def _reads_last(self) -> bool:
@@ -214,32 +211,40 @@ class CausalModel(StagedModel):
 
     def begin(self, pack: Pack) -> State:
         """The sequences before the first layer: their prefixes, if any, and then they, in order."""
+        return self._begin(pack, {})[0]
+
+    def _begin(self, pack: Pack, arrays: dict[str, Int32]) -> tuple[State, dict[str, Tensor]]:
+        """What `begin` gives, and more arrays on the device, which came there with the pack."""
         if not self.config.shares_prefixes:
             pack = replace(pack, queries=None, shared=None)
         shared = share_prefixes(pack)
-        ids = self._to_device(shared.token_ids)
-        x = F.embedding(ids, self._tokens)
+        plan = self._plan(shared.cu_seqlens, shared.prefix_of, 0)
+        there = self.upload({"token_ids": shared.token_ids} | plan.arrays() | arrays)
+        x = F.embedding(there["token_ids"], self._tokens)
         if self._options.embedding_scale != 1.0:
             x = x * self._embedding_scale
-        return State(x, None, shared.cu_seqlens, shared.prefix_of, 0)
+        course = plan.on_device(there)
+        return State(x, None, shared.cu_seqlens, shared.prefix_of, 0, spans=course), there
 
     def advance(self, state: State, stop: int, *, last_only: bool = False) -> State:
         """The sequences after `stop` layers; with `last_only` of each its last token alone."""
-        settings, x, update = self.settings, state.x, state.update
-        spans, computed, spared = self._spans(state), state.computed, 0
+        x, update, cu_seqlens = state.x, state.update, state.cu_seqlens
+        course, computed, spared = self._course(state), state.computed, 0
         for index in range(state.num_layers, stop):
-            if index and settings.compress_ratio > 1 and index in settings.compress_layers:
-                state = self._compress(replace(state, x=x, update=update))
-                x, update, spans = state.x, None, self._spans(state)
+            if index in course.ahead:
+                compression = course.ahead[index]
+                x, update = self._compressed(x, update, compression), None
+                cu_seqlens = compression.cu_seqlens
+                course = Course(compression.spans, course.ahead)
             ends = last_only and index == stop - 1
             spared = len(x)
-            x, update = self._layers[index](x, update, spans, last_only=ends)
+            x, update = self._layers[index](x, update, course.spans, last_only=ends)
             computed += len(x)
             spared -= len(x)
-        cu_seqlens = state.cu_seqlens
         if last_only:
             cu_seqlens = np.arange(len(cu_seqlens), dtype=np.int32)
-        return State(x, update, cu_seqlens, state.prefix_of, stop, computed, spared)
+        after = None if last_only else course
+        return State(x, update, cu_seqlens, state.prefix_of, stop, computed, spared, after)
 
     def exit_logits(self, state: State, place: int) -> Tensor:
         """[M, num_labels] float32, what the head says of each sequence's last token.
@@ -247,11 +252,13 @@ class CausalModel(StagedModel):
         `place` picks the head where the settings say so: see `CausalSettings.head_index`.
         """
         assert self._reads_last
-        return self._logits_of(state, state.cu_seqlens[1:] - np.int32(1), place)
+        has_one_row_each = len(state.x) == len(state.prefix_of)
+        rows = None if has_one_row_each else self._course(state).spans.last
+        return self._logits_of(state, rows, place)
 
-    def _logits_of(self, state: State, rows: Int32, place: int) -> Tensor:
-        """[M, num_labels] float32, of M rows of the hidden states."""
-        normed = self._normed(state, self._to_device(rows))
+    def _logits_of(self, state: State, rows: Tensor | None, place: int) -> Tensor:
+        """[M, num_labels] float32, of M rows of the hidden states, or of all."""
+        normed = self._normed(state, rows)
         if self.settings.head == "layerwise" and self.settings.head_index == "layer":
             place = self.exit_layers.index(state.num_layers)
         logits = self._heads[place if len(self._heads) > 1 else 0](normed)
@@ -273,40 +280,28 @@ class CausalModel(StagedModel):
         update, x = chosen(state.update), chosen(state.x)
         return self._norm(update, x, self._options.residual_scale)[0]
 
-    def _spans(self, state: State) -> CausalSpans:
-        cu_seqlens, prefix_of = state.cu_seqlens, state.prefix_of
-        return CausalSpans(
-            cu_seqlens=self._to_device(cu_seqlens),
-            max_seqlen_q=int(np.diff(cu_seqlens).max(initial=0)),
-            max_seqlen_k=longest(cu_seqlens, prefix_of),
-            prefix_of=self._to_device(prefix_of) if prefix_of.max(initial=-1) >= 0 else None,
-            last=self._to_device(cu_seqlens[1:] - np.int32(1)),
-            cu_last=torch.arange(len(cu_seqlens), dtype=torch.int32, device=self.device),
-        )
+    def _course(self, state: State) -> Course:
+        """Where a state's sequences lie from here on; one upload, unless the device knows it."""
+        if state.spans is not None:
+            known: Course = state.spans
+            return known
+        plan = self._plan(state.cu_seqlens, state.prefix_of, state.num_layers)
+        return plan.on_device(self.upload(plan.arrays()))
 
-    def _compress(self, state: State) -> State:
-        """Runs of `compress_ratio` document tokens become their mean, the last run as it comes.
-
-        What stands before the document is a prefix of its own and stays, as does the tail.
-        Source: FlagEmbedding's token_compress.
-        """
+    def _plan(self, cu_seqlens: Int32, prefix_of: Int32, num_layers: int) -> Plan:
+        """Where sequences lie that have run some layers, there and in those that follow."""
         ratio, tail = self.settings.compress_ratio, self.settings.tail
-        runs, lengths = [], np.diff(state.cu_seqlens)
-        is_prefix = np.zeros(len(lengths), dtype=bool)
-        is_prefix[state.prefix_of[state.prefix_of >= 0]] = True
-        for length, whole in zip(lengths.tolist(), is_prefix.tolist(), strict=True):
-            document = 0 if whole else max(length - tail, 0)
-            runs.append(np.full(document // ratio, ratio))
-            runs.append(np.array([document % ratio][: document % ratio], dtype=np.int64))
-            runs.append(np.ones(length - document, dtype=np.int64))
-        counts = np.array([sum(map(len, runs[n : n + 3])) for n in range(0, len(runs), 3)])
-        x = state.x.float()
-        if state.update is not None:
-            x = (x + self._options.residual_scale * state.update.float()).to(self.dtype).float()
-        sizes = torch.from_numpy(np.concatenate(runs)).to(self.device)
-        mean = torch.segment_reduce(x, "mean", lengths=sizes, axis=0, unsafe=True)
-        cu_seqlens = np.append(0, np.cumsum(counts)).astype(np.int32)
-        return replace(state, x=mean.to(self.dtype), update=None, cu_seqlens=cu_seqlens)
+        first = max(num_layers, 1)  # before the first layer of all there is nothing to compress
+        layers = {n for n in self.settings.compress_layers if n >= first and ratio > 1}
+        return Plan.of(cu_seqlens, prefix_of, layers, ratio, tail)
+
+    def _compressed(self, x: Tensor, update: Tensor | None, to: Compression) -> Tensor:
+        """[runs, hidden], the mean of each run of tokens."""
+        x = x.float()
+        if update is not None:
+            x = (x + self._options.residual_scale * update.float()).to(self.dtype).float()
+        mean = torch.segment_reduce(x, "mean", lengths=to.sizes, axis=0, unsafe=True)
+        return mean.to(self.dtype)
 
     def _load_head(self, parameters: Parameters) -> Head:
         raise ModelError(f"{self.config.architecture} is no encoder")

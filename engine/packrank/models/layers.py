@@ -55,18 +55,23 @@ class Spans:
             cu_seqlens_k=cu_seqlens,
         )
 
-    def with_keys(self, cu_seqlens: Int32, num_keys: Int32) -> "Spans":
-        """The same where only the first num_keys[n] tokens of sequence n are keys."""
-        lengths = np.diff(cu_seqlens)
-        counts = np.minimum(num_keys, lengths)
-        is_key = offsets(cu_seqlens) < np.repeat(counts, lengths)
-        starts = np.append(np.int32(0), np.cumsum(counts, dtype=np.int32))
-        device = self.cu_seqlens.device
-        return replace(
-            self,
-            key_rows=torch.from_numpy(np.flatnonzero(is_key)).to(device),
-            cu_seqlens_k=torch.from_numpy(starts).to(device),
-        )
+    def with_keys(self, key_rows: Tensor, cu_seqlens_k: Tensor) -> "Spans":
+        """The same where only some tokens are keys: `key_arrays` on the device, int32."""
+        return replace(self, key_rows=key_rows.long(), cu_seqlens_k=cu_seqlens_k)
+
+
+def key_arrays(cu_seqlens: Int32, num_keys: Int32) -> dict[str, Int32]:
+    """`key_rows` and `cu_seqlens_k` of `Spans`, int32.
+
+    Only the first num_keys[n] tokens of sequence n are keys.
+    """
+    lengths = np.diff(cu_seqlens)
+    counts = np.minimum(num_keys, lengths)
+    is_key = offsets(cu_seqlens) < np.repeat(counts, lengths)
+    return {
+        "key_rows": np.flatnonzero(is_key).astype(np.int32),
+        "cu_seqlens_k": np.append(np.int32(0), np.cumsum(counts, dtype=np.int32)),
+    }
 
 
 def offsets(cu_seqlens: Int32) -> Int32:

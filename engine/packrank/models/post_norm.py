@@ -101,13 +101,12 @@ class PostNormModel(StagedModel):
 
     def begin(self, pack: Pack) -> State:
         """The sequences before the first layer, each by itself."""
-        alone = np.full(pack.num_sequences, -1, dtype=np.int32)
-        return State(self._embed(self.inputs(pack)), None, pack.cu_seqlens, alone, 0)
+        alone, inputs = np.full(pack.num_sequences, -1, dtype=np.int32), self.inputs(pack)
+        return State(self._embed(inputs), None, pack.cu_seqlens, alone, 0, spans=inputs.spans)
 
     def advance(self, state: State, stop: int, *, last_only: bool = False) -> State:
         """The sequences after `stop` layers; of each its first token alone after all of them."""
-        x, lengths = state.x, np.diff(state.cu_seqlens)
-        spans = Spans.of(self._to_device(state.cu_seqlens), len(x), int(lengths.max(initial=0)))
+        x, spans = state.x, self._spans(state)
         computed, spared, cu_seqlens = state.computed, 0, state.cu_seqlens
         for layer in self._layers[state.num_layers : stop]:
             spared = len(x)
@@ -116,13 +115,24 @@ class PostNormModel(StagedModel):
             spared -= len(x)
         if spared:
             cu_seqlens = np.arange(len(cu_seqlens), dtype=np.int32)
-        return State(x, None, cu_seqlens, state.prefix_of, stop, computed, spared)
+        after = None if spared else spans
+        return State(x, None, cu_seqlens, state.prefix_of, stop, computed, spared, after)
 
     def exit_logits(self, state: State, place: int) -> Tensor:
         """[M, num_labels] float32, what the head of this layer says of first tokens."""
         head = self._exits.get(state.num_layers, self._head)
         assert head is not None
-        return head(state.x.index_select(0, self._to_device(state.cu_seqlens[:-1])))
+        if len(state.x) == len(state.prefix_of):  # a row each, which is the first
+            return head(state.x)
+        return head(state.x.index_select(0, self._spans(state).first))
+
+    def _spans(self, state: State) -> Spans:
+        """Where a state's sequences lie; one upload, unless that is known on the device."""
+        if state.spans is not None:
+            known: Spans = state.spans
+            return known
+        there = self.upload({"cu_seqlens": state.cu_seqlens})["cu_seqlens"]
+        return Spans.of(there, len(state.x), int(np.diff(state.cu_seqlens).max(initial=0)))
 
     def _encode(self, inputs: Inputs) -> Tensor:
         x = self._embed(inputs)

@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +24,8 @@ class State:
         num_layers: layers run.
         computed: token-layers since `begin` or `gather`.
         spared: token-layers that a last layer had no need of.
+        spans: where the sequences lie, on the device and as the model's layers read it; None until
+            a layer asks for it, as after `gather`.
     """
 
     x: Tensor
@@ -32,6 +35,7 @@ class State:
     num_layers: int
     computed: int = 0
     spared: int = 0
+    spans: Any = None
 
 
 class StagedModel(Model):

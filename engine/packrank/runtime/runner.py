@@ -18,7 +18,7 @@ from packrank.request import Int32, Pack, Sequence
 from packrank.runtime.device import suppress_out_of_memory
 from packrank.runtime.graphs import PATIENCE, Graphs, can_capture
 from packrank.runtime.scheduler import packed_tokens, plan
-from packrank.runtime.transfer import Fetch, fetch
+from packrank.runtime.transfer import Fetch, PackUploads, fetch
 
 # Most tokens of a pack on a CPU where the caller does not say: some 20 pairs of usual length, which
 # is work enough to keep a processor's cores busy, and activations of a few tens of MB.
@@ -61,6 +61,7 @@ class Runner:
     def __init__(self, model: Model, budget_tokens: int | None = None) -> None:
         self.model = model
         self.budget_tokens = budget_tokens or default_budget(model)
+        model.upload = PackUploads(model.device)
         self._graphs = Graphs(model) if can_capture(model) else None
 
     def logits(self, sequences: Sequences) -> NDArray[np.float32]:
@@ -137,16 +138,21 @@ class Runner:
         return [out[i] for i in range(len(sequences))]
 
     def packs_of_hidden_states(
-        self, sequences: Sequences, num_keys: Int32 | None = None
+        self,
+        sequences: Sequences,
+        num_keys: Int32 | None = None,
+        wanted: Callable[[Pack], NDArray[np.bool_]] | None = None,
     ) -> Iterator[tuple[NDArray[np.int64], Tensor, Int32]]:
         """The same a pack at a time, so that only one pack's states need be alive.
 
         Args:
             sequences: N of them.
             num_keys: [N]; see `Model.hidden_states`.
+            wanted: pack -> [T], of which of its tokens the states are wanted; None: of all.
 
         Yields:
-            Which sequences these are, their states [T, hidden] end to end, and cu_seqlens.
+            Which sequences these are, the states [R, hidden] that are wanted of them, end to end,
+            and where those of each start, as cu_seqlens has it.
 
         Raises:
             InputError: a sequence that the model cannot take; the message gives its place.
@@ -154,7 +160,12 @@ class Runner:
 
         def states(pack: Pack, indices: NDArray[np.int64]) -> tuple[Tensor, Int32]:
             keys = None if num_keys is None else num_keys[indices]
-            return self.model.hidden_states(pack, keys), pack.cu_seqlens
+            if wanted is None:
+                return self.model.hidden_states(pack, keys), pack.cu_seqlens
+            chosen = wanted(pack)
+            ends = np.append(0, np.cumsum(chosen)).astype(np.int32)[pack.cu_seqlens]
+            rows = np.flatnonzero(chosen).astype(np.int32)
+            return self.model.hidden_states(pack, keys, rows), ends
 
         for indices, found in self._run(sequences, states):
             if isinstance(found, str):

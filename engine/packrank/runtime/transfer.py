@@ -1,6 +1,8 @@
 """Small arrays to a device and back, beside what it computes."""
 
+import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
@@ -10,6 +12,10 @@ from torch import Tensor
 from packrank.request import Int32
 
 Fetch = Callable[[], NDArray[np.float32]]
+
+# Of int32: every array of a pack starts at a multiple of 64 bytes, wherever the others end. A
+# kernel is compiled for how its arguments are aligned.
+_ALIGNMENT = 16
 
 
 class Uploads:
@@ -52,12 +58,46 @@ class Uploads:
         slot.taken.record(current)
 
 
+class PackUploads:
+    """Takes the arrays of a pack to a device in one copy. Threads may share it.
+
+    Args:
+        device: where arrays go.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device, self._uploads = device, Uploads(device)
+        # On a CPU nothing is shared, and a lock that is held while the process forks stays held.
+        self._turn: AbstractContextManager[object] = nullcontext()
+        if device.type == "cuda":
+            self._turn = threading.Lock()
+
+    def __call__(self, arrays: dict[str, Int32]) -> dict[str, Tensor]:
+        """Arrays [n] int32 by name, as tensors that share one piece of the device's memory.
+
+        What the caller's stream does next sees them. Returns before they are copied.
+        """
+        places, size = {}, 0
+        for name, array in arrays.items():
+            places[name] = slice(size, size + len(array))
+            size += -(-len(array) // _ALIGNMENT) * _ALIGNMENT
+        there = torch.empty(size, dtype=torch.int32, device=self._device)
+
+        def fill(host: Int32) -> None:
+            for name, array in arrays.items():
+                host[places[name]] = array
+
+        with self._turn:
+            self._uploads.send(fill, there)
+        return {name: there[place] for name, place in places.items()}
+
+
 class _Slot:
     """A pinned buffer and where it is copied to first."""
 
     def __init__(self, device: torch.device) -> None:
         self.copied, self.taken = _event(), _event()
-        self.host = torch.empty(0, dtype=torch.int32, pin_memory=True)
+        self.host = _pinned(0, torch.int32)
         self.staged = torch.empty(0, dtype=torch.int32, device=device)
 
     def reserve(self, size: int, device: torch.device) -> None:
@@ -65,7 +105,7 @@ class _Slot:
         if len(self.host) >= size:
             return
         staged = torch.empty(2 * size, dtype=torch.int32, device=device)
-        self.host = torch.empty(2 * size, dtype=torch.int32, pin_memory=True)
+        self.host = _pinned(2 * size, torch.int32)
         self.staged = staged
         # The copying stream writes here without the allocator's knowledge: what used this memory
         # before must be over.
@@ -80,7 +120,7 @@ def fetch(result: Tensor) -> Fetch:
     if result.device.type != "cuda":
         copy = result.numpy().copy()
         return lambda: copy
-    host = torch.empty(result.shape, dtype=result.dtype, pin_memory=True)
+    host = _pinned(result.shape, result.dtype)
     host.copy_(result, non_blocking=True)
     done = _event()
     done.record(torch.cuda.current_stream(result.device))
@@ -90,6 +130,11 @@ def fetch(result: Tensor) -> Fetch:
         return host.numpy()
 
     return wait
+
+
+def _pinned(shape: int | torch.Size, dtype: torch.dtype) -> Tensor:
+    """Memory that a device copies from and to; on the CPU, whatever torch's default device is."""
+    return torch.empty(shape, dtype=dtype, device="cpu", pin_memory=True)
 
 
 def _event() -> torch.cuda.Event:

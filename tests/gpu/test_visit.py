@@ -192,6 +192,22 @@ def is_gone(process: int) -> bool:
     return not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z"
 
 
+def test_what_comes_from_another_visit_may_be_broken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A cache is passed over; a report is what the user wants to be read."""
+    broken = tmp_path / "broken"
+    broken.write_text("{}")
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
+    given = ["gpu", "--out", str(tmp_path / "out"), "--logs", str(tmp_path / "logs")]
+    monkeypatch.setattr(sys, "argv", [*given, "--triton-cache", str(broken)])
+    main.prepare(main.arguments())
+    assert f"{broken} is of no use" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", [*given, "--after", str(broken)])
+    with pytest.raises(SystemExit, match=f"{broken} is no report of a visit: KeyError"):
+        main.prepare(main.arguments())
+
+
 @pytest.mark.parametrize("order", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_what_runs_and_all_is_kept(tmp_path: Path, order: signal.Signals) -> None:
     out, logs = tmp_path / "out", tmp_path / "logs"

@@ -13,9 +13,12 @@ import json
 import os
 import signal
 import sys
+import tarfile
 import time
 from pathlib import Path
+from typing import Any
 
+from visit.goals import Measured
 from visit.plan import REPORT_S, Slot, Step, fits, plan
 from visit.processes import GRACE_S, ROOT, Commands, Done, timed
 from visit.results import REPORT, SUMMARY, Results, unpack_cache
@@ -58,10 +61,13 @@ def prepare(options: argparse.Namespace) -> Visit:
     # Sources and listings are nobody's there, and larger than the kernels.
     environment = {"TRITON_CACHE_DIR": str(cache), "TRITON_STORE_BINARY_ONLY": "1"}
     # Both may lie among the results that are about to be replaced.
-    earlier = json.loads(options.after.read_text()) if options.after else {}
+    earlier = read_report(options.after) if options.after else {}
     if options.triton_cache:
-        kernels = unpack_cache(options.triton_cache, cache)
-        print(f"{kernels} kernels come with {options.triton_cache}", flush=True)
+        try:
+            kernels = unpack_cache(options.triton_cache, cache)
+            print(f"{kernels} kernels come with {options.triton_cache}", flush=True)
+        except (tarfile.TarError, OSError, ValueError) as error:
+            print(f"{options.triton_cache} is of no use, all is compiled here: {error}", flush=True)
     visit = Visit(
         results=Results(options.out.resolve()),
         logs=logs,
@@ -74,6 +80,15 @@ def prepare(options: argparse.Namespace) -> Visit:
     if earlier.get("ceilings"):  # until they are measured again
         visit.ceilings.write_text(json.dumps(earlier["ceilings"]))
     return visit
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    try:
+        report: dict[str, Any] = json.loads(path.read_text())
+        Measured(report["rows"], report["ceilings"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise SystemExit(f"make gpu: {path} is no report of a visit: {error!r}") from None
+    return report
 
 
 def run(visit: Visit, stage: str, steps: list[Step], slots: list[Slot], end: float) -> Steps:

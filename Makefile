@@ -10,7 +10,7 @@
 #   make docs         the API reference, from docstrings, as HTML in build/docs
 #   make quality      nDCG@10 on real data     DATA=folder: where the data is
 #   make bench        run the benchmarks        ARGS="-k maxsim --threads 4": some, on 4 threads
-#   make gpu          build, test and measure on a CUDA device, within ten minutes
+#   make gpu          build, test and measure on a CUDA device, within ten minutes: docs/gpu.md
 #   make sanitize     the C++ kernels under sanitizers: races, then random packs
 #   make wheel        build the sdist and the wheel, into dist/
 #   make try-wheel    build them, then use the wheel in a bare environment, without a compiler
@@ -99,7 +99,7 @@ gpu:
 	  $(RUN) -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || \
 	  ! $$python -c 'import sys, importlib.util as u; sys.exit(u.find_spec("torch") is None)'; \
 	} 2>/dev/null; then python=$(RUN); fi; \
-	$$python benchmarks/gpu.py $(ARGS)
+	exec $$python benchmarks/gpu.py $(ARGS)
 
 sanitize: $(VENV)/installed-demo,test
 	$(RUN) tests/sanitize.py $(ARGS)

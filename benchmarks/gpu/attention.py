@@ -12,7 +12,7 @@ from packrank_kernels.testing import cu_seqlens
 
 TOKENS, HEADS = 16384, 12
 SIZES = (32, 64)
-LENGTHS = (64, 128, 256, 512)
+LENGTHS = (128, 64, 256, 16, 512)
 PEERS = {"torch_varlen": "torch varlen", "flash_attn": "flash-attn"}
 
 

@@ -45,7 +45,7 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
 _LAYERWISE = {"architectures": ["LayerWiseMiniCPMForCausalLM"], "model_type": "minicpm",
               "scale_emb": 12, "scale_depth": 1.4, "dim_model_base": 256, "start_layer": 8,
               "head_multi": True, "head_type": "simple"}  # fmt: skip
-_TINY = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+TINY = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
          "num_key_value_heads": 2, "intermediate_size": 64, "vocab_size": 99}  # fmt: skip
 
 LENGTH, TOKENS = 512, 16384
@@ -96,16 +96,23 @@ class Peer:
         return ids.to(device), None if whole else mask.to(device), (lengths - 1).to(device)
 
 
-def make(shape: str, folder: Path, session: Session) -> Peer:
-    """A checkpoint in `folder`, and transformers' float32 model of the same weights."""
+def make(shape: str, folder: Path, device: torch.device, **smaller: int) -> Peer:
+    """A checkpoint in `folder`, and transformers' float32 model of the same weights.
+
+    Args:
+        shape: a key of `SHAPES`.
+        folder: of the checkpoint.
+        device: of the model.
+        smaller: sizes of the configuration in place of the shape's.
+    """
     import transformers
     from safetensors.torch import save_file
 
     name, sizes = SHAPES[shape]
-    sizes = sizes | (_TINY if session.dry else {}) | {"num_labels": 1}
+    sizes = sizes | smaller | {"num_labels": 1}
     config = getattr(transformers, f"{name}Config")(**sizes)
     torch.manual_seed(0)
-    with torch.device(session.device):
+    with torch.device(device):
         body = getattr(transformers, f"{name}Model")(config).eval()
         with torch.no_grad():
             for path, vector in body.named_parameters():
@@ -117,7 +124,7 @@ def make(shape: str, folder: Path, session: Session) -> Peer:
     raw = config.to_dict() | {"architectures": ["Qwen2ForSequenceClassification"]}
     heads = ["score.weight"]
     if name == "Llama":
-        raw |= _LAYERWISE | ({"start_layer": 1} if session.dry else {})
+        raw |= _LAYERWISE | ({"start_layer": 1} if config.num_hidden_layers < 8 else {})
         count = config.num_hidden_layers - raw["start_layer"] + 1
         heads = [f"lm_head.{place}.linear_head.weight" for place in range(count)]
     # The last head is the one in use; the others must not pass for it.
@@ -257,7 +264,7 @@ def main(session: Session) -> None:
             tempfile.TemporaryDirectory() as folder,
             torch.inference_mode(),
         ):
-            peer = make(shape, Path(folder), session)
+            peer = make(shape, Path(folder), session.device, **(TINY if session.dry else {}))
             head = "layerwise" if shape.endswith("layerwise") else "classifier"
             model = load_model(
                 Path(folder),

@@ -17,8 +17,7 @@ from measure import Contestant, Session, num_sets
 from torch import Tensor
 from torch.nn.functional import normalize
 
-import packrank
-from packrank_kernels import Codec, TokenEmbeddings, TopK, maxsim, reference
+from packrank_kernels import Codec, TokenEmbeddings, maxsim, reference
 from packrank_kernels.dispatch import TABLE, choose
 from packrank_kernels.packed import BITS, FLOATS
 from packrank_kernels.residual import to_planes
@@ -26,10 +25,8 @@ from packrank_kernels.testing import assert_close, cu_seqlens
 from packrank_kernels.token_embeddings import quantize_int8
 
 OURS = ("cuda", "triton")
-MANY = ("float16", "bfloat16", "int8", "4bit", "2bit")
-TOP_K = 100
+MANY = ("float16", "int8", "4bit", "2bit", "bfloat16")
 BLOCK = 1 << 26  # elements of the check that are alive at once
-STREAMED = 2 << 30  # bytes; runs are an eighth of it
 
 
 @dataclass(frozen=True)
@@ -37,6 +34,7 @@ class Shape:
     """What is asked.
 
     Attributes:
+        name: of the kind of request, for --shape.
         queries: how many, of `query_tokens` each.
         documents: in words.
         lengths: [N] int64, tokens of each document.
@@ -46,6 +44,7 @@ class Shape:
         size: D.
     """
 
+    name: str
     queries: int
     query_tokens: int
     documents: str
@@ -62,7 +61,7 @@ class Shape:
 
 
 def shapes(session: Session) -> list[Shape]:
-    """One query of few and of many documents, many queries, a long query; then residual codes."""
+    """Those with goals first: one query of many documents, many queries, a long query, few."""
     rng = np.random.default_rng(0)
 
     def count(documents: int) -> int:
@@ -76,20 +75,26 @@ def shapes(session: Session) -> list[Shape]:
             "2bit": 430e-6}  # fmt: skip
     share = float(skewed.mean()) / 180  # the same time a token
     found = [
-        Shape(1, 32, "180", even(1000, 180), goals={"float16": 20e-6, "bfloat16": 20e-6},
-              wall_goals={"float16": 30e-6, "bfloat16": 30e-6}),
-        Shape(1, 32, "180", even(100_000, 180), goals=many),
-        Shape(1, 32, "8..512, log-normal", skewed, goals={k: v * share for k, v in many.items()}),
-        Shape(128, 32, "180", even(10_000, 180),
+        Shape("one query", 1, 32, "180", even(100_000, 180), goals=many),
+        Shape("many queries", 128, 32, "180", even(10_000, 180),
               goals={"float16": 3100e-6, "bfloat16": 3100e-6, "int8": 1900e-6}),
-        Shape(1, 1024, "1024", even(1000, 1024),
+        Shape("ragged", 1, 32, "8..512, log-normal", skewed,
+              goals={k: v * share for k, v in many.items()}),
+        Shape("long query", 1, 1024, "1024", even(1000, 1024),
               goals={"float16": 440e-6, "bfloat16": 440e-6, "int8": 270e-6}),
+        Shape("few documents", 1, 32, "180", even(1000, 180),
+              goals={"float16": 20e-6, "bfloat16": 20e-6},
+              wall_goals={"float16": 30e-6, "bfloat16": 30e-6}),
     ]  # fmt: skip
     # Those that late-interaction-kernels publishes for its residual kernel.
     for documents, longest in ((5000, 200), (10_000, 300), (10_000, 512), (25_000, 300)):
         lengths = rng.integers(longest // 2, longest + 1, count(documents))
         formats = ("2bit", "4bit") if longest == 512 else ("2bit",)
-        found.append(Shape(1, 32, f"{longest // 2}..{longest}", lengths, formats))
+        found.append(Shape("residual", 1, 32, f"{longest // 2}..{longest}", lengths, formats))
+    if session.chosen:
+        return [shape for shape in found if shape.name in session.chosen]
+    if session.dry:  # every path once: plain, by the host's clock, residual codes
+        return [shape for shape in found if shape is found[0] or shape.wall_goals] + found[-1:]
     return found
 
 
@@ -269,41 +274,8 @@ def integers(documents: TokenEmbeddings, rows: slice) -> Tensor:
     return centers.add_(codec.weights.float()[fields.long()])
 
 
-def streaming(session: Session, format: str, *, pinned: bool) -> None:
-    """Documents in the host's memory, against what a copy to the device reaches."""
-    length, size = 180, 128
-    bytes_each = length * {"float16": 256, "int8": 132, "2bit": 40}[format]
-    count = 5 if session.dry else STREAMED // bytes_each
-    case = Case(session, Shape(1, 32, "180", np.full(count, length, dtype=np.int64)), format)
-    here, query = case.sets[0], case.queries[0]
-    expected = maxsim(query, here, top_k=TOP_K)
-    assert isinstance(expected, TopK)
-    assert_close(expected.scores, case.expected[0, expected.indices], case.tolerance)
-    del case.sets[1:]
-    there = here.to(torch.device("cpu"))
-    if pinned and not session.dry:
-        there = TokenEmbeddings.of(there.values.pin_memory(), there.cu_seqlens)
-    memory = "pinned" if pinned else "pageable"
-
-    def scores(found: TopK) -> Tensor:
-        assert torch.equal(found.indices, expected.indices), "other documents are the best"
-        return found.scores
-
-    def call() -> object:
-        return packrank.maxsim(query, there, top_k=TOP_K, device=session.device)
-
-    contestant = Contestant(
-        [call], view=scores, tolerance=0.0, facts=case.facts(None) | {"memory": memory}
-    )
-    session.race(
-        "maxsim streaming", f"1 x 32 tokens, {count} documents of 180 x {size}, {format}, {memory}",
-        {"packrank": contestant}, amount=case.moved / 1e9, unit="GB", moved=case.moved,
-        over="host copy", expected=expected.scores, wall=True, rounds=7,
-    )  # fmt: skip
-
-
 def main(session: Session) -> None:
-    for place, shape in enumerate(session.some(shapes(session))):
+    for shape in shapes(session):
         times: dict[str, float] = {}
         for format in session.some(shape.formats):
             if not session.has_time_for(f"maxsim, {shape.title}, {format}"):
@@ -313,7 +285,7 @@ def main(session: Session) -> None:
                 contestants = case.contestants()
                 medians = case.race("maxsim", contestants)
                 times |= {format: medians["packrank"]} if "packrank" in medians else {}
-                if place == 0:
+                if shape.wall_goals:
                     case.race_by_the_host("maxsim", {name: contestants[name] for name in medians})
                 del case, contestants
         said = []
@@ -323,8 +295,3 @@ def main(session: Session) -> None:
             said.append(f"{format} {seconds * 1e3:.4g} ms{goal}")
         if said:
             session.headline(f"maxsim, {shape.title}: {', '.join(said)}")
-    for format, pinned in (("float16", False), ("float16", True), ("int8", False), ("2bit", False)):
-        title = f"maxsim streaming, {format}"
-        if session.has_time_for(title):
-            with session.guard(title):
-                streaming(session, format, pinned=pinned)

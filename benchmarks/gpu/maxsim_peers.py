@@ -154,7 +154,7 @@ def installed(session: Session) -> dict[str, str]:
 
 def main(session: Session) -> None:
     peers = installed(session)
-    for place, shape in enumerate(shapes(session) if peers else []):
+    for shape in shapes(session) if peers else []:
         for format in shape.formats:
             suited = {
                 name: make
@@ -164,7 +164,7 @@ def main(session: Session) -> None:
             title = f"maxsim peers, {shape.title}, {format}"
             if suited and session.has_time_for(title):
                 with session.guard(title):
-                    race(session, shape, format, suited, by_the_host=place == 0)
+                    race(session, shape, format, suited, by_the_host=bool(shape.wall_goals))
 
 
 def race(

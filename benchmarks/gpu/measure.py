@@ -21,7 +21,7 @@ from torch import Tensor
 from packrank_kernels.testing import TOLERANCE, assert_close
 
 T = TypeVar("T")
-ROUNDS, LEAST_ROUNDS = 40, 5
+ROUNDS, LEAST_ROUNDS = 12, 5
 WAKING_S = 0.5
 SAMPLE_S = 1.5e-3  # events resolve half a microsecond; a sample is long enough to forget that
 ROTATED_BYTES = 4 * 60 * 2**20  # several times the L2 of any GPU there is
@@ -63,14 +63,14 @@ class Session:
             json.loads(ceilings.read_text()) if ceilings.is_file() else {}
         )
         self.failures = 0
-        self.shape: str | None = None  # the only model shape to run, if any
+        self.chosen: list[str] = []  # the only shapes to run, if any
         self._is_warm = False
         self._deadline = time.monotonic() + seconds
         self._ceilings_file, self._rows = ceilings, rows
 
     def shapes(self, every: Iterable[str]) -> list[str]:
-        """The model shapes to run."""
-        return [self.shape] if self.shape else self.some(every)
+        """Those that are chosen, in their order, else all; on a dry run the first and the last."""
+        return [one for one in every if one in self.chosen] if self.chosen else self.some(every)
 
     def some(self, items: Iterable[T]) -> list[T]:
         """All of them; on a dry run the first and the last."""

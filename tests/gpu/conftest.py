@@ -3,12 +3,14 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
+from visits import visit
 
 from packrank.request import Sequence
 
@@ -145,3 +147,15 @@ def oracle() -> Callable[..., np.ndarray]:
 def rms() -> Callable[[np.ndarray], float]:
     """The root of the mean square; NaN where there is any."""
     return lambda x: float(np.sqrt(np.square(x.astype(np.float64)).mean()))
+
+
+@pytest.fixture
+def a_visit(tmp_path: Path) -> Any:
+    """One of `make gpu`, with folders of its own and nothing found so far."""
+    results, processes = visit("results"), visit("processes")
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    kept = results.Results(tmp_path / "out")
+    kept.clear()
+    commands = processes.Commands(logs, {})
+    return visit("state").Visit(kept, logs, commands, tmp_path / "cache", dry=False)

@@ -57,7 +57,7 @@ class _Slot:
 
     def __init__(self, device: torch.device) -> None:
         self.copied, self.taken = _event(), _event()
-        self.host = torch.empty(0, dtype=torch.int32, pin_memory=True)
+        self.host = _pinned(0, torch.int32)
         self.staged = torch.empty(0, dtype=torch.int32, device=device)
 
     def reserve(self, size: int, device: torch.device) -> None:
@@ -65,7 +65,7 @@ class _Slot:
         if len(self.host) >= size:
             return
         staged = torch.empty(2 * size, dtype=torch.int32, device=device)
-        self.host = torch.empty(2 * size, dtype=torch.int32, pin_memory=True)
+        self.host = _pinned(2 * size, torch.int32)
         self.staged = staged
         # The copying stream writes here without the allocator's knowledge: what used this memory
         # before must be over.
@@ -80,7 +80,7 @@ def fetch(result: Tensor) -> Fetch:
     if result.device.type != "cuda":
         copy = result.numpy().copy()
         return lambda: copy
-    host = torch.empty(result.shape, dtype=result.dtype, pin_memory=True)
+    host = _pinned(result.shape, result.dtype)
     host.copy_(result, non_blocking=True)
     done = _event()
     done.record(torch.cuda.current_stream(result.device))
@@ -90,6 +90,11 @@ def fetch(result: Tensor) -> Fetch:
         return host.numpy()
 
     return wait
+
+
+def _pinned(shape: int | torch.Size, dtype: torch.dtype) -> Tensor:
+    """Memory that a device copies from and to; on the CPU, whatever torch's default device is."""
+    return torch.empty(shape, dtype=dtype, device="cpu", pin_memory=True)
 
 
 def _event() -> torch.cuda.Event:

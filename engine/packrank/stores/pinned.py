@@ -21,7 +21,7 @@ class CopyStream:
 
     def buffer(self, size: int) -> Tensor:
         """[size] uint8 that it can copy from."""
-        return torch.empty(size, dtype=torch.uint8, pin_memory=True)
+        return torch.empty(size, dtype=torch.uint8, device="cpu", pin_memory=True)
 
     def mark(self) -> Any:
         """An event: what the caller's stream was told so far is done."""
@@ -52,7 +52,7 @@ class Slot:
 
     def __init__(self, copies: CopyStream) -> None:
         self._copies = copies
-        self._host = self._there = torch.empty(0, dtype=torch.uint8)
+        self._host = self._there = torch.empty(0, dtype=torch.uint8, device="cpu")
         self._copied: Any = None
         self.scored: Any = None
 

@@ -115,37 +115,20 @@ class TileBlock {
     // Queries [row, row + 16) of one head. In an mma, lane 4 g + t holds of a [16, 8] tile the rows
     // g and g + 8, columns 2 t and 2 t + 1.
     DEVICE void tile(int row, int slot) const {
-        const int group = lane() / 4, member = lane() % 4;
+        const int group = lane() / 4;
         uint32_t queries[D / 16][4];
         load_queries(row + group, slot, queries);
         float out[D / 8][4] = {};
         float highest[2] = {kNothing, kNothing}, sum[2] = {0.0f, 0.0f};
         const int end = end_of(smaller(row + kRows, num_queries_) - 1);
         for (int key = begin_of(row); key < end; key += kStep) {
-            const int first = slot * padded_keys_ + key - first_key_;  // in shared memory
-            float scores[kStep / 8][4];
-#pragma unroll
-            for (int part = 0; part < kStep / kPart; ++part) {
-                if (key + part * kPart < end) {
-                    multiply_keys(queries, first + part * kPart, scores[2 * part]);
-                    multiply_keys(queries, first + part * kPart + 8, scores[2 * part + 1]);
-                } else {
-#pragma unroll
-                    for (int i = 0; i < 4; ++i)
-                        scores[2 * part][i] = scores[2 * part + 1][i] = kNothing;
-                }
-            }
             const bool all_visible = key + kStep <= num_keys_ &&
                                      key + kStep - 1 - row <= args_.window &&
                                      row + kRows - 1 - key <= args_.window;
-            if (!all_visible) hide(row + group, key + 2 * member, scores);
-            uint32_t weights[kStep / 8][2];
-            weigh(scores, highest, sum, out, weights);
-#pragma unroll
-            for (int part = 0; part < kStep / kPart; ++part)
-                if (key + part * kPart < end)
-                    multiply_values(weights[2 * part], weights[2 * part + 1], first + part * kPart,
-                                    out);
+            if (D == 32 && all_visible)  // at 64 there are no registers for two forms
+                step<true>(queries, row, key, end, slot, true, highest, sum, out);
+            else
+                step<false>(queries, row, key, end, slot, all_visible, highest, sum, out);
         }
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
@@ -155,6 +138,34 @@ class TileBlock {
             const float share = total == 0.0f ? none : 1.0f / total;
             store(row + group + 8 * half, slot, half, share, out);
         }
+    }
+
+    // Keys [key, key + 64) of a tile; ALL: without branches, where all see all.
+    template <bool ALL>
+    DEVICE void step(const uint32_t (&queries)[D / 16][4], int row, int key, int end, int slot,
+                     bool all_visible, float (&highest)[2], float (&sum)[2],
+                     float (&out)[D / 8][4]) const {
+        const int first = slot * padded_keys_ + key - first_key_;  // in shared memory
+        float scores[kStep / 8][4];
+#pragma unroll
+        for (int part = 0; part < kStep / kPart; ++part) {
+            if (ALL || key + part * kPart < end) {
+                multiply_keys(queries, first + part * kPart, scores[2 * part]);
+                multiply_keys(queries, first + part * kPart + 8, scores[2 * part + 1]);
+            } else {
+#pragma unroll
+                for (int i = 0; i < 4; ++i)
+                    scores[2 * part][i] = scores[2 * part + 1][i] = kNothing;
+            }
+        }
+        if (!ALL && !all_visible) hide(row + lane() / 4, key + lane() % 4 * 2, scores);
+        uint32_t weights[kStep / 8][2];
+        weigh(scores, highest, sum, out, weights);
+#pragma unroll
+        for (int part = 0; part < kStep / kPart; ++part)
+            if (ALL || key + part * kPart < end)
+                multiply_values(weights[2 * part], weights[2 * part + 1], first + part * kPart,
+                                out);
     }
 
     // Lane 4 g + t takes the elements 8 t to 8 t + 7 of each 32: within a product the order of the
@@ -186,10 +197,23 @@ class TileBlock {
         for (int i = 0; i < 4; ++i) scores[i] = 0.0f;
 #pragma unroll
         for (int i = 0; i < D / 32; ++i) {
-            const Vector keys = load_shared(key_chunk(first + lane() / 4, 4 * i + lane() % 4));
+            const Vector keys = load_shared(keys_at(first, i));
             multiply(T(), scores, queries[2 * i], keys.x[0], keys.x[1]);
             multiply(T(), scores, queries[2 * i + 1], keys.x[2], keys.x[3]);
         }
+    }
+
+    // A lane's chunk of the rows from `first`, a multiple of eight, on. The arrangement repeats
+    // every eight rows, so that what depends on the lane is found once for all steps; at head size
+    // 64 there are no registers to keep it in.
+    DEVICE static int keys_at(int first, int i) {
+        const int row = lane() / 4, chunk = 4 * i + lane() % 4;
+        return D == 32 ? first * kRowBytes + key_chunk(row, chunk) : key_chunk(first + row, chunk);
+    }
+    DEVICE int values_at(int first, int i) const {
+        const int row = lane() % 16, chunk = 2 * i + lane() / 16;
+        return D == 32 ? first * kRowBytes + value_chunk(row, chunk)
+                       : value_chunk(first + row, chunk);
     }
 
     DEVICE void hide(int row, int key, float (&scores)[kStep / 8][4]) const {
@@ -243,8 +267,7 @@ class TileBlock {
         const uint32_t weights[4] = {left[0], left[1], right[0], right[1]};
 #pragma unroll
         for (int i = 0; i < D / 16; ++i) {
-            const Vector values =
-                load_matrices_transposed(value_chunk(first + lane() % 16, 2 * i + lane() / 16));
+            const Vector values = load_matrices_transposed(values_at(first, i));
             multiply(T(), out[2 * i], weights, values.x[0], values.x[1]);
             multiply(T(), out[2 * i + 1], weights, values.x[2], values.x[3]);
         }

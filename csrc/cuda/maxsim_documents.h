@@ -18,7 +18,7 @@ namespace cuda {
 
 // A thread's two rows, 8 apart in the warp's 16.
 struct TileRows {
-    int64_t row[2];   // -1: nothing is read, whatever is computed from it
+    int64_t row[2];   // -1: nothing is read
     int32_t code[2];  // of residual formats, as it is, centroid or not
 };
 
@@ -52,7 +52,7 @@ struct PlainDocuments {
                 const int at = (first_slab + slab) * kSlab + thread_index() % 4 * 16;
                 const bool inside = rows.row[r] >= 0 && at < bytes;
                 copy_stage<16>(slot + (2 * slab + r) * kSlotBytes,
-                               args.values + rows.row[r] * bytes + at, inside);
+                               args.values + (inside ? rows.row[r] * bytes + at : 0), inside);
             }
     }
 
@@ -113,14 +113,16 @@ struct ResidualDocuments {
             for (int r = 0; r < 2; ++r) {
                 const int at = (first_slab / 2 + pair) * 4 * kChunk + thread_index() % 4 * kChunk;
                 const bool inside = rows.row[r] >= 0 && at < bytes;
-                copy_stage<kChunk>(slot + place(pair, 0, r), args.values + rows.row[r] * bytes + at,
-                                   inside);
+                copy_stage<kChunk>(slot + place(pair, 0, r),
+                                   args.values + (inside ? rows.row[r] * bytes + at : 0), inside);
+                const bool is_coded = inside && is_centroid(args, rows.code[r]);
                 const uint8_t* const centroid =
-                    args.centroids + static_cast<int64_t>(rows.code[r]) * size + at;
+                    args.centroids +
+                    (is_coded ? static_cast<int64_t>(rows.code[r]) * size + at : 0);
 #pragma unroll
                 for (int plane = 0; plane < kPlanes; ++plane)
                     copy_stage<kChunk>(slot + place(pair, 1 + plane, r), centroid + plane * bytes,
-                                       inside && is_centroid(args, rows.code[r]));
+                                       is_coded);
             }
     }
 

@@ -78,6 +78,9 @@ class MaximaBlock {
     static constexpr int kSlabs = Documents::kSlabs;
     static constexpr int kStageBytes = num_slots(Documents::kFormat, kSlabs) * kSlotBytes;
     static constexpr int kBlocks = N / 32;  // of 32 columns, of which a lane keeps one's maximum
+    // With 128 columns there would be no registers for it; floats wait for memory, not for maxima.
+    static constexpr bool kMayKeep = N <= 64 && Documents::kIsScaled;
+    static constexpr int kNumKept = kMayKeep ? kBlocks * 8 : 1;  // maxima, of a thread's own rows
     static constexpr int kFar = 1 << 30;
     static constexpr int kNoOwner = -1;
     static constexpr uint32_t kInfinity = 0x7f800000, kNaN = 0x7fffffff;
@@ -195,6 +198,8 @@ class MaximaBlock {
         const int panels = left < most ? left : most;
         for (int i = 0; i < most * kBlocks; ++i)
             store_word(highest_ + i * 128, float_to_bits(kBelowAll));
+#pragma unroll
+        for (int i = 0; i < kNumKept; ++i) kept_[i] = kBelowAll;
         column_ = column;
         end_ = turn.end;
         const int groups = Documents::kIsWhole ? 1 : plan_.slabs / kSlabs;
@@ -227,7 +232,7 @@ class MaximaBlock {
         origin_ = range_.first;
         source_ = walk_.document - 1;
         source_end_ = args_.candidates == nullptr ? kFar : -1;
-        if (Documents::kHasCodes) coming_ = next_rows();
+        if (Documents::kHasCodes) tile_ = next_rows();
         for (int i = 0; i < plan_.stages - 1; ++i) copy(i);
     }
 
@@ -257,14 +262,14 @@ class MaximaBlock {
                   load_constant(args_.cu_seqlens + load_constant(args_.candidates + source_));
     }
 
+    // Whether the next slab group to copy is the first of a tile's.
+    DEVICE bool is_first_group() const { return Documents::kIsWhole || done_ == 0; }
+
     // The next slab group of this thread's rows, to a stage; nothing after the last.
     DEVICE void copy(int stage) {
         if (left_ > 0) {
             --left_;
-            if (Documents::kIsWhole || done_ == 0) {
-                if (Documents::kHasCodes) tile_ = coming_;
-                (Documents::kHasCodes ? coming_ : tile_) = next_rows();
-            }
+            if (!Documents::kHasCodes && is_first_group()) tile_ = next_rows();
             const int slot = slots_ + stage * kStageBytes;
             const int group = Documents::kIsWhole ? 0 : done_ % (plan_.slabs / kSlabs);
             Documents::copy(args_, tile_, group * kSlabs, slot);
@@ -275,10 +280,14 @@ class MaximaBlock {
                     if (Documents::kHasCodes && !is_centroid(args_, tile_.code[r]))
                         store_word(scale, kNaN);
                     else
-                        copy_stage<4>(scale, args_.scales + tile_.row[r], tile_.row[r] >= 0);
+                        copy_stage<4>(scale, args_.scales + (tile_.row[r] < 0 ? 0 : tile_.row[r]),
+                                      tile_.row[r] >= 0);
                 }
             }
             if (!Documents::kIsWhole && ++done_ == each_) done_ = 0;
+            // After all that reads the old ones: the codes load into their registers, and are first
+            // waited for in the next step.
+            if (Documents::kHasCodes && is_first_group()) tile_ = next_rows();
         }
         copies_commit();
     }
@@ -326,8 +335,7 @@ class MaximaBlock {
             if (from < end) {
 #pragma unroll
                 for (int block = 0; block < kBlocks; ++block)
-                    merge(c, block, scales, from - row, end - row,
-                          highest_ + (panel * kBlocks + block) * 128);
+                    merge(c, block, scales, from - row, end - row, panel);
                 from = end;
             }
             if (walk.end > stop) break;
@@ -340,16 +348,41 @@ class MaximaBlock {
         if (is_last) walk_ = walk;
     }
 
-    // Rows [from, end) of the warp's 16, a block of columns, whose maxima lie `at`.
+    // Where a panel is all that there is, a thread keeps its own rows' maxima in registers, and
+    // lanes meet at the end of a document; else they meet in every tile.
+    DEVICE bool keeps_maxima() const { return kMayKeep && plan_.group_columns == N; }
+
+    // Rows [from, end) of the warp's 16, and a block of columns.
     DEVICE void merge(const Sum (&c)[N / 2], int block, const float (&scales)[2], int from, int end,
-                      int at) const {
+                      int panel) {
+        float high[8];
+        if (end - from == kTileRows)
+            find_highest<true>(c, block, scales, from, end, high);
+        else
+            find_highest<false>(c, block, scales, from, end, high);
+        if (keeps_maxima()) {
+#pragma unroll
+            for (int i = 0; i < 8; ++i)
+                kept_[kMayKeep ? block * 8 + i : 0] =
+                    maximum(kept_[kMayKeep ? block * 8 + i : 0], high[i]);
+        } else {
+            const int at = highest_ + (panel * kBlocks + block) * 128;
+            meet(high);
+            store_word(at, float_to_bits(maximum(bits_to_float(load_word(at)), high[0])));
+        }
+    }
+
+    // Of this thread's two rows, as far as they count: of 8 columns the higher.
+    template <bool ALL>
+    DEVICE static void find_highest(const Sum (&c)[N / 2], int block, const float (&scales)[2],
+                                    int from, int end, float (&high)[8]) {
         // c[4 j + 2 r + e] is of row lane / 4 + 8 r and column 8 j + lane % 4 * 2 + e.
-        float high[8], shift[2], factor[2];
+        float shift[2], factor[2];
         bool has[2];
 #pragma unroll
         for (int r = 0; r < 2; ++r) {
             const int mine = lane() / 4 + 8 * r;
-            has[r] = from <= mine && mine < end;
+            has[r] = ALL || (from <= mine && mine < end);
             factor[r] = has[r] ? scales[r] : 0.0f;
             shift[r] = has[r] ? 0.0f : kBelowAll;
         }
@@ -359,17 +392,22 @@ class MaximaBlock {
 #pragma unroll
             for (int r = 0; r < 2; ++r) {
                 x[r] = to_float(c[block * 16 + i / 2 * 4 + 2 * r + i % 2]);
-                if (Documents::kIsScaled)
+                if (Documents::kIsScaled && ALL)
+                    x[r] = product(x[r], scales[r]);
+                else if (Documents::kIsScaled)
                     x[r] = fused(x[r], factor[r], shift[r]);  // a product, or below all
                 else
                     x[r] = has[r] ? x[r] : kBelowAll;
             }
             high[i] = maximum(x[0], x[1]);
         }
+    }
+
+    // high[0] of the lanes: the highest of all rows, of a column each.
+    DEVICE static void meet(float (&high)[8]) {
         halve<8>(high, 16);
         halve<4>(high, 8);
         halve<2>(high, 4);
-        store_word(at, float_to_bits(maximum(bits_to_float(load_word(at)), high[0])));
     }
 
     // Of two lanes one keeps the first half of COUNT maxima, the other the second.
@@ -385,7 +423,7 @@ class MaximaBlock {
     }
 
     // A document, or what the range has of it, is over: its maxima go where they belong.
-    DEVICE void flush(const Walk& walk, int panel) const {
+    DEVICE void flush(const Walk& walk, int panel) {
         const bool cut_before = walk.start < 0;
         const bool is_cut = cut_before || walk.end > range_.count;
         const int64_t row = is_cut ? index_ * 2 + (cut_before ? 0 : 1) : walk.document;
@@ -395,9 +433,20 @@ class MaximaBlock {
                               column_ + panel * N + column;
 #pragma unroll
         for (int block = 0; block < kBlocks; ++block) {
-            const int at = highest_ + (panel * kBlocks + block) * 128;
-            target[block * 32] = bits_to_float(load_word(at));
-            store_word(at, float_to_bits(kBelowAll));
+            if (keeps_maxima()) {
+                float high[8];
+#pragma unroll
+                for (int i = 0; i < 8; ++i) {
+                    high[i] = kept_[kMayKeep ? block * 8 + i : 0];
+                    kept_[kMayKeep ? block * 8 + i : 0] = kBelowAll;
+                }
+                meet(high);
+                target[block * 32] = high[0];
+            } else {
+                const int at = highest_ + (panel * kBlocks + block) * 128;
+                target[block * 32] = bits_to_float(load_word(at));
+                store_word(at, float_to_bits(kBelowAll));
+            }
         }
     }
 
@@ -415,7 +464,8 @@ class MaximaBlock {
     int left_, each_, done_, stage_;
     int next_row_, source_, source_end_;
     int64_t origin_;  // document token of the range's first row, if all were of this candidate
-    TileRows tile_, coming_;
+    TileRows tile_;
+    float kept_[kNumKept];
 };
 
 }  // namespace cuda

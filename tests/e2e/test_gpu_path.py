@@ -60,7 +60,7 @@ def their_logits(folder: Path, sequences: list[Sequence]) -> Tensor:
     return torch.stack(rows)
 
 
-def recorded(forward: Callable[[], Tensor], pool: object) -> Callable[[], Tensor]:
+def recorded(forward: Callable[[], Tensor]) -> Callable[[], Tensor]:
     out = forward()
     return lambda: out.copy_(forward())
 

@@ -10,7 +10,6 @@ import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +20,7 @@ from packrank.models import CausalModel, Model
 from packrank.models.base import Inputs
 from packrank.models.layers import Spans
 from packrank.request import Int32, Pack
+from packrank.runtime.capture import Capture, Forward
 from packrank.runtime.transfer import Fetch, Uploads, fetch
 
 # Packs of a bucket that run as they are before it is captured: many buckets see no more.
@@ -33,8 +33,6 @@ _LEAST_TOKENS, _LEAST_SEQLEN, _LEAST_SEQUENCES = 64, 64, 8
 
 # Of the process: a capture fails when another thread waits for the whole device.
 _TURN = threading.Lock()
-
-Forward = Callable[[], Tensor]
 
 
 def can_capture(model: Model) -> bool:
@@ -90,14 +88,12 @@ class Graphs:
 
     Args:
         model: with a scoring head.
-        capture: (forward, pool) -> the same, recorded; CUDA's unless a test brings its own.
+        capture: forward -> the same, recorded; CUDA's unless a test brings its own.
     """
 
-    def __init__(
-        self, model: Model, capture: "Callable[[Forward, Any], Forward] | None" = None
-    ) -> None:
+    def __init__(self, model: Model, capture: Callable[[Forward], Forward] | None = None) -> None:
         self.model = model
-        self._capture = capture or _capture
+        self._capture = capture or Capture(model.device)
         self._stream = None
         if model.device.type == "cuda":
             self._stream = torch.cuda.Stream(model.device)  # type: ignore[no-untyped-call]
@@ -107,7 +103,6 @@ class Graphs:
         self._lanes: dict[Bucket, _Lane] = {}
         self._num_graphs = 0
         self._num_bytes = 0
-        self._pool: Any = None
 
     @property
     def num_graphs(self) -> int:
@@ -140,7 +135,6 @@ class Graphs:
             self._lanes.clear()
             self._uploads = Uploads(self.model.device)
             self._num_graphs = self._num_bytes = 0
-            self._pool = None
             if self._stream is not None:
                 torch.cuda.empty_cache()
 
@@ -152,16 +146,10 @@ class Graphs:
             return
         if self._num_graphs >= MAX_GRAPHS:
             self._forget_one()
+        before = _reserved_memory(device)
         try:
-            lane.forward()  # this thread's cuBLAS handle is made here, not within the capture
-            if self._stream is not None:
-                self._stream.synchronize()
-                torch.cuda.empty_cache()
-                self._pool = self._pool or torch.cuda.graph_pool_handle()
-            before = _reserved_memory(device)
-            lane.replay = self._capture(lane.forward, self._pool)
-        except RuntimeError:  # out of memory, by one name or another, or an op that waits
-            self._pool = None  # what a broken capture leaves of it is not to be built upon
+            lane.replay = self._capture(lane.forward)
+        except RuntimeError:  # there is no room; or capture.broken() says what it is, once for all
             return
         self._num_graphs += 1
         self._num_bytes += max(_reserved_memory(device) - before, 0)
@@ -221,24 +209,6 @@ class _Lane:
 def _fill(target: Int32, values: Int32, rest: "int | np.int32") -> None:
     target[: len(values)] = values
     target[len(values) :] = rest
-
-
-def _capture(forward: Forward, pool: Any) -> Forward:
-    graph = torch.cuda.CUDAGraph()
-    stream = torch.cuda.current_stream()
-    # The outer context restores the stream where a capture that breaks would not. thread_local:
-    # another thread may wait for a result meanwhile.
-    with (
-        torch.cuda.stream(stream),
-        torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"),
-    ):
-        out = forward()
-
-    def replay() -> Tensor:
-        graph.replay()
-        return out
-
-    return replay
 
 
 def _total_memory(device: torch.device) -> float:

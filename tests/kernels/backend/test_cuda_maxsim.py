@@ -10,8 +10,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import sass
 import torch
 from compiled import digest, kept
+from sass import first_wait
 
 from packrank_kernels import maxsim, reference
 from packrank_kernels.backend import cuda_maxsim
@@ -220,6 +222,17 @@ def test_machine_code(compiled_folder):
         products = r"\bHGMMA\.64x" if re.search("Half|BFloat16", name) else r"\bIGMMA\.64x"
         assert len(re.findall(products, body)) in (4, 8), name
         assert body.count("WARPGROUP.ARRIVE") == 1, name
+    kernels = {name: each for name, each in sass.functions(text).items() if "Residual" in name}
+    assert len(kernels) == 18
+    for name, each in kernels.items():
+        if "Lb1E" not in name:  # several groups of slabs: codes are not read in every step
+            continue
+        product = next(n for n, one in enumerate(each) if one.name.startswith("IGMMA"))
+        begin = max(n for n in range(product) if each[n].text.startswith("DEPBAR.LE SB0"))
+        loads = [n for n in range(begin, product) if each[n].name.startswith("LDG.E.CONSTANT")]
+        assert loads, name
+        # Of a step that waits for a code it loads itself, every tile costs a latency of memory.
+        assert all(first_wait(each, n) > product for n in loads), name
 
 
 def test_refusals(monkeypatch):

@@ -1,0 +1,50 @@
+"""Machine code of CUDA kernels, as cuobjdump -sass prints it, with what each instruction waits for.
+
+An instruction is 128 bits; of the highest 23, 21 say when the next may begin and which scoreboard
+is set and waited for (Jia et al., "Dissecting the NVIDIA Volta GPU Architecture via
+Microbenchmarking", 2018, section 2.1).
+"""
+
+import re
+from dataclasses import dataclass
+
+_FUNCTION = re.compile(r"Function : (\w+)\n(.*?)\n\t*\.{4}", re.DOTALL)
+_INSTRUCTION = re.compile(
+    r"/\*([0-9a-f]{4,})\*/\s+(\S[^;]*?)\s*;\s+/\* 0x[0-9a-f]{16} \*/\n\s+/\* 0x([0-9a-f]{16}) \*/"
+)
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """One line.
+
+    Attributes:
+        text: as it is printed.
+        sets: the scoreboard, 0 to 5, that is clear when its result is there; 7: none.
+        waits: mask of the scoreboards that it waits for.
+    """
+
+    text: str
+    sets: int
+    waits: int
+
+    @property
+    def name(self) -> str:
+        """With what follows the dots, without a predicate."""
+        return re.sub(r"^@!?U?P\w+\s+", "", self.text).split()[0]
+
+
+def functions(dump: str) -> dict[str, list[Instruction]]:
+    """Of each function of a dump what it is made of."""
+    found = {}
+    for name, body in _FUNCTION.findall(dump):
+        lines = [(text, int(high, 16) >> 41) for _, text, high in _INSTRUCTION.findall(body)]
+        found[name] = [Instruction(text, bits >> 5 & 7, bits >> 11 & 63) for text, bits in lines]
+    return found
+
+
+def first_wait(code: list[Instruction], place: int) -> int:
+    """Where what an instruction loads is first waited for; the code's length if it is not."""
+    mask = 1 << code[place].sets
+    later = range(place + 1, len(code))
+    return next((n for n in later if code[n].waits & mask), len(code))

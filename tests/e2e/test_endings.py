@@ -211,6 +211,7 @@ def test_before_there_is_work_to_keep_a_signal_ends_at_once(
     child = os.fork()
     if child == 0:
         try:
+            signal.signal(number, signal.SIG_DFL)  # who runs the tests may ignore it
             main(["score", str(model), str(pairs), "--output", str(out)])
         finally:
             os._exit(99)
@@ -231,5 +232,9 @@ def test_an_interruption_that_a_library_takes_for_an_error_is_one(
             raise ValueError("an unfinished tensor") from None
 
     monkeypatch.setattr(score_command, "score_records", converts)
-    assert main(["score", str(model), str(pairs), "--output", str(out)]) == 130
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert main(["score", str(model), str(pairs), "--output", str(out)]) == 130
+    finally:
+        signal.signal(signal.SIGINT, inherited)
     assert capsys.readouterr().err == "packrank: stopped\n"

@@ -62,7 +62,7 @@ class Stream:
     """A queue of work, which is done at once: what counts is what it knows of others."""
 
     def __init__(self, fake: "FakeCuda", name: str) -> None:
-        self.fake, self.name = fake, name
+        self.fake, self.name, self.device_index = fake, name, DEVICE.index
         self.clock = Clock()
         self.graph: Graph | None = None  # that is being recorded
         self.invalid = False

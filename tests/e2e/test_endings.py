@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from packrank import Reranker
+from packrank.commands import cli, scorer
 from packrank.commands import score as score_command
-from packrank.commands import scorer
 from packrank.commands.cli import main
 
 OneSentence = Callable[..., None]
@@ -196,27 +196,53 @@ def test_a_program_that_is_stopped_ends_with_the_signals_status(
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_before_there_is_work_to_keep_a_signal_ends_at_once(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+    monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    """Whatever the libraries that are being loaded make of an exception."""
-    pairs, out = tmp_path / "pairs.jsonl", tmp_path / "out"
-    pairs.write_text('{"query": "red", "document": "fox"}\n')
+    """Whatever the libraries that are being imported make of an exception."""
 
-    def loads(*_: Any, **__: Any) -> None:
+    def imports(*_: Any, **__: Any) -> None:
         with contextlib.suppress(BaseException):
             os.kill(os.getpid(), number)
         raise AttributeError("half of a module")
 
-    monkeypatch.setattr(scorer, "_opened", loads)
+    monkeypatch.setattr(cli, "_run", imports)
     child = os.fork()
     if child == 0:
         try:
             signal.signal(number, signal.SIG_DFL)  # who runs the tests may ignore it
-            main(["score", str(model), str(pairs), "--output", str(out)])
+            main(["info"])
         finally:
             os._exit(99)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 128 + number
-    assert not out.exists()
+
+
+@pytest.mark.parametrize("swallows", [True, False])
+def test_an_interruption_while_a_model_loads_leaves_nothing(
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    swallows: bool,
+) -> None:
+    """Also where a file has a name from the start, and whatever a library makes of it."""
+    pairs, out = tmp_path / "pairs.jsonl", tmp_path / "out"
+    pairs.write_text('{"query": "red", "document": "fox"}\n')
+
+    def loads(*_: Any, **__: Any) -> None:
+        with contextlib.suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+        if not swallows:
+            raise AttributeError("half of a module")
+
+    monkeypatch.setattr(scorer, "_opened", loads)
+    monkeypatch.delattr(os, "O_TMPFILE", raising=False)
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert main(["score", str(model), str(pairs), "--output", str(out)]) == 130
+    finally:
+        signal.signal(signal.SIGINT, inherited)
+    assert [*tmp_path.glob("*out*"), *tmp_path.glob(".packrank-*")] == []
+    assert capsys.readouterr().err == "packrank: stopped\n"
 
 
 def test_an_interruption_that_a_library_takes_for_an_error_is_one(

@@ -11,6 +11,7 @@ from packrank.checkpoint.fingerprint import fingerprint
 from packrank.checkpoint.hub import is_cached, is_hub_name
 from packrank.commands.messages import LeftOut, check_stdout, progress, say
 from packrank.commands.options import folder_of, reranker_options
+from packrank.commands.signals import keep
 from packrank.errors import InputError
 from packrank.exits.calibration import calibrate, check_enough, enough_queries
 from packrank.exits.margins import FILE, Margins, load, save
@@ -69,6 +70,7 @@ def _measure(args: argparse.Namespace, left_out: LeftOut) -> Margins:
         settings=settings,
         seed=args.seed,
     )
+    keep()
     if not args.quiet:
         for row in _table(margins):
             (say if piped else print)(row)

@@ -12,6 +12,7 @@ from packrank.commands.messages import check_stdout, printable, saying_warnings
 from packrank.commands.options import (
     folder_of,
 )
+from packrank.commands.signals import keep
 from packrank.commands.table import columns
 from packrank.errors import InputError
 from packrank.late.explanation import Explanation
@@ -50,6 +51,7 @@ def run(args: argparse.Namespace) -> int:
     asked = zip(args.document, candidates, strict=True)
     explanations = [model.explain(args.query, text, candidate=each) for text, each in asked]
     explanations.sort(key=lambda explanation: -explanation.score)
+    keep()
     if args.html:
         with replacing(args.html) as sink:
             sink.write(page(*explanations, model=args.model))

@@ -10,6 +10,7 @@ from typing import Any, TextIO
 
 from packrank.commands.messages import LeftOut, check_stdout, progress, report, say
 from packrank.commands.scorer import check_no_source, open_model, report_cut, sink_of
+from packrank.commands.signals import keep
 from packrank.commands.table import Screen, table
 from packrank.errors import InputError
 from packrank.jobs.answers import Answer, json_lines, summary_of, summary_of_many, trec_lines
@@ -223,6 +224,7 @@ def _note(answer: Answer, place: Callable[[int], str], left_out: LeftOut) -> Non
 def _sink(args: argparse.Namespace) -> Iterator[TextIO]:
     """Where rankings go: a table in the encoding of standard output, anything else in UTF-8."""
     if is_stdout(args.output) and args.output_format == "table":
+        keep()
         yield sys.stdout
     else:
         with sink_of(args.output) as sink:

@@ -11,7 +11,7 @@ from typing import TextIO
 from packrank.checkpoint.kind import LATE, RERANKERS, expect
 from packrank.commands.messages import say, saying_warnings
 from packrank.commands.options import folder_of, reranker_options
-from packrank.commands.signals import Stopped, keep
+from packrank.commands.signals import Stopped, check, keep
 from packrank.errors import InputError
 from packrank.jobs.score import Scorer
 from packrank.late_interaction import LateInteraction
@@ -37,9 +37,9 @@ _LATE_ONLY = ("query_length", "document_length")
 
 
 def open_model(args: argparse.Namespace) -> Scorer:
-    """A reranker, or late interaction, whichever the folder is for; the work begins."""
+    """A reranker, or late interaction, whichever the folder is for."""
     model = _opened(args)
-    keep()
+    check()
     return model
 
 
@@ -103,6 +103,7 @@ def sink_of(output: str) -> Iterator[TextIO]:
             "the same command begins from the start"
         )
 
+    keep()  # or a file that has a name from the start would stay
     try:
         with replacing(output, tell) as sink:
             yield sink

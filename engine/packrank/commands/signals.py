@@ -65,9 +65,17 @@ def stopping() -> Iterator[None]:
 
 
 def keep() -> None:
-    """From here on there is work that is put in order before the process ends."""
+    """From here on there is a file, or work, to put in order before the process ends."""
     global _keeping
     _keeping = True
+
+
+def check() -> None:
+    """Raise again for a signal whose exception what ran meanwhile has swallowed."""
+    if _told == signal.SIGINT:
+        raise KeyboardInterrupt
+    if _told is not None:
+        raise Stopped(_told)
 
 
 def told() -> int | None:

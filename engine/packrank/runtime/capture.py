@@ -83,7 +83,7 @@ class Capture:
         except RuntimeError as error:
             _stop(cause or error)
             pool, self._pool = self._pool, None
-            index = self._device.index or 0
+            index = self._stream.device_index
             # Up to 2.11 torch leaves its allocator in the capture; later ones have ended it.
             with suppress(RuntimeError):
                 torch._C._cuda_endAllocateToPool(index, pool)

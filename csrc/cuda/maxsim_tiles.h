@@ -80,7 +80,6 @@ class MaximaBlock {
     static constexpr int kBlocks = N / 32;  // of 32 columns, of which a lane keeps one's maximum
     // With 128 columns there would be no registers for it; floats wait for memory, not for maxima.
     static constexpr bool kMayKeep = N <= 64 && Documents::kIsScaled;
-    static constexpr int kNumKept = kMayKeep ? kBlocks * 8 : 1;  // maxima, of a thread's own rows
     static constexpr int kFar = 1 << 30;
     static constexpr int kNoOwner = -1;
     static constexpr uint32_t kInfinity = 0x7f800000, kNaN = 0x7fffffff;
@@ -199,7 +198,7 @@ class MaximaBlock {
         for (int i = 0; i < most * kBlocks; ++i)
             store_word(highest_ + i * 128, float_to_bits(kBelowAll));
 #pragma unroll
-        for (int i = 0; i < kNumKept; ++i) kept_[i] = kBelowAll;
+        for (int i = 0; i < kBlocks * 8; ++i) kept_[i] = kBelowAll;
         column_ = column;
         end_ = turn.end;
         const int groups = Documents::kIsWhole ? 1 : plan_.slabs / kSlabs;
@@ -363,8 +362,7 @@ class MaximaBlock {
         if (keeps_maxima()) {
 #pragma unroll
             for (int i = 0; i < 8; ++i)
-                kept_[kMayKeep ? block * 8 + i : 0] =
-                    maximum(kept_[kMayKeep ? block * 8 + i : 0], high[i]);
+                kept_[block * 8 + i] = maximum(kept_[block * 8 + i], high[i]);
         } else {
             const int at = highest_ + (panel * kBlocks + block) * 128;
             meet(high);
@@ -437,8 +435,8 @@ class MaximaBlock {
                 float high[8];
 #pragma unroll
                 for (int i = 0; i < 8; ++i) {
-                    high[i] = kept_[kMayKeep ? block * 8 + i : 0];
-                    kept_[kMayKeep ? block * 8 + i : 0] = kBelowAll;
+                    high[i] = kept_[block * 8 + i];
+                    kept_[block * 8 + i] = kBelowAll;
                 }
                 meet(high);
                 target[block * 32] = high[0];
@@ -465,7 +463,7 @@ class MaximaBlock {
     int next_row_, source_, source_end_;
     int64_t origin_;  // document token of the range's first row, if all were of this candidate
     TileRows tile_;
-    float kept_[kNumKept];
+    float kept_[kBlocks * 8];  // maxima of this thread's own rows, where it keeps them
 };
 
 }  // namespace cuda

@@ -252,8 +252,7 @@ class CausalModel(StagedModel):
         `place` picks the head where the settings say so: see `CausalSettings.head_index`.
         """
         assert self._reads_last
-        has_one_row_each = len(state.x) == len(state.prefix_of)
-        rows = None if has_one_row_each else self._course(state).spans.last
+        rows = None if state.has_one_row_each else self._course(state).spans.last
         return self._logits_of(state, rows, place)
 
     def _logits_of(self, state: State, rows: Tensor | None, place: int) -> Tensor:

@@ -122,7 +122,7 @@ class PostNormModel(StagedModel):
         """[M, num_labels] float32, what the head of this layer says of first tokens."""
         head = self._exits.get(state.num_layers, self._head)
         assert head is not None
-        if len(state.x) == len(state.prefix_of):  # a row each, which is the first
+        if state.has_one_row_each:
             return head(state.x)
         return head(state.x.index_select(0, self._spans(state).first))
 

@@ -37,6 +37,11 @@ class State:
     spared: int = 0
     spans: Any = None
 
+    @property
+    def has_one_row_each(self) -> bool:
+        """Whether of each sequence one token is left."""
+        return bool((np.diff(self.cu_seqlens) == 1).all())
+
 
 class StagedModel(Model):
     """A model that can stop after some of its layers, and go on."""

@@ -101,8 +101,15 @@ def checked_ids(values: Any) -> list[str]:
     return ids
 
 
-def listed_requests(requests: Any) -> list[tuple[str, list[Any]]]:
-    """Queries, each with what should be its documents; InputError that says which is none."""
+def listed_requests(
+    requests: Any, refused: dict[int, str] | None = None
+) -> list[tuple[str, list[Any]]]:
+    """Queries, each with what should be its documents; InputError that says which is none.
+
+    Args:
+        requests: (query, documents) each.
+        refused: takes place -> reason of queries that are no valid text, in place of the error.
+    """
     checked = []
     for place, request in enumerate(listed("requests", requests, "(query, documents) each")):
         if not isinstance(request, tuple | list) or len(request) != 2:
@@ -110,8 +117,13 @@ def listed_requests(requests: Any) -> list[tuple[str, list[Any]]]:
                 f"requests[{place}] is a {type(request).__name__}, expected (query, documents)"
             )
         query, documents = request
-        check_str(f"the query of requests[{place}]", query)
-        check_text(query, f"query of requests[{place}]")
+        try:
+            check_str(f"the query of requests[{place}]", query)
+            check_text(query, f"query of requests[{place}]")
+        except InputError as error:
+            if refused is None:
+                raise
+            refused[place] = str(error)
         name = f"the documents of requests[{place}]"
         checked.append((query, listed(name, documents, "strings")))
     return checked

@@ -6,6 +6,8 @@ from functools import cached_property
 from numbers import Real
 from typing import Any
 
+import numpy as np
+
 from packrank.arguments import check_str, check_text, checked_count, listed, listed_requests
 from packrank.checkpoint.fingerprint import fingerprint
 from packrank.documents import Document, document_of
@@ -150,7 +152,7 @@ class Reranker(PairModel):
             One a request, in their order.
         """
         found = self.try_rank_many(
-            requests,
+            listed_requests(requests),
             top_k,
             label=label,
             cutoff_layer=cutoff_layer,
@@ -184,15 +186,22 @@ class Reranker(PairModel):
     ) -> list[tuple[Ranking, dict[int, str]]]:
         """`try_rank` of each of several requests, in common packs.
 
-        Args and errors: see `rank_many`.
+        Args and errors: see `rank_many`; all documents of a query that is no text fail.
 
         Returns:
             What `try_rank` does, one a request, in their order.
         """
-        every = listed_requests(requests)
+        refused: dict[int, str] = {}
+        every = listed_requests(requests, refused)
         lengths = (max_length, query_length, document_length)
         scorer = self._scorer_with(*lengths, instruction=instruction)
-        return self._rank(scorer, every, top_k, label, cutoff_layer, exit, score_threshold)
+        sound = [request for place, request in enumerate(every) if place not in refused]
+        found = self._rank(scorer, sound, top_k, label, cutoff_layer, exit, score_threshold)
+        for place, reason in refused.items():  # in their order, so that each finds its place
+            count = len(every[place][1])
+            none = Ranking([], np.zeros(count, dtype=np.int32), None)
+            found.insert(place, (none, dict.fromkeys(range(count), reason)))
+        return found
 
     rank_async = in_thread(rank)
     try_rank_async = in_thread(try_rank)

@@ -4,6 +4,7 @@ import json
 import string
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -126,6 +127,40 @@ def test_many_queries_of_the_same_documents_encode_each_text_once(
     expected = [single.rank(query, texts) for query, texts in requests]
     assert model.rank_many(requests) == expected
     assert model.rank_many([]) == []
+
+
+@pytest.mark.parametrize("bad", [None, 7, "\ud800"])
+def test_a_query_that_is_no_text_fails_alone(model: LateInteraction, bad: Any) -> None:
+    same = ["the", "sea", ""]
+    requests: Any = [("sea", same), (bad, same), ("the", same), (bad, []), ("sea", ["sea"])]
+    found = model.try_rank_many(requests)
+    for place in (0, 2, 4):
+        assert found[place] == model.try_rank(*requests[place])
+    assert (found[1][0], found[3]) == ([], ([], {}))
+    assert list(found[1][1]) == [0, 1, 2]
+    assert all(reason.startswith("the query of requests[1]") for reason in found[1][1].values())
+    with pytest.raises(InputError, match=r"^the query of requests\[1\]"):
+        model.rank_many(requests)
+
+
+def test_a_query_that_cannot_be_encoded_fails_alone(
+    model: LateInteraction, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = TokenVectors.encode
+
+    def fails(self: TokenVectors, texts: Any, *rest: Any) -> Any:
+        vectors, broken = original(self, texts, *rest)
+        return {t: v for t, v in vectors.items() if t != "the"}, broken | (
+            {"the": "no"} if "the" in vectors else {}
+        )
+
+    requests = [("sea", ["a", "b"]), ("the", ["a", "b"]), ("a", ["a", "b"])]
+    expected = model.try_rank_many(requests)
+    monkeypatch.setattr(TokenVectors, "encode", fails)
+    found = model.try_rank_many(requests)
+    assert found == [expected[0], ([], {0: "no", 1: "no"}), expected[2]]
+    with pytest.raises(InputError, match=r"^no$"):
+        model.rank_many(requests)
 
 
 def test_what_is_wrong_with_one_of_many_requests(model: LateInteraction) -> None:

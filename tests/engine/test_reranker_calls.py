@@ -274,3 +274,20 @@ def test_replacing_a_field_keeps_what_belongs_to_the_document() -> None:
 
 def test_no_token_lies_in_a_pickle(toy: Open) -> None:
     assert b"hf_secret" not in pickle.dumps(toy(token="hf_secret", cache_folder="."))
+
+
+@pytest.mark.parametrize("bad", [None, 7, "\ud800"])
+def test_a_query_that_is_no_text_fails_alone(toy: Open, bad: Any) -> None:
+    model = toy()
+    requests: Any = [(bad, ["a"]), ("q", ["a", "b a"]), (bad, ["a", "b"]), (bad, []), ("b", ["a"])]
+    found = model.try_rank_many(requests)
+    for place in (1, 4):
+        assert found[place] == model.try_rank(*requests[place])
+    for place in (0, 2, 3):
+        ranking, failures = found[place]
+        documents = requests[place][1]
+        assert ranking == [] and ranking.num_layers.tolist() == [0] * len(documents)
+        assert [*failures] == [*range(len(documents))]
+        assert all(r.startswith(f"the query of requests[{place}]") for r in failures.values())
+    with pytest.raises(InputError, match=r"^the query of requests\[0\]"):
+        model.rank_many(requests)

@@ -79,6 +79,8 @@ def rank_alike(
     queries: TokenVectors,
     documents: TokenVectors,
     mean: bool,
+    *,
+    strict: bool = True,
 ) -> Iterator[tuple[list[Ranked], dict[int, str]]]:
     """The same documents ranked for each of several queries; each text is encoded once.
 
@@ -89,16 +91,17 @@ def rank_alike(
         queries: what encodes the one side.
         documents: the other.
         mean: see `score_texts`.
+        strict: whether a query that cannot be encoded is an error.
 
     Yields:
         For each query: best first, equal scores in their order; and index -> reason of documents
         that cannot be scored.
 
     Raises:
-        InputError: a query cannot be encoded.
+        InputError: `strict`, and a query cannot be encoded; else all documents fail for it.
     """
     vectors, broken = queries.encode(asked)
-    for reason in broken.values():
+    for reason in broken.values() if strict else ():
         raise InputError(reason)
     scores = np.full((len(asked), len(given)), np.nan, dtype=np.float32)
     unusable: dict[int, str] = {}
@@ -120,8 +123,12 @@ def rank_alike(
         empty.update(index for index, found in zip(indices, rows, strict=True) if not len(found))
         packed = TokenEmbeddings.encode(rows, str(rows[0].dtype).removeprefix("torch."))
         for place, query in enumerate(asked):
-            scores[place, indices] = score_of(vectors[query], packed, mean).cpu().numpy()
-    for mine in scores:
+            if query in vectors:
+                scores[place, indices] = score_of(vectors[query], packed, mean).cpu().numpy()
+    for query, mine in zip(asked, scores, strict=True):
+        if query in broken:
+            yield [], dict.fromkeys(range(len(given)), broken[query])
+            continue
         failures = dict(unusable)
         for index in np.flatnonzero(~np.isfinite(mine)).tolist():
             if index not in empty:
@@ -144,21 +151,28 @@ def rank_requests(
     """What `rank_alike` makes of requests, those together that have the same object one by one.
 
     Raises:
-        InputError: they are no (query, documents) each, or a query cannot be encoded.
+        InputError: they are no (query, documents) each; or `strict`, and a query cannot be encoded.
         PairError: `strict`, and a document cannot be scored; its index counts over those of all.
     """
     raw = listed("requests", requests, "(query, documents) each")
-    every = listed_requests(raw)
+    refused: dict[int, str] = {}
+    every = listed_requests(raw, None if strict else refused)
     found: list[tuple[list[Ranked], dict[int, str]]] = []
     before = 0
     while len(found) < len(every):
         start = len(found)
         stop, given = start + 1, every[start][1]
+        if start in refused:
+            found.append(([], dict.fromkeys(range(len(given)), refused[start])))
+            continue
         most = start + max(1, SCORES_AT_ONCE // max(len(given), 1))
         while stop < min(most, len(every)) and raw[stop][1] is raw[start][1]:
+            if stop in refused:
+                break
             stop += 1
         asked = [query for query, _ in every[start:stop]]
-        for ranking, failures in rank_alike(asked, given, top_k, queries, documents, mean):
+        sides = queries, documents, mean
+        for ranking, failures in rank_alike(asked, given, top_k, *sides, strict=strict):
             for index, reason in failures.items() if strict else ():
                 raise PairError(before + index, reason, "try_rank_many")
             found.append((ranking, failures))

@@ -32,6 +32,7 @@ class Backend:
         why_not: (device, dtype, **facts) -> None where such a call is accepted, else the reason in
             words. The facts are those that the op's module gives to `choose`; one that is not
             given is not held against a backend.
+        device_type: the only one that it accepts, as "auto" asks first; None: several.
         pack: (weight, gated) -> the weight in the order that `run` reads it.
         narrow_bias: whether `run` takes the bias of a linear layer in the dtype of the weight.
     """
@@ -39,6 +40,7 @@ class Backend:
     name: str
     run: Callable[..., Any]
     why_not: Callable[..., str | None]
+    device_type: str | None = None
     pack: Callable[[Tensor, bool], Tensor] = _as_it_is
     narrow_bias: bool = False
 
@@ -54,6 +56,7 @@ def _native(op: str, **limits: Any) -> tuple[Backend, ...]:
             name=isa,
             run=functools.partial(native.OPS[op], isa),
             why_not=functools.partial(native.why_not, isa, **limits),
+            device_type="cpu",
             pack=functools.partial(native.pack_linear, isa),
         )
         for isa in native.ISAS
@@ -63,11 +66,16 @@ def _native(op: str, **limits: Any) -> tuple[Backend, ...]:
 def _triton(op: str, module: str, **limits: Any) -> Backend:
     """`op` of backend.triton.`module`, imported at its first call: Triton is optional."""
 
-    def call(name: str, *args: Any, **options: Any) -> Any:
+    @functools.cache
+    def load(name: str) -> Callable[..., Any]:
         found = importlib.import_module(f"packrank_kernels.backend.triton.{module}")
+        run: Callable[..., Any] = getattr(found, name)
+        return run
+
+    def call(name: str, *args: Any, **options: Any) -> Any:
         # Triton launches on the device that is current in its thread. No device is -1.
         with torch.cuda.device(args[0].get_device()):
-            return getattr(found, name)(*args, **options)
+            return load(name)(*args, **options)
 
     return Backend(
         name="triton",
@@ -86,15 +94,15 @@ def _reference(op: str) -> Backend:
 TABLE: dict[str, tuple[Backend, ...]] = {
     "attention": (
         *_native("attention"),
-        Backend("cuda", cuda.attention, cuda.why_not),
+        Backend("cuda", cuda.attention, cuda.why_not, "cuda"),
         _triton("attention", "attention"),
-        Backend("flash_attn", varlen.flash_attention, varlen.why_not_flash),
-        Backend("torch_varlen", varlen.torch_attention, varlen.why_not_torch),
+        Backend("flash_attn", varlen.flash_attention, varlen.why_not_flash, "cuda"),
+        Backend("torch_varlen", varlen.torch_attention, varlen.why_not_torch, "cuda"),
         _reference("attention"),
     ),
     "linear": (
         *_native("linear"),
-        Backend("cublas", cublas.linear, cublas.why_not, narrow_bias=True),
+        Backend("cublas", cublas.linear, cublas.why_not, "cuda", narrow_bias=True),
         _triton("linear", "linear"),
         _reference("linear"),
     ),
@@ -121,7 +129,7 @@ TABLE: dict[str, tuple[Backend, ...]] = {
     ),
     "maxsim": (
         *_native("maxsim", dtypes=native.MAXSIM_DTYPES),
-        Backend("cuda", cuda_maxsim.maxsim, cuda_maxsim.why_not),
+        Backend("cuda", cuda_maxsim.maxsim, cuda_maxsim.why_not, "cuda"),
         _triton("maxsim", "maxsim", dtypes=native.MAXSIM_DTYPES),
         _reference("maxsim"),
     ),
@@ -149,7 +157,12 @@ def choose(
         ValueError: no such backend, or the named one refuses; the message gives its reason.
     """
     if backend == "auto":
-        return next(b for b in TABLE[op] if b.why_not(device, dtype, **facts) is None)
+        ours = (None, device.type)
+        return next(
+            candidate
+            for candidate in TABLE[op]
+            if candidate.device_type in ours and candidate.why_not(device, dtype, **facts) is None
+        )
     for candidate in TABLE[op]:
         if candidate.name == backend:
             reason = candidate.why_not(device, dtype, **facts)

@@ -20,17 +20,17 @@ def why_not(
     """None where the Triton kernels take tensors of this device and dtype."""
     if not _is_installed():
         return "the package triton is not installed"
-    if device.type == "cpu" and not _is_interpreted():
+    kind = device.type
+    if kind == "cuda":
+        if _capability(device) < (8, 0):
+            return "the device's compute capability is below 8.0"
+    elif kind != "cpu" or not _is_interpreted():
         return f"the tensors are on {device}, not on a CUDA device"
-    if device.type not in ("cpu", "cuda"):
-        return f"the tensors are on {device}, not on a CUDA device"
-    if device.type == "cuda" and _capability(device) < (8, 0):
-        return "the device's compute capability is below 8.0"
     if dtype not in dtypes:
         return f"the tensors are {dtype}, not {' or '.join(map(str, dtypes))}"
     if head_size > 256:
         return f"the head size is {head_size}, more than 256"
-    if device.type == "cpu" and dtype == torch.bfloat16:
+    if kind == "cpu" and dtype == torch.bfloat16:
         return "Triton's interpreter computes bfloat16 wrongly"
     return None
 

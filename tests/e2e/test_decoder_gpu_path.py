@@ -11,8 +11,9 @@ from torch import Tensor
 
 from packrank.exits.cascade import Cascade
 from packrank.models import CausalModel, CausalSettings, load_model
+from packrank.models.decoder_layers import Projections
 from packrank.request import Pack
-from packrank_kernels import dispatch
+from packrank_kernels import dispatch, linear
 from packrank_kernels.testing import assert_close
 
 pytestmark = pytest.mark.skipif(
@@ -51,6 +52,29 @@ def test_logits(family: str, tmp_path: Path, thorough: bool) -> None:
     for dtype, tolerance in tolerances.items():
         ours = load_model(tmp_path, device="cpu", dtype=dtype)
         assert_close(ours.logits(pack), expected, tolerance)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_queries_keys_and_values_are_one_product(
+    whole: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what computes some of them has no weight of its own."""
+    calls: list[Any] = []
+
+    def counted(x: Tensor, layer: Any) -> Tensor:
+        calls.append(layer)
+        return linear(x, layer)
+
+    monkeypatch.setattr("packrank.models.layers.linear", counted)
+    weight, bias, x = torch.randn(24 + 16, 32), torch.randn(24 + 16), torch.randn(7, 32)
+    qkv = Projections(weight, bias, 24, whole=whole, deterministic=False)
+    expected = x.double() @ weight.double().T + bias
+    found = [*qkv(x), *qkv(x, x[4:6])]
+    wanted = [expected[:, :24], expected[:, 24:], expected[4:6, :24], expected[:, 24:]]
+    for one, other in zip(found, wanted, strict=True):
+        assert_close(one, other, 1e-5)
+    assert len(calls) == (3 if whole else 4)
+    assert len({layer.data.untyped_storage().data_ptr() for layer in calls}) == 1
 
 
 def test_exits_and_determinism(tmp_path: Path) -> None:

@@ -13,7 +13,13 @@ from packrank.checkpoint.config import ModelConfig
 from packrank.errors import ModelError
 from packrank.models.base import Inputs, Parameters, PoolingHead
 from packrank.models.course import Compression, Course, Plan
-from packrank.models.decoder_layers import CausalAttention, DecoderLayer, RMSNorm, rotary_table
+from packrank.models.decoder_layers import (
+    CausalAttention,
+    DecoderLayer,
+    Projections,
+    RMSNorm,
+    rotary_table,
+)
 from packrank.models.layers import MLP, Head, Linear, RotaryTable
 from packrank.models.prefixes import share_prefixes
 from packrank.models.staged import StagedModel, State
@@ -99,26 +105,27 @@ class CausalModel(StagedModel):
         def norm(name: str, size: int = hidden) -> RMSNorm:
             return self._load_norm(parameters, stem + name, size)
 
-        def joined(names: tuple[str, ...], rows: int, bias: bool) -> tuple[Tensor, Tensor | None]:
-            weight = torch.cat([parameters.matrix(name, rows, hidden) for name in names])
+        def joined(rows: dict[str, int], bias: bool) -> tuple[Tensor, Tensor | None]:
+            weight = torch.cat([parameters.matrix(name, n, hidden) for name, n in rows.items()])
             if not bias:
                 return weight, None
-            return weight, torch.cat([parameters.vector(f"{name}.bias", rows) for name in names])
+            vectors = [parameters.vector(f"{name}.bias", n) for name, n in rows.items()]
+            return weight, torch.cat(vectors)
 
-        keys = options.num_key_heads * size
-        kv = joined((f"{at}k_proj", f"{at}v_proj"), keys, options.qkv_bias)
-        up = joined((f"{stem}mlp.gate_proj", f"{stem}mlp.up_proj"), inner, options.mlp_bias)
+        queries, keys = config.num_heads * size, options.num_key_heads * size
+        qkv = {f"{at}q_proj": queries, f"{at}k_proj": keys, f"{at}v_proj": keys}
+        up = {f"{stem}mlp.gate_proj": inner, f"{stem}mlp.up_proj": inner}
         second, outer = "post_attention_layernorm", options.outer_norms
         return DecoderLayer(
             attention_norm=norm("input_layernorm"),
             attention=CausalAttention(
-                q=parameters.linear(
-                    f"{at}q_proj", hidden, config.num_heads * size, bias=options.qkv_bias
+                qkv=Projections(
+                    *joined(qkv, options.qkv_bias),
+                    queries,
+                    whole=not options.head_norms,
+                    deterministic=fixed,
                 ),
-                kv=Linear(*kv, deterministic=fixed),
-                out=parameters.linear(
-                    f"{at}o_proj", config.num_heads * size, hidden, bias=options.out_bias
-                ),
+                out=parameters.linear(f"{at}o_proj", queries, hidden, bias=options.out_bias),
                 num_heads=config.num_heads,
                 num_key_heads=options.num_key_heads,
                 scale=options.attention_scale,
@@ -133,7 +140,12 @@ class CausalModel(StagedModel):
             after_attention=norm(second) if outer else None,
             mlp_norm=norm("pre_feedforward_layernorm" if outer else second),
             mlp=MLP(
-                Linear(*up, activation=config.activation, gated=True, deterministic=fixed),
+                Linear(
+                    *joined(up, options.mlp_bias),
+                    activation=config.activation,
+                    gated=True,
+                    deterministic=fixed,
+                ),
                 parameters.linear(f"{stem}mlp.down_proj", inner, hidden, bias=options.mlp_bias),
             ),
             after_mlp=norm("post_feedforward_layernorm") if outer else None,

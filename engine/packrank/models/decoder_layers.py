@@ -52,6 +52,47 @@ class RMSNorm:
         return normed.view(x.shape)
 
 
+class Projections:
+    """Queries, keys and values of a pack, by one product where that takes no second weight.
+
+    It does where the weight's rows lie as they are, so that some of them are a view. Packed for a
+    CPU, they do not; nor does it pay where heads are normed, which copies what is not contiguous.
+
+    Args:
+        weight: [num_queries + 2 * num_keys, hidden]. Rows of the three projections.
+        bias: of as many, float32, or None.
+        num_queries: rows of queries; the rest are of keys and values.
+        whole: whether one product may be.
+        deterministic: see `packrank_kernels.pack_linear`.
+    """
+
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+        num_queries: int,
+        *,
+        whole: bool,
+        deterministic: bool,
+    ) -> None:
+        def part(rows: slice) -> Linear:
+            some = None if bias is None else bias[rows]
+            return Linear(weight[rows], some, deterministic=deterministic)
+
+        first, second = slice(num_queries), slice(num_queries, None)
+        self._num_queries = num_queries
+        self._queries, self._rest = part(first), part(second)
+        views = self._queries.shares(weight[first]) and self._rest.shares(weight[second])
+        self._whole = part(slice(None)) if whole and views else None
+
+    def __call__(self, x: Tensor, asking: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """[T, hidden] -> queries of the rows, or of `asking` [M, hidden]; and [T, 2 * num_keys]."""
+        if self._whole is None or asking is not None:
+            return self._queries(x if asking is None else asking), self._rest(x)
+        out = self._whole(x)
+        return out[:, : self._num_queries], out[:, self._num_queries :]
+
+
 @dataclass(frozen=True)
 class CausalAttention:
     """Every token attends to itself and to what comes before it, its prefix included.
@@ -59,7 +100,7 @@ class CausalAttention:
     Where `causal` is false, to what follows it too.
 
     Attributes:
-        q: the projection of queries; kv: of keys and values, one product.
+        qkv: the projections of queries, keys and values.
         out: the output projection.
         num_heads: H.
         num_key_heads: Hk.
@@ -68,8 +109,7 @@ class CausalAttention:
         q_norm: of each head of queries before rotation, or None; likewise k_norm.
     """
 
-    q: Linear
-    kv: Linear
+    qkv: Projections
     out: Linear
     num_heads: int
     num_key_heads: int
@@ -84,9 +124,9 @@ class CausalAttention:
 
     def __call__(self, x: Tensor, spans: CausalSpans, *, last_only: bool) -> Tensor:
         """[T, hidden] -> [T, hidden]; of the last tokens alone, [M, hidden]."""
-        asking = x.index_select(0, spans.last) if last_only else x
-        q = self.q(asking).view(len(asking), self.num_heads, -1)
-        k, v = self.kv(x).view(len(x), 2, self.num_key_heads, -1).unbind(1)
+        q, kv = self.qkv(x, x.index_select(0, spans.last) if last_only else None)
+        q = q.view(len(q), self.num_heads, -1)
+        k, v = kv.view(len(x), 2, self.num_key_heads, -1).unbind(1)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm.heads(q), self.k_norm.heads(k)
         y = attention(

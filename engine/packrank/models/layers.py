@@ -100,6 +100,10 @@ class Linear:
         """[T, K] -> [T, N]."""
         return linear(x, self._packed)
 
+    def shares(self, weight: Tensor) -> bool:
+        """Whether this weight's memory is read as it is, from its first row on."""
+        return self._packed.data.data_ptr() == weight.data_ptr()
+
 
 class LayerNorm:
     """LayerNorm of a sum; see `packrank_kernels.add_layer_norm`."""

@@ -2,10 +2,13 @@
 
 import torch
 from measure import Contestant, Session, num_sets
+from torch import Tensor
 from torch.nn import functional as F
 
 from packrank_kernels import linear, pack_linear, reference
+from packrank_kernels.backend.triton.linear import by_descriptors
 from packrank_kernels.dispatch import TABLE, choose
+from packrank_kernels.packed import PackedLinear
 
 TOKENS = 16384
 # (K, N, activation, gated); the four layers of a block: QKV, output, up, down.
@@ -18,6 +21,11 @@ LAYERS = {
               (1024, 4096, "gelu", False), (4096, 1024, None, False)],
     "ModernBERT-base": [(1152, 768, None, False), (768, 1152, "gelu", True)],
 }  # fmt: skip
+
+
+def unflattened(x: Tensor, layer: PackedLinear) -> Tensor:
+    """`linear` whose loops over tiles and over K are two; where descriptors are taken at all."""
+    return by_descriptors(x, layer.data, layer.bias, layer.activation, layer.gated, flatten=False)
 
 
 def race(session: Session, model: str, layer: tuple[int, int, str | None, bool]) -> None:
@@ -62,6 +70,11 @@ def race(session: Session, model: str, layer: tuple[int, int, str | None, bool])
             contestants[f"packrank, {backend.name}"] = ours(backend.name)
         elif backend.name in ("cublas", "triton"):
             print(f"{backend.name} does not race: {reason}", flush=True)
+    if not session.dry and torch.cuda.get_device_capability() == (9, 0):
+        packed = pack_linear(weight, bias, activation=activation, gated=gated, backend="triton")
+        contestants["packrank, triton, unflattened"] = Contestant(
+            [lambda x=x: unflattened(x, packed) for x in xs], facts={"backend": "triton"}
+        )
     contestants["torch"] = Contestant([lambda x=x: torch_linear(x) for x in xs])
     expected = reference.linear(xs[0].float(), weight.float(), bias, activation, gated).half()
     operations = 2 * rows * inputs * wide

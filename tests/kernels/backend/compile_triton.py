@@ -110,6 +110,12 @@ def key_of(variant, version, disassemble):
     return digest(Path(__file__), TARGET, kernel, facts, disassemble, *compiler)
 
 
+def reads_early(ptx):
+    """Whether a kernel that is launched early touches global memory before it has waited."""
+    start, waits, _ = ptx.partition("griddepcontrol.wait")
+    return not waits or re.search(r"\b(ld|st|atom|cp)\.(global|async)", start) is not None
+
+
 def inspect(variant, disassemble):
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # where Triton puts what ptxas refuses
@@ -138,6 +144,8 @@ def inspect(variant, disassemble):
     failures = []
     if room < variant.programs:
         failures.append(f"a multiprocessor has room for {room}, expected {variant.programs}")
+    if variant.constexprs.get("EARLY") and reads_early(compiled.asm["ptx"]):
+        failures.append("it reads memory before it waits for the kernel that writes it")
     if found["spills"]:
         failures.append(f"{found['spills']} accesses to local memory, expected none")
     if found["shared_memory"] > SHARED_MEMORY:

@@ -22,7 +22,7 @@ from packrank_kernels.backend.triton.variants import Variant
 
 
 @triton.jit
-def product(x, w, out, steps, M: tl.constexpr, N: tl.constexpr):
+def product(x, w, out, steps, M: tl.constexpr, N: tl.constexpr, EARLY: tl.constexpr):
     m, n, k = tl.arange(0, M)[:, None], tl.arange(0, N)[None, :], tl.arange(0, 64)
     sums = tl.zeros([M, N], dtype=tl.float32)
     for step in range(steps):
@@ -31,9 +31,9 @@ def product(x, w, out, steps, M: tl.constexpr, N: tl.constexpr):
     tl.store(out + m * N + n, sums.to(tl.float16))
 
 
-def make(name, m, n, stages, kind="*fp16", aligned=("x", "w", "out"), programs=1):
+def make(name, m, n, stages, kind="*fp16", aligned=("x", "w", "out"), programs=1, early=False):
     signature = {"x": kind, "w": kind, "out": kind, "steps": "i32"}
-    sizes = {"M": m, "N": n}
+    sizes = {"M": m, "N": n, "EARLY": early}
     return Variant(
         name, product, signature, sizes, 4, stages, frozenset(aligned), True, programs
     )
@@ -45,6 +45,7 @@ def variants():
     yield make("too many registers", 128, 256, 1)
     yield make("too many stages", 64, 256, 6)
     yield make("too many at a time", 64, 64, 3, programs=9)
+    yield make("reads early", 64, 64, 3, early=True)
     yield make("wrong type", 64, 64, 3, kind="*fp17")
     yield make("no such argument", 64, 64, 3, aligned=("y",))
 """
@@ -137,7 +138,8 @@ def test_faults_are_found(tmp_path, options, long_form):
     assert "does not compile" in failures["wrong type"]
     assert "the kernel has no argument y" in failures["no such argument"]
     assert "a multiprocessor has room for" in failures["too many at a time"]
-    assert "compile_triton: 6 of 7 variants failed" in errors
+    assert "reads memory before it waits" in failures["reads early"]
+    assert "compile_triton: 7 of 8 variants failed" in errors
 
 
 def test_what_was_found_is_kept_by_content(tmp_path, long_form):

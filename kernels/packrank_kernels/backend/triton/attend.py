@@ -11,6 +11,8 @@ import math
 import triton
 import triton.language as tl
 
+from packrank_kernels.backend.triton.early_launch import wait_for_inputs
+
 # Of the search for a tile's sequence: the lanes of a warp.
 FAN = tl.constexpr(32)
 _2LOG2E = tl.constexpr(2 * math.log2(math.e))
@@ -25,13 +27,14 @@ def attend(
     squash, scale, window,
     SIZE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, ONE_TILE: tl.constexpr,
     HAS_WINDOW: tl.constexpr, HAS_ROTARY: tl.constexpr, IS_CAUSAL: tl.constexpr,
-    HAS_SOFTCAP: tl.constexpr,
+    HAS_SOFTCAP: tl.constexpr, EARLY: tl.constexpr = False,
 ):
     # fmt: on
     """softmax(scale * q kᵀ) v of one tile, `scale` for exponentials to base 2.
 
     `squash` is for soft caps alone, whose products are tanh(squash * q kᵀ).
     """
+    wait_for_inputs(EARLY)
     # Heads run fastest: those of a row lie side by side in memory, and may share keys.
     tile = tl.program_id(0) // heads
     head = (tl.program_id(0) % heads).to(tl.int64)

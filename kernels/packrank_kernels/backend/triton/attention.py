@@ -44,6 +44,7 @@ import torch
 import triton
 from torch import Tensor
 
+from packrank_kernels.backend.triton import early_launch
 from packrank_kernels.backend.triton.attend import FAN, attend
 from packrank_kernels.backend.triton.variants import Variant
 
@@ -117,6 +118,7 @@ def attention(
         HAS_SOFTCAP=softcap is not None,
         num_warps=config.num_warps,
         num_stages=config.num_stages,
+        **early_launch.options(),
     )
     return out
 
@@ -168,6 +170,7 @@ def variants() -> Iterator[Variant]:
         yield from _variants(size, half, "")
         yield from _variants(size, torch.float32, "")
     yield from _variants(64, half, "rotary")
+    yield from _variants(64, half, "early")
     for dtype in (half, torch.float32):
         yield from _variants(64, dtype, "window rotary")
     for size in (64, 128, 256):
@@ -202,6 +205,7 @@ def _variants(size: int, dtype: torch.dtype, forms: str) -> Iterator[Variant]:
             "HAS_ROTARY": "rotary" in forms,
             "IS_CAUSAL": "causal" in forms,
             "HAS_SOFTCAP": "softcap" in forms,
+            "EARLY": "early" in forms,
         }
         constexprs |= {name: None for name, kind in tensors.items() if kind == "constexpr"}
         yield Variant(

@@ -8,6 +8,7 @@ import triton
 import triton.language as tl
 
 from packrank_kernels.backend.triton.activations import activate
+from packrank_kernels.backend.triton.early_launch import wait_for_inputs
 
 # Of a gated weight 8 rows of the first half lie before 8 of the second (`linear.pack_linear`): that
 # is how far apart the columns of one thread lie in what the tensor cores leave.
@@ -29,16 +30,19 @@ def descriptor_gemm(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
     PIECES: tl.constexpr,
+    FLATTEN: tl.constexpr,
+    EARLY: tl.constexpr = False,
 ):
     """activation(x weightᵀ + bias) by a fixed number of programs: see `linear.by_descriptors`.
 
-    The loops over tiles and over K are one: the first blocks of a tile are on their way while the
-    epilogue of the tile before runs.
+    With FLATTEN the loops over tiles and over K are one: the first blocks of a tile are on their
+    way while the epilogue of the tile before runs. Which is faster `linear` of `make gpu` says.
     """
+    wait_for_inputs(EARLY)
     tiles_m = tl.cdiv(T, BLOCK_M)
     tiles_n = tl.cdiv(2 * N if GATED else N, BLOCK_N)
     tl.static_assert(PIECES == 1 or PIECES == 2)
-    for tile in tl.range(tl.program_id(0), tiles_m * tiles_n, tl.num_programs(0), flatten=True):
+    for tile in tl.range(tl.program_id(0), tiles_m * tiles_n, tl.num_programs(0), flatten=FLATTEN):
         m, n = _corner(tile, tiles_m, tiles_n, BLOCK_M, BLOCK_N)
         sums = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
         for k in range(0, K, BLOCK_K):

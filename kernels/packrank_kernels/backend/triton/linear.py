@@ -49,6 +49,7 @@ import triton
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from packrank_kernels.backend.triton import early_launch
 from packrank_kernels.backend.triton.gemm import INTERLEAVE, descriptor_gemm, pointer_gemm
 from packrank_kernels.backend.triton.variants import Variant
 
@@ -129,6 +130,8 @@ def by_descriptors(
     activation: str | None,
     gated: bool,
     tile: Tile | None = None,
+    *,
+    flatten: bool = True,
 ) -> Tensor:
     """`linear` through tensor descriptors; `tile` is `choose_tile`'s unless given."""
     (rows, in_features), columns = x.shape, len(bias) // (1 + gated)
@@ -155,8 +158,10 @@ def by_descriptors(
         BLOCK_N=tile.n,
         BLOCK_K=block_k,
         PIECES=tile.pieces,
+        FLATTEN=flatten,
         num_warps=tile.warps,
         num_stages=tile.stages,
+        **early_launch.options(),
     )
     return out
 
@@ -278,6 +283,8 @@ def variants() -> Iterator[Variant]:
         yield _descriptor_variant("bf16", tile, "silu", True)
         for activation in ("gelu_tanh", "relu", "tanh"):
             yield _descriptor_variant("fp16", tile, activation, False)
+        yield _descriptor_variant("fp16", tile, "gelu", False, FLATTEN=False)
+        yield _descriptor_variant("fp16", tile, None, False, EARLY=True)
     for tile in POINTER_TILES:
         yield _pointer_variant("fp16", tile, "gelu", False, aligned=True)
         yield _pointer_variant("fp16", tile, "gelu", True, aligned=True)
@@ -289,10 +296,13 @@ def variants() -> Iterator[Variant]:
         yield _pointer_variant("fp32", tile, "silu", True, aligned=False)
 
 
-def _descriptor_variant(dtype: str, tile: Tile, activation: str | None, gated: bool) -> Variant:
+def _descriptor_variant(
+    dtype: str, tile: Tile, activation: str | None, gated: bool, **form: bool
+) -> Variant:
     block_k = 64
     width = tile.n // tile.pieces // (1 + gated)
-    constexprs = _constexprs(tile, activation, gated, block_k) | {"PIECES": tile.pieces}
+    constexprs = _constexprs(tile, activation, gated, block_k)
+    constexprs |= {"PIECES": tile.pieces, "FLATTEN": True, **form}
     signature = {
         "x": f"tensordesc<{dtype}[{tile.m}, {block_k}]>",
         "weight": f"tensordesc<{dtype}[{tile.n}, {block_k}]>",
@@ -300,7 +310,8 @@ def _descriptor_variant(dtype: str, tile: Tile, activation: str | None, gated: b
         "out": f"tensordesc<{dtype}[{tile.m}, {width}]>",
     }
     return Variant(
-        name=_name("descriptor", dtype, tile, activation, gated),
+        name=_name("descriptor", dtype, tile, activation, gated)
+        + "".join(f" {key}={value}" for key, value in form.items()),
         kernel=descriptor_gemm,
         signature=signature | dict.fromkeys("TNK", "i32") | dict.fromkeys(constexprs, "constexpr"),
         constexprs=constexprs,

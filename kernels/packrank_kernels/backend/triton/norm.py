@@ -13,6 +13,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from packrank_kernels.backend.triton import early_launch
+from packrank_kernels.backend.triton.early_launch import wait_for_inputs
 from packrank_kernels.backend.triton.variants import Variant
 
 
@@ -43,31 +45,42 @@ def row_config(size: int) -> tuple[int, int, int]:
 
 def variants() -> Iterator[Variant]:
     """What the launchers compile for models' sizes: see `variants.Variant`."""
-    for dtype, size, residual, centered in (
-        *(("fp16", size, True, True) for size in (100, 384, 768, 2048, 4096, 8192)),
-        ("fp16", 128, False, False),
-        ("fp16", 2304, True, False),
-        ("fp16", 768, False, True),
-        ("bf16", 1024, True, True),
-        ("fp32", 8192, True, True),
-    ):
-        block, rows, warps = row_config(size)
-        pointers = {"x": dtype, "weight": "fp32", "normed": dtype}
-        if residual:
-            pointers |= {"residual": dtype, "total": dtype}
-        if centered:
-            pointers |= {"bias": "fp32"}
-        yield Variant(
-            name=f"add_norm-{dtype}-{size}"
-            f"{'-residual' if residual else ''}{'' if centered else '-rms'}",
-            kernel=_add_norm_kernel,
-            signature={name: f"*{of}" for name, of in pointers.items()}
-            | {"num_rows": "i32", "eps": "fp32", "scale": "fp32"},
-            constexprs={"SIZE": size, "BLOCK": block, "ROWS": rows, "CENTERED": centered},
-            num_warps=warps,
-            num_stages=1,
-            aligned=frozenset(pointers),
-        )
+    for size in (100, 384, 768, 2048, 4096, 8192):
+        yield _variant("fp16", size)
+    yield _variant("fp16", 128, residual=False, centered=False)
+    yield _variant("fp16", 2304, centered=False)
+    yield _variant("fp16", 768, residual=False)
+    yield _variant("fp16", 768, early=True)
+    yield _variant("bf16", 1024)
+    yield _variant("fp32", 8192)
+
+
+def _variant(
+    dtype: str, size: int, *, residual: bool = True, centered: bool = True, early: bool = False
+) -> Variant:
+    block, rows, warps = row_config(size)
+    pointers = {"x": dtype, "weight": "fp32", "normed": dtype}
+    if residual:
+        pointers |= {"residual": dtype, "total": dtype}
+    if centered:
+        pointers |= {"bias": "fp32"}
+    forms = {"residual": residual, "rms": not centered, "early": early}
+    return Variant(
+        name="-".join(["add_norm", dtype, str(size), *(name for name, on in forms.items() if on)]),
+        kernel=_add_norm_kernel,
+        signature={name: f"*{of}" for name, of in pointers.items()}
+        | {"num_rows": "i32", "eps": "fp32", "scale": "fp32"},
+        constexprs={
+            "SIZE": size,
+            "BLOCK": block,
+            "ROWS": rows,
+            "CENTERED": centered,
+            "EARLY": early,
+        },
+        num_warps=warps,
+        num_stages=1,
+        aligned=frozenset(pointers),
+    )
 
 
 @triton.jit
@@ -118,6 +131,7 @@ def _add_norm(
         CENTERED=centered,
         num_warps=warps,
         num_stages=1,
+        **early_launch.options(),
     )
     return normed, total
 
@@ -137,7 +151,9 @@ def _add_norm_kernel(
     BLOCK: tl.constexpr,
     ROWS: tl.constexpr,
     CENTERED: tl.constexpr,
+    EARLY: tl.constexpr = False,
 ):
+    wait_for_inputs(EARLY)
     first = tl.program_id(0).to(tl.int64) * ROWS
     rows = tl.arange(0, ROWS)[:, None]
     columns = tl.arange(0, BLOCK)[None, :]

@@ -2,24 +2,38 @@
 
 import importlib
 import importlib.util
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
 
 ROOT = Path(__file__).parents[1]
 HERE = ROOT / "benchmarks/gpu"
+_IMPORT = re.compile(r"^(?:from|import) (\w+)", re.MULTILINE)
 
 
 def load(name: str) -> ModuleType:
-    """A program of the folder that imports none of the others."""
-    return _load(name, HERE / f"{name}.py")
+    """A program of the folder; what it imports of it stays imported."""
+    path = HERE / f"{name}.py"
+    _load_imports_of(path)
+    return _load(name, path)
 
 
 def visit(name: str) -> ModuleType:
     """A module of the package that `make gpu` runs."""
-    if "visit" not in sys.modules:
-        sys.modules["visit"] = _load("visit", HERE / "visit/__init__.py", [str(HERE / "visit")])
+    for path in (HERE / "visit").glob("*.py"):
+        _load_imports_of(path)
     return importlib.import_module(f"visit.{name}")
+
+
+def _load_imports_of(path: Path) -> None:
+    for name in _IMPORT.findall(path.read_text()):
+        if name in sys.modules:
+            continue
+        if name == "visit":
+            sys.modules[name] = _load(name, HERE / "visit/__init__.py", [str(HERE / "visit")])
+        elif (HERE / f"{name}.py").exists():
+            sys.modules[name] = load(name)
 
 
 def _load(name: str, path: Path, inner: list[str] | None = None) -> ModuleType:

@@ -6,33 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from sizes import ENCODERS, SPLIT_SHARE, WORDS
 
-# Shape -> (transformers' name, what differs from a BERT of its width).
-_BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12}
-_LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16}
-_ROBERTA = {"type_vocab_size": 1, "max_position_embeddings": 514, "layer_norm_eps": 1e-5}
-SHAPES = {
-    "MiniLM-L6": (
-        "Bert",
-        {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12,
-         "intermediate_size": 1536, "max_position_embeddings": 512},
-    ),
-    "XLM-R base": ("XLMRoberta", _BASE | _ROBERTA | {"intermediate_size": 3072}),
-    "XLM-R large": ("XLMRoberta", _LARGE | _ROBERTA | {"intermediate_size": 4096}),
-    "ModernBERT-base": (
-        "ModernBert",
-        {"hidden_size": 768, "num_hidden_layers": 22, "num_attention_heads": 12,
-         "intermediate_size": 1152, "max_position_embeddings": 8192},
-    ),
-}  # fmt: skip
 _TINY = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3,
          "intermediate_size": 64}  # fmt: skip
 _SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-# Words of (query, document) at the 5th, 15th, ... 95th percentile of scifact and cranfield pairs.
-WORDS = [(6, 87), (8, 127), (10, 153), (12, 171), (13, 198), (15, 218), (17, 244), (20, 267),
-         (23, 302), (27, 385)]  # fmt: skip
-# Of running English words, about this share is two pieces or more.
-_SPLIT_SHARE = 0.3
 
 
 def make(shape: str, folder: Path, device: torch.device, *, tiny: bool = False) -> Path:
@@ -40,7 +18,7 @@ def make(shape: str, folder: Path, device: torch.device, *, tiny: bool = False) 
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
-    name, sizes = SHAPES[shape]
+    name, sizes = ENCODERS[shape]
     tokenizer = _tokenizer(name)
     ids = {f"{kind}_token_id": tokenizer.token_to_id(f"[{kind.upper()}]") for kind in
            ("pad", "cls", "sep")}  # fmt: skip
@@ -73,7 +51,7 @@ def pairs(count: int) -> list[tuple[str, str]]:
 
     def text(length: int) -> str:
         chosen = rng.choice(words, length)
-        split = rng.random(length) < _SPLIT_SHARE
+        split = rng.random(length) < SPLIT_SHARE
         ends = np.where(split, rng.choice(endings, length), "")
         return " ".join(np.char.add(chosen, ends).tolist())
 

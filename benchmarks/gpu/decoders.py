@@ -16,40 +16,17 @@ import torch
 import traces
 from forward import profile
 from measure import Contestant, Session
+from sizes import CANDIDATES, DECODER_LENGTH, DECODERS, LONGEST, PREFIX, SHORTEST, TOKENS
 
 from packrank.models import CausalModel, CausalSettings, load_model
 from packrank.request import Pack
 
-# Sizes of config.json: huggingface.co/Qwen/Qwen2.5-0.5B and -1.5B,
-# huggingface.co/BAAI/bge-reranker-v2-minicpm-layerwise.
-_QWEN = {"vocab_size": 151936, "num_key_value_heads": 2, "max_position_embeddings": 32768,
-         "rms_norm_eps": 1e-6, "rope_theta": 1e6}  # fmt: skip
-SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
-    "Qwen2.5-0.5B": (
-        "Qwen2",
-        _QWEN | {"hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24,
-                 "num_attention_heads": 14},
-    ),
-    "Qwen2.5-1.5B": (
-        "Qwen2",
-        _QWEN | {"hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28,
-                 "num_attention_heads": 12},
-    ),
-    "MiniCPM-2B-layerwise": (
-        "Llama",
-        {"vocab_size": 122753, "hidden_size": 2304, "intermediate_size": 5760,
-         "num_hidden_layers": 40, "num_attention_heads": 36, "num_key_value_heads": 36,
-         "max_position_embeddings": 2048, "rms_norm_eps": 1e-5, "rope_theta": 1e4},
-    ),
-}  # fmt: skip
 _LAYERWISE = {"architectures": ["LayerWiseMiniCPMForCausalLM"], "model_type": "minicpm",
               "scale_emb": 12, "scale_depth": 1.4, "dim_model_base": 256, "start_layer": 8,
               "head_multi": True, "head_type": "simple"}  # fmt: skip
 TINY = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
          "num_key_value_heads": 2, "intermediate_size": 64, "vocab_size": 99}  # fmt: skip
 
-LENGTH, TOKENS = 512, 16384
-PREFIX, CANDIDATES, SHORTEST, LONGEST = 60, 100, 50, 150  # tokens of a document: 100 on average
 CHECKED, ROUNDS = 16, 12
 
 
@@ -100,7 +77,7 @@ def make(shape: str, folder: Path, device: torch.device, **smaller: int) -> Peer
     """A checkpoint in `folder`, and transformers' float32 model of the same weights.
 
     Args:
-        shape: a key of `SHAPES`.
+        shape: a key of `DECODERS`.
         folder: of the checkpoint.
         device: of the model.
         smaller: sizes of the configuration in place of the shape's.
@@ -108,7 +85,7 @@ def make(shape: str, folder: Path, device: torch.device, **smaller: int) -> Peer
     import transformers
     from safetensors.torch import save_file
 
-    name, sizes = SHAPES[shape]
+    name, sizes = DECODERS[shape]
     sizes = sizes | smaller | {"num_labels": 1}
     config = getattr(transformers, f"{name}Config")(**sizes)
     torch.manual_seed(0)
@@ -193,7 +170,7 @@ def _rms(x: np.ndarray) -> float:
 
 def dense(session: Session, shape: str, model: CausalModel, peer: Peer) -> None:
     """Sequences of one length: how near the device's rate of products."""
-    count, length = (3, 16) if session.dry else (TOKENS // LENGTH, LENGTH)
+    count, length = (3, 16) if session.dry else (TOKENS // DECODER_LENGTH, DECODER_LENGTH)
     case = f"{shape}, {count} x {length} tokens, {str(model.dtype)[6:]}"
     if not session.has_time_for(f"decoder, {case}"):
         return
@@ -256,7 +233,7 @@ def main(session: Session) -> None:
     if not session.needs("transformers", "what makes the decoders"):
         return
     dtype = torch.float32 if session.dry else torch.float16
-    for shape in session.shapes(SHAPES):
+    for shape in session.shapes(DECODERS):
         if not session.has_time_for(f"decoder, {shape}"):
             continue
         with (

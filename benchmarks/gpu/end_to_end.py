@@ -11,10 +11,10 @@ import numpy as np
 import torch
 import traces
 from measure import DTYPES, Contestant, Session
+from sizes import CAPS, ENCODERS
 
 from packrank import Reranker
 
-CAPS = (128, 512)
 BATCHES = (32, 64, 128, 256, 512, 1024)
 # Pairs for the peer at a cap of 128; packrank takes four times as many.
 NUM_PAIRS = {"MiniLM-L6": 4096, "XLM-R base": 1024, "XLM-R large": 512, "ModernBERT-base": 1024}
@@ -184,7 +184,7 @@ def main(session: Session) -> None:
     logging.disable(logging.WARNING)
     if not session.needs("sentence_transformers", "the peer of the end-to-end benchmark"):
         return
-    for shape in session.shapes(checkpoints.SHAPES):
+    for shape in session.shapes(ENCODERS):
         if not session.has_time_for(f"cross-encoder, {shape}"):
             continue
         with session.guard(f"cross-encoder, {shape}"), tempfile.TemporaryDirectory() as folder:

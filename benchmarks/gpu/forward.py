@@ -8,6 +8,7 @@ import numpy as np
 import torch
 import traces
 from measure import Contestant, Session
+from sizes import ENCODERS, LENGTH, TOKENS
 from torch import Tensor
 
 from packrank.models import Model, load_model
@@ -16,7 +17,7 @@ from packrank.request import Pack
 from packrank.runtime.runner import default_budget
 from packrank_kernels.backend.triton import early_launch
 
-LENGTH, TOKENS, PACKS, ROUNDS = 128, 16384, 4, 12
+PACKS, ROUNDS = 4, 12
 
 
 def packs(model: Model, tokens: int, count: int) -> list[Pack]:
@@ -103,7 +104,7 @@ def profile(session: Session, case: str, dtype: torch.dtype, ops: dict[str, trac
 
 
 def main(session: Session) -> None:
-    for shape in session.shapes(checkpoints.SHAPES):
+    for shape in session.shapes(ENCODERS):
         if not session.has_time_for(f"forward, {shape}"):
             continue
         with session.guard(f"forward, {shape}"):

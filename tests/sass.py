@@ -6,7 +6,9 @@ Microbenchmarking", 2018, section 2.1).
 """
 
 import re
+from collections import deque
 from dataclasses import dataclass
+from functools import cached_property
 
 _FUNCTION = re.compile(r"Function : (\w+)\n(.*?)\n\t*\.{4}", re.DOTALL)
 _INSTRUCTION = re.compile(
@@ -28,7 +30,7 @@ class Instruction:
     sets: int
     waits: int
 
-    @property
+    @cached_property
     def name(self) -> str:
         """With what follows the dots, without a predicate."""
         return re.sub(r"^@!?U?P\w+\s+", "", self.text).split()[0]
@@ -48,3 +50,39 @@ def first_wait(code: list[Instruction], place: int) -> int:
     mask = 1 << code[place].sets
     later = range(place + 1, len(code))
     return next((n for n in later if code[n].waits & mask), len(code))
+
+
+def shortest_loop(code: list[Instruction], through: list[int]) -> list[int]:
+    """Places of the shortest way round that passes some in their order; empty: there is none.
+
+    What only some turns do (a mask, the end of a document) is a detour, and not on it.
+    """
+    found: list[int] = []
+    for start, end in zip(through, [*through[1:], through[0]], strict=True):
+        came_from: dict[int, int] = {}
+        queue = deque([start])
+        while queue and end not in came_from:
+            place = queue.popleft()
+            for later in _next_places(code, place):
+                if later not in came_from:
+                    came_from[later] = place
+                    queue.append(later)
+        if end not in came_from:
+            return []
+        way = [end]
+        while came_from[way[-1]] != start:
+            way.append(came_from[way[-1]])
+        found += reversed(way)
+    return found
+
+
+def _next_places(code: list[Instruction], place: int) -> list[int]:
+    """Where it goes on: an instruction has 16 bytes; lanes are taken not to diverge."""
+    one = code[place]
+    following = [place + 1] if place + 1 < len(code) else []
+    if not one.name.startswith(("BRA", "EXIT", "RET", "CALL")) or one.name == "BRA.DIV":
+        return following
+    if one.name != "BRA":
+        return following if one.text.startswith("@") else []
+    condition, target = one.text.replace("BRA", "").split("0x")
+    return [*following, int(target, 16) // 16] if condition.strip() else [int(target, 16) // 16]

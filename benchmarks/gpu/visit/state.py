@@ -10,7 +10,8 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from visit.goals import Measured, table
+from visit import goals, predictions
+from visit.goals import Measured
 from visit.processes import ROOT, Commands, Done
 from visit.results import REPORT, SUMMARY, TABLES, Results
 
@@ -109,7 +110,9 @@ class Visit:
             lines += ["", f"Left out for want of time: {', '.join(missing)}."]
         if not self.dry:
             visits = [Measured(x["rows"], x["ceilings"]) for x in (report, self.earlier) if x]
-            lines += ["", "## Goals", "", *table(visits)]
+            lines += ["", "## Goals", "", *goals.table(visits)]
+            if found := predictions.table(visits):
+                lines += ["", "## Beside arithmetic for an H200", "", *found]
         lines += ["", "## Headlines", "", *(f"- {text}" for text in report["headlines"])]
         lines += [
             "",

@@ -60,7 +60,7 @@ def assumptions() -> Iterator[str]:
         ("between kernels of a graph", f"{at.GAP * 1e6:g} us", "assumed"),
         ("host, eager", f"norm {at.NORM * 1e6:g}, linear {at.LINEAR * 1e6:g}, attention "
          f"{at.ATTENTION * 1e6:g} us; a graph {at.GRAPH * 1e6:g} us a pack",
-         "measured on a CPU without a device"),
+         "of the launchers on a CPU, by measurement and subtraction"),
         ("tokenization", f"{at.TOKENIZED * 1e6:g} us of a core a pair, {at.CORES} cores; one "
          f"thread lays a pair out in {at.LAYOUT * 1e6:g} us",
          "[design.md](design.md#what-should-limit-speed-on-a-gpu), a busy Zen 4"),

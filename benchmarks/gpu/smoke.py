@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -246,24 +247,26 @@ def encoder(at: Device):
 
 
 def graph(at: Device) -> None:
-    """A bucket is captured, once; replays have its bits, and submitting one waits for nothing."""
+    with encoder(at) as (model, pack):
+        replays(at, model, [model.scoring(pack)])
+
+
+def replays(at: Device, model: Any, programs: list[Any]) -> None:
+    """A bucket each is captured, once; replays have its bits, and submitting waits for nothing."""
     from packrank.runtime.capture import broken
     from packrank.runtime.graphs import PATIENCE, Graphs
 
-    with encoder(at) as (model, pack):
-        if at.dry:
-            return
-        graphs = Graphs(model)
-        eager = graphs.submit(pack)()
-        assert np.isfinite(eager).all()
-        for _ in range(PATIENCE):
-            graphs.submit(pack)()
-        assert graphs.num_graphs == 1, f"{graphs.num_graphs} graphs, expected 1: {broken()}"
-        with at.without_waiting():
-            waiting = [graphs.submit(pack) for _ in range(3)]
-        for wait in waiting:
-            np.testing.assert_array_equal(wait(), eager)
-        assert graphs.num_graphs == 1, f"{graphs.num_graphs} graphs, expected 1: {broken()}"
+    graphs = Graphs(model, (lambda forward: forward) if at.dry else None)
+    eager = [graphs.submit(program)() for program in programs]
+    assert all(np.isfinite(found).all() for found in eager)
+    for program in programs * PATIENCE:
+        graphs.submit(program)()
+    with at.without_waiting():
+        waiting = [graphs.submit(program) for program in programs * 3]
+    for wait, expected in zip(waiting, eager * 3, strict=True):
+        np.testing.assert_array_equal(wait(), expected)
+    count = len(programs)
+    assert graphs.num_graphs == count, f"{graphs.num_graphs} graphs, not {count}: {broken()}"
 
 
 def threads(at: Device) -> None:
@@ -278,11 +281,12 @@ def threads(at: Device) -> None:
                 np.testing.assert_array_equal(logits, expected)
 
 
-def decoder(at: Device) -> None:
-    """Scores with a shared prefix and without, against transformers'; a forward never waits."""
+@contextlib.contextmanager
+def small_decoder(at: Device):
+    """Four layers of Qwen2, and transformers' own of the same weights."""
     import decoders
 
-    from packrank.models import CausalModel, CausalSettings, load_model
+    from packrank.models import CausalSettings, load_model
 
     sizes = {"hidden_size": 512, "intermediate_size": 1024, "num_attention_heads": 8,
              "num_hidden_layers": 4, "vocab_size": 999}  # fmt: skip
@@ -291,8 +295,14 @@ def decoder(at: Device) -> None:
             "Qwen2.5-0.5B", Path(folder), at.device, **(decoders.TINY if at.dry else sizes)
         )
         settings = CausalSettings(head="classifier")
-        model = load_model(Path(folder), device=at.device, dtype=at.dtype, causal=settings)
-        assert isinstance(model, CausalModel)
+        yield load_model(Path(folder), device=at.device, dtype=at.dtype, causal=settings), peer
+
+
+def decoder(at: Device) -> None:
+    """Scores with a shared prefix and without, against transformers'; a forward never waits."""
+    import decoders
+
+    with small_decoder(at) as (model, peer):
         decoders.check(model, peer, at.dtype)
         if at.dry:
             return
@@ -306,6 +316,15 @@ def decoder(at: Device) -> None:
         found = [x for x in caught if "called a synchronizing" in str(x.message)]
         places = ", ".join(f"{Path(x.filename).name}:{x.lineno}" for x in found)
         assert not found, f"its forward waits for the device {len(found)} times: {places}"
+
+
+def graph_of_a_decoder(at: Device) -> None:
+    """With a shared prefix, and without."""
+    import decoders
+
+    with small_decoder(at) as (model, _):
+        shared = decoders.candidates([40] * 20, 60, model.config.vocab_size)
+        replays(at, model, [model.scoring(pack) for pack in (shared, decoders.whole(shared))])
 
 
 QUESTIONS: dict[str, Callable[[Device], None]] = {
@@ -327,6 +346,7 @@ QUESTIONS: dict[str, Callable[[Device], None]] = {
     "graph": graph,
     "threads": threads,
     "decoder": decoder,
+    "graph-decoder": graph_of_a_decoder,
 }
 
 

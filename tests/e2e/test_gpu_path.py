@@ -9,6 +9,7 @@ import pytest
 import torch
 import transformers
 from numpy.typing import NDArray
+from recorder import Recorder
 from torch import Tensor
 
 from packrank.models import load_model
@@ -60,13 +61,8 @@ def their_logits(folder: Path, sequences: list[Sequence]) -> Tensor:
     return torch.stack(rows)
 
 
-def recorded(forward: Callable[[], Tensor]) -> Callable[[], Tensor]:
-    out = forward()
-    return lambda: out.copy_(forward())
-
-
 def logits(runner: Graphs, sequences: list[Sequence]) -> NDArray[np.float32]:
-    return runner.submit(Pack.of(sequences))()
+    return runner.submit(runner.model.scoring(Pack.of(sequences)))()
 
 
 @pytest.mark.parametrize(
@@ -83,7 +79,7 @@ def test_logits(
 ) -> None:
     if name not in ("Bert", "Roberta", "mean") and not thorough:
         pytest.skip("its long form alone: make proofs")
-    runner = Graphs(load_model(folder, device="cpu", dtype=dtype), recorded)
+    runner = Graphs(load_model(folder, device="cpu", dtype=dtype), Recorder())
     expected = their_logits(folder, sequences)
     first = logits(runner, sequences)
     # float16: layers of values that are each rounded to 2^-11.
@@ -100,7 +96,7 @@ def test_deterministic_scores_do_not_depend_on_company(
     folder: Path, sequences: list[Sequence]
 ) -> None:
     model = load_model(folder, device="cpu", dtype=torch.float16, deterministic=True)
-    runner = Graphs(model, recorded)
+    runner = Graphs(model, Recorder())
     together = logits(runner, sequences)
     np.testing.assert_array_equal(logits(runner, sequences[2:3])[0], together[2])
     np.testing.assert_array_equal(logits(runner, sequences[::-1])[::-1], together)

@@ -13,6 +13,7 @@ from packrank.checkpoint.config import ModelConfig
 from packrank.checkpoint.weights import Weights
 from packrank.errors import ModelError
 from packrank.models.layers import Head, LayerNorm, Linear, Spans, key_arrays
+from packrank.models.program import Extent, Program
 from packrank.request import Int32, Pack
 
 # Arrays on the host, by name -> the same on a device: once a pack, however many they are.
@@ -135,6 +136,20 @@ class Inputs:
     spans: Spans
     rows: Tensor | None = None
 
+    @classmethod
+    def of(cls, there: dict[str, Tensor], extent: Extent) -> "Inputs":
+        """Inputs from the arrays of a program, on the device."""
+        spans = Spans.of(there["cu_seqlens"], extent.tokens, extent.max_seqlen)
+        if "key_rows" in there:
+            spans = spans.with_keys(there["key_rows"], there["cu_seqlens_k"])
+        return cls(
+            token_ids=there["token_ids"],
+            positions=there.get("positions"),
+            token_types=there.get("token_types"),
+            spans=spans,
+            rows=there.get("rows"),
+        )
+
 
 class Model(ABC):
     """A packed encoder, with or without a scoring head. Holds no state between calls.
@@ -183,30 +198,27 @@ class Model(ABC):
         """What `Inputs` holds of each token, by name, as far as this model reads it; [T] each."""
         return {"token_ids": pack.token_ids}
 
-    def inputs(
-        self, pack: Pack, num_keys: Int32 | None = None, rows: Int32 | None = None
-    ) -> Inputs:
-        """A pack on the model's device; see `hidden_states` of `num_keys` and `rows`."""
-        arrays = self.arrays(pack) | {"cu_seqlens": pack.cu_seqlens}
-        if num_keys is not None:
-            arrays |= key_arrays(pack.cu_seqlens, num_keys)
-        if rows is not None:
-            arrays["rows"] = rows
-        there = self.upload(arrays)
-        spans = Spans.of(there["cu_seqlens"], len(pack.token_ids), pack.max_seqlen)
-        if num_keys is not None:
-            spans = spans.with_keys(there["key_rows"], there["cu_seqlens_k"])
-        return Inputs(
-            token_ids=there["token_ids"],
-            positions=there.get("positions"),
-            token_types=there.get("token_types"),
-            spans=spans,
-            rows=there.get("rows"),
-        )
+    def run(self, program: Program) -> Tensor:
+        """What a program of this model gives for its pack; on a CUDA device without waiting."""
+        return program.forward(self.upload(program.arrays), program.extent)[program.own]
+
+    def inputs(self, pack: Pack) -> Inputs:
+        """A pack on the model's device."""
+        return Inputs.of(self.upload(self._all_arrays(pack)), Extent.of(pack))
 
     def logits(self, pack: Pack) -> Tensor:
         """[N, num_labels] float32, what the head says before any activation."""
-        return self.score(self.inputs(pack))
+        return self.run(self.scoring(pack))
+
+    def scoring(self, pack: Pack) -> Program:
+        """`logits` as a program."""
+        return Program(
+            kind=("logits",),
+            arrays=self._all_arrays(pack),
+            extent=Extent.of(pack),
+            forward=lambda there, extent: self.score(Inputs.of(there, extent)),
+            own=slice(pack.num_sequences),
+        )
 
     def score(self, inputs: Inputs) -> Tensor:
         """`logits` of a pack that is on the device; waits for nothing there.
@@ -234,11 +246,34 @@ class Model(ABC):
                 (ColBERT's mask tokens attend, and are not attended to). None: all are.
             rows: [R] int32, rising, of the pack's T tokens those that are wanted; None: all are.
         """
+        return self.run(self.encoding(pack, num_keys, rows))
+
+    def encoding(
+        self, pack: Pack, num_keys: Int32 | None = None, rows: Int32 | None = None
+    ) -> Program:
+        """`hidden_states` as a program."""
         if self._head is not None:
             raise ModelError(f"{self.config.architecture} was loaded for scores; load an encoder")
-        inputs = self.inputs(pack, num_keys, rows)
+        arrays = self._all_arrays(pack)
+        if num_keys is not None:
+            arrays |= key_arrays(pack.cu_seqlens, num_keys)
+        if rows is not None:
+            arrays |= {"rows": rows}
+        return Program(
+            kind=("states",),
+            arrays=arrays,
+            extent=Extent.of(pack),
+            forward=lambda there, extent: self._states(Inputs.of(there, extent)),
+            own=slice(len(pack.token_ids if rows is None else rows)),
+        )
+
+    def _states(self, inputs: Inputs) -> Tensor:
         states = self._encode(inputs)
         return states if inputs.rows is None else states.index_select(0, inputs.rows)
+
+    def _all_arrays(self, pack: Pack) -> dict[str, Int32]:
+        """`arrays`, and where the sequences start."""
+        return self.arrays(pack) | {"cu_seqlens": pack.cu_seqlens}
 
     @abstractmethod
     def _load_head(self, parameters: Parameters) -> Head:

@@ -22,7 +22,8 @@ from packrank.models.decoder_layers import (
 )
 from packrank.models.layers import MLP, Head, Linear, RotaryTable
 from packrank.models.prefixes import share_prefixes
-from packrank.models.staged import StagedModel, State
+from packrank.models.program import Extent, Program
+from packrank.models.staged import StagedModel, State, nowhere
 from packrank.request import Int32, Pack
 
 
@@ -199,17 +200,49 @@ class CausalModel(StagedModel):
             )
         return other
 
-    def logits(self, pack: Pack) -> Tensor:
-        """[N, num_labels] float32, what the last head says."""
+    def scoring(self, pack: Pack) -> Program:
+        """What the last head says, as a program."""
         layers = self.config.num_layers
         if self._reads_last:
-            return self.logits_at(pack, (layers,))
-        if self.config.pooling == "all" and isinstance(self._head, PoolingHead):
-            state = self.advance(self.begin(pack), layers)
-            return self._head.of_all(self._normed(state), self._course(state).spans.cu_seqlens)
-        read = {"read": _last_but_padding(pack, self.config.pad_token_id)}
-        state, there = self._begin(pack, read)
-        return self._logits_of(self.advance(state, layers), there["read"], 0)
+            return self.exit_scoring(pack, (layers,))
+        head = self._head
+        if self.config.pooling == "all" and isinstance(head, PoolingHead):
+
+            def pooled(state: State, there: dict[str, Tensor]) -> Tensor:
+                return head.of_all(self._normed(self.advance(state, layers)), there["cu_seqlens"])
+
+            return self._program(("logits",), pack, pooled)
+
+        def read(state: State, there: dict[str, Tensor]) -> Tensor:
+            return self._logits_of(self.advance(state, layers), there["read"], 0)
+
+        rows = {"read": _last_but_padding(pack, self.config.pad_token_id)}
+        return self._program(("logits",), pack, read, rows)
+
+    def exit_scoring(self, pack: Pack, stops: tuple[int, ...]) -> Program:
+        """What the heads say after some numbers of layers, as a program."""
+        return self._program(
+            ("exits", stops), pack, lambda state, there: self._at_each(stops, state)
+        )
+
+    def _program(
+        self,
+        kind: tuple[object, ...],
+        pack: Pack,
+        score: Callable[[State, dict[str, Tensor]], Tensor],
+        more: dict[str, Int32] | None = None,
+    ) -> Program:
+        """`score` of the sequences before the first layer and the arrays, `more` among them."""
+        token_ids, plan = self._laid_out(pack)
+        first = len(plan.prefix_of) - pack.num_sequences
+        return Program(
+            kind=kind,
+            arrays={"token_ids": token_ids} | plan.arrays() | (more or {}),
+            extent=plan.extent,
+            forward=lambda there, extent: score(self._entered(plan, there, extent), there),
+            own=slice(first, len(plan.prefix_of)),
+            may_have_room=not plan.ahead,
+        )
 
     @property
     def _reads_last(self) -> bool:
@@ -223,20 +256,24 @@ class CausalModel(StagedModel):
 
     def begin(self, pack: Pack) -> State:
         """The sequences before the first layer: their prefixes, if any, and then they, in order."""
-        return self._begin(pack, {})[0]
+        token_ids, plan = self._laid_out(pack)
+        there = self.upload({"token_ids": token_ids} | plan.arrays())
+        entered = self._entered(plan, there, plan.extent)
+        return replace(entered, cu_seqlens=plan.cu_seqlens, prefix_of=plan.prefix_of)
 
-    def _begin(self, pack: Pack, arrays: dict[str, Int32]) -> tuple[State, dict[str, Tensor]]:
-        """What `begin` gives, and more arrays on the device, which came there with the pack."""
+    def _laid_out(self, pack: Pack) -> tuple[Int32, Plan]:
+        """[T] ids, every prefix once, and where the sequences lie."""
         if not self.config.shares_prefixes:
             pack = replace(pack, queries=None, shared=None)
         shared = share_prefixes(pack)
-        plan = self._plan(shared.cu_seqlens, shared.prefix_of, 0)
-        there = self.upload({"token_ids": shared.token_ids} | plan.arrays() | arrays)
+        return shared.token_ids, self._plan(shared.cu_seqlens, shared.prefix_of, 0)
+
+    def _entered(self, plan: Plan, there: dict[str, Tensor], extent: Extent) -> State:
         x = F.embedding(there["token_ids"], self._tokens)
         if self._options.embedding_scale != 1.0:
             x = x * self._embedding_scale
-        course = plan.on_device(there)
-        return State(x, None, shared.cu_seqlens, shared.prefix_of, 0, spans=course), there
+        somewhere = nowhere(extent.sequences)
+        return State(x, None, somewhere, somewhere[1:], 0, spans=plan.on_device(there, extent))
 
     def advance(self, state: State, stop: int, *, last_only: bool = False) -> State:
         """The sequences after `stop` layers; with `last_only` of each its last token alone."""
@@ -253,10 +290,12 @@ class CausalModel(StagedModel):
             x, update = self._layers[index](x, update, course.spans, last_only=ends)
             computed += len(x)
             spared -= len(x)
+        after = None if last_only else course
         if last_only:
             cu_seqlens = np.arange(len(cu_seqlens), dtype=np.int32)
-        after = None if last_only else course
-        return State(x, update, cu_seqlens, state.prefix_of, stop, computed, spared, after)
+        return State(
+            x, update, cu_seqlens, state.prefix_of, stop, computed, spared, after, last_only
+        )
 
     def exit_logits(self, state: State, place: int) -> Tensor:
         """[M, num_labels] float32, what the head says of each sequence's last token.
@@ -297,7 +336,7 @@ class CausalModel(StagedModel):
             known: Course = state.spans
             return known
         plan = self._plan(state.cu_seqlens, state.prefix_of, state.num_layers)
-        return plan.on_device(self.upload(plan.arrays()))
+        return plan.on_device(self.upload(plan.arrays()), plan.extent)
 
     def _plan(self, cu_seqlens: Int32, prefix_of: Int32, num_layers: int) -> Plan:
         """Where sequences lie that have run some layers, there and in those that follow."""

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from packrank.models.decoder_layers import CausalSpans
 from packrank.models.prefixes import longest
+from packrank.models.program import Extent
 from packrank.request import Int32
 
 
@@ -86,27 +87,47 @@ class Plan:
             arrays |= _places(f"{layer}.", cu_seqlens) | {f"{layer}.sizes": sizes}
         return arrays
 
-    def on_device(self, there: dict[str, Tensor]) -> Course:
-        """The course, from what `arrays` has become on the device."""
+    @property
+    def extent(self) -> Extent:
+        """Of the sequences as they lie now."""
+        return self._extent(self.cu_seqlens)
+
+    def on_device(self, there: dict[str, Tensor], extent: Extent) -> Course:
+        """The course, from what `arrays` has become on the device.
+
+        Args:
+            there: those arrays, or longer ones.
+            extent: theirs.
+        """
         ahead = {
             layer: Compression(
                 there[f"{layer}.sizes"].long(),
                 cu_seqlens,
-                self._spans(f"{layer}.", cu_seqlens, there),
+                _spans(f"{layer}.", self._extent(cu_seqlens), there),
             )
             for layer, (_, cu_seqlens) in self.ahead.items()
         }
-        return Course(self._spans("", self.cu_seqlens, there), ahead)
+        return Course(_spans("", extent, there), ahead)
 
-    def _spans(self, stem: str, cu_seqlens: Int32, there: dict[str, Tensor]) -> CausalSpans:
-        return CausalSpans(
-            cu_seqlens=there[f"{stem}cu_seqlens"],
-            max_seqlen_q=int(np.diff(cu_seqlens).max(initial=0)),
+    def _extent(self, cu_seqlens: Int32) -> Extent:
+        lengths = np.diff(cu_seqlens)
+        return Extent(
+            tokens=int(cu_seqlens[-1]),
+            sequences=len(lengths),
+            max_seqlen=int(lengths.max(initial=0)),
             max_seqlen_k=longest(cu_seqlens, self.prefix_of),
-            prefix_of=there.get("prefix_of"),
-            last=there[f"{stem}last"],
-            cu_last=there["cu_last"],
         )
+
+
+def _spans(stem: str, extent: Extent, there: dict[str, Tensor]) -> CausalSpans:
+    return CausalSpans(
+        cu_seqlens=there[f"{stem}cu_seqlens"],
+        max_seqlen_q=extent.max_seqlen,
+        max_seqlen_k=extent.max_seqlen_k,
+        prefix_of=there.get("prefix_of"),
+        last=there[f"{stem}last"],
+        cu_last=there["cu_last"],
+    )
 
 
 def _places(stem: str, cu_seqlens: Int32) -> dict[str, Int32]:

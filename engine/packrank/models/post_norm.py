@@ -18,7 +18,8 @@ from packrank.models.layers import (
     Spans,
     offsets,
 )
-from packrank.models.staged import StagedModel, State
+from packrank.models.program import Program
+from packrank.models.staged import StagedModel, State, nowhere
 from packrank.request import Int32, Pack
 
 
@@ -101,22 +102,36 @@ class PostNormModel(StagedModel):
 
     def begin(self, pack: Pack) -> State:
         """The sequences before the first layer, each by itself."""
-        alone, inputs = np.full(pack.num_sequences, -1, dtype=np.int32), self.inputs(pack)
-        return State(self._embed(inputs), None, pack.cu_seqlens, alone, 0, spans=inputs.spans)
+        return replace(self._entered(self.inputs(pack)), cu_seqlens=pack.cu_seqlens)
+
+    def exit_scoring(self, pack: Pack, stops: tuple[int, ...]) -> Program:
+        """What the heads say after some numbers of layers, as a program."""
+        return replace(
+            self.scoring(pack),
+            kind=("exits", stops),
+            forward=lambda there, extent: self._at_each(
+                stops, self._entered(Inputs.of(there, extent))
+            ),
+        )
+
+    def _entered(self, inputs: Inputs) -> State:
+        count = len(inputs.spans.first)
+        alone = np.full(count, -1, dtype=np.int32)
+        return State(self._embed(inputs), None, nowhere(count), alone, 0, spans=inputs.spans)
 
     def advance(self, state: State, stop: int, *, last_only: bool = False) -> State:
         """The sequences after `stop` layers; of each its first token alone after all of them."""
-        x, spans = state.x, self._spans(state)
-        computed, spared, cu_seqlens = state.computed, 0, state.cu_seqlens
+        x, spans, computed, spared = state.x, self._spans(state), state.computed, 0
         for layer in self._layers[state.num_layers : stop]:
             spared = len(x)
             x = layer(x, spans)
             computed += len(x)
             spared -= len(x)
-        if spared:
-            cu_seqlens = np.arange(len(cu_seqlens), dtype=np.int32)
-        after = None if spared else spans
-        return State(x, None, cu_seqlens, state.prefix_of, stop, computed, spared, after)
+        after = replace(state, x=x, num_layers=stop, computed=computed, spared=spared, spans=spans)
+        if stop < len(self._layers) or not self._first_token_only:
+            return after
+        rows = np.arange(len(state.cu_seqlens), dtype=np.int32)
+        return replace(after, cu_seqlens=rows, spans=None, has_one_row_each=True)
 
     def exit_logits(self, state: State, place: int) -> Tensor:
         """[M, num_labels] float32, what the head of this layer says of first tokens."""

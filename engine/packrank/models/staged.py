@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from packrank.models.base import Model
+from packrank.models.program import Program
 from packrank.request import Int32, Pack
 
 
@@ -19,13 +20,14 @@ class State:
     Attributes:
         x: [T, hidden], what the last layer gave; what is still to be added to it is in `update`.
         update: [T, hidden], or None where nothing is.
-        cu_seqlens: [M + 1] int32, on the host.
+        cu_seqlens: [M + 1] int32, on the host; see `nowhere`.
         prefix_of: [M] int32, on the host. Which sequence comes before each, -1: none.
         num_layers: layers run.
         computed: token-layers since `begin` or `gather`.
         spared: token-layers that a last layer had no need of.
         spans: where the sequences lie, on the device and as the model's layers read it; None until
             a layer asks for it, as after `gather`.
+        has_one_row_each: whether of each sequence one token is left.
     """
 
     x: Tensor
@@ -36,11 +38,12 @@ class State:
     computed: int = 0
     spared: int = 0
     spans: Any = None
+    has_one_row_each: bool = False
 
-    @property
-    def has_one_row_each(self) -> bool:
-        """Whether of each sequence one token is left."""
-        return bool((np.diff(self.cu_seqlens) == 1).all())
+
+def nowhere(sequences: int) -> Int32:
+    """In place of cu_seqlens within a program, where only a device knows them: -1 throughout."""
+    return np.full(sequences + 1, -1, dtype=np.int32)
 
 
 class StagedModel(Model):
@@ -81,11 +84,18 @@ class StagedModel(Model):
             pack: N sequences.
             stops: ascending, among `exit_layers`.
         """
-        state = self.begin(pack)
+        return self.run(self.exit_scoring(pack, stops))
+
+    @abstractmethod
+    def exit_scoring(self, pack: Pack, stops: tuple[int, ...]) -> Program:
+        """`logits_at` as a program."""
+
+    def _at_each(self, stops: tuple[int, ...], state: State) -> Tensor:
+        """[M, C * num_labels] float32, what the heads say on the way from a state to the last."""
         found = []
         for place, stop in enumerate(stops):
             state = self.advance(state, stop, last_only=stop == stops[-1])
-            found.append(self.exit_logits(state, place)[-pack.num_sequences :])
+            found.append(self.exit_logits(state, place))
         return torch.cat(found, dim=1)
 
     def gather(self, sequences: list[tuple[State, int]], prefix_of: Int32) -> State:

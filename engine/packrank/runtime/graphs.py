@@ -1,34 +1,39 @@
-"""Logits of packs on a CUDA device: one graph of the whole forward a bucket of packs.
+"""Programs on a CUDA device: one graph of the whole forward a bucket of packs.
 
 A launch costs the host about as long as a small kernel takes. A graph is launched once for all of
 them, and wants the same shapes and addresses every time. So a pack is copied into the buffers of
-its bucket, which has room for a little more: the tokens past its own belong to no sequence, and
-the sequences past its own are empty. Nobody reads what becomes of them.
+its bucket, which has room for a little more: see `packrank.models.program`.
 """
 
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from functools import partial
 
-import numpy as np
 import torch
 from torch import Tensor
 
 import packrank_kernels
 from packrank.models import CausalModel, Model
-from packrank.models.base import Inputs
-from packrank.models.layers import Spans
-from packrank.request import Int32, Pack
+from packrank.models.program import Extent, Program, entries, fill
+from packrank.request import Int32
 from packrank.runtime.capture import Capture, Forward
-from packrank.runtime.transfer import Fetch, Uploads, fetch
+from packrank.runtime.transfer import Fetch, Uploads, fetch, placed
 
 # Packs of a bucket that run as they are before it is captured: many buckets see no more.
 PATIENCE = 3
 # A graph's nodes are memory of the driver's too. Beyond these the one longest unused makes room.
 MAX_GRAPHS = 256
+# Of a decoder's pack. Its forward of 24 layers takes the host some 10 ms to launch, which is what a
+# device takes for about as many tokens of half a billion weights: the work of larger packs hides
+# that, and their many lengths would want many graphs. By arithmetic, not by measurement.
+DECODER_TOKENS = 4096
 # Of the device's memory, for activations that graphs hold on to.
 MEMORY_SHARE = 0.25
+# That forwards call.
+_OPS = (
+    *("attention", "linear", "add_layer_norm", "add_rms_norm", "embed_layer_norm", "score_head"),
+)
 _LEAST_TOKENS, _LEAST_SEQLEN, _LEAST_SEQUENCES = 64, 64, 8
 
 # Of the process: a capture fails when another thread waits for the whole device.
@@ -36,43 +41,41 @@ _TURN = threading.Lock()
 
 
 def can_capture(model: Model) -> bool:
-    """Whether every op has a backend on the model's device that does not wait for it.
-
-    A decoder's packs run as they are: they are larger, and its layers' work hides the launches.
-    """
-    if model.device.type != "cuda" or isinstance(model, CausalModel):
+    """Whether every op has a backend on the model's device that does not wait for it."""
+    if model.device.type != "cuda":
         return False
     rows = packrank_kernels.backends(model.device, model.dtype)
-    ops = ("attention", "linear", "add_layer_norm", "embed_layer_norm", "score_head")
+    ops = (
+        "attention",
+        "linear",
+        "add_layer_norm",
+        "add_rms_norm",
+        "embed_layer_norm",
+        "score_head",
+    )
     chosen = (next(name for name, reason in rows[op] if reason is None) for op in ops)
     return "reference" not in chosen
 
 
-@dataclass(frozen=True)
-class Bucket:
-    """What a graph has room for.
+def bucket_of(extent: Extent, longest: int) -> Extent:
+    """What a graph has room for that runs a pack of this extent.
 
-    Attributes:
-        tokens: T; at most an eighth more than a pack's, from 64 on.
-        sequences: N; at most twice a pack's, from 8 on. An empty sequence costs next to nothing.
-        max_seqlen: at least the longest of a pack.
+    Tokens are at most an eighth more, from 64 on; sequences at most twice as many, from 8 on, since
+    an empty one costs next to nothing; lengths are powers of two from 64 on, or `longest`, of
+    which the model takes sequences.
     """
+    tokens = max(extent.tokens, _LEAST_TOKENS)
+    step = 1 << max((tokens - 1).bit_length() - 4, 0)
 
-    tokens: int
-    sequences: int
-    max_seqlen: int
+    def length(tokens: int) -> int:
+        return max(min(max(_power_of_two(tokens), _LEAST_SEQLEN), longest), tokens)
 
-    @classmethod
-    def of(cls, pack: Pack, longest: int) -> "Bucket":
-        """The bucket of a pack, for a model that takes sequences of up to `longest` tokens."""
-        tokens = max(len(pack.token_ids), _LEAST_TOKENS)
-        step = 1 << max((tokens - 1).bit_length() - 4, 0)
-        seqlen = max(_power_of_two(pack.max_seqlen), _LEAST_SEQLEN)
-        return cls(
-            tokens=-(-tokens // step) * step,
-            sequences=max(_power_of_two(pack.num_sequences), _LEAST_SEQUENCES),
-            max_seqlen=max(min(seqlen, longest), pack.max_seqlen),
-        )
+    return Extent(
+        tokens=-(-tokens // step) * step,
+        sequences=max(_power_of_two(extent.sequences), _LEAST_SEQUENCES),
+        max_seqlen=length(extent.max_seqlen),
+        max_seqlen_k=length(extent.max_seqlen_k),
+    )
 
 
 def _power_of_two(n: int) -> int:
@@ -80,14 +83,15 @@ def _power_of_two(n: int) -> int:
 
 
 class Graphs:
-    """A model's forward on its device, graph by graph. Threads may share it; they take turns.
+    """A model's programs on its device, graph by graph. Threads may share it; they take turns.
 
     A bucket's first packs run as they are, which compiles what is not compiled yet; then it is
     captured, unless graphs already hold their share of memory. Either way the same kernels run at
-    the same shapes, on a stream of this object's own.
+    the same shapes, on a stream of this object's own. What fits in no bucket, and a decoder's large
+    packs, run as they are on the caller's.
 
     Args:
-        model: with a scoring head.
+        model: whose programs they are.
         capture: forward -> the same, recorded; CUDA's unless a test brings its own.
     """
 
@@ -100,7 +104,8 @@ class Graphs:
             # The weights may still be on their way.
             self._stream.wait_stream(torch.cuda.current_stream(model.device))
         self._uploads = Uploads(model.device)
-        self._lanes: dict[Bucket, _Lane] = {}
+        self._most_tokens = DECODER_TOKENS if isinstance(model, CausalModel) else None
+        self._lanes: dict[tuple[object, ...], _Lane] = {}
         self._num_graphs = 0
         self._num_bytes = 0
 
@@ -109,23 +114,32 @@ class Graphs:
         """Graphs captured so far."""
         return self._num_graphs
 
-    def submit(self, pack: Pack) -> Fetch:
-        """Start a pack; the result, when asked for, waits for its [N, num_labels] float32.
+    def submit(self, program: Program) -> Fetch:
+        """Start a program; what is returned waits, when called, for its float32 result.
 
         Raises:
             torch.OutOfMemoryError: the device has no room; nothing was started.
         """
-        bucket = Bucket.of(pack, self.model.config.max_length)
-        arrays = self.model.arrays(pack)
+        if not self._has_bucket(program):
+            return fetch(self.model.run(program))
         with _TURN, self._on_stream():
-            lane = self._lanes.pop(bucket, None) or _Lane(self.model, bucket)
-            self._lanes[bucket] = lane  # the last is the one used last
-            lane.load(self._uploads, arrays, pack.cu_seqlens)
-            lane.uses += 1
-            if lane.uses > PATIENCE and lane.replay is None and lane.may_capture:
-                self._record(lane)
-            run = lane.replay or lane.forward
-            return fetch(run()[: pack.num_sequences])
+            return fetch(self._run(program))
+
+    def _has_bucket(self, program: Program) -> bool:
+        fits = self._most_tokens is None or program.extent.tokens <= self._most_tokens
+        return program.may_have_room and fits
+
+    def _run(self, program: Program) -> Tensor:
+        """The program's own rows, which the next program may overwrite."""
+        bucket = bucket_of(program.extent, self.model.config.max_length)
+        key = program.kind, tuple(program.arrays), bucket
+        lane = self._lanes.pop(key, None) or _Lane(program, bucket, self.model.device)
+        self._lanes[key] = lane  # the last is the one used last
+        lane.load(self._uploads, program.arrays)
+        lane.uses += 1
+        if lane.uses > PATIENCE and lane.replay is None and lane.may_capture:
+            self._record(lane)
+        return (lane.replay or lane.forward)()[program.own]
 
     def clear(self) -> None:
         """Give back all memory but the weights'."""
@@ -170,45 +184,23 @@ class Graphs:
 class _Lane:
     """The buffers of a bucket, and what runs on them."""
 
-    def __init__(self, model: Model, bucket: Bucket) -> None:
-        self._model, self._bucket = model, bucket
+    def __init__(self, program: Program, bucket: Extent, device: torch.device) -> None:
         self.uses = 0
         self.may_capture = True
         self.replay: Forward | None = None
-        nobody = np.zeros(0, dtype=np.int32)
-        self._names = list(model.arrays(Pack(nobody, nobody, np.zeros(1, dtype=np.int32))))
-        tokens, sequences = bucket.tokens, bucket.sequences
-        sizes = [tokens] * len(self._names) + [sequences + 1]
-        self._buffer = torch.zeros(sum(sizes), dtype=torch.int32, device=model.device)
-        *arrays, self._cu_seqlens = torch.split(self._buffer, sizes)
-        self._arrays = dict(zip(self._names, arrays, strict=True))
+        self._places, size = placed({name: entries(name, bucket) for name in program.arrays})
+        self._buffer = torch.zeros(size, dtype=torch.int32, device=device)
+        there = {name: self._buffer[place] for name, place in self._places.items()}
+        self.forward: Forward = partial(program.forward, there, bucket)
 
-    def load(self, uploads: Uploads, arrays: dict[str, Int32], cu_seqlens: Int32) -> None:
-        """Copy a pack into the buffers; ids past its own are 0, sequences past its own empty."""
-        tokens = self._bucket.tokens
+    def load(self, uploads: Uploads, arrays: dict[str, Int32]) -> None:
+        """Copy a program's arrays into the buffers."""
 
-        def fill(host: Int32) -> None:
-            for place, name in enumerate(self._names):
-                _fill(host[place * tokens : (place + 1) * tokens], arrays[name], 0)
-            _fill(host[len(self._names) * tokens :], cu_seqlens, cu_seqlens[-1])
+        def fill_all(host: Int32) -> None:
+            for name, place in self._places.items():
+                fill(host[place], name, arrays[name])
 
-        uploads.send(fill, self._buffer)
-
-    def forward(self) -> Tensor:
-        """[N, num_labels] float32 of what the buffers hold."""
-        bucket = self._bucket
-        inputs = Inputs(
-            token_ids=self._arrays["token_ids"],
-            positions=self._arrays.get("positions"),
-            token_types=self._arrays.get("token_types"),
-            spans=Spans.of(self._cu_seqlens, bucket.tokens, bucket.max_seqlen),
-        )
-        return self._model.score(inputs)
-
-
-def _fill(target: Int32, values: Int32, rest: "int | np.int32") -> None:
-    target[: len(values)] = values
-    target[len(values) :] = rest
+        uploads.send(fill_all, self._buffer)
 
 
 def _total_memory(device: torch.device) -> float:

@@ -38,7 +38,7 @@ def default_budget(model: Model) -> int:
     """
     if model.device.type != "cuda":
         return CPU_BUDGET_TOKENS
-    if model.config.decoder is not None:  # launched one by one: large packs hide what that costs
+    if model.config.decoder is not None:  # large packs hide what launches cost
         return 4 * CPU_BUDGET_TOKENS
     cache: int = torch.cuda.get_device_properties(model.device).L2_cache_size
     widest = max(model.config.intermediate_size, 3 * model.config.hidden_size)
@@ -113,12 +113,15 @@ class Runner:
                 self.submit(pack).result()
 
     def _start(self, pack: Pack, cutoff_layers: tuple[int, ...] | None) -> Fetch:
-        if cutoff_layers is not None:
-            assert isinstance(self.model, StagedModel)
-            return fetch(self.model.logits_at(pack, cutoff_layers))
-        if self._graphs is not None:
-            return self._graphs.submit(pack)
-        return fetch(self.model.logits(pack))
+        model = self.model
+        if cutoff_layers is None:
+            if self._graphs is None:
+                return fetch(model.logits(pack))
+            return self._graphs.submit(model.scoring(pack))
+        assert isinstance(model, StagedModel)
+        if self._graphs is None:
+            return fetch(model.logits_at(pack, cutoff_layers))
+        return self._graphs.submit(model.exit_scoring(pack, cutoff_layers))
 
     def hidden_states(self, sequences: Sequences, num_keys: Int32 | None = None) -> list[Tensor]:
         """One [L, hidden] tensor a sequence, in the model's dtype and on its device.

@@ -77,10 +77,7 @@ class PackUploads:
 
         What the caller's stream does next sees them. Returns before they are copied.
         """
-        places, size = {}, 0
-        for name, array in arrays.items():
-            places[name] = slice(size, size + len(array))
-            size += -(-len(array) // _ALIGNMENT) * _ALIGNMENT
+        places, size = placed({name: len(array) for name, array in arrays.items()})
         there = torch.empty(size, dtype=torch.int32, device=self._device)
 
         def fill(host: Int32) -> None:
@@ -90,6 +87,15 @@ class PackUploads:
         with self._turn:
             self._uploads.send(fill, there)
         return {name: there[place] for name, place in places.items()}
+
+
+def placed(sizes: dict[str, int]) -> tuple[dict[str, slice], int]:
+    """Where arrays of these sizes lie that share a buffer, and how large that is."""
+    places, end = {}, 0
+    for name, size in sizes.items():
+        places[name] = slice(end, end + size)
+        end += -(-size // _ALIGNMENT) * _ALIGNMENT
+    return places, end
 
 
 class _Slot:

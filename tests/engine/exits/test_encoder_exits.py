@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from recorder import Recorder
 from safetensors.torch import load_file, save_file
 
 from packrank import Margins, Reranker
@@ -17,6 +18,7 @@ from packrank.exits.cascade import Cascade
 from packrank.models import load_model
 from packrank.models.staged import StagedModel
 from packrank.request import Pack, Sequence
+from packrank.runtime.graphs import PATIENCE, Graphs
 
 _HEAD = [
     f"{name}.{part}" for name in ("bert.pooler.dense", "classifier") for part in ("weight", "bias")
@@ -79,6 +81,20 @@ def test_every_head_against_transformers(folder: Path, pack: Pack) -> None:
     np.testing.assert_allclose(model.logits_at(pack, (1, 2, 3)), want, rtol=0, atol=2e-5)
     assert torch.equal(model.logits_at(pack, (3,)), model.logits(pack))
     assert torch.equal(model.logits_at(pack, (2,)), model.logits_at(pack, (1, 2, 3))[:, 1:2])
+
+
+def test_a_bucket_changes_no_bit(folder: Path, pack: Pack) -> None:
+    """Also one with a token for every sequence, most of which have more."""
+    model, ids = load(folder), np.arange(5, 65, dtype=np.int32) % 30 + 5
+    ends = np.cumsum([0, *[1] * 20, *[2] * 20]).astype(np.int32)
+    runner = Graphs(model, Recorder())
+    for one in (pack, Pack(ids, ids % 2, ends)):
+        for stops in ((1, 2, 3), (2,)):
+            want = model.logits_at(one, stops).numpy()
+            for _ in range(PATIENCE + 2):
+                got = runner.submit(model.exit_scoring(one, stops))()
+                np.testing.assert_array_equal(got, want)
+    assert runner.num_graphs == 4
 
 
 @pytest.mark.parametrize("budget", [20, 4096])

@@ -11,6 +11,7 @@ import pytest
 import torch
 from colbert_folders import TEXTS, save_colbert
 from decoders import PECULIAR, candidates, make, save_layerwise
+from recorder import Recorder
 from safetensors.torch import load_file, save_file
 from sync_detector import SyncDetector, shapes_only
 from torch import Tensor
@@ -20,8 +21,10 @@ from packrank.exits.cascade import Cascade
 from packrank.late.encoder import LateEncoder
 from packrank.models import CausalSettings, load_model
 from packrank.models.base import Model
+from packrank.models.program import Program
 from packrank.models.staged import StagedModel
 from packrank.request import Pack, Sequence
+from packrank.runtime.graphs import PATIENCE, Graphs
 from packrank.runtime.runner import Runner
 
 LENGTHS, PREFIX = [1, 5, 20, 8, 2], 9
@@ -43,7 +46,7 @@ def fetched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         rows.append(len(result))
         return lambda: np.zeros(result.shape, dtype=np.float32)
 
-    for module in ("exits.cascade", "runtime.runner"):
+    for module in ("exits.cascade", "runtime.graphs", "runtime.runner"):
         monkeypatch.setattr(f"packrank.{module}.fetch", fetch)
     return rows
 
@@ -58,6 +61,36 @@ def by_one_upload(model: Model, forward: Callable[[], Tensor]) -> Tensor:
         out = forward()
     assert detector.uploads == 1
     return out
+
+
+class Uploads:
+    """Of graphs: what is filled goes nowhere."""
+
+    def __init__(self, device: torch.device) -> None:
+        pass
+
+    def send(self, fill: Callable[[np.ndarray], None], target: Tensor) -> None:
+        fill(np.empty(len(target), dtype=np.int32))
+
+
+@pytest.fixture
+def in_buckets(monkeypatch: pytest.MonkeyPatch, fetched: list[int]) -> Callable[..., list[int]]:
+    """in_buckets(model, programs): how many rows each has, run until it is captured and replayed.
+
+    By no other upload than that into its bucket's buffers.
+    """
+    monkeypatch.setattr("packrank.runtime.graphs.Uploads", Uploads)
+
+    def run(model: Model, programs: list[Program]) -> list[int]:
+        with SyncDetector() as detector:
+            model.upload = detector.upload
+            graphs = Graphs(model, Recorder())
+            for program in programs * (PATIENCE + 2):
+                graphs.submit(program)
+        assert detector.uploads == 0 < graphs.num_graphs
+        return fetched[-len(programs) :]
+
+    return run
 
 
 @pytest.mark.parametrize(
@@ -131,12 +164,15 @@ def layerwise(tmp_path: Path) -> StagedModel:
 
 @pytest.mark.parametrize("family", PECULIAR)
 @pytest.mark.parametrize("causal", [True, False])
-def test_decoders(family: str, causal: bool, tmp_path: Path) -> None:
+def test_decoders(
+    family: str, causal: bool, tmp_path: Path, in_buckets: Callable[..., list[int]]
+) -> None:
     """With prefixes, without, and where the last token that is not padding is looked for."""
     make(family, num_labels=3, is_causal=causal).save_pretrained(tmp_path)
     model = load(tmp_path)
     for pack in PACKS:
         assert by_one_upload(model, lambda pack=pack: model.logits(pack)).shape == (5, 3)
+    assert in_buckets(model, [model.scoring(pack) for pack in PACKS]) == [5, 5]
 
 
 def test_rows_of_the_vocabulary(tmp_path: Path) -> None:
@@ -149,7 +185,11 @@ def test_rows_of_the_vocabulary(tmp_path: Path) -> None:
 @pytest.mark.parametrize("skipped", [0, 2])
 @pytest.mark.parametrize("body", ["Bert", "Qwen2"])
 def test_modular_poolings(
-    body: str, skipped: int, checkpoint: Callable[..., Path], tmp_path: Path
+    body: str,
+    skipped: int,
+    checkpoint: Callable[..., Path],
+    tmp_path: Path,
+    in_buckets: Callable[..., list[int]],
 ) -> None:
     if body == "Bert":
         folder, size = checkpoint("Bert", "Model"), 60
@@ -162,12 +202,22 @@ def test_modular_poolings(
     model = load(folder, causal=CausalSettings(head="modules"), modules=modules)
     pack = candidates([5, 1, 9], 2, share=False)
     assert by_one_upload(model, lambda: model.logits(pack)).shape == (3, labels)
+    assert in_buckets(model, [model.scoring(pack)]) == [3]
 
 
 @pytest.mark.parametrize("name", ["encoder_with_exits", "layerwise"])
-def test_exits(name: str, request: pytest.FixtureRequest, fetched: list[int]) -> None:
+def test_exits(
+    name: str,
+    request: pytest.FixtureRequest,
+    fetched: list[int],
+    in_buckets: Callable[..., list[int]],
+) -> None:
     model: StagedModel = request.getfixturevalue(name)
     stops = model.exit_layers
+    programs = [model.exit_scoring(pack, stops) for pack in PACKS]
+    if all(program.may_have_room for program in programs):
+        assert in_buckets(model, programs) == [5, 5]
+    fetched.clear()
     for pack in PACKS:
         logits = by_one_upload(model, lambda pack=pack: model.logits_at(pack, stops))
         assert logits.shape == (5, len(stops))

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 from fake_cuda import DEVICE, FakeCuda, Race, Tracked
+from torch import Tensor
 
-from packrank.models.base import Inputs
+from packrank.models.program import Extent, Program
 from packrank.request import Int32, Pack
 from packrank.runtime import capture, graphs, transfer
 from packrank.runtime.graphs import PATIENCE, Graphs
@@ -23,8 +24,6 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCuda]:
     for module in (capture, graphs, transfer):
         monkeypatch.setattr(module, "torch", made)
     monkeypatch.setattr(capture, "_broken", None)
-    spans = SimpleNamespace(of=lambda starts, *_: SimpleNamespace(cu_seqlens=starts))
-    monkeypatch.setattr(graphs, "Spans", spans)
     with torch.inference_mode():  # so that a view is a tensor of its own
         yield made
 
@@ -38,11 +37,13 @@ class Model:
         self.fake = fake
         self.within: Callable[[], None] = lambda: None
 
-    def arrays(self, pack: Pack) -> dict[str, Int32]:
-        return {"token_ids": pack.token_ids}
+    def scoring(self, pack: Pack) -> Program:
+        arrays = {"token_ids": pack.token_ids, "cu_seqlens": pack.cu_seqlens}
+        own = slice(pack.num_sequences)
+        return Program(("logits",), arrays, Extent.of(pack), self.forward, own)
 
-    def score(self, inputs: Inputs) -> Tracked:
-        ids, starts = inputs.token_ids, inputs.spans.cu_seqlens
+    def forward(self, there: dict[str, Tensor], extent: Extent) -> Tracked:
+        ids, starts = there["token_ids"], there["cu_seqlens"]
         assert isinstance(ids, Tracked) and isinstance(starts, Tracked)
         out = self.fake.empty((len(starts) - 1, 1), dtype=torch.float32, device=DEVICE)
 
@@ -69,7 +70,7 @@ PACKS = [pack_of(*lengths, seed=n) for n, lengths in enumerate([(3, 9), (40, 1, 
 
 
 def submit(runner: Graphs, pack: Pack) -> Callable[[], list[float]]:
-    wait = runner.submit(pack)
+    wait = runner.submit(runner.model.scoring(pack))
     return lambda: wait()[:, 0].tolist()
 
 
@@ -149,7 +150,7 @@ def test_a_result_given_back_during_a_capture_fails_nobody(fake: FakeCuda) -> No
 
     model.within = give_back
     for _ in range(2 * PATIENCE):
-        wait = runner.submit(PACKS[0])
+        wait = runner.submit(model.scoring(PACKS[0]))
         assert wait()[:, 0].tolist() == sums(PACKS[0])
         held.append(wait)
         del wait

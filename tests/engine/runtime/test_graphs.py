@@ -11,30 +11,24 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from recorder import Forward, Recorder
 from torch import Tensor
 
 import packrank_kernels
 from packrank.models import Model, load_model
 from packrank.models.base import Inputs
+from packrank.models.program import Extent
 from packrank.request import Pack, Sequence
 from packrank.runtime import graphs
-from packrank.runtime.graphs import PATIENCE, Bucket, Graphs, can_capture
+from packrank.runtime.graphs import PATIENCE, Graphs, bucket_of, can_capture
 from packrank.runtime.runner import Runner
+from packrank.runtime.transfer import Fetch
 
-Forward = Callable[[], Tensor]
 LENGTHS = [[5, 1, 40], [40] * 9, [3] * 30, [17], [1], [5, 1, 39], [2, 2], [40] * 9]
 
 
-class Recorder:
-    """Stands for CUDA's capture: the outputs of a graph lie where they lay when it was made."""
-
-    def __init__(self) -> None:
-        self.num_graphs = 0
-
-    def __call__(self, forward: Forward) -> Forward:
-        self.num_graphs += 1
-        out = forward()
-        return lambda: out.copy_(forward())
+def submit(runner: Graphs, pack: Pack) -> Fetch:
+    return runner.submit(runner.model.scoring(pack))
 
 
 @pytest.fixture(scope="module", params=["Bert", "Roberta", "Electra", "ModernBert", "mean"])
@@ -57,10 +51,10 @@ def test_a_graph_says_what_the_model_says(model: Model, packs: list[Pack]) -> No
     recorder = Recorder()
     runner = Graphs(model, recorder)
     for _ in range(PATIENCE + 2):
-        waiting = [runner.submit(pack) for pack in packs]
+        waiting = [submit(runner, pack) for pack in packs]
         for wait, logits in zip(waiting, expected, strict=True):
             np.testing.assert_array_equal(wait(), logits)
-    buckets = {Bucket.of(pack, model.config.max_length) for pack in packs}
+    buckets = {bucket_of(Extent.of(pack), model.config.max_length) for pack in packs}
     assert runner.num_graphs == recorder.num_graphs == len(buckets) > 2
 
 
@@ -68,14 +62,14 @@ def test_threads_share_graphs(model: Model, packs: list[Pack]) -> None:
     expected = [model.logits(pack).numpy() for pack in packs]
     runner = Graphs(model, Recorder())
     with ThreadPoolExecutor(4) as pool:
-        for i, logits in pool.map(lambda i: (i, runner.submit(packs[i])()), list(range(8)) * 6):
+        for i, logits in pool.map(lambda i: (i, submit(runner, packs[i])()), list(range(8)) * 6):
             np.testing.assert_array_equal(logits, expected[i])
 
 
 def test_a_bucket_is_captured_when_it_has_been_used_often(model: Model, packs: list[Pack]) -> None:
     runner = Graphs(model, Recorder())
     for uses in range(2 * PATIENCE):
-        runner.submit(packs[(0, 5)[uses % 2]])  # 46 and 45 tokens: the same bucket
+        submit(runner, packs[(0, 5)[uses % 2]])  # 46 and 45 tokens: the same bucket
         assert runner.num_graphs == (uses >= PATIENCE)
 
 
@@ -94,7 +88,7 @@ def test_what_cannot_be_captured_runs_as_it_is(
     runner = Graphs(model, capture)
     for _ in range(PATIENCE + 2):
         for pack in packs:
-            np.testing.assert_array_equal(runner.submit(pack)(), model.logits(pack).numpy())
+            np.testing.assert_array_equal(submit(runner, pack)(), model.logits(pack).numpy())
     assert runner.num_graphs == 0
 
 
@@ -107,7 +101,7 @@ def test_the_graph_longest_unused_makes_room(
     different = [packs[i] for i in (0, 1, 2)]
     for pack in [*different, different[0]]:
         for _ in range(PATIENCE + 2):
-            np.testing.assert_array_equal(runner.submit(pack)(), model.logits(pack).numpy())
+            np.testing.assert_array_equal(submit(runner, pack)(), model.logits(pack).numpy())
         assert runner.num_graphs <= 2
     assert recorder.num_graphs == 4
 
@@ -122,18 +116,18 @@ def test_graphs_hold_their_share_of_memory_and_no_more(
     runner = Graphs(model, recorder)
     for _ in range(PATIENCE + 2):
         for pack in packs:
-            np.testing.assert_array_equal(runner.submit(pack)(), model.logits(pack).numpy())
+            np.testing.assert_array_equal(submit(runner, pack)(), model.logits(pack).numpy())
     assert runner.num_graphs == 2
 
 
 def test_clear_forgets_everything(model: Model, packs: list[Pack]) -> None:
     runner = Graphs(model, Recorder())
     for _ in range(PATIENCE + 1):
-        runner.submit(packs[0])
+        submit(runner, packs[0])
     assert runner.num_graphs == 1
     runner.clear()
     assert runner.num_graphs == 0
-    np.testing.assert_array_equal(runner.submit(packs[0])(), model.logits(packs[0]).numpy())
+    np.testing.assert_array_equal(submit(runner, packs[0])(), model.logits(packs[0]).numpy())
 
 
 def test_a_runner_survives_want_of_memory_in_its_graphs(
@@ -159,15 +153,14 @@ def test_a_runner_survives_want_of_memory_in_its_graphs(
     assert runner.budget_tokens <= 360 / 2
 
 
-@pytest.mark.parametrize("lacking", [None, "attention", "score_head"])
+@pytest.mark.parametrize("lacking", [None, "attention", "add_rms_norm", "score_head"])
 def test_graphs_are_for_devices_on_which_no_op_waits(
     monkeypatch: pytest.MonkeyPatch, lacking: str | None
 ) -> None:
     def backends(device: torch.device, dtype: torch.dtype) -> dict[str, list[Any]]:
-        ops = ("attention", "linear", "add_layer_norm", "embed_layer_norm", "score_head", "maxsim")
         row = [("avx512", "not on the CPU"), ("triton", None), ("reference", None)]
         waits = [("avx512", "not on the CPU"), ("triton", "too old"), ("reference", None)]
-        return {op: waits if op in (lacking, "maxsim") else row for op in ops}
+        return {op: waits if op in (lacking, "maxsim") else row for op in (*graphs._OPS, "maxsim")}
 
     monkeypatch.setattr(packrank_kernels, "backends", backends)
     on_cuda = SimpleNamespace(device=torch.device("cuda"), dtype=torch.float16)
@@ -176,24 +169,18 @@ def test_graphs_are_for_devices_on_which_no_op_waits(
     assert not can_capture(on_cpu)  # type: ignore[arg-type]
 
 
-@given(lengths=st.lists(st.integers(1, 512), min_size=1, max_size=300))
-def test_a_bucket_has_room_and_little_more(lengths: list[int]) -> None:
-    tokens = sum(lengths)
-    ids = np.zeros(tokens, dtype=np.int32)
-    starts = np.append(0, np.cumsum(lengths)).astype(np.int32)
-    bucket = Bucket.of(Pack(ids, ids, starts), 512)
+@given(lengths=st.lists(st.integers(1, 512), min_size=1, max_size=300), prefix=st.integers(0, 99))
+def test_a_bucket_has_room_and_little_more(lengths: list[int], prefix: int) -> None:
+    tokens, longest = sum(lengths), max(lengths)
+    bucket = bucket_of(Extent(tokens, len(lengths), longest, longest + prefix), 512 + prefix)
     assert tokens <= bucket.tokens <= max(tokens * 1.125, 64)
     assert len(lengths) <= bucket.sequences <= max(2 * len(lengths) - 1, 8)
-    assert max(lengths) <= bucket.max_seqlen <= max(2 * max(lengths), 64)
-    assert bucket.max_seqlen <= 512
+    for length, room in ((longest, bucket.max_seqlen), (longest + prefix, bucket.max_seqlen_k)):
+        assert length <= room <= max(2 * length, 64)
+        assert room <= 512 + prefix
 
 
 def test_there_are_few_buckets() -> None:
-    sizes = {Bucket.of(Pack(ids, ids, np.array([0, n])), n).tokens for n, ids in _packs(16384)}
+    sizes = {bucket_of(Extent(n, 1, n, n), n).tokens for n in range(1, 16385)}
     assert len(sizes) == 1 + 8 * 8  # eight to each doubling from 64 to 16384
     assert 16384 in sizes
-
-
-def _packs(most: int) -> list[tuple[int, Any]]:
-    ids = np.zeros(most, dtype=np.int32)
-    return [(n, ids[:n]) for n in range(1, most + 1)]

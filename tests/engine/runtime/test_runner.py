@@ -169,9 +169,10 @@ def test_a_sequence_without_room_fails_alone() -> None:
 
 def test_a_passing_want_of_memory_fails_nothing() -> None:
     model = Cramped(0)
+    model.scoring = model.logits  # type: ignore[attr-defined]
     runner = Runner(model, 1000)
     runner._graphs = SimpleNamespace(  # type: ignore[assignment]
-        submit=lambda pack: model.logits(pack).numpy, clear=lambda: setattr(model, "room", 25)
+        submit=lambda logits: logits.numpy, clear=lambda: setattr(model, "room", 25)
     )
     pending = runner.submit([sequence(5)])
     assert (pending.result().tolist(), pending.failures) == ([[5, 0]], {})

@@ -142,8 +142,8 @@ def race(
         f"cross-encoder, {case}: {1 / medians['packrank']:.0f} pairs/s, "
         f"{min(theirs) / medians['packrank']:.2f}x sentence-transformers"
     )
-    if ours._runner._graphs is not None:
-        count = ours._runner._graphs.num_graphs
+    if ours._runner.graphs is not None:
+        count = ours._runner.graphs.num_graphs
         session.headline(f"cross-encoder, {case}: {count} graphs captured")
     return [Raced(case, ours, many, medians["packrank"])]
 

@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import torch
 from decoders import candidates, make, save_layerwise
+from recorder import Recorder
 from torch import Tensor
 
 from packrank.exits.cascade import Cascade
 from packrank.models import CausalModel, CausalSettings, load_model
 from packrank.models.decoder_layers import Projections
 from packrank.request import Pack
+from packrank.runtime.graphs import Graphs
 from packrank_kernels import dispatch, linear
 from packrank_kernels.testing import assert_close
 
@@ -78,7 +80,7 @@ def test_queries_keys_and_values_are_one_product(
 
 
 def test_exits_and_determinism(tmp_path: Path) -> None:
-    """Candidates that leave, and how packs are cut, change no bit where that is promised."""
+    """Buckets, candidates that leave, how packs are cut: no bit changes where that is promised."""
     base = make("Gemma2", "ForCausalLM", num_hidden_layers=2, sliding_window=40)
     folder = save_layerwise(
         tmp_path / "model",
@@ -97,6 +99,9 @@ def test_exits_and_determinism(tmp_path: Path) -> None:
     assert isinstance(model, CausalModel)
     queries = [candidates([3, 9, 1, 14], 11, seed=1), candidates([8, 20], 5, seed=2)]
     full = [model.logits_at(pack, (1, 2)).numpy() for pack in queries]
+    runner = Graphs(model, Recorder())
+    program = model.exit_scoring(queries[1], (1, 2))
+    np.testing.assert_array_equal(runner.submit(program)(), full[1])
     cascade = Cascade(model, (1, 2), lambda stage, s: s >= np.median(s), 40)
     for number, pack in enumerate(queries):
         cascade.add(number, pack)

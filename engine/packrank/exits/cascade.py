@@ -17,9 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from packrank.exits.candidates import Candidate, Query, Queue, joined
+from packrank.models.program import Program
 from packrank.models.staged import StagedModel, State
 from packrank.request import Int32, Pack
 from packrank.runtime.device import suppress_out_of_memory
+from packrank.runtime.graphs import Graphs
 from packrank.runtime.scheduler import packed_tokens
 from packrank.runtime.transfer import Fetch, fetch
 from packrank.work import Work
@@ -58,17 +60,23 @@ class Cascade:
         keep: asked after every stage but the last.
         budget_tokens: most tokens of a pack. Halved where the device runs out of memory although
             nothing waits on it.
+        graphs: what runs the model's programs, if anything does: packs of a single stage.
 
     Attributes:
         work: token-layers so far.
     """
 
     def __init__(
-        self, model: StagedModel, stops: tuple[int, ...], keep: Keep, budget_tokens: int
+        self,
+        model: StagedModel,
+        stops: tuple[int, ...],
+        keep: Keep,
+        budget_tokens: int,
+        graphs: Graphs | None = None,
     ) -> None:
         self.budget_tokens = budget_tokens
         self.work = Work()
-        self._model, self._stops, self._keep = model, stops, keep
+        self._model, self._stops, self._keep, self._graphs = model, stops, keep, graphs
         self._queues = [Queue() for _ in stops]
         self._queries: dict[int, Query] = {}
         self._settled: list[Settled] = []
@@ -139,7 +147,7 @@ class Cascade:
 
     def _run_pack(self, stage: int) -> None:
         chosen = self._queues[stage].take(self.budget_tokens)
-        computed: tuple[State, Fetch] | None = None
+        computed: tuple[State | None, Fetch] | None = None
         # Room is made after the except clause: until then the error keeps what it met alive.
         with suppress_out_of_memory():
             computed = self._compute(stage, chosen)
@@ -151,6 +159,7 @@ class Cascade:
             self._land()
             self._flying = chosen, wait
             return
+        assert state is not None
         for at, candidate in enumerate(chosen, start=len(state.prefix_of) - len(chosen)):
             candidate.tokens = int(state.cu_seqlens[at + 1] - state.cu_seqlens[at])
             self._hold(candidate, state, at)
@@ -168,7 +177,10 @@ class Cascade:
         for candidate in [*holding, *chosen]:
             self._release(candidate)
             candidate.tokens = candidate.own
-        if not holding:
+        captured = 0 if self._graphs is None else self._graphs.num_graphs
+        if self._graphs is not None:
+            self._graphs.clear()
+        if not holding and not captured:
             if len(chosen) == 1:
                 (lost,) = chosen
                 where = self._model.device
@@ -184,9 +196,16 @@ class Cascade:
         for queue in self._queues:
             queue.put_back(chosen if queue is self._queues[stage] else [])
 
-    def _compute(self, stage: int, chosen: list[Candidate]) -> tuple[State, Fetch]:
-        """The state of these after a stage, in their order after their prefixes; and logits."""
+    def _compute(self, stage: int, chosen: list[Candidate]) -> tuple[State | None, Fetch]:
+        """The state of these after a stage, in their order after their prefixes; and logits.
+
+        Without a state where the stage is the only one, and its program runs.
+        """
         model, stop = self._model, self._stops[stage]
+        if self._graphs is not None and len(self._stops) == 1:
+            program = model.exit_scoring(joined(chosen), self._stops)
+            if program.may_have_room:
+                return None, self._run_program(self._graphs, program, chosen)
         again = 0
         if chosen[0].state is not None:
             state = self._regroup(chosen)
@@ -209,6 +228,16 @@ class Cascade:
             saved_by_last_layer=state.spared,
         )
         return state, wait
+
+    def _run_program(self, graphs: Graphs, program: Program, chosen: list[Candidate]) -> Fetch:
+        (stop,), tokens = self._stops, program.extent.tokens
+        wait, spared = graphs.submit(program), self._model.spared(program.extent, stop)
+        self.work += Work(
+            computed=tokens * stop - spared,
+            saved_by_prefix=(sum(candidate.length for candidate in chosen) - tokens) * stop,
+            saved_by_last_layer=spared,
+        )
+        return lambda: wait()[:, 0]
 
     def _regroup(self, chosen: list[Candidate]) -> State:
         """One state of candidates that come out of several, each prefix once, prefixes first."""

@@ -16,6 +16,7 @@ from packrank.exits.margins import FILE, Margins, find
 from packrank.exits.rule import kept
 from packrank.models.staged import StagedModel
 from packrank.request import Int32
+from packrank.runtime.graphs import Graphs
 from packrank.runtime.runner import check_sequences
 from packrank.text.pairs import PairReader, Window
 from packrank.work import Work
@@ -131,6 +132,7 @@ class StagedRun:
         stages: where candidates may stop.
         budget_tokens: most tokens of a pack.
         requests: (query, documents) each.
+        graphs: see `Cascade`.
 
     Raises:
         InputError: the margins do not hold for so many candidates.
@@ -141,11 +143,16 @@ class StagedRun:
     """
 
     def __init__(
-        self, model: StagedModel, stages: Stages, budget_tokens: int, requests: Requests
+        self,
+        model: StagedModel,
+        stages: Stages,
+        budget_tokens: int,
+        requests: Requests,
+        graphs: Graphs | None = None,
     ) -> None:
         stages.check(max((len(documents) for _, documents in requests), default=0))
         self._config = model.config
-        self.cascade = Cascade(model, stages.stops, stages.keep, budget_tokens)
+        self.cascade = Cascade(model, stages.stops, stages.keep, budget_tokens, graphs)
         self.outcomes = [Outcome.of(len(documents)) for _, documents in requests]
         self._pairs = [(query, document) for query, texts in requests for document in texts]
         # Of each request: where its pairs end among all, and which of them entered the cascade.

@@ -225,6 +225,10 @@ class CausalModel(StagedModel):
             ("exits", stops), pack, lambda state, there: self._at_each(stops, state)
         )
 
+    def spared(self, extent: Extent, stop: int) -> int:
+        """Tokens for which the last of `stop` layers need not run: all but the last of each."""
+        return extent.tokens - extent.sequences
+
     def _program(
         self,
         kind: tuple[object, ...],

@@ -18,7 +18,7 @@ from packrank.models.layers import (
     Spans,
     offsets,
 )
-from packrank.models.program import Program
+from packrank.models.program import Extent, Program
 from packrank.models.staged import StagedModel, State, nowhere
 from packrank.request import Int32, Pack
 
@@ -113,6 +113,11 @@ class PostNormModel(StagedModel):
                 stops, self._entered(Inputs.of(there, extent))
             ),
         )
+
+    def spared(self, extent: Extent, stop: int) -> int:
+        """Tokens for which the last of `stop` layers need not run: all but firsts, at the end."""
+        is_whole = stop == len(self._layers) and self._first_token_only
+        return extent.tokens - extent.sequences if is_whole else 0
 
     def _entered(self, inputs: Inputs) -> State:
         count = len(inputs.spans.first)

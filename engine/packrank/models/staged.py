@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from packrank.models.base import Model
-from packrank.models.program import Program
+from packrank.models.program import Extent, Program
 from packrank.request import Int32, Pack
 
 
@@ -75,6 +75,15 @@ class StagedModel(Model):
         Args:
             state: after one of `exit_layers`.
             place: how many other exits have been asked for before this one.
+        """
+
+    @abstractmethod
+    def spared(self, extent: Extent, stop: int) -> int:
+        """Tokens for which the last of `stop` layers need not run, if logits there are all.
+
+        Args:
+            extent: of a pack.
+            stop: how many layers.
         """
 
     def logits_at(self, pack: Pack, stops: tuple[int, ...]) -> Tensor:

@@ -56,13 +56,14 @@ class Runner:
 
     Attributes:
         budget_tokens: in force. Halved whenever the device runs out of memory.
+        graphs: what runs the model's programs in graphs; None where nothing does.
     """
 
     def __init__(self, model: Model, budget_tokens: int | None = None) -> None:
         self.model = model
         self.budget_tokens = budget_tokens or default_budget(model)
         model.upload = PackUploads(model.device)
-        self._graphs = Graphs(model) if can_capture(model) else None
+        self.graphs = Graphs(model) if can_capture(model) else None
 
     def logits(self, sequences: Sequences) -> NDArray[np.float32]:
         """[N, num_labels] float32, one row a sequence, before any activation.
@@ -101,10 +102,10 @@ class Runner:
 
         On a CPU there is nothing to do.
         """
-        if self.model.device.type == "cpu" and self._graphs is None:
+        if self.model.device.type == "cpu" and self.graphs is None:
             return
         # Largest first: the graphs of the others fit into the memory of the largest.
-        runs = 1 if self._graphs is None else PATIENCE + 1
+        runs = 1 if self.graphs is None else PATIENCE + 1
         for length in sorted(max_seqlens, reverse=True):
             count = max(self.budget_tokens // length, 1)
             ids = np.zeros(count * length, dtype=np.int32)
@@ -115,13 +116,13 @@ class Runner:
     def _start(self, pack: Pack, cutoff_layers: tuple[int, ...] | None) -> Fetch:
         model = self.model
         if cutoff_layers is None:
-            if self._graphs is None:
+            if self.graphs is None:
                 return fetch(model.logits(pack))
-            return self._graphs.submit(model.scoring(pack))
+            return self.graphs.submit(model.scoring(pack))
         assert isinstance(model, StagedModel)
-        if self._graphs is None:
+        if self.graphs is None:
             return fetch(model.logits_at(pack, cutoff_layers))
-        return self._graphs.submit(model.exit_scoring(pack, cutoff_layers))
+        return self.graphs.submit(model.exit_scoring(pack, cutoff_layers))
 
     def hidden_states(self, sequences: Sequences, num_keys: Int32 | None = None) -> list[Tensor]:
         """One [L, hidden] tensor a sequence, in the model's dtype and on its device.
@@ -195,8 +196,8 @@ class Runner:
             with suppress_out_of_memory():
                 result = start(whole.take(indices), indices)
             if result is None:
-                if self._graphs is not None:
-                    self._graphs.clear()
+                if self.graphs is not None:
+                    self.graphs.clear()
                 if len(indices) > 1:
                     pack = whole.take(indices)
                     used = packed_tokens(pack.lengths, pack.queries, pack.shared)

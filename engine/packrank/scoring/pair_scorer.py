@@ -114,7 +114,8 @@ class PairScorer:
         staged = config.shares_prefixes or stages.stops != whole
         alone = runner if config.num_labels == 1 and isinstance(runner, Runner) else None
         if staged and alone is not None and isinstance(alone.model, StagedModel):
-            run = StagedRun(alone.model, stages, alone.budget_tokens, requests)
+            model, budget = alone.model, alone.budget_tokens
+            run = StagedRun(model, stages, budget, requests, alone.graphs)
             work = run.run(self._reader)
             alone.budget_tokens = min(alone.budget_tokens, run.cascade.budget_tokens)
             self._run.add(work.total // stages.stops[-1])

@@ -7,11 +7,16 @@ import numpy as np
 import pytest
 import torch
 from decoders import SIZES, candidates, make, save_layerwise
+from recorder import Recorder
 
 from packrank.exits import cascade as cascades
 from packrank.exits.cascade import Cascade, Settled
 from packrank.models import CausalModel, CausalSettings, load_model
+from packrank.models.program import Program
 from packrank.request import Pack
+from packrank.runtime.graphs import PATIENCE, Graphs
+from packrank.runtime.transfer import Fetch
+from packrank.work import Work
 
 STOPS = (1, 2, 4)
 QUERIES = [
@@ -115,6 +120,47 @@ def test_the_work_adds_up(model: CausalModel, margin: float) -> None:
         assert work.saved_by_prefix == num_layers * once
         tokens = work.total // num_layers - once
         assert work.saved_by_last_layer == tokens - sum(map(len, QUERIES)) - len(QUERIES)
+
+
+@pytest.mark.parametrize("stop", [2, 4])
+def test_a_single_stage_runs_in_graphs(model: CausalModel, stop: int) -> None:
+    """With the scores and the work of one that does not; small packs in graphs, large ones not."""
+    graphs = Graphs(model, Recorder())
+
+    def settle(graphs: Graphs | None) -> tuple[list[list[float]], Work]:
+        cascade = Cascade(model, (stop,), margin_of(0.0), 90, graphs)
+        for number, pack in enumerate(QUERIES):
+            cascade.add(number, pack)
+            cascade.close(number)
+        settled = sorted(cascade.run(to_the_end=True), key=lambda one: one.query)
+        return [one.logits.tolist() for one in settled], cascade.work
+
+    expected = settle(None)
+    for _ in range(PATIENCE + 1):
+        assert settle(graphs) == expected
+    assert graphs.num_graphs > 1
+
+
+def test_graphs_give_way_before_packs_become_smaller(
+    model: CausalModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graphs = Graphs(model, Recorder())
+    submit, full = graphs.submit, [torch.OutOfMemoryError("CUDA out of memory")]
+
+    def cramped(program: Program) -> Fetch:
+        if graphs.num_graphs and full:
+            raise full.pop()
+        return submit(program)
+
+    monkeypatch.setattr(graphs, "submit", cramped)
+    for _ in range(PATIENCE + 2):
+        cascade = Cascade(model, (4,), margin_of(0.0), 4096, graphs)
+        cascade.add(0, QUERIES[0])
+        cascade.close(0)
+        (settled,) = cascade.run(to_the_end=True)
+        np.testing.assert_array_equal(settled.logits, model.logits(QUERIES[0]).numpy()[:, 0])
+        assert cascade.budget_tokens == 4096
+    assert not full and graphs.num_graphs == 0
 
 
 def test_freed_room_is_filled_with_the_next_query(model: CausalModel, monkeypatch) -> None:

@@ -124,7 +124,7 @@ def test_layers_that_are_asked_for_have_lanes_of_their_own(tmp_path: Path) -> No
     model._tokens[NOBODYS] = torch.nan
     recorder = Recorder()
     runner = Runner(model, 100)
-    runner._graphs = Graphs(model, recorder)
+    runner.graphs = Graphs(model, recorder)
     for _ in range(PATIENCE + 2):
         for stops in ((1, 3, 4), (3,), None):
             for pack in PACKS[:3]:

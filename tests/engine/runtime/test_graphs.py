@@ -135,7 +135,7 @@ def test_a_runner_survives_want_of_memory_in_its_graphs(
 ) -> None:
     """Whether it comes in a pack that runs as it is or in one that is captured."""
     runner = Runner(model, 400)
-    runner._graphs = Graphs(model, Recorder())
+    runner.graphs = Graphs(model, Recorder())
     score = Model.score
     room = 1000
 
@@ -147,7 +147,7 @@ def test_a_runner_survives_want_of_memory_in_its_graphs(
     monkeypatch.setattr(Model, "score", cramped)
     expected = model.logits(packs[1]).numpy()
     runner.warm_up([40, 20])
-    assert runner._graphs.num_graphs > 0
+    assert runner.graphs.num_graphs > 0
     room = 100
     np.testing.assert_array_equal(runner.logits(packs[1]), expected)
     assert runner.budget_tokens <= 360 / 2

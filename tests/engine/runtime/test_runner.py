@@ -171,7 +171,7 @@ def test_a_passing_want_of_memory_fails_nothing() -> None:
     model = Cramped(0)
     model.scoring = model.logits  # type: ignore[attr-defined]
     runner = Runner(model, 1000)
-    runner._graphs = SimpleNamespace(  # type: ignore[assignment]
+    runner.graphs = SimpleNamespace(  # type: ignore[assignment]
         submit=lambda logits: logits.numpy, clear=lambda: setattr(model, "room", 25)
     )
     pending = runner.submit([sequence(5)])

@@ -233,7 +233,7 @@ def transfer(at: Device) -> None:
 
 
 @contextlib.contextmanager
-def encoder(at: Device):
+def encoder(at: Device, *, head: bool = True):
     """MiniLM's shape, and a pack of 1024 tokens."""
     import checkpoints
     from forward import packs
@@ -242,7 +242,7 @@ def encoder(at: Device):
 
     with tempfile.TemporaryDirectory() as folder:
         made = checkpoints.make("MiniLM-L6", Path(folder), at.device, tiny=at.dry)
-        model = load_model(made, device=at.device, dtype=at.dtype)
+        model = load_model(made, device=at.device, dtype=at.dtype, head=head)
         yield model, packs(model, 1024, 1)[0]
 
 
@@ -251,18 +251,35 @@ def graph(at: Device) -> None:
         replays(at, model, [model.scoring(pack)])
 
 
+def graph_of_vectors(at: Device) -> None:
+    """Of some tokens, where some are no keys; and at length 1."""
+    from packrank.late.token_vectors import normalize
+
+    with encoder(at, head=False) as (model, pack):
+        keys = pack.lengths - np.int32(3)
+        rows = np.arange(0, len(pack.token_ids), 2, dtype=np.int32)
+        some = model.encoding(pack, keys, rows)
+        replays(at, model, [some, some.then(normalize), model.encoding(pack)])
+
+
 def replays(at: Device, model: Any, programs: list[Any]) -> None:
     """A bucket each is captured, once; replays have its bits, and submitting waits for nothing."""
     from packrank.runtime.capture import broken
     from packrank.runtime.graphs import PATIENCE, Graphs
+    from packrank.runtime.transfer import fetch
 
     graphs = Graphs(model, (lambda forward: forward) if at.dry else None)
-    eager = [graphs.submit(program)() for program in programs]
+
+    def submit(program: Any) -> Callable[[], np.ndarray]:
+        is_encoding = "states" in program.kind
+        return fetch(graphs.run(program).float()) if is_encoding else graphs.submit(program)
+
+    eager = [submit(program)() for program in programs]
     assert all(np.isfinite(found).all() for found in eager)
     for program in programs * PATIENCE:
-        graphs.submit(program)()
+        submit(program)()
     with at.without_waiting():
-        waiting = [graphs.submit(program) for program in programs * 3]
+        waiting = [submit(program) for program in programs * 3]
     for wait, expected in zip(waiting, eager * 3, strict=True):
         np.testing.assert_array_equal(wait(), expected)
     count = len(programs)
@@ -347,6 +364,7 @@ QUESTIONS: dict[str, Callable[[Device], None]] = {
     "threads": threads,
     "decoder": decoder,
     "graph-decoder": graph_of_a_decoder,
+    "graph-vectors": graph_of_vectors,
 }
 
 

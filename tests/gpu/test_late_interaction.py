@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 
 import packrank_kernels
 from packrank import LateInteraction
+from packrank.runtime.graphs import PATIENCE
 from packrank.stores import streaming
 from packrank_kernels import Codec, TokenEmbeddings
 
@@ -56,6 +58,24 @@ def test_vectors_and_scores(
     tokens = len(exact.encode_queries([QUERY])[0])
     difference = np.abs(model.score(pairs) - exact.score(pairs)).max()
     assert difference <= 2 * tokens * bound
+
+
+def test_replays_have_the_bits_of_what_runs_as_it_is(
+    cuda: torch.device, encoder: Path, texts: list[str]
+) -> None:
+    """Of all documents and of few, in turns, while other threads encode too."""
+    model = LateInteraction(encoder, device="cuda", dtype="float16")
+    graphs, sets = model._documents._runner.graphs, [texts, texts[:3], [QUERY]]
+    assert graphs is not None
+    eager = [model.encode_documents(some) for some in sets]
+    assert graphs.num_graphs == 0
+    with ThreadPoolExecutor(3) as pool:
+        for found in pool.map(
+            lambda _: [model.encode_documents(some) for some in sets], range(PATIENCE + 3)
+        ):
+            for ours, expected in zip(found, eager, strict=True):
+                assert all(map(torch.equal, ours, expected))
+    assert graphs.num_graphs > 1
 
 
 def test_auto_is_float16(cuda: torch.device, encoder: Path) -> None:

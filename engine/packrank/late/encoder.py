@@ -20,7 +20,7 @@ from packrank.late.attached import append
 from packrank.late.formats import read_settings
 from packrank.late.identity import Identity, check_same, check_size, identify, other_name
 from packrank.late.settings import Settings
-from packrank.late.token_vectors import Projection, TokenVectors
+from packrank.late.token_vectors import Finish, Projection, TokenVectors
 from packrank.models import load_model
 from packrank.request import Int32
 from packrank.runtime.device import Device, choose_device
@@ -80,22 +80,19 @@ class LateEncoder(Reopened):
         settings = self.settings
         if settings.lower_case:
             tokenizer = Tokenizer.from_folder(encoder, lower_case=True)
-        runner = Runner(loaded, budget_tokens)
         projection = [
             Projection(dense, loaded.device, loaded.dtype, deterministic)
             for dense in settings.projection
         ]
+        # One for both sides, whose packs then share graphs; loaded before the runner's stream
+        # waits for the weights.
+        finish = Finish(projection, settings.normalize)
+        runner = Runner(loaded, budget_tokens)
         self._queries = TokenVectors(
-            "query",
-            tokenizer,
-            runner,
-            settings.query,
-            settings.expansion,
-            projection,
-            settings.normalize,
+            "query", tokenizer, runner, settings.query, settings.expansion, finish
         )
         self._documents = TokenVectors(
-            "document", tokenizer, runner, settings.document, None, projection, settings.normalize
+            "document", tokenizer, runner, settings.document, None, finish
         )
         sizes = [loaded.hidden_size, *(dense.out_features for dense in settings.projection)]
         self.size: int = sizes[-1]

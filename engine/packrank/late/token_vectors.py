@@ -1,7 +1,8 @@
 """Texts of one side, queries or documents, to a vector for every scored token."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -29,6 +30,14 @@ class TokenVectors:
 
     Memory follows the runner's token budget and the vectors that are returned: only one pack's
     hidden states are alive.
+
+    Args:
+        name: of the side.
+        tokenizer: of the encoder.
+        runner: the encoder on its device.
+        side: how texts of this side are read.
+        expansion: what fills short ones, None: nothing does.
+        finish: what makes vectors [R, D] of states [R, hidden], row by row.
     """
 
     def __init__(
@@ -38,16 +47,14 @@ class TokenVectors:
         runner: Runner,
         side: Side,
         expansion: Expansion | None,
-        projection: "list[Projection]",
-        normalize: bool,
+        finish: Callable[[Tensor], Tensor],
     ) -> None:
         self._name = name
         self._tokenizer = tokenizer
         self._runner = runner
         self._side = side
         self._expansion = expansion
-        self._projection = projection
-        self._normalize = normalize
+        self._finish = finish
         self._skipped = np.array(sorted(side.skipped), dtype=np.int32)
         marked = side.marker is not None
         # Of a text's own tokens, as many fit.
@@ -120,11 +127,11 @@ class TokenVectors:
         if self._expansion is not None and not self._expansion.attend:
             attended = np.array(num_keys, dtype=np.int32)
         wanted = self._scored_of if len(self._skipped) else None
-        packs = self._runner.packs_of_hidden_states(sequences, attended, wanted)
-        for indices, states, cu_seqlens in packs:
-            for index, mine in zip(indices, self._vectors(states, cu_seqlens), strict=True):
+        packs = self._runner.packs_of_hidden_states(sequences, attended, wanted, self._finish)
+        for indices, rows, cu_seqlens in packs:
+            for index, mine in zip(indices, _copies(rows, cu_seqlens), strict=True):
                 vectors[kept[index]] = mine
-            del states  # or they would be alive while the next pack is computed
+            del rows  # or they would be alive while the next pack is computed
             self._run.add(sum(len(sequences[index].token_ids) for index in indices))
         return cut
 
@@ -224,18 +231,36 @@ class TokenVectors:
             )
         return None
 
-    def _vectors(self, states: Tensor, cu_seqlens: Int32) -> list[Tensor]:
-        """[R, hidden] of the scored tokens of a pack to [L, D] of each of its texts."""
-        for layer in self._projection:
+
+def _copies(rows: Tensor, cu_seqlens: Int32) -> list[Tensor]:
+    """[R, D] of a pack to [L, D] of each of its texts.
+
+    A copy each: a view would keep its whole pack alive while any of it is kept. On a CUDA device
+    they are made by a launch or two, whatever their number.
+    """
+    pieces = torch.split(rows, np.diff(cu_seqlens).tolist())
+    copies = [torch.empty_like(piece) for piece in pieces]
+    torch._foreach_copy_(copies, pieces)
+    return copies
+
+
+@dataclass(frozen=True, eq=False)
+class Finish:
+    """What makes vectors of an encoder's states, row by row.
+
+    Attributes:
+        projection: in turn.
+        normalize: whether vectors have length 1 then.
+    """
+
+    projection: "list[Projection]"
+    normalize: bool
+
+    def __call__(self, states: Tensor) -> Tensor:
+        """[R, hidden] -> [R, D]."""
+        for layer in self.projection:
             states = layer(states)
-        if self._normalize:
-            states = normalize(states)
-        pieces = torch.split(states, np.diff(cu_seqlens).tolist())
-        # A copy each: a view would keep its whole pack alive while any of it is kept. On a CUDA
-        # device they are made by a launch or two, whatever their number.
-        copies = [torch.empty_like(piece) for piece in pieces]
-        torch._foreach_copy_(copies, pieces)
-        return copies
+        return normalize(states) if self.normalize else states
 
 
 class Projection:

@@ -125,6 +125,28 @@ class Graphs:
         with _TURN, self._on_stream():
             return fetch(self._run(program))
 
+    def run(self, program: Program) -> Tensor:
+        """The result of a program, for what the caller's stream does next.
+
+        A copy: what a graph gives lies where the next replay of any graph may write.
+
+        Raises:
+            torch.OutOfMemoryError: the device has no room.
+        """
+        if not self._has_bucket(program):
+            return self.model.run(program)
+        with _TURN:
+            with self._on_stream():
+                found = self._run(program)
+            kept = torch.empty(found.shape, dtype=found.dtype, device=found.device)
+            if self._stream is None:
+                return kept.copy_(found)
+            caller = torch.cuda.current_stream(self.model.device)
+            caller.wait_stream(self._stream)
+            kept.copy_(found)
+            self._stream.wait_stream(caller)
+            return kept
+
     def _has_bucket(self, program: Program) -> bool:
         fits = self._most_tokens is None or program.extent.tokens <= self._most_tokens
         return program.may_have_room and fits

@@ -146,6 +146,7 @@ class Runner:
         sequences: Sequences,
         num_keys: Int32 | None = None,
         wanted: Callable[[Pack], NDArray[np.bool_]] | None = None,
+        then: Callable[[Tensor], Tensor] | None = None,
     ) -> Iterator[tuple[NDArray[np.int64], Tensor, Int32]]:
         """The same a pack at a time, so that only one pack's states need be alive.
 
@@ -153,10 +154,12 @@ class Runner:
             sequences: N of them.
             num_keys: [N]; see `Model.hidden_states`.
             wanted: pack -> [T], of which of its tokens the states are wanted; None: of all.
+            then: [R, hidden] -> [R, D], row by row: what is made of states where they are; the same
+                object each time. None: nothing.
 
         Yields:
-            Which sequences these are, the states [R, hidden] that are wanted of them, end to end,
-            and where those of each start, as cu_seqlens has it.
+            Which sequences these are, the states [R, hidden] that are wanted of them, or what was
+            made of those, end to end, and where those of each start, as cu_seqlens has it.
 
         Raises:
             InputError: a sequence that the model cannot take; the message gives its place.
@@ -164,12 +167,16 @@ class Runner:
 
         def states(pack: Pack, indices: NDArray[np.int64]) -> tuple[Tensor, Int32]:
             keys = None if num_keys is None else num_keys[indices]
-            if wanted is None:
-                return self.model.hidden_states(pack, keys), pack.cu_seqlens
-            chosen = wanted(pack)
-            ends = np.append(0, np.cumsum(chosen)).astype(np.int32)[pack.cu_seqlens]
-            rows = np.flatnonzero(chosen).astype(np.int32)
-            return self.model.hidden_states(pack, keys, rows), ends
+            rows, ends = None, pack.cu_seqlens
+            if wanted is not None:
+                chosen = wanted(pack)
+                rows = np.flatnonzero(chosen).astype(np.int32)
+                ends = np.append(0, np.cumsum(chosen)).astype(np.int32)[ends]
+            if self.graphs is None:
+                found = self.model.hidden_states(pack, keys, rows)
+                return found if then is None else then(found), ends
+            program = self.model.encoding(pack, keys, rows)
+            return self.graphs.run(program if then is None else program.then(then)), ends
 
         for indices, found in self._run(sequences, states):
             if isinstance(found, str):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from recorder import Recorder
 from safetensors.torch import load_file, save_file
 from sentence_transformers import MultiVectorEncoder
 from sentence_transformers.base.modules import Normalize
@@ -24,6 +25,7 @@ from packrank.late import token_vectors
 from packrank.late.token_vectors import normalize
 from packrank.late_interaction import LateInteraction
 from packrank.models import MODELS
+from packrank.runtime.graphs import PATIENCE, Graphs
 from packrank.text.tokenizer import Tokenizer
 from packrank_kernels.testing import assert_close
 
@@ -255,6 +257,22 @@ def test_company_changes_no_bit(folders: Folders, case: str, dtype: str) -> None
         packed = getattr(together, encode)(texts)
         for i, text in enumerate(texts):
             assert torch.equal(packed[i], getattr(alone, encode)([text])[0]), (encode, i)
+
+
+@pytest.mark.parametrize("case", ["stanford", "pylate-stack"])
+def test_buckets_change_no_bit(folders: Folders, case: str) -> None:
+    """Where tokens past a pack's own are NaN, and what a graph gave is overwritten by the next."""
+    plain, model = (LateInteraction(folders(case), device="cpu") for _ in range(2))
+    runner = model._queries._runner
+    runner.graphs = Graphs(runner.model, Recorder())
+    runner.model.embeddings._tokens[0] = torch.nan  # type: ignore[attr-defined]
+    packs = [DOCUMENTS[:1], DOCUMENTS[:1] + DOCUMENTS[3:4], DOCUMENTS]
+    for encode in ("encode_queries", "encode_documents"):
+        expected = [getattr(plain, encode)(texts) for texts in packs]
+        for found in [[getattr(model, encode)(t) for t in packs] for _ in range(PATIENCE + 2)]:
+            for ours, theirs in zip(found, expected, strict=True):
+                assert all(map(torch.equal, ours, theirs))
+    assert runner.graphs.num_graphs > 2
 
 
 def test_a_document_of_skipped_tokens_keeps_its_special_ones(folders: Folders) -> None:

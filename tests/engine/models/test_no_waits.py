@@ -245,18 +245,28 @@ def test_candidates_that_leave(
     assert detector.uploads == len(fetched) > len(stops)
 
 
+@pytest.fixture
+def late(
+    checkpoint: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str, SyncDetector], LateEncoder]:
+    """late(name, detector): documents, some of whose tokens are not scored; queries, some of whose
+    are no keys."""
+
+    def open_one(name: str, detector: SyncDetector) -> LateEncoder:
+        folder = tmp_path / "model"
+        save_colbert(checkpoint(name, "Model"), folder, name)
+        chosen = torch.device("meta"), torch.float32
+        monkeypatch.setattr("packrank.late.encoder.choose_device", lambda *_: chosen)
+        monkeypatch.setattr("packrank.runtime.runner.PackUploads", lambda device: detector.upload)
+        return LateEncoder(folder)
+
+    return open_one
+
+
 @pytest.mark.parametrize("name", ["Bert", "ModernBert"])
-def test_late_interaction(
-    name: str, checkpoint: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Documents, some of whose tokens are not scored; queries, some of whose are no keys."""
-    folder = tmp_path / "model"
-    save_colbert(checkpoint(name, "Model"), folder, name)
-    chosen = torch.device("meta"), torch.float32
-    monkeypatch.setattr("packrank.late.encoder.choose_device", lambda *_: chosen)
+def test_late_interaction(name: str, late: Callable[..., LateEncoder]) -> None:
     detector = SyncDetector()
-    monkeypatch.setattr("packrank.runtime.runner.PackUploads", lambda device: detector.upload)
-    encoder = LateEncoder(folder)
+    encoder = late(name, detector)
     with detector:
         documents = encoder.encode_documents(TEXTS)
         assert detector.uploads == 1
@@ -264,3 +274,19 @@ def test_late_interaction(
     assert detector.uploads == 2
     assert {x.shape[1] for x in (*documents, *queries)} == {8}
     assert {len(x) for x in queries} == {14}
+
+
+@pytest.mark.parametrize("name", ["Bert", "ModernBert"])
+def test_late_interaction_in_buckets(
+    name: str, late: Callable[..., LateEncoder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    detector = SyncDetector()
+    encoder = late(name, detector)
+    monkeypatch.setattr("packrank.runtime.graphs.Uploads", Uploads)
+    runner = encoder._queries._runner
+    runner.graphs = Graphs(runner.model, Recorder())
+    with detector:
+        for _ in range(PATIENCE + 2):
+            documents, queries = encoder.encode_documents(TEXTS), encoder.encode_queries(TEXTS)
+    assert detector.uploads == 0 and runner.graphs.num_graphs == 2
+    assert {x.shape[1] for x in (*documents, *queries)} == {8}

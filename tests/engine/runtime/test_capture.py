@@ -1,5 +1,6 @@
 """Uploads, results and graphs against a fake of torch.cuda that knows what nothing orders."""
 
+import contextlib
 import gc
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
@@ -136,6 +137,23 @@ def test_graphs_say_what_was_sent(fake: FakeCuda) -> None:
             assert wait() == sums(pack)
     assert runner.num_graphs == 2
     assert capture.broken() is None and not fake.allocating_to
+
+
+def test_what_is_kept_of_a_graph_outlives_the_next(fake: FakeCuda) -> None:
+    """And whoever asked for it may read it at once, on a stream of its own."""
+    model = Model(fake)
+    runner = Graphs(model)  # type: ignore[arg-type]
+    held: list[tuple[Tracked, Pack]] = []
+    for turn in range(2 * PATIENCE + 2):
+        pack = PACKS[(0, 3)[turn % 2]]  # of one bucket
+        with fake.cuda.stream(fake.cuda.Stream()) if turn % 3 else contextlib.nullcontext():
+            kept = runner.run(model.scoring(pack))
+            assert isinstance(kept, Tracked)
+            fake.launch(lambda: None, [kept], [])
+        held.append((kept, pack))
+    assert runner.num_graphs == 1
+    for kept, pack in held:
+        assert kept.plain[:, 0].tolist() == sums(pack)
 
 
 def test_a_result_given_back_during_a_capture_fails_nobody(fake: FakeCuda) -> None:

@@ -58,6 +58,28 @@ def test_a_graph_says_what_the_model_says(model: Model, packs: list[Pack]) -> No
     assert runner.num_graphs == recorder.num_graphs == len(buckets) > 2
 
 
+def test_states_of_the_tokens_that_are_wanted(
+    model: Model, packs: list[Pack], checkpoint: Callable[..., Path]
+) -> None:
+    """All or some, with keys left out or not, and what is made of them; none are overwritten."""
+    name = type(model).__name__.removesuffix("Model")
+    encoder = load_model(checkpoint(name, "Model"), device="cpu", dtype=torch.float32, head=False)
+    runner, found = Graphs(encoder, Recorder()), []
+    random = np.random.default_rng(0)
+    for turn in range(PATIENCE + 2):
+        for pack in (packs[0], packs[5]):  # of one bucket
+            keys = random.integers(1, 1 + pack.lengths, dtype=np.int32)
+            rows = np.flatnonzero(random.random(len(pack.token_ids)) < 0.7).astype(np.int32)
+            for options in ((None, None), (keys, None), (None, rows), (keys, rows)):
+                program = encoder.encoding(pack, *options)
+                made = program.then(torch.neg) if turn % 2 else program
+                expected = encoder.hidden_states(pack, *options)
+                found.append((runner.run(made), -expected if turn % 2 else expected))
+    assert runner.num_graphs == 4 * 2
+    for states, expected in found:
+        assert torch.equal(states, expected)
+
+
 def test_threads_share_graphs(model: Model, packs: list[Pack]) -> None:
     expected = [model.logits(pack).numpy() for pack in packs]
     runner = Graphs(model, Recorder())

@@ -29,7 +29,9 @@ class Echo:
         first = pack.token_ids[pack.cu_seqlens[:-1]]
         return torch.from_numpy(np.stack([np.diff(pack.cu_seqlens), first], axis=1)).float()
 
-    def hidden_states(self, pack: Pack, num_keys: Int32 | None = None) -> Tensor:
+    def hidden_states(
+        self, pack: Pack, num_keys: Int32 | None = None, rows: Int32 | None = None
+    ) -> Tensor:
         lengths = np.diff(pack.cu_seqlens)
         keys = np.repeat(lengths if num_keys is None else num_keys, lengths)
         return torch.from_numpy(np.stack([pack.token_ids, pack.token_types, keys], axis=1))
@@ -117,10 +119,12 @@ class Cramped(Echo):
             raise self.full
         return super().logits(pack)
 
-    def hidden_states(self, pack: Pack, num_keys: Int32 | None = None) -> Tensor:
+    def hidden_states(
+        self, pack: Pack, num_keys: Int32 | None = None, rows: Int32 | None = None
+    ) -> Tensor:
         if len(pack.token_ids) > self.room:
             raise self.full
-        return super().hidden_states(pack, num_keys)
+        return super().hidden_states(pack, num_keys, rows)
 
 
 @pytest.mark.parametrize("full", FULL, ids=lambda full: type(full).__name__)

@@ -16,10 +16,20 @@ import torch
 import traces
 from forward import profile
 from measure import Contestant, Session
-from sizes import CANDIDATES, DECODER_LENGTH, DECODERS, LONGEST, PREFIX, SHORTEST, TOKENS
+from sizes import (
+    CANDIDATES,
+    DECODER_LENGTH,
+    DECODERS,
+    FEW_CANDIDATES,
+    LONGEST,
+    PREFIX,
+    SHORTEST,
+    TOKENS,
+)
 
 from packrank.models import CausalModel, CausalSettings, load_model
 from packrank.request import Pack
+from packrank.runtime.graphs import Graphs, can_capture
 
 _LAYERWISE = {"architectures": ["LayerWiseMiniCPMForCausalLM"], "model_type": "minicpm",
               "scale_emb": 12, "scale_depth": 1.4, "dim_model_base": 256, "start_layer": 8,
@@ -196,19 +206,30 @@ def dense(session: Session, shape: str, model: CausalModel, peer: Peer) -> None:
     profile(session, case, model.dtype, ops)
 
 
-def one_query(session: Session, shape: str, model: CausalModel, peer: Peer) -> None:
+def one_query(
+    session: Session, shape: str, model: CausalModel, peer: Peer, graphs: Graphs | None, count: int
+) -> None:
     """Candidates of one query at natural lengths: prefix once, prefix each, padded."""
-    count, prefix = (4, 9) if session.dry else (CANDIDATES, PREFIX)
+    count, prefix = (4, 9) if session.dry else (count, PREFIX)
     case = f"{shape}, {count} candidates under {prefix} tokens, {str(model.dtype)[6:]}"
     if not session.has_time_for(f"decoder, {case}"):
         return
     lengths = np.random.default_rng(1).integers(SHORTEST, LONGEST + 1, count).tolist()
     pack = candidates(lengths, prefix, model.config.vocab_size)
     batch, theirs = peer.best(session, pack)
-    each = f"packrank, whole sequences of {pack.lengths.mean():.0f} tokens"
+
+    def ours(pack: Pack) -> Contestant:
+        """As a runner would: small packs in graphs."""
+
+        def logits() -> torch.Tensor:
+            return model.logits(pack) if graphs is None else graphs.run(model.scoring(pack))
+
+        return Contestant([logits], count=count, graph=False, graphs=graphs)
+
     racing = {
-        "packrank": Contestant([lambda: model.logits(pack)], count=count, graph=False),
-        each: Contestant([lambda: model.logits(whole(pack))], count=count, graph=False),
+        "packrank": ours(pack),
+        "packrank, launched": Contestant([lambda: model.logits(pack)], count=count, graph=False),
+        f"packrank, whole sequences of {pack.lengths.mean():.0f} tokens": ours(whole(pack)),
         f"transformers (SDPA, padded, batch {batch})": Contestant(
             theirs.calls, count=count, graph=False
         ),
@@ -219,13 +240,14 @@ def one_query(session: Session, shape: str, model: CausalModel, peer: Peer) -> N
     if "packrank" in medians:
         session.headline(
             f"decoder, {case}: {1 / medians['packrank']:.0f} candidates/s, "
-            f"{_ratio(medians, 'packrank, whole')}, {_ratio(medians, 'transformers')}"
+            f"{_ratio(medians, 'packrank, launched')}, {_ratio(medians, 'packrank, whole')}, "
+            f"{_ratio(medians, 'transformers')}"
         )
 
 
 def _ratio(medians: dict[str, float], name: str) -> str:
     found = [seconds for other, seconds in medians.items() if other.startswith(name)]
-    what = "whole sequences" if name.startswith("packrank") else name
+    what = "whole sequences" if name.endswith("whole") else name
     return f"{found[0] / medians['packrank']:.2f}x {what}" if found else f"{what} did not run"
 
 
@@ -253,4 +275,6 @@ def main(session: Session) -> None:
                 raise TypeError(f"{shape} was loaded as {type(model).__name__}")
             check(model, peer, dtype)
             dense(session, shape, model, peer)
-            one_query(session, shape, model, peer)
+            graphs = Graphs(model) if can_capture(model) else None
+            for count in session.some((FEW_CANDIDATES, CANDIDATES)):
+                one_query(session, shape, model, peer, graphs, count)

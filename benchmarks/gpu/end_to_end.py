@@ -10,7 +10,7 @@ import checkpoints
 import numpy as np
 import torch
 import traces
-from measure import DTYPES, Contestant, Session
+from measure import DTYPES, Contestant, Session, captured
 from sizes import CAPS, ENCODERS
 
 from packrank import Reranker
@@ -127,7 +127,10 @@ def race(
     before = ours.num_tokens
     ours.score(few)
     case += f", {(ours.num_tokens - before) / len(few):.0f} on average"
-    contestants = {"packrank": Contestant([lambda: ours.score(many)], count=len(many))}
+    graphs = ours._runner.graphs
+    contestants = {
+        "packrank": Contestant([lambda: ours.score(many)], count=len(many), graphs=graphs)
+    }
     for name, peer in peers.items():
         contestants[f"sentence-transformers ({name}, SDPA, batch {peer.batch})"] = Contestant(
             [lambda peer=peer: peer.score(few)], count=len(few)
@@ -142,9 +145,9 @@ def race(
         f"cross-encoder, {case}: {1 / medians['packrank']:.0f} pairs/s, "
         f"{min(theirs) / medians['packrank']:.2f}x sentence-transformers"
     )
-    if ours._runner.graphs is not None:
-        count = ours._runner.graphs.num_graphs
-        session.headline(f"cross-encoder, {case}: {count} graphs captured")
+    if found := captured(graphs):
+        why = f", and no more: {found['capture_broken']}" if "capture_broken" in found else ""
+        session.headline(f"cross-encoder, {case}: {found['num_graphs']} graphs captured{why}")
     return [Raced(case, ours, many, medians["packrank"])]
 
 
@@ -165,7 +168,8 @@ def trace(session: Session, one: Raced) -> None:
         busy = traces.busy_s(traces.trace(call, host=False)) / len(one.pairs)
         session.write(
             {"bench": "busy", "case": f"{one.case}, {what}", "contestant": "packrank",
-             "median_s": seconds, "busy_s": busy, "busy_share": busy / seconds}
+             "median_s": seconds, "busy_s": busy, "busy_share": busy / seconds,
+             **captured(runner.graphs)}
         )  # fmt: skip
         session.headline(
             f"cross-encoder, {one.case}, {what}: {1 / seconds:.0f} pairs/s, the device is busy "

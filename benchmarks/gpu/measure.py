@@ -39,6 +39,7 @@ class Contestant:
         tolerance: of that, relative to the largest magnitude; None for that of its dtype.
         graph: whether the calls are captured; without, launches count too.
         facts: further fields of its row.
+        graphs: of the engine, what captures packs while it runs, if anything does.
     """
 
     calls: list[Callable[[], Any]]
@@ -47,6 +48,7 @@ class Contestant:
     tolerance: float | None = None
     graph: bool = True
     facts: dict[str, Any] = field(default_factory=dict)
+    graphs: Any = None
 
     @property
     def work(self) -> float:
@@ -210,6 +212,7 @@ class Session:
                 "rate": amount / median,
                 "unit": f"{unit}/s",
                 **contestants[name].facts,
+                **captured(contestants[name].graphs),
                 **limit,
             }
             if limit:
@@ -306,6 +309,16 @@ class Session:
     def _synchronize(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize()
+
+
+def captured(graphs: Any) -> dict[str, Any]:
+    """Of a row: how many graphs the engine has, and why it captures no more, if so."""
+    if graphs is None:
+        return {}
+    from packrank.runtime.capture import broken
+
+    reason = broken()
+    return {"num_graphs": graphs.num_graphs} | ({"capture_broken": reason} if reason else {})
 
 
 def num_sets(bytes_of_one: int, dry: bool) -> int:

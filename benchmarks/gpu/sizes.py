@@ -7,6 +7,7 @@ TOKENS, LENGTH = 16384, 128
 DECODER_LENGTH = 512
 # Candidates of one query: tokens before each, and of the documents, 100 on average.
 PREFIX, CANDIDATES, SHORTEST, LONGEST = 60, 100, 50, 150
+FEW_CANDIDATES = 20  # whose pack a CUDA graph runs; of 100 it is too large for that
 # Most tokens of a pair, texts in.
 CAPS = (128, 512)
 

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -74,6 +75,14 @@ def look_at(measured: list[dict[str, Any]], tables: str) -> None:
     ops = {"linear 48 -> 64 gelu", "linear 48 -> 64 silu gated", "attention 3 x 16", "score_head"}
     assert ops <= {row["op"].split(",")[0] for row in rows["profile"]}
     assert all(f"| {bench} |" in tables for bench in rows if bench not in ("profile", "busy"))
+
+
+def test_a_row_says_how_many_graphs_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    graphs = SimpleNamespace(num_graphs=3)
+    assert measure.captured(None) == {}
+    assert measure.captured(graphs) == {"num_graphs": 3}
+    monkeypatch.setattr("packrank.runtime.capture._broken", "not permitted")
+    assert measure.captured(graphs) == {"num_graphs": 3, "capture_broken": "not permitted"}
 
 
 def test_what_is_compiled_ahead_can_be_called(thorough: bool) -> None:

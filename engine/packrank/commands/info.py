@@ -20,7 +20,9 @@ from packrank.commands.options import folder_of
 from packrank.errors import ModelError
 from packrank.late.encoder import check_weights as check_late
 from packrank.late.formats import read_settings
+from packrank.runtime.capture import why_not
 from packrank.runtime.device import cuda_devices
+from packrank.runtime.graphs import ops_that_wait
 from packrank.scoring.activations import known_activation
 from packrank.scoring.assembly import check_weights as check_reranker
 from packrank.scoring.recognition import Scoring, recognise
@@ -62,6 +64,7 @@ def describe_machine() -> Iterator[str]:
     if torch.cuda.is_available():
         yield f"cuda             {torch.cuda.get_device_name()}"
         devices.append(torch.device("cuda"))
+        yield f"cuda graphs      {_describe_graphs(devices[-1])}"
     else:
         yield f"cuda             none: {cuda_devices()}"
     for device in devices:
@@ -178,6 +181,14 @@ def _describe_backends(device: torch.device, dtype: torch.dtype) -> Iterator[str
         for name, reason in row:
             if reason is not None:
                 yield f"  {'':17} not {name}: {reason}"
+
+
+def _describe_graphs(device: torch.device) -> str:
+    """Whether packs run in graphs, by trying a small one; else why not."""
+    if waiting := ops_that_wait(device, torch.float16):
+        return f"none: {', '.join(waiting)} would wait for the device"
+    reason = why_not(device)
+    return "captured and replayed" if reason is None else f"none: {reason}"
 
 
 def _instruction_sets() -> list[str]:

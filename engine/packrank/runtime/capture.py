@@ -20,6 +20,21 @@ def broken() -> str | None:
     return _broken
 
 
+def why_not(device: torch.device) -> str | None:
+    """Why no graph works on a CUDA device, by trying a small one; None: it does."""
+    source = torch.zeros(1, dtype=torch.float32, device=device)
+    target = torch.zeros(1, dtype=torch.float32, device=device)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # it is said here
+            replay = Capture(device)(lambda: target.copy_(source))
+        source.fill_(1.0)
+        found = float(replay())
+    except RuntimeError as error:
+        return _reason(error)
+    return None if found == 1.0 else f"a replay gave {found:g} in place of 1"
+
+
 class Capture:
     """Records forwards of one device into graphs, which share a pool of memory.
 
@@ -94,11 +109,15 @@ class Capture:
 
 def _stop(cause: BaseException) -> None:
     global _broken
-    reason = str(cause).strip().partition("\n")[0] or type(cause).__name__
-    _broken = reason
+    _broken = _reason(cause)
     warnings.warn(
-        f"a CUDA graph could not be captured ({reason}); packs run without graphs from here on, "
+        f"a CUDA graph could not be captured ({_broken}); packs run without graphs from here on, "
         "with the same scores, and small ones slower",
         RuntimeWarning,
         stacklevel=2,
     )
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of what it says."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__

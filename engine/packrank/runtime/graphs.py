@@ -41,20 +41,15 @@ _TURN = threading.Lock()
 
 
 def can_capture(model: Model) -> bool:
-    """Whether every op has a backend on the model's device that does not wait for it."""
-    if model.device.type != "cuda":
-        return False
-    rows = packrank_kernels.backends(model.device, model.dtype)
-    ops = (
-        "attention",
-        "linear",
-        "add_layer_norm",
-        "add_rms_norm",
-        "embed_layer_norm",
-        "score_head",
-    )
-    chosen = (next(name for name, reason in rows[op] if reason is None) for op in ops)
-    return "reference" not in chosen
+    """Whether no op of the model's forwards waits for its device."""
+    return model.device.type == "cuda" and not ops_that_wait(model.device, model.dtype)
+
+
+def ops_that_wait(device: torch.device, dtype: torch.dtype) -> list[str]:
+    """Of the ops that forwards call, those without a backend there but the reference."""
+    rows = packrank_kernels.backends(device, dtype)
+    first = {op: next(name for name, reason in rows[op] if reason is None) for op in _OPS}
+    return [op for op, name in first.items() if name == "reference"]
 
 
 def bucket_of(extent: Extent, longest: int) -> Extent:

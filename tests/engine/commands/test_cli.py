@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import packrank_kernels
 from packrank import LateInteraction, Reranker
+from packrank.commands import info
 from packrank.commands.cli import main
 from packrank.jobs import score as score_file
 
@@ -203,12 +204,33 @@ def test_info_names_every_op_and_why_not(capsys: pytest.CaptureFixture[str]) -> 
     assert main(["info"]) == 0
     shown = capsys.readouterr().out
     assert torch.__version__ in shown
+    assert ("cuda graphs" in shown) == torch.cuda.is_available()
     for dtype in (torch.float32, torch.bfloat16):
         for op, row in packrank_kernels.backends(torch.device("cpu"), dtype).items():
             first = next(name for name, reason in row if reason is None)
             assert f"  {op:17} {first}" in shown
             for name, reason in row:
                 assert reason is None or f"not {name}: {reason}" in shown
+
+
+@pytest.mark.parametrize(
+    ("ops", "reason", "expected"),
+    [
+        ([], None, "captured and replayed"),
+        ([], "operation not permitted", "none: operation not permitted"),
+        (["attention", "linear"], None, "none: attention, linear would wait for the device"),
+    ],
+)
+def test_info_says_whether_packs_run_in_graphs(
+    monkeypatch: pytest.MonkeyPatch, ops: list[str], reason: str | None, expected: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a device")
+    monkeypatch.setattr(info, "ops_that_wait", lambda device, dtype: ops)
+    monkeypatch.setattr(info, "why_not", lambda device: reason)
+    monkeypatch.setattr(packrank_kernels, "backends", lambda device, dtype: {})
+    lines = list(info.describe_machine())
+    assert f"cuda graphs      {expected}" in lines
 
 
 def test_backends_agree_with_dispatch() -> None:

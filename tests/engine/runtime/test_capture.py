@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
+import fake_cuda
 import numpy as np
 import pytest
 import torch
@@ -217,3 +218,20 @@ def test_want_of_memory_in_a_capture_breaks_nothing(fake: FakeCuda, is_cached: b
         assert submit(runner, PACKS[1])() == sums(PACKS[1])
     assert runner.num_graphs == 1 + is_cached
     assert capture.broken() is None and not fake.allocating_to
+
+
+def test_whether_graphs_work_is_tried(fake: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert capture.why_not(DEVICE) is None
+    with monkeypatch.context() as patch:
+        patch.setattr(fake_cuda.Graph, "replay", lambda self: None)
+        assert capture.why_not(DEVICE) == "a replay gave 0 in place of 1"
+    begin = fake_cuda.Graph.capture_begin
+
+    def spoilt(self: fake_cuda.Graph, **options: object) -> None:
+        begin(self, **options)  # type: ignore[arg-type]
+        self.fake.current_stream().invalid = True
+
+    monkeypatch.setattr(fake_cuda.Graph, "capture_begin", spoilt)
+    reason = "CUDA error: operation failed due to a previous error"
+    assert capture.why_not(DEVICE) == capture.broken() == reason
+    assert not fake.allocating_to

@@ -20,9 +20,11 @@ from prompts import (
     mxbai_oracle,
     qwen_oracle,
 )
+from recorder import Recorder
 from rerankers import BUILD, LONG, PAIRS, Case, last, saved, sized
 
 from packrank import PairError, Reranker
+from packrank.runtime.graphs import PATIENCE, Graphs
 
 
 @pytest.fixture(params=BUILD)
@@ -100,6 +102,28 @@ def test_rankings_are_the_scores_in_order(case: Case) -> None:
     with ThreadPoolExecutor(3) as pool:
         found = list(pool.map(lambda one: model.rank(*one, top_k=3), requests * 3))
     assert found == expected * 3
+
+
+@pytest.mark.parametrize(
+    ("name", "captures"),
+    [("bge-gemma", True), ("bge-minicpm-layerwise", True), ("bge-gemma2-lightweight", False)],
+)
+def test_graphs_change_no_score(
+    reranker_case: Callable[[str], Case], name: str, captures: bool
+) -> None:
+    """Nor what is said of the work; documents that become shorter run without."""
+    case = reranker_case(name)
+    plain, model = case.open(), case.open()
+    graphs = Graphs(model._runner.model, Recorder())  # type: ignore[union-attr]
+    model._runner.graphs = graphs  # type: ignore[union-attr]
+    scores, ranking = plain.score(case.pairs), plain.rank("is it", ["a", "the", "is it a"])
+    for _ in range(PATIENCE + 2):
+        found = model.rank("is it", ["a", "the", "is it a"])
+        assert (found, found.work) == (ranking, ranking.work)
+    assert (graphs.num_graphs > 0) == captures
+    for _ in range(PATIENCE + 2):
+        np.testing.assert_array_equal(model.score(case.pairs), scores)
+    assert (graphs.num_graphs > 1) == captures
 
 
 @pytest.fixture(scope="module")

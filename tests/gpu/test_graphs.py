@@ -98,6 +98,15 @@ def test_buckets_do_not_disturb_each_other(model: Model, sequences: list[Sequenc
     assert graphs.num_graphs == len(buckets)
 
 
+def test_a_caller_may_change_torchs_mode(model: Model, sequences: list[Sequence]) -> None:
+    graphs, pack = Graphs(model), Pack.of(sequences)
+    with torch.inference_mode():
+        waiting = [submit(graphs, pack) for _ in range(PATIENCE)]
+    waiting += [submit(graphs, pack) for _ in range(3)]
+    for wait in waiting:
+        np.testing.assert_array_equal(wait(), waiting[0]())
+
+
 def test_threads_share_graphs(model: Model, sequences: list[Sequence]) -> None:
     runner = Runner(model, 500)
     expected = runner.logits(sequences)

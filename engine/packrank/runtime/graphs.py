@@ -150,13 +150,15 @@ class Graphs:
         """The program's own rows, which the next program may overwrite."""
         bucket = bucket_of(program.extent, self.model.config.max_length)
         key = program.kind, tuple(program.arrays), bucket
-        lane = self._lanes.pop(key, None) or _Lane(program, bucket, self.model.device)
-        self._lanes[key] = lane  # the last is the one used last
-        lane.load(self._uploads, program.arrays)
-        lane.uses += 1
-        if lane.uses > PATIENCE and lane.replay is None and lane.may_capture:
-            self._record(lane)
-        return (lane.replay or lane.forward)()[program.own]
+        # Buffers that were made in a caller's inference mode can be written in no other.
+        with torch.inference_mode():
+            lane = self._lanes.pop(key, None) or _Lane(program, bucket, self.model.device)
+            self._lanes[key] = lane  # the last is the one used last
+            lane.load(self._uploads, program.arrays)
+            lane.uses += 1
+            if lane.uses > PATIENCE and lane.replay is None and lane.may_capture:
+                self._record(lane)
+            return (lane.replay or lane.forward)()[program.own]
 
     def clear(self) -> None:
         """Give back all memory but the weights'."""

@@ -48,7 +48,8 @@ class Uploads:
         slot.copied.synchronize()  # the last copy out of the pinned buffer is over
         slot.reserve(size, self._device)
         fill(slot.host[:size].numpy())
-        with torch.cuda.stream(self._stream):
+        # What was made in a caller's inference mode can be written in no other.
+        with torch.inference_mode(), torch.cuda.stream(self._stream):
             self._stream.wait_event(slot.taken)
             slot.staged[:size].copy_(slot.host[:size], non_blocking=True)
             slot.copied.record(self._stream)

@@ -95,6 +95,17 @@ def test_a_bucket_is_captured_when_it_has_been_used_often(model: Model, packs: l
         assert runner.num_graphs == (uses >= PATIENCE)
 
 
+def test_a_caller_may_change_torchs_mode(model: Model, packs: list[Pack]) -> None:
+    """What was made in inference mode is written outside it, and vectors are not of that mode."""
+    runner, program = Graphs(model, Recorder()), model.scoring(packs[0])
+    with torch.inference_mode():
+        waiting = [runner.submit(program) for _ in range(PATIENCE + 1)]
+    assert runner.num_graphs == 1
+    kept = runner.run(program)
+    assert not kept.is_inference()
+    np.testing.assert_array_equal(kept, waiting[0]())
+
+
 def broken(forward: Forward) -> Forward:
     raise RuntimeError("operation not permitted when stream is capturing")
 

@@ -24,16 +24,14 @@ from packrank.runtime.transfer import Fetch, Uploads, fetch, placed
 PATIENCE = 3
 # A graph's nodes are memory of the driver's too. Beyond these the one longest unused makes room.
 MAX_GRAPHS = 256
-# Of a decoder's pack. Its forward of 24 layers takes the host some 10 ms to launch, which is what a
-# device takes for about as many tokens of half a billion weights: the work of larger packs hides
-# that, and their many lengths would want many graphs. By arithmetic, not by measurement.
-DECODER_TOKENS = 4096
+# Of a decoder's pack. Its forward of 24 layers takes the host 7 to 10 ms to launch, and a device at
+# least 8 for as many tokens of half a billion weights (docs/gpu.md): the work of larger packs hides
+# that, and what a bucket leaves empty costs them more. By arithmetic, not by measurement.
+DECODER_TOKENS = 8192
 # Of the device's memory, for activations that graphs hold on to.
 MEMORY_SHARE = 0.25
 # That forwards call.
-_OPS = (
-    *("attention", "linear", "add_layer_norm", "add_rms_norm", "embed_layer_norm", "score_head"),
-)
+_OPS = ("attention", "linear", "add_layer_norm", "add_rms_norm", "embed_layer_norm", "score_head")
 _LEAST_TOKENS, _LEAST_SEQLEN, _LEAST_SEQUENCES = 64, 64, 8
 
 # Of the process: a capture fails when another thread waits for the whole device.

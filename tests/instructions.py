@@ -62,10 +62,12 @@ def _attention(code: list[Instruction], size: int) -> Counts:
     products = min(forms, key=lambda form: len(shortest_loop(code, form)))
     copies = _places(code, "LDGSTS")[2:]  # the first two belong to what is left after pairs
     stores = [place for place in _places(code, "STG") if place < end]
-    way = [*queries, *products, *stores]
+    # A unit's first tile has its queries before the copies are waited for, others after the stores.
+    first, later = queries[: len(queries) // 2], queries[len(queries) // 2 :]
+    way = [*products, *stores]
     step, chunk, tile, unit = (
         _units(code, shortest_loop(code, places))
-        for places in (products, copies, way, [*copies, *way])
+        for places in (products, copies, [*way, *later], [*copies, *first, *way])
     )
     turns = len(copies) // 2
     issue, alu, i2fp = (number // turns for number in chunk)

@@ -15,6 +15,9 @@ _INSTRUCTION = re.compile(
     r"/\*([0-9a-f]{4,})\*/\s+(\S[^;]*?)\s*;\s+/\* 0x[0-9a-f]{16} \*/\n\s+/\* 0x([0-9a-f]{16}) \*/"
 )
 
+# BRA.DIV is taken where a warp has parted, which these kernels never let it do.
+_BRANCH = re.compile(r"BRA(?!\.DIV)|BRX|JMP|CALL|RET|EXIT")
+
 
 @dataclass(frozen=True)
 class Instruction:
@@ -36,10 +39,12 @@ class Instruction:
         return re.sub(r"^@!?U?P\w+\s+", "", self.text).split()[0]
 
 
-def functions(dump: str) -> dict[str, list[Instruction]]:
-    """Of each function of a dump what it is made of."""
+def functions(dump: str, pattern: str = "") -> dict[str, list[Instruction]]:
+    """Of each function of a dump in whose name the pattern is found, what it is made of."""
     found = {}
     for name, body in _FUNCTION.findall(dump):
+        if not re.search(pattern, name):
+            continue
         lines = [(text, int(high, 16) >> 41) for _, text, high in _INSTRUCTION.findall(body)]
         found[name] = [Instruction(text, bits >> 5 & 7, bits >> 11 & 63) for text, bits in lines]
     return found
@@ -86,3 +91,13 @@ def _next_places(code: list[Instruction], place: int) -> list[int]:
         return following if one.text.startswith("@") else []
     condition, target = one.text.replace("BRA", "").split("0x")
     return [*following, int(target, 16) // 16] if condition.strip() else [int(target, 16) // 16]
+
+
+def straight(code: list[Instruction]) -> list[list[Instruction]]:
+    """The code cut after every branch: what runs from end to end once it has begun."""
+    runs: list[list[Instruction]] = [[]]
+    for each in code:
+        runs[-1].append(each)
+        if _BRANCH.match(each.name):
+            runs.append([])
+    return runs

@@ -30,16 +30,16 @@ LAYOUT, TOKENIZED, CORES = 4e-6, 250e-6, 16
 # the documents (rows), and each panel of 128 query tokens.
 INSTRUCTIONS: dict[str, dict[str, tuple[int, int, int]]] = {
     "attention 32": {
-        "step": (317, 75, 0),
-        "tile": (212, 85, 0),
-        "chunk": (60, 30, 0),
-        "unit": (152, 67, 0),
+        "step": (253, 64, 0),
+        "tile": (210, 92, 0),
+        "chunk": (60, 26, 0),
+        "unit": (147, 61, 0),
     },
     "attention 64": {
-        "step": (690, 182, 0),
-        "tile": (313, 125, 0),
-        "chunk": (61, 29, 0),
-        "unit": (162, 70, 0),
+        "step": (329, 68, 0),
+        "tile": (288, 134, 0),
+        "chunk": (63, 30, 0),
+        "unit": (151, 61, 0),
     },
     "maxsim float16": {"tile": (310, 132, 0), "rows": (159, 74, 0), "panel": (285, 150, 0)},
     "maxsim int8": {"tile": (264, 111, 16), "rows": (132, 68, 0), "panel": (385, 146, 64)},

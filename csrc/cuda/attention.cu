@@ -14,10 +14,10 @@ namespace packrank {
 namespace cuda {
 namespace {
 
-// Four blocks a multiprocessor: ptxas (CUDA 13.0) gives the tiles 128 registers at head size 64,
-// 113 (sm_80) or 127 (sm_90a) at 32, one query 80 to 87, and spills none. Shared memory, 32 KiB a
-// block at 128 keys of size 64, lets as many stay; at 256 keys it is 64 KiB, and 2 (sm_80) or 3
-// (sm_90) do.
+// Four blocks a multiprocessor: ptxas (CUDA 13.0) gives the tiles 127 (sm_80) or 128 (sm_90a)
+// registers at head size 64, 111 or 120 at 32, one query 80 to 87, and spills none. Shared memory,
+// 32 KiB a block at 128 keys of size 64, lets as many stay; at 256 keys it is 64 KiB, and 2 (sm_80)
+// or 3 (sm_90) do.
 template <class T, int D>
 __global__ void __launch_bounds__(kThreads, 4)
     attention_tiles(const __grid_constant__ AttentionArgs args) {
@@ -30,30 +30,27 @@ __global__ void __launch_bounds__(kThreads, 4)
     RowWarp<T, D>(args).run();
 }
 
-using Kernel = void (*)(AttentionArgs);
-
 void check(cudaError_t error, const char* what) {
     if (error == cudaSuccess) return;
     cudaGetLastError();  // the next call starts without it
     throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(error));
 }
 
-Kernel find(Dtype dtype, int head_size, bool one_query) {
+AttentionKernel find(Dtype dtype, int head_size, bool one_query) {
     if (head_size != 32 && head_size != 64)
         throw std::invalid_argument("no attention kernel for head size " +
                                     std::to_string(head_size));
-    const Kernel kernels[2][2][2] = {
-        {{attention_tiles<Half, 32>, attention_row<Half, 32>},
-         {attention_tiles<Half, 64>, attention_row<Half, 64>}},
-        {{attention_tiles<BFloat16, 32>, attention_row<BFloat16, 32>},
-         {attention_tiles<BFloat16, 64>, attention_row<BFloat16, 64>}}};
-    return kernels[static_cast<int>(dtype)][head_size / 64][one_query];
+    const bool is_half = dtype == Dtype::kFloat16;
+    if (head_size == 64 && !one_query) return attention_tiles_64(dtype);
+    if (head_size == 64) return is_half ? attention_row<Half, 64> : attention_row<BFloat16, 64>;
+    if (one_query) return is_half ? attention_row<Half, 32> : attention_row<BFloat16, 32>;
+    return is_half ? attention_tiles<Half, 32> : attention_tiles<BFloat16, 32>;
 }
 
 // Blocks of a kernel that a device holds at once, asked for once.
-int resident_blocks(Kernel kernel, int device, int bytes) {
+int resident_blocks(AttentionKernel kernel, int device, int bytes) {
     static std::mutex mutex;
-    static std::map<std::tuple<Kernel, int, int>, int> known;
+    static std::map<std::tuple<AttentionKernel, int, int>, int> known;
     const std::lock_guard<std::mutex> lock(mutex);
     int& blocks = known[{kernel, device, bytes}];
     if (blocks == 0) {
@@ -81,7 +78,7 @@ int device_count() {
 
 void attention(const Call& call) {
     if (call.num_queries == 0 || call.args.num_sequences == 0 || call.args.num_heads == 0) return;
-    const Kernel kernel = find(call.dtype, call.head_size, call.one_query);
+    const AttentionKernel kernel = find(call.dtype, call.head_size, call.one_query);
     if (!call.one_query && call.max_keys > kMostKeys)
         throw std::invalid_argument("no attention kernel for sequences of more than " +
                                     std::to_string(kMostKeys) + " keys");
@@ -91,11 +88,11 @@ void attention(const Call& call) {
     args.capacity = call.one_query ? 0 : capacity_for(call.max_keys);
     const int bytes = call.one_query ? 0 : shared_bytes(args.capacity, call.head_size);
     const int64_t resident = resident_blocks(kernel, call.device, bytes);
-    args.unit_rows = unit_rows_for(call.num_queries, args.num_heads, resident);
+    args.log_unit_rows = log_unit_rows_for(call.num_queries, args.num_heads, resident);
     const int64_t work =
         call.one_query
             ? (static_cast<int64_t>(args.num_sequences) * args.num_heads + kWarps - 1) / kWarps
-            : most_units(call.num_queries, args.num_sequences, args.num_heads, args.unit_rows);
+            : most_units(call.num_queries, args.num_sequences, args.num_heads, args.log_unit_rows);
     const int blocks = static_cast<int>(work < resident ? work : resident);
     kernel<<<blocks, kThreads, bytes, static_cast<cudaStream_t>(call.stream)>>>(args);
     check(cudaGetLastError(), "attention: launch");

@@ -14,7 +14,9 @@
 // and L D / 1024 matrix instructions: at D = 64 and 12.5 bytes a cycle (an H100's 132
 // multiprocessors sharing 2.9 TB/s, at 1.755 GHz) memory takes 41 cycles a token, at L = 128
 // exponentials take 8 and matrix instructions, two cycles of shared memory each, 16; only at L =
-// 256 and more, or with Q, K and V in the second-level cache, does arithmetic count.
+// 256 and more, or with Q, K and V in the second-level cache, does arithmetic count. A full step is
+// 253 instructions at D = 32 and 329 at 64 (sm_90a, the loop's test included), four of which begin
+// in a cycle: 8 and 10 cycles a token at L = 128.
 #pragma once
 
 #include "attention.h"
@@ -30,20 +32,27 @@ class TileBlock {
     DEVICE explicit TileBlock(const AttentionArgs& args) : args_(args) {}
 
     DEVICE void run() {
-        UnitSearch search(args_);
-        int index = block_index();
-        for (Unit unit = search.find(index); unit.sequence < args_.num_sequences;) {
+        Unit unit = advance(args_, {0, 0}, block_index());
+        while (unit.sequence < args_.num_sequences) {
             open(unit);
             stage();
-            unit = search.find(index += num_blocks());
+            // This warp's head and first tile; where a block has several heads, its only one. Its
+            // queries come while keys and values do.
+            const int warps_per_head = kWarps >> log_heads_, slot = warp() / warps_per_head;
+            int row = first_row_ + warp() % warps_per_head * kRows;
+            head_ += slot;
+            staged_ = slot * padded_keys_ - first_key_;
+            if (head_ >= args_.num_heads) row = last_row_;
+            uint32_t queries[D / 16][4];
+            if (row < last_row_) load_queries(row, queries);
+            unit = advance(args_, unit, num_blocks());
             copies_wait();
             sync_block();
-            const int warps_per_head = kWarps >> log_heads_;
-            const int slot = warp() / warps_per_head;
-            if (head_ + slot < args_.num_heads)
-                for (int row = first_row_ + warp() % warps_per_head * kRows; row < last_row_;
-                     row += warps_per_head * kRows)
-                    tile(row, slot);
+            while (row < last_row_) {
+                tile(row, queries);
+                row += kWarps * kRows;
+                if (row < last_row_) load_queries(row, queries);
+            }
             sync_block();
         }
     }
@@ -69,8 +78,8 @@ class TileBlock {
         if (num_keys_ > args_.capacity) num_keys_ = kTooMany;
         const int groups = num_groups(args_.num_heads, log_heads_);
         head_ = unit.part % groups << log_heads_;
-        first_row_ = unit.part / groups * args_.unit_rows;
-        last_row_ = smaller(first_row_ + args_.unit_rows, num_queries_);
+        first_row_ = unit.part / groups << args_.log_unit_rows;
+        last_row_ = smaller(first_row_ + (1 << args_.log_unit_rows), num_queries_);
         first_key_ = begin_of(first_row_);
         padded_keys_ = larger(0, end_of(last_row_ - 1) - first_key_ + kPart - 1) / kPart * kPart;
     }
@@ -114,106 +123,91 @@ class TileBlock {
 
     // Queries [row, row + 16) of one head. In an mma, lane 4 g + t holds of a [16, 8] tile the rows
     // g and g + 8, columns 2 t and 2 t + 1.
-    DEVICE void tile(int row, int slot) const {
-        const int group = lane() / 4;
-        uint32_t queries[D / 16][4];
-        load_queries(row + group, slot, queries);
+    DEVICE void tile(int row, const uint32_t (&queries)[D / 16][4]) const {
         float out[D / 8][4] = {};
         float highest[2] = {kNothing, kNothing}, sum[2] = {0.0f, 0.0f};
-        const int end = end_of(smaller(row + kRows, num_queries_) - 1);
+        const int end = end_of(smaller(row + kRows, last_row_) - 1);
         for (int key = begin_of(row); key < end; key += kStep) {
-            const bool all_visible = key + kStep <= num_keys_ &&
-                                     key + kStep - 1 - row <= args_.window &&
-                                     row + kRows - 1 - key <= args_.window;
-            if (D == 32 && all_visible)  // at 64 there are no registers for two forms
-                step<true>(queries, row, key, end, slot, true, highest, sum, out);
+            // Every query sees every key: the last one the first, the first one the last.
+            if (key >= row + kRows - 1 - args_.window && key + kStep <= end_of(row))
+                step<true>(queries, row, key, end, highest, sum, out);
             else
-                step<false>(queries, row, key, end, slot, all_visible, highest, sum, out);
+                step<false>(queries, row, key, end, highest, sum, out);
         }
+        const int group = lane() / 4;
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
             float total = sum[half] + shuffle_xor(sum[half], 1);
             total += shuffle_xor(total, 2);
             const float none = num_keys_ == kTooMany ? __builtin_nanf("") : 0.0f;
             const float share = total == 0.0f ? none : 1.0f / total;
-            store(row + group + 8 * half, slot, half, share, out);
+            store(row + group + 8 * half, half, share, out);
         }
     }
 
-    // Keys [key, key + 64) of a tile; ALL: without branches, where all see all.
+    // Keys [key, key + 64) of a tile; ALL: all are seen by all, and there is no branch. The
+    // arrangement of chunks repeats every eight rows, so that a lane has one address among keys and
+    // one among values, from which its others differ by constants.
     template <bool ALL>
-    DEVICE void step(const uint32_t (&queries)[D / 16][4], int row, int key, int end, int slot,
-                     bool all_visible, float (&highest)[2], float (&sum)[2],
-                     float (&out)[D / 8][4]) const {
-        const int first = slot * padded_keys_ + key - first_key_;  // in shared memory
+    DEVICE void step(const uint32_t (&queries)[D / 16][4], int row, int key, int end,
+                     float (&highest)[2], float (&sum)[2], float (&out)[D / 8][4]) const {
+        const int first = (staged_ + key) * kRowBytes;
+        const int keys = first + key_chunk(lane() / 4, lane() % 4);
+        const int values = first + value_chunk(lane() % 16, lane() / 16);
         float scores[kStep / 8][4];
 #pragma unroll
         for (int part = 0; part < kStep / kPart; ++part) {
             if (ALL || key + part * kPart < end) {
-                multiply_keys(queries, first + part * kPart, scores[2 * part]);
-                multiply_keys(queries, first + part * kPart + 8, scores[2 * part + 1]);
+                multiply_keys(queries, keys, part * kPart, scores[2 * part]);
+                multiply_keys(queries, keys, part * kPart + 8, scores[2 * part + 1]);
             } else {
 #pragma unroll
                 for (int i = 0; i < 4; ++i)
                     scores[2 * part][i] = scores[2 * part + 1][i] = kNothing;
             }
         }
-        if (!ALL && !all_visible) hide(row + lane() / 4, key + lane() % 4 * 2, scores);
+        if (!ALL) hide(row + lane() / 4, key + lane() % 4 * 2, scores);
         uint32_t weights[kStep / 8][2];
         weigh(scores, highest, sum, out, weights);
 #pragma unroll
         for (int part = 0; part < kStep / kPart; ++part)
             if (ALL || key + part * kPart < end)
-                multiply_values(weights[2 * part], weights[2 * part + 1], first + part * kPart,
+                multiply_values(weights[2 * part], weights[2 * part + 1], values, part * kPart,
                                 out);
     }
 
-    // Lane 4 g + t takes the elements 8 t to 8 t + 7 of each 32: within a product the order of the
-    // inner dimension is free, as long as keys come in the same one.
-    DEVICE void load_queries(int row, int slot, uint32_t (&queries)[D / 16][4]) const {
+    // Lane 4 g + t takes the elements 8 t to 8 t + 7 of each 32, of the rows g and g + 8: within a
+    // product the order of the inner dimension is free, as long as keys come in the same one. Rows
+    // past the last become zeros. That would not be needed; but an mma wants its left side in four
+    // neighbouring registers, two of either row, and a load leaves four of one, which ptxas moves
+    // in every step, while what comes of a mask lies where it is wanted.
+    DEVICE void load_queries(int row, uint32_t (&queries)[D / 16][4]) const {
 #pragma unroll
-        for (int i = 0; i < D / 32; ++i) {
-            Vector rows[2];
+        for (int i = 0; i < D / 32; ++i)
 #pragma unroll
             for (int half = 0; half < 2; ++half) {
-                const int mine = row + 8 * half;
-                rows[half] = {};
-                if (mine < num_queries_)
-                    rows[half] = load_global(
-                        chunk_of(args_.q, query_start_ + mine, head_ + slot, 4 * i + lane() % 4));
-            }
+                const int mine = row + lane() / 4 + 8 * half;
+                const uint32_t mask = mine < last_row_ ? ~0u : 0u;
+                const int token = query_start_ + smaller(mine, last_row_ - 1);
+                const Vector v = load_global(chunk_of(args_.q, token, head_, 4 * i + lane() % 4));
 #pragma unroll
-            for (int j = 0; j < 4; ++j) {
-                queries[2 * i + j / 2][j % 2 * 2] = rows[0].x[j];
-                queries[2 * i + j / 2][j % 2 * 2 + 1] = rows[1].x[j];
+                for (int j = 0; j < 4; ++j)
+                    queries[2 * i + j / 2][j % 2 * 2 + half] = v.x[j] & mask;
             }
-        }
     }
 
-    // scores = queries times the eight keys from row `first` of shared memory.
-    DEVICE void multiply_keys(const uint32_t (&queries)[D / 16][4], int first,
-                              float (&scores)[4]) const {
+    // scores = queries times eight keys, the first of them `row` rows after a lane's address
+    // `keys`.
+    DEVICE static void multiply_keys(const uint32_t (&queries)[D / 16][4], int keys, int row,
+                                     float (&scores)[4]) {
 #pragma unroll
         for (int i = 0; i < 4; ++i) scores[i] = 0.0f;
 #pragma unroll
         for (int i = 0; i < D / 32; ++i) {
-            const Vector keys = load_shared(keys_at(first, i));
-            multiply(T(), scores, queries[2 * i], keys.x[0], keys.x[1]);
-            multiply(T(), scores, queries[2 * i + 1], keys.x[2], keys.x[3]);
+            const Vector v = load_shared((keys ^ 4 * i * 16) + row * kRowBytes);
+            multiply(T(), scores, queries[2 * i], v.x[0], v.x[1]);
+            multiply(T(), scores, queries[2 * i + 1], v.x[2], v.x[3]);
         }
-    }
-
-    // A lane's chunk of the rows from `first`, a multiple of eight, on. The arrangement repeats
-    // every eight rows, so that what depends on the lane is found once for all steps; at head size
-    // 64 there are no registers to keep it in.
-    DEVICE static int keys_at(int first, int i) {
-        const int row = lane() / 4, chunk = 4 * i + lane() % 4;
-        return D == 32 ? first * kRowBytes + key_chunk(row, chunk) : key_chunk(first + row, chunk);
-    }
-    DEVICE int values_at(int first, int i) const {
-        const int row = lane() % 16, chunk = 2 * i + lane() / 16;
-        return D == 32 ? first * kRowBytes + value_chunk(row, chunk)
-                       : value_chunk(first + row, chunk);
     }
 
     DEVICE void hide(int row, int key, float (&scores)[kStep / 8][4]) const {
@@ -260,25 +254,24 @@ class TileBlock {
         }
     }
 
-    // out += weights times the 16 values from row `first` of shared memory. The tiles that hold the
-    // weights are what an mma takes as its left side.
-    DEVICE void multiply_values(const uint32_t (&left)[2], const uint32_t (&right)[2], int first,
-                                float (&out)[D / 8][4]) const {
+    // out += weights times 16 values, the first of them `row` rows after a lane's address `values`.
+    // The tiles that hold the weights are what an mma takes as its left side.
+    DEVICE static void multiply_values(const uint32_t (&left)[2], const uint32_t (&right)[2],
+                                       int values, int row, float (&out)[D / 8][4]) {
         const uint32_t weights[4] = {left[0], left[1], right[0], right[1]};
 #pragma unroll
         for (int i = 0; i < D / 16; ++i) {
-            const Vector values = load_matrices_transposed(values_at(first, i));
-            multiply(T(), out[2 * i], weights, values.x[0], values.x[1]);
-            multiply(T(), out[2 * i + 1], weights, values.x[2], values.x[3]);
+            const Vector v = load_matrices_transposed((values ^ 2 * i * 16) + row * kRowBytes);
+            multiply(T(), out[2 * i], weights, v.x[0], v.x[1]);
+            multiply(T(), out[2 * i + 1], weights, v.x[2], v.x[3]);
         }
     }
 
     // One row of every four lanes: they exchange 2 x 4 elements each, so that each writes 16 bytes.
-    DEVICE void store(int row, int slot, int half, float factor,
-                      const float (&out)[D / 8][4]) const {
+    DEVICE void store(int row, int half, float factor, const float (&out)[D / 8][4]) const {
         uint16_t* target =
             static_cast<uint16_t*>(args_.out) +
-            ((query_start_ + static_cast<int64_t>(row)) * args_.num_heads + head_ + slot) * D;
+            ((query_start_ + static_cast<int64_t>(row)) * args_.num_heads + head_) * D;
 #pragma unroll
         for (int i = 0; i < D / 32; ++i) {
             Vector v;
@@ -288,7 +281,7 @@ class TileBlock {
                               out[4 * i + j][2 * half + 1] * factor);
             exchange(v, 1);
             exchange(v, 2);
-            if (row < num_queries_) store_global(target + 32 * i + 8 * (lane() % 4), v);
+            if (row < last_row_) store_global(target + 32 * i + 8 * (lane() % 4), v);
         }
     }
 
@@ -306,10 +299,12 @@ class TileBlock {
     }
 
     const AttentionArgs& args_;
-    // The unit: queries [first_row_, last_row_) of a sequence, 2^log_heads_ heads from head_.
+    // The unit: queries [first_row_, last_row_) of a sequence, 2^log_heads_ heads from head_; after
+    // staging, head_ is the warp's own.
     int query_start_, key_start_, num_queries_, num_keys_;
     int log_heads_, head_, first_row_, last_row_;
     int first_key_, padded_keys_;  // staged, of each head
+    int staged_;                   // row of shared memory that the warp's key 0 would have
 };
 
 }  // namespace cuda

@@ -86,7 +86,7 @@ int longest(const std::vector<int32_t>& cu) {
 }
 
 template <class T, int D>
-Elements run(const Pack& pack, int blocks, int unit_rows, int max_keys) {
+Elements run(const Pack& pack, int blocks, int log_unit_rows, int max_keys) {
     Elements out(pack.q.size());
     std::memset(static_cast<void*>(out.data()), 0xff, out.size() * sizeof(Vector));
     const int64_t stride = pack.token_stride(), fused = pack.fused ? 2 * stride : stride;
@@ -103,7 +103,7 @@ Elements run(const Pack& pack, int blocks, int unit_rows, int max_keys) {
                                 1.44269504f / std::sqrt(static_cast<float>(D)),
                                 pack.window,
                                 capacity_for(max_keys),
-                                unit_rows};
+                                log_unit_rows};
     if (pack.one_query)
         emulate::launch(blocks, kThreads, 0, random_bits(), [&] { RowWarp<T, D>(args).run(); });
     else
@@ -185,20 +185,20 @@ Pack alone(const Pack& pack, size_t n) {
 template <class T, int D>
 void judge(const Pack& pack, const std::vector<int>& grids) {
     const int max_keys = longest(pack.cu_k);
-    const Elements out = run<T, D>(pack, grids[0], kLeastUnitRows, max_keys);
+    const Elements out = run<T, D>(pack, grids[0], kLeastLogUnitRows, max_keys);
     check<T>(pack, out);
     for (size_t i = 1; i < grids.size(); ++i) {
-        const int unit_rows = i % 2 ? kMostUnitRows : 2 * kLeastUnitRows;
-        if (!same(run<T, D>(pack, grids[i], unit_rows, i % 2 ? kMostKeys : max_keys).data(),
+        const int log_unit_rows = i % 2 ? kMostLogUnitRows : kLeastLogUnitRows + 1;
+        if (!same(run<T, D>(pack, grids[i], log_unit_rows, i % 2 ? kMostKeys : max_keys).data(),
                   out.data(), out.size()))
-            fail("bits depend on the grid, on unit_rows or on capacity");
+            fail("bits depend on the grid, on log_unit_rows or on capacity");
     }
     if (grids.size() == 1) return;
     const size_t row = pack.token_stride() / 8;
     for (size_t n = 0; n + 1 < pack.cu_q.size(); n += 3) {
         const Pack one = alone(pack, n);
         if (one.q.empty()) continue;
-        const Elements own = run<T, D>(one, 1, kLeastUnitRows, longest(one.cu_k));
+        const Elements own = run<T, D>(one, 1, kLeastLogUnitRows, longest(one.cu_k));
         if (!same(own.data(), out.data() + pack.cu_q[n] * row, own.size()))
             fail("bits of sequence " + std::to_string(n) + " depend on its company");
     }
@@ -219,7 +219,7 @@ void judge_nan(bool one_query) {
     pack.one_query = one_query;
     elements(pack.k)[(13 * 5 + 2) * D + 3] = 0x7fff;  // sequence 1, head 2
     elements(pack.v)[3] = 0x7fff;                     // sequence 0, head 0
-    Elements out = run<T, D>(pack, 3, kLeastUnitRows, 70);
+    Elements out = run<T, D>(pack, 3, kLeastLogUnitRows, 70);
     for (size_t n = 0; n < 3; ++n)
         for (int row = pack.cu_q[n]; row < pack.cu_q[n + 1]; ++row)
             for (int head = 0; head < 5; ++head)
@@ -267,7 +267,7 @@ void judge_all(const std::string& name) {
     judge_nan<T, D>(true);
     described = name + " a longer sequence than was promised";
     Pack pack = make<T>({70, 20}, {70, 20}, 1, D, kWidest, false);
-    Elements out = run<T, D>(pack, 2, kLeastUnitRows, 64);
+    Elements out = run<T, D>(pack, 2, kLeastLogUnitRows, 64);
     for (int i = 0; i < 90 * D; ++i)
         if (std::isnan(emulate::to_float(T(), elements(out)[i])) != (i < 70 * D))
             fail("its rows, and only they, must be NaN");

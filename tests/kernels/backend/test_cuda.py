@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import shutil
 import subprocess
 from types import SimpleNamespace
 
@@ -67,6 +68,42 @@ def test_machine_code(disassembled, architecture):
 
 def products_of(run):
     return sum(one.name.startswith("HMMA.16816") for one in run)
+
+
+def test_nothing_of_cudas_runtime_is_exported(module):
+    """It is linked in: another copy in the process must not be taken for it, nor it for that."""
+    if shutil.which("nm") is None:
+        pytest.skip("needs nm")
+    listing = subprocess.check_output(["nm", "-D", module], text=True)
+    symbols = {line.split()[-1] for line in listing.splitlines()}
+    assert "PyInit__cuda" in symbols
+    assert not [name for name in symbols if re.match("_*(cuda|cu[A-Z])", name)]
+
+
+@pytest.mark.parametrize("architecture", ["sm_100", "sm_120"])
+def test_newer_devices_can_translate_the_ptx(architecture, module, triton_tool, tmp_path, thorough):
+    """As their driver would: all of it, or in the short form the first kernel of each file."""
+    cuobjdump = triton_tool("cuobjdump")
+    command = [cuobjdump, "-xptx", "all", module]
+    subprocess.run(command, cwd=tmp_path, stdout=subprocess.DEVNULL, check=True)
+    sources = sorted(tmp_path.glob("*.ptx"))
+    assert len(sources) == 3
+    assemblers = [shutil.which("ptxas"), *sorted(cuobjdump.parent.glob("ptxas*"))]
+    refusal = "there is none"
+    for ptxas in filter(None, assemblers):
+        for source in sources:
+            names = re.findall(r"\.entry (\w+)", source.read_text())
+            chosen = names if thorough else names[:1]
+            entries = [word for name in chosen for word in ("--entry", name)]
+            command = [ptxas, "-arch", architecture, *entries, source, "-o", tmp_path / "out"]
+            result = subprocess.run(command, capture_output=True, text=True)
+            refusal = result.stdout + result.stderr
+            if result.returncode != 0:
+                break
+        else:
+            return
+        assert re.search("Unsupported .version|is not defined for option", refusal), refusal
+    pytest.skip(f"no ptxas here takes this PTX for {architecture}: {refusal.strip()}")
 
 
 def test_refusals(monkeypatch):

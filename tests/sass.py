@@ -17,6 +17,7 @@ _INSTRUCTION = re.compile(
 
 # BRA.DIV is taken where a warp has parted, which these kernels never let it do.
 _BRANCH = re.compile(r"BRA(?!\.DIV)|BRX|JMP|CALL|RET|EXIT")
+_PRODUCT = re.compile(r"[HI]GMMA")
 
 
 @dataclass(frozen=True)
@@ -101,3 +102,26 @@ def straight(code: list[Instruction]) -> list[list[Instruction]]:
         if _BRANCH.match(each.name):
             runs.append([])
     return runs
+
+
+def product_faults(code: list[Instruction]) -> list[str]:
+    """What holds up, or makes wrong, a kernel's one batch of a warpgroup's products."""
+    names = [each.name for each in code]
+    products = [n for n, name in enumerate(names) if _PRODUCT.match(name)]
+    first, last = products[0], products[-1]
+    arrive = names.index("WARPGROUP.ARRIVE")
+    together = max((n for n in range(arrive) if names[n] == "WARPSYNC.ALL"), default=0)
+    shown = [n for n in range(arrive) if names[n].startswith("FENCE.VIEW.ASYNC")]
+    between, held = names[first:last], [each.waits for each in code[first + 1 : last + 1]]
+    faults = {
+        "a branch between WARPSYNC.ALL and ARRIVE": any(map(_BRANCH.match, names[together:arrive])),
+        "no WARPSYNC.ALL before ARRIVE": not together,
+        "no FENCE.VIEW.ASYNC before ARRIVE": not shown,
+        "no barrier between FENCE.VIEW.ASYNC and ARRIVE": bool(shown)
+        and "BAR.SYNC.DEFER_BLOCKING" not in names[shown[-1] : arrive],
+        "a branch between ARRIVE and the products": any(map(_BRANCH.match, names[arrive:last])),
+        "a product that waits for another": any("DEPBAR" in name for name in between),
+        "a product that waits for memory": any(held),
+        "no wait after the products": names[last + 1] != "WARPGROUP.DEPBAR.LE",
+    }
+    return [fault for fault, there in faults.items() if there]

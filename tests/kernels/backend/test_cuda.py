@@ -70,6 +70,19 @@ def products_of(run):
     return sum(one.name.startswith("HMMA.16816") for one in run)
 
 
+def test_a_warpgroups_products_are_one_batch(disassembled, thorough):
+    """MaxSim's, of a warpgroup whose warps are together, on memory that it may see, in one go.
+
+    Of all kernels, or in the short form of those for the fewest query tokens at once.
+    """
+    code = sass.functions(
+        disassembled("sm_90a"), f"maxsim_maxima.*{'' if thorough else 'ELi32EEE'}"
+    )
+    assert len(code) == (51 if thorough else 17)
+    faults = {name: found for name in code if (found := sass.product_faults(code[name]))}
+    assert not faults
+
+
 def test_nothing_of_cudas_runtime_is_exported(module):
     """It is linked in: another copy in the process must not be taken for it, nor it for that."""
     if shutil.which("nm") is None:

@@ -3,7 +3,8 @@
 Programmatic dependent launch (CUDA C++ Programming Guide, "Programmatic Dependent Launch and
 Synchronization"): a kernel is put on the multiprocessors while the one before it ends, and waits
 there for what that has written. It should save part of the microsecond between two kernels, of
-which a small pack has some 45. `forward` of `make gpu` decides; the loser goes.
+which a small pack has some 45. `forward` of `make gpu` decides; the loser goes. The CUDA attention
+kernel stays as it is: it loads queries as what nothing writes while a kernel runs (ld.global.nc).
 """
 
 from collections.abc import Iterator

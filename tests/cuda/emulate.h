@@ -88,6 +88,7 @@ constexpr size_t kStack = 64 << 10;
 struct Machine {
     int block = 0, blocks = 0;
     std::mt19937 random;
+    bool toward_zero = false;  // products of a warpgroup
     std::unique_ptr<char[]> shared;
     int shared_size = 0;
     std::vector<bool> unfenced;  // words of shared memory

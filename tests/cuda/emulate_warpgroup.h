@@ -2,7 +2,8 @@
 // warpgroup is computed when its four warps wait for it, with the layouts of the PTX ISA ("Register
 // Fragments and Shared Memory Matrix Layouts" of wgmma); until then its sums hold poison. Its
 // fragment of A is read at random when it is issued or then; what it reads of shared memory must
-// have been written before a fence of the writing thread.
+// have been written before a fence of the writing thread. Sums are rounded to nearest or, where
+// `toward_zero` says so, toward zero.
 #pragma once
 
 namespace packrank {
@@ -50,6 +51,27 @@ void widen(int type, const char* bytes, Sum* target) {
     }
 }
 
+// c + a b, of 16 elements, as tensor cores may round it at worst: what is added is aligned with the
+// largest of it and cut off at its 24 bits, and so is the sum (Fasi et al., "Numerical behavior of
+// NVIDIA tensor cores", 2021; Hopper keeps more bits).
+inline float add_toward_zero(const float* a, const float* b, float c) {
+    double terms[17], largest = std::fabs(c), total = 0.0;
+    terms[16] = c;
+    for (int k = 0; k < 16; ++k) {
+        terms[k] = static_cast<double>(a[k]) * b[k];
+        largest = std::max(largest, std::fabs(terms[k]));
+        total += terms[k];
+    }
+    if (!std::isfinite(total + c)) return static_cast<float>(total + c);
+    int exponent;
+    std::frexp(largest, &exponent);
+    total = 0.0;
+    for (double term : terms) total += std::trunc(std::ldexp(term, 24 - exponent));
+    total = std::ldexp(total, exponent - 24);
+    const auto sum = static_cast<float>(total);
+    return std::fabs(sum) > std::fabs(total) ? std::nextafter(sum, 0.0f) : sum;
+}
+
 template <class Sum>
 void multiply_one(Thread* threads, size_t index, std::vector<Sum>* sums) {
     const Product& product = threads[0].products[index];
@@ -82,6 +104,12 @@ void multiply_one(Thread* threads, size_t index, std::vector<Sum>* sums) {
             const Sum* const row = a[i / 32 * 16 + i % 32 / 4 + j / 2 % 2 * 8];
             const Sum* const column = b[j / 4 * 8 + i % 4 * 2 + j % 2];
             Sum total = product.more ? sums[i][j] : 0;
+            if constexpr (std::is_same_v<Sum, float>) {
+                if (machine.toward_zero) {
+                    sums[i][j] = add_toward_zero(row, column, total);
+                    continue;
+                }
+            }
             for (int k = 0; k < elements; ++k) total += row[k] * column[k];
             sums[i][j] = total;
         }

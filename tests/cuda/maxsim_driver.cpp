@@ -1,7 +1,7 @@
 // The MaxSim kernels of csrc/cuda, run by emulate.h on cases that
-// tests/kernels/backend/test_cuda_maxsim.py writes: maxsim_driver SEED < case > scores. Every array
-// has its exact size, so that the address sanitizer ends the program where a kernel reads outside
-// one; what kernels write holds NaN before.
+// tests/kernels/backend/test_cuda_maxsim.py writes: maxsim_driver SEED TOWARD_ZERO < case > scores.
+// Every array has its exact size, so that the address sanitizer ends the program where a kernel
+// reads outside one; what kernels write holds NaN before.
 #include <cstdio>
 #include <cstring>
 #include <string>
@@ -89,6 +89,7 @@ bool run(MaxSimFormat format, const MaxSimArgs& args, uint32_t seed) {
 
 int main(int argc, char** argv) {
     const uint32_t seed = argc > 1 ? std::atoi(argv[1]) : 0;
+    emulate::machine.toward_zero = argc > 2 && std::atoi(argv[2]) != 0;
     const auto format = static_cast<MaxSimFormat>(number());
     MaxSimArgs args = {};
     args.size = static_cast<int>(number());

@@ -6,9 +6,33 @@ Microbenchmarking", 2018, section 2.1).
 """
 
 import re
-from collections import deque
+import subprocess
+from collections import Counter, deque
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
+
+import pytest
+from compiled import digest, kept
+
+# Which unit computes what, at compute capability 9.0; lanes a clock of a multiprocessor by the
+# table of arithmetic throughput in the CUDA C++ Programming Guide. Where there are two names for an
+# operation (IADD3 and IMAD.IADD, MOV and IMAD.MOV) ptxas has chosen the unit. I2FP counts as "alu":
+# its place is not documented, and conversions have at most 64 lanes.
+UNITS = {
+    # 64 lanes: sums of integers, logic, shifts, comparisons, minima and maxima, choices, bytes.
+    "alu": "BMSK F2FP FMNMX FSEL FSETP I2FP IABS IADD3 IMNMX ISETP LEA LOP3 P2R PLOP3 PRMT R2P SEL "
+    "SGXT SHF VIADD VIADDMNMX VIMNMX",
+    "fma": "FADD FFMA FMUL HADD2 HFMA2 HMUL2 IDP IMAD",  # 128 lanes; integers 64
+    "shuffle": "SHFL",
+    "shared": "LDS LDSM STS",
+    "global": "LDG STG",
+    "copy": "LDGSTS",
+    "product": "HGMMA HMMA IGMMA",
+    "uniform": "R2UR UIADD3 UIMAD ULDC ULEA ULOP3 UMOV UISETP USEL USHF UPRMT UPLOP3 VOTEU",
+}
+_UNIT_OF = {name: unit for unit, names in UNITS.items() for name in names.split()}
 
 _FUNCTION = re.compile(r"Function : (\w+)\n(.*?)\n\t*\.{4}", re.DOTALL)
 _INSTRUCTION = re.compile(
@@ -38,6 +62,27 @@ class Instruction:
     def name(self) -> str:
         """With what follows the dots, without a predicate."""
         return re.sub(r"^@!?U?P\w+\s+", "", self.text).split()[0]
+
+    @cached_property
+    def unit(self) -> str:
+        """Of `UNITS`, or "other": branches, waits, constants."""
+        return _UNIT_OF.get(self.name.split(".")[0], "other")
+
+
+def disassembly(module: Path, folder: Path) -> str:
+    """What was built for sm_90a, and what it uses; kept in the folder."""
+    triton = pytest.importorskip("triton")
+    program = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+    if not program.exists():
+        pytest.skip("this Triton wheel has no cuobjdump")
+    flags = ["-arch", "sm_90a", "-sass", "-res-usage"]
+
+    def disassemble_to(path: Path) -> None:
+        with open(path, "w") as file:
+            subprocess.run([program, *flags, module], stdout=file, check=True)
+
+    path = folder / f"{module.name}-{digest(*flags, module)}.txt"
+    return kept(path, disassemble_to).read_text()
 
 
 def functions(dump: str, pattern: str = "") -> dict[str, list[Instruction]]:
@@ -80,6 +125,43 @@ def shortest_loop(code: list[Instruction], through: list[int]) -> list[int]:
             way.append(came_from[way[-1]])
         found += reversed(way)
     return found
+
+
+def shortest_step(code: list[Instruction], least: Mapping[str, int]) -> list[Instruction]:
+    """The shortest way round that begins with the first product and does all the work of a step.
+
+    Args:
+        code: of a function.
+        least: how many instructions of a name it must pass; a name is the beginning of those that
+            count. Unlike `shortest_loop` it need not know which: there may be several ways to do
+            the work.
+    """
+    start = next(n for n, one in enumerate(code) if one.unit == "product")
+    names = list(least)
+    counted = [next((i for i, x in enumerate(names) if one.name.startswith(x)), -1) for one in code]
+    missing = tuple(least[name] - (i == counted[start]) for i, name in enumerate(names))
+    came_from: dict[tuple[int, tuple[int, ...]], tuple[int, tuple[int, ...]]] = {}
+    queue = deque([(start, missing)])
+    while queue:
+        at = queue.popleft()
+        for later in _next_places(code, at[0]):
+            if later == start and not any(at[1]):
+                way = [at]
+                while way[-1] != (start, missing):
+                    way.append(came_from[way[-1]])
+                return [code[place] for place, _ in reversed(way)]
+            left, i = at[1], counted[later]
+            if i >= 0 and left[i] > 0:
+                left = (*left[:i], left[i] - 1, *left[i + 1 :])
+            if later != start and (later, left) not in came_from:
+                came_from[later, left] = at
+                queue.append((later, left))
+    raise ValueError(f"no way round passes {dict(least)}")
+
+
+def units(step: Iterable[Instruction]) -> Counter[str]:
+    """How many instructions each unit has."""
+    return Counter(one.unit for one in step)
 
 
 def _next_places(code: list[Instruction], place: int) -> list[int]:

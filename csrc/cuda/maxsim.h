@@ -53,13 +53,18 @@ HOST_DEVICE constexpr int stage_bytes(MaxSimFormat format, const MaxSimPlan& pla
     return num_slots(format, plan.slab_group) * kSlotBytes;
 }
 
-HOST_DEVICE constexpr int shared_bytes(MaxSimFormat format, const MaxSimPlan& plan) {
-    return plan.query_bytes() + plan.warpgroups * plan.stages * stage_bytes(format, plan) +
-           plan.warpgroups * 4 * plan.group_columns * 4 + kWords;
-}
-
 HOST_DEVICE constexpr int element_bytes(MaxSimFormat format) {
     return format == MaxSimFormat::kFloat16 || format == MaxSimFormat::kBFloat16 ? 2 : 1;
+}
+
+// Beside its query token: a maximum for each warp, and what sums of integers begin with, twice.
+HOST_DEVICE constexpr int column_bytes(MaxSimFormat format, int warpgroups) {
+    return warpgroups * 4 * 4 + (element_bytes(format) == 1 ? 8 : 0);
+}
+
+HOST_DEVICE constexpr int shared_bytes(MaxSimFormat format, const MaxSimPlan& plan) {
+    return plan.query_bytes() + plan.warpgroups * plan.stages * stage_bytes(format, plan) +
+           plan.group_columns * column_bytes(format, plan.warpgroups) + kWords;
 }
 
 // Bytes of a document token's values.
@@ -95,7 +100,8 @@ inline MaxSimPlan plan_maxsim(MaxSimFormat format, int size, int columns, bool o
         MaxSimPlan one = plan;
         one.group_columns = 0;
         const int rest = budget - shared_bytes(format, one);
-        const int panels = rest / (plan.panel * (plan.slabs * kSlab + plan.warpgroups * 4 * 4));
+        const int column = plan.slabs * kSlab + column_bytes(format, plan.warpgroups);
+        const int panels = rest / (plan.panel * column);
         return rest < 0 ? 0 : panels * plan.panel;
     };
     columns = columns < 1 ? 1 : columns;

@@ -6,8 +6,7 @@
 //
 // The order of dimensions is free where queries have the same. A warp's 16 rows are multiplied 64
 // bytes at a time: of such a slab each of a row's four threads has 16 bytes, words 0 to 3, of which
-// wgmma number w / 2 takes word w for its lower or upper half of k (w % 2). `column` says where a
-// word lies in a query's row.
+// wgmma number w / 2 takes word w for its lower or upper half of k (w % 2). `word` finds a query's.
 #pragma once
 
 #include "maxsim.h"
@@ -16,10 +15,11 @@
 namespace packrank {
 namespace cuda {
 
-// A thread's two rows, 8 apart in the warp's 16.
-struct TileRows {
-    int64_t row[2];   // -1: nothing is read
-    int32_t code[2];  // of residual formats, as it is, centroid or not
+// A document token: of a thread's two, which are 8 apart in the warp's 16.
+struct TileRow {
+    const uint8_t* values;  // `part` bytes after the row's begin
+    const float* scale;
+    int32_t code;  // of residual formats, as it is, centroid or not
 };
 
 template <class ELEMENT, class SUM, MaxSimFormat FORMAT, int SLABS, bool WHOLE, int SIZE = 0>
@@ -32,28 +32,32 @@ struct PlainDocuments {
     static constexpr int kSize = SIZE;
     static constexpr bool kIsScaled = FORMAT == MaxSimFormat::kInt8;
     static constexpr bool kHasCodes = false;
+    static constexpr int kTooLarge = 0;        // by so much are elements
     static constexpr int kScales = 2 * SLABS;  // slot
 
-    // Byte of a query's row, or -1 past its end.
-    DEVICE static int column(int row_bytes, int slab, int thread, int word) {
+    // Four bytes of a query's row; 0 past its end.
+    DEVICE static uint32_t word(const uint8_t* row, int bytes, int slab, int thread, int word) {
         const int at = slab * kSlab + thread * 16 + word * 4;
-        return at < row_bytes ? at : -1;
+        return at < bytes ? load_constant(reinterpret_cast<const uint32_t*>(row + at)) : 0;
     }
 
     DEVICE explicit PlainDocuments(const MaxSimArgs&) {}
 
-    DEVICE static void copy(const MaxSimArgs& args, const TileRows& rows, int first_slab,
-                            int slot) {
+    // Where this thread's bytes of a row begin, if that is the same in all of them.
+    DEVICE static int part() { return SIZE ? thread_index() % 4 * 16 : 0; }
+
+    DEVICE bool is_known(int32_t) const { return true; }
+
+    DEVICE void copy(const MaxSimArgs& args, const TileRow& row, int r, int first_slab,
+                     int slot) const {
         const int bytes = row_bytes(FORMAT, SIZE ? SIZE : args.size);
 #pragma unroll
-        for (int slab = 0; slab < SLABS; ++slab)
-#pragma unroll
-            for (int r = 0; r < 2; ++r) {
-                const int at = (first_slab + slab) * kSlab + thread_index() % 4 * 16;
-                const bool inside = rows.row[r] >= 0 && at < bytes;
-                copy_stage<16>(slot + (2 * slab + r) * kSlotBytes,
-                               args.values + (inside ? rows.row[r] * bytes + at : 0), inside);
-            }
+        for (int slab = 0; slab < SLABS; ++slab) {
+            const int at = (first_slab + slab) * kSlab + thread_index() % 4 * 16;
+            const bool inside = SIZE || at < bytes;
+            copy_stage<16>(slot + (2 * slab + r) * kSlotBytes,
+                           row.values + (inside ? at - part() : 0), inside);
+        }
     }
 
     DEVICE void read(int slot, uint32_t (&a)[SLABS][2][4]) const {
@@ -68,15 +72,15 @@ struct PlainDocuments {
     }
 };
 
-DEVICE bool is_centroid(const MaxSimArgs& args, int32_t code) {
-    return static_cast<uint32_t>(code) < static_cast<uint32_t>(args.num_centroids);
-}
-
-// Bytes of fields become bytes of a signed vector: the centroid's, which are 128 too large, plus
-// the field's weight. Neither sum leaves its byte, so four take one addition.
+// Bytes of fields become bytes of a vector that is 128 too large: the centroid's plus the field's
+// weight. No such sum leaves its byte, so four take one addition.
+//
+// The table's instruction looks up the fields of four nibbles at once, so these are a word of a
+// vector; `word` finds the same dimensions in a query's row, and centroids lie so already
+// (PackedCodec.rows_by_word), 32 bytes a thread.
 template <int BITS, int SLABS, bool WHOLE, int SIZE = 0>
 struct ResidualDocuments {
-    using Element = Int8;
+    using Element = UInt8;
     using Sum = int32_t;
     static constexpr MaxSimFormat kFormat = BITS == 4 ? MaxSimFormat::k4Bit : MaxSimFormat::k2Bit;
     static constexpr int kSlabs = SLABS;
@@ -84,111 +88,133 @@ struct ResidualDocuments {
     static constexpr int kSize = SIZE;
     static constexpr bool kIsScaled = true;
     static constexpr bool kHasCodes = true;
+    static constexpr int kTooLarge = 128;
     static constexpr int kPlanes = 8 / BITS;
-    // A thread reads so many bytes of a row at once, which are those of two slabs when decoded; the
-    // slots hold them for both rows, then those of the centroids, plane by plane.
+    // A thread reads so many bytes of a row at once, which are 32 when decoded; the slots hold them
+    // for both rows, then each row's centroid.
     static constexpr int kChunk = BITS * 4;
     static constexpr int kRows = 16 / kChunk;  // that share a slot
-    static constexpr int kSlots = 2 / kRows * (1 + kPlanes);
+    static constexpr int kSlots = 2 / kRows + 4;
     static constexpr int kScales = SLABS / 2 * kSlots;
 
-    DEVICE static int column(int row_bytes, int slab, int thread, int word) {
-        const int plane = slab % 2 * (kPlanes / 2) + word / (kChunk / 4);
-        const int at = slab / 2 * 4 * kChunk + thread * kChunk + word % (kChunk / 4) * 4;
-        return at < row_bytes / kPlanes ? plane * (row_bytes / kPlanes) + at : -1;
+    DEVICE static uint32_t word(const uint8_t* row, int bytes, int slab, int thread, int word) {
+        const int at = (slab / 2 * 4 + thread) * kChunk, plane_bytes = bytes / kPlanes;
+        if (at >= plane_bytes) return 0;
+        uint32_t found = 0;
+#pragma unroll
+        for (int k = 0; k < 4; ++k) {
+            const int place = slab % 2 * 4 + word, nibble = place % 2 * 4 + k;
+            const int shift = nibble % 2 * 4 + place / 2 % kFields * BITS;
+            const int plane = kPlanes - 1 - shift / BITS;
+            const int byte = place / (2 * kFields) * 4 + nibble / 2;
+            const uint32_t x = load_constant(row + plane * plane_bytes + at + byte);
+            found |= x << 8 * k;
+        }
+        return found;
     }
 
-    DEVICE explicit ResidualDocuments(const MaxSimArgs& args) {
+    DEVICE explicit ResidualDocuments(const MaxSimArgs& args)
+        : num_centroids_(args.num_centroids), centroids_(args.centroids + part() * kPlanes) {
+        uint32_t all = 0;
 #pragma unroll
-        for (int i = 0; i < kTable; ++i)
+        for (int i = 0; i < kTable; ++i) {
             table_[i] = load_constant(reinterpret_cast<const uint32_t*>(args.table) + i);
+            all |= table_[i];
+        }
+        is_small_ = (all & 0x80808080u) == 0;
     }
 
-    DEVICE static void copy(const MaxSimArgs& args, const TileRows& rows, int first_slab,
-                            int slot) {
+    DEVICE static int part() { return SIZE ? thread_index() % 4 * kChunk : 0; }
+
+    // Whether a code names a centroid.
+    DEVICE bool is_known(int32_t code) const {
+        return static_cast<uint32_t>(code) < static_cast<uint32_t>(num_centroids_);
+    }
+
+    DEVICE void copy(const MaxSimArgs& args, const TileRow& row, int r, int first_slab,
+                     int slot) const {
         const int size = SIZE ? SIZE : args.size, bytes = size / kPlanes;
+        const bool is_coded = is_known(row.code);
+        const uint8_t* const centroid = element(centroids_, is_coded ? row.code : 0, size);
 #pragma unroll
-        for (int pair = 0; pair < SLABS / 2; ++pair)
+        for (int pair = 0; pair < SLABS / 2; ++pair) {
+            const int at = (first_slab / 2 + pair) * 4 * kChunk + thread_index() % 4 * kChunk;
+            const bool inside = SIZE || at < bytes;
+            const int begin = inside ? at - part() : 0;
+            copy_stage<kChunk>(slot + value_slot(pair, r), row.values + begin, inside);
 #pragma unroll
-            for (int r = 0; r < 2; ++r) {
-                const int at = (first_slab / 2 + pair) * 4 * kChunk + thread_index() % 4 * kChunk;
-                const bool inside = rows.row[r] >= 0 && at < bytes;
-                copy_stage<kChunk>(slot + place(pair, 0, r),
-                                   args.values + (inside ? rows.row[r] * bytes + at : 0), inside);
-                const bool is_coded = inside && is_centroid(args, rows.code[r]);
-                const uint8_t* const centroid =
-                    args.centroids +
-                    (is_coded ? static_cast<int64_t>(rows.code[r]) * size + at : 0);
-#pragma unroll
-                for (int plane = 0; plane < kPlanes; ++plane)
-                    copy_stage<kChunk>(slot + place(pair, 1 + plane, r), centroid + plane * bytes,
-                                       is_coded);
-            }
+            for (int half = 0; half < 2; ++half)
+                copy_stage<16>(slot + centroid_slot(pair, r, half),
+                               centroid + begin * kPlanes + half * 16, inside && is_coded);
+        }
     }
 
     DEVICE void read(int slot, uint32_t (&a)[SLABS][2][4]) const {
-#pragma unroll
-        for (int pair = 0; pair < SLABS / 2; ++pair)
-#pragma unroll
-            for (int half = 0; half < 2 / kRows; ++half) {
-                const Vector fields = load_shared(slot + place(pair, 0, half));
-                uint32_t weights[kPlanes][4];
-#pragma unroll
-                for (int i = 0; i < 4; ++i) {
-                    uint32_t found[kPlanes];
-                    decode(fields.x[i], found);
-#pragma unroll
-                    for (int plane = 0; plane < kPlanes; ++plane) weights[plane][i] = found[plane];
-                }
-#pragma unroll
-                for (int plane = 0; plane < kPlanes; ++plane) {
-                    const Vector centroid = load_shared(slot + place(pair, 1 + plane, half));
-#pragma unroll
-                    for (int i = 0; i < 4; ++i) {
-                        constexpr int kEach = kChunk / 4;  // words of a row in a slot
-                        const int r = kRows == 2 ? i / kEach : half;
-                        const int word = plane % (kPlanes / 2) * kEach + i % kEach;
-                        a[pair * 2 + plane / (kPlanes / 2)][word / 2][r + word % 2 * 2] =
-                            (centroid.x[i] + weights[plane][i]) ^ 0x80808080u;
-                    }
-                }
-            }
+        if (BITS == 2 || is_small_)
+            read_as<true>(slot, a);
+        else
+            read_as<false>(slot, a);
     }
 
   private:
     static constexpr int kTable = BITS == 4 ? 4 : 1;
+    static constexpr int kFields = 4 / BITS;  // of a nibble
 
-    DEVICE static int place(int pair, int part, int r) {
-        return (pair * kSlots + part * (2 / kRows) + r / kRows) * kSlotBytes + r % kRows * kChunk;
+    DEVICE static int value_slot(int pair, int r) {
+        return (pair * kSlots + r / kRows) * kSlotBytes + r % kRows * kChunk;
+    }
+    DEVICE static int centroid_slot(int pair, int r, int half) {
+        return (pair * kSlots + 2 / kRows + 2 * r + half) * kSlotBytes;
     }
 
-    // Weights of a word's fields; those of plane p are (8 - BITS * (p + 1)) bits up in each byte.
-    DEVICE void decode(uint32_t x, uint32_t (&weights)[kPlanes]) const {
-        if constexpr (BITS == 4) {
-            const uint32_t place = x & 0x77777777u, which = (x >> 1 & 0x44444444u) | 0x32103210u;
-            const uint32_t low = four_of(place, which), high = four_of(place >> 16, which >> 16);
-            weights[0] = pick_bytes(low, high, 0x7531);
-            weights[1] = pick_bytes(low, high, 0x6420);
-        } else {
+    template <bool SMALL>
+    DEVICE void read_as(int slot, uint32_t (&a)[SLABS][2][4]) const {
 #pragma unroll
-            for (int odd = 0; odd < 2; ++odd) {
-                const uint32_t fields = (odd ? x : x >> 2) & 0x33333333u;
-                const uint32_t low = pick_bytes(table_[0], 0, fields);
-                const uint32_t high = pick_bytes(table_[0], 0, fields >> 16);
-                weights[odd] = pick_bytes(low, high, 0x7531);
-                weights[2 + odd] = pick_bytes(low, high, 0x6420);
-            }
+        for (int pair = 0; pair < SLABS / 2; ++pair) {
+            Vector fields[2 / kRows];
+#pragma unroll
+            for (int i = 0; i < 2 / kRows; ++i)
+                fields[i] = load_shared(slot + (pair * kSlots + i) * kSlotBytes);
+#pragma unroll
+            for (int r = 0; r < 2; ++r)
+#pragma unroll
+                for (int half = 0; half < 2; ++half) {
+                    const Vector centroid = load_shared(slot + centroid_slot(pair, r, half));
+#pragma unroll
+                    for (int w = 0; w < 4; ++w) {
+                        const int place = 4 * half + w;
+                        const uint32_t x =
+                            fields[r / kRows].x[r % kRows * BITS + place / (2 * kFields)];
+                        a[pair * 2 + half][w / 2][r + w % 2 * 2] =
+                            add_weights<SMALL>(centroid.x[w], x, place);
+                    }
+                }
         }
     }
 
-    // Weights of four fields: the instruction looks 3 bits up in either half of the table, the
-    // fourth bit says `which` answer is right.
-    DEVICE uint32_t four_of(uint32_t place, uint32_t which) const {
-        const uint32_t lower = pick_bytes(table_[0], table_[1], place);
-        const uint32_t upper = pick_bytes(table_[kTable / 2], table_[kTable - 1], place);
-        return pick_bytes(lower, upper, which);
+    // A word of a vector, from that of a centroid and a word of fields.
+    template <bool SMALL>
+    DEVICE uint32_t add_weights(uint32_t centroid, uint32_t x, int place) const {
+        const int shift = place % 2 * 16;
+        if constexpr (BITS == 2) {
+            const uint32_t fields = (place / 2 % 2 ? x >> 2 : x) & 0x33333333u;
+            return centroid + pick_bytes(table_[0], 0, fields >> shift);
+        } else if constexpr (SMALL) {
+            // The instruction looks 3 bits up; where the fourth is set it repeats a sign, here 0.
+            const uint32_t lower = pick_bytes(table_[0], table_[1], x >> shift);
+            const uint32_t upper = pick_bytes(table_[2], table_[3], x >> shift ^ 0x88888888u);
+            return centroid + lower + upper;
+        } else {
+            const uint32_t fields = (x & 0x77777777u) >> shift;
+            const uint32_t which = ((x >> 1 & 0x44444444u) | 0x32103210u) >> shift;
+            return centroid + pick_bytes(pick_bytes(table_[0], table_[1], fields),
+                                         pick_bytes(table_[2], table_[3], fields), which);
+        }
     }
 
+    int num_centroids_;
+    const uint8_t* centroids_;
+    bool is_small_;  // no weight has its highest bit
     uint32_t table_[kTable];
 };
 

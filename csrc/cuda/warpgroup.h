@@ -8,13 +8,20 @@ namespace packrank {
 namespace cuda {
 
 struct Int8 {};
+struct UInt8 {};  // times Int8
 
 // How wgmma finds a matrix in shared memory that is not swizzled and lies along k: core matrices of
 // 8 rows of 16 bytes, 128 bytes each; `leading` bytes from one to the next along k, `stride` bytes
 // along the rows (PTX ISA, "Matrix Descriptor Format").
 DEVICE uint64_t matrix_descriptor(uint32_t address, int leading, int stride) {
-    return static_cast<uint64_t>((address & 0x3ffff) >> 4) |
-           static_cast<uint64_t>(leading >> 4) << 16 | static_cast<uint64_t>(stride >> 4) << 32;
+    return (address & 0x3ffff) >> 4 | static_cast<uint32_t>(leading >> 4) << 16 |
+           static_cast<uint64_t>(stride >> 4) << 32;
+}
+
+// Of a matrix that begins `bytes` later.
+DEVICE uint64_t later_matrix(uint64_t descriptor, int bytes) {
+    const uint32_t low = static_cast<uint32_t>(descriptor) + static_cast<uint32_t>(bytes >> 4);
+    return descriptor >> 32 << 32 | low;
 }
 
 }  // namespace cuda
@@ -53,7 +60,8 @@ DEVICE float maximum(float a, float b) {
     return y;
 }
 
-// Byte i of the result is the byte of {b, a} that nibble i of the selector, below 8, numbers.
+// Byte i of the result is the byte of {b, a} that nibble i of the selector, of 16 bits, numbers by
+// its lower 3 bits; or, where its highest is set, that byte's sign eight times.
 DEVICE uint32_t pick_bytes(uint32_t a, uint32_t b, uint32_t selector) {
     uint32_t y;
     asm("prmt.b32 %0, %1, %2, %3;" : "=r"(y) : "r"(a), "r"(b), "r"(selector));
@@ -63,6 +71,15 @@ DEVICE uint32_t pick_bytes(uint32_t a, uint32_t b, uint32_t selector) {
 template <class T>
 DEVICE T load_constant(const T* p) {
     return __ldg(p);
+}
+
+// `count` times so many bytes after p. One instruction of the unit that multiplies, where shifts
+// and sums take three of one that has more to do.
+template <class T>
+DEVICE const T* element(const T* p, int count, int bytes) {
+    const T* q;
+    asm("mad.wide.s32 %0, %1, %2, %3;" : "=l"(q) : "r"(count), "r"(bytes), "l"(p));
+    return q;
 }
 
 // BYTES to shared memory, zeros if not `whole`; a copy belongs to the next commit of its thread.
@@ -168,6 +185,7 @@ DEVICE void products_wait(Sum (&c)[COUNT]) {
 PACKRANK_PANELS(Half, float, PACKRANK_FLOAT, "k16", "f32.f16.f16", ", 1, 1, 0")
 PACKRANK_PANELS(BFloat16, float, PACKRANK_FLOAT, "k16", "f32.bf16.bf16", ", 1, 1, 0")
 PACKRANK_PANELS(Int8, int32_t, PACKRANK_INTEGER, "k32", "s32.s8.s8", "")
+PACKRANK_PANELS(UInt8, int32_t, PACKRANK_INTEGER, "k32", "s32.u8.s8", "")
 
 #undef PACKRANK_PANELS
 #undef PACKRANK_WGMMA

@@ -3,6 +3,7 @@
 Ops check and pack, backends compute. What goes from one to the other is here, below both.
 """
 
+import functools
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -117,10 +118,30 @@ class PackedCodec:
     weights: Tensor
     outliers: PackedOutliers | None
 
+    def __post_init__(self) -> None:
+        # Now, on the stream of all else here: what a later call queues other streams may not see.
+        if self.rows.is_cuda and self.bits in (2, 4) and self.size % 32 == 0:
+            self.rows_by_word  # noqa: B018
+
     @property
     def size(self) -> int:
         """D."""
         return self.rows.shape[1]
+
+    @functools.cached_property
+    def rows_by_word(self) -> Tensor:
+        """[C, D] uint8: rows as the CUDA kernel adds weights to them, of 2 or 4 bits.
+
+        Words of four bytes; 32 bytes belong to 4 * bits bytes of fields, and a word to two bytes of
+        those, whose lower fields of four nibbles it has, the lowest nibble first, or the upper.
+        """
+        place = torch.arange(self.size, device=self.rows.device)
+        word, fields = place % 32 // 4, 4 // self.bits
+        nibble = word % 2 * 4 + place % 4
+        byte = place // 32 * 4 * self.bits + word // (2 * fields) * 4 + nibble // 2
+        shift = nibble % 2 * 4 + word // 2 % fields * self.bits
+        plane = (8 - self.bits - shift) // self.bits
+        return self.rows[:, plane * (self.size * self.bits // 8) + byte].contiguous()
 
 
 @dataclass(frozen=True)

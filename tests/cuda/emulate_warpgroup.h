@@ -29,6 +29,10 @@ template <>
 constexpr int type_of<Int8>() {
     return 2;
 }
+template <>
+constexpr int type_of<UInt8>() {
+    return 3;
+}
 
 // A core matrix's row: 16 bytes.
 inline void read_core(uint32_t address, char* target) {
@@ -42,12 +46,13 @@ inline void read_core(uint32_t address, char* target) {
 // 32 bytes of k.
 template <class Sum>
 void widen(int type, const char* bytes, Sum* target) {
-    for (int k = 0; k < (type == 2 ? 32 : 16); ++k) {
+    for (int k = 0; k < (type >= 2 ? 32 : 16); ++k) {
         uint16_t x;
-        std::memcpy(&x, bytes + (type == 2 ? 0 : 2 * k), 2);
+        std::memcpy(&x, bytes + (type >= 2 ? 0 : 2 * k), 2);
         target[k] = static_cast<Sum>(type == 0   ? to_float(Half(), x)
                                      : type == 1 ? to_float(BFloat16(), x)
-                                                 : static_cast<signed char>(bytes[k]));
+                                     : type == 2 ? static_cast<signed char>(bytes[k])
+                                                 : static_cast<unsigned char>(bytes[k]));
     }
 }
 
@@ -75,7 +80,7 @@ inline float add_toward_zero(const float* a, const float* b, float c) {
 template <class Sum>
 void multiply_one(Thread* threads, size_t index, std::vector<Sum>* sums) {
     const Product& product = threads[0].products[index];
-    const int columns = product.count * 2, elements = product.type == 2 ? 32 : 16;
+    const int columns = product.count * 2, elements = product.type >= 2 ? 32 : 16;
     char bytes[kRows][32];
     for (int i = 0; i < kGroupThreads; ++i) {
         const Product& mine = threads[i].products[index];
@@ -97,7 +102,7 @@ void multiply_one(Thread* threads, size_t index, std::vector<Sum>* sums) {
         for (int half = 0; half < 2; ++half)
             read_core(field(0) + half * field(16) + n / 8 * field(32) + n % 8 * 16,
                       row + half * 16);
-        widen(product.type, row, b[n]);
+        widen(std::min(product.type, 2), row, b[n]);
     }
     for (int i = 0; i < kGroupThreads; ++i)
         for (int j = 0; j < product.count; ++j) {
@@ -139,7 +144,7 @@ inline void multiply_products(Thread* threads) {
                 mine[j].sums != mine[0].sums)
                 fail("threads of a warpgroup multiply different things");
     }
-    if (threads[0].products[0].type == 2)
+    if (threads[0].products[0].type >= 2)
         multiply_all<int32_t>(threads);
     else
         multiply_all<float>(threads);
@@ -171,9 +176,8 @@ inline uint32_t pick_bytes(uint32_t a, uint32_t b, uint32_t selector) {
     const uint64_t bytes = static_cast<uint64_t>(b) << 32 | a;
     uint32_t y = 0;
     for (int i = 0; i < 4; ++i) {
-        const uint32_t which = selector >> 4 * i & 15;
-        if (which >= 8) emulate::fail("a selector is not below 8");
-        y |= static_cast<uint32_t>(bytes >> 8 * which & 0xff) << 8 * i;
+        const uint32_t which = selector >> 4 * i & 15, byte = bytes >> 8 * (which & 7) & 0xff;
+        y |= (which < 8 ? byte : byte < 128 ? 0u : 255u) << 8 * i;
     }
     return y;
 }
@@ -181,6 +185,12 @@ inline uint32_t pick_bytes(uint32_t a, uint32_t b, uint32_t selector) {
 template <class T>
 T load_constant(const T* p) {
     return *p;
+}
+
+template <class T>
+const T* element(const T* p, int count, int bytes) {
+    return reinterpret_cast<const T*>(reinterpret_cast<const char*>(p) +
+                                      static_cast<int64_t>(count) * bytes);
 }
 
 template <int BYTES>

@@ -78,7 +78,7 @@ bool run(MaxSimFormat format, const MaxSimArgs& args, uint32_t seed) {
            run<Bytes<2, true>, 128>(format, args, seed) ||
            run<Bytes<2, false>, 64>(format, args, seed) ||
            run<Bytes<2, false>, 32>(format, args, seed) ||
-           run<ResidualDocuments<4, 2, true>, 32>(format, args, seed) ||
+           run<ResidualDocuments<4, 2, true, 128>, 32>(format, args, seed) ||
            run<ResidualDocuments<4, 2, false>, 128>(format, args, seed) ||
            run<ResidualDocuments<2, 2, true, 128>, 32>(format, args, seed) ||
            run<ResidualDocuments<2, 2, true>, 64>(format, args, seed) ||

@@ -160,4 +160,4 @@ def _address(x: Tensor | None) -> int:
 
 
 def _codec(codec: PackedCodec) -> tuple[int, int, int]:
-    return codec.rows.data_ptr(), codec.weights.data_ptr(), len(codec.rows)
+    return codec.rows_by_word.data_ptr(), codec.weights.data_ptr(), len(codec.rows)

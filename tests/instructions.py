@@ -11,16 +11,11 @@ import re
 import subprocess
 from pathlib import Path
 
-from sass import Instruction, functions, shortest_loop
+from sass import Instruction, functions, shortest_loop, shortest_step, units
 
 Units = tuple[int, int, int]  # issued, of which ALU, of which I2FP
 Counts = dict[str, Units]
 
-# Units with half as many lanes as a warp: integers, comparisons, highest of two, bytes.
-_HALF_RATE = {"BMSK", "F2FP", "FMNMX", "FSEL", "FSETP", "IABS", "IADD3", "IMNMX", "ISETP", "LEA",
-              "LOP3", "P2R", "PLOP3", "PRMT", "R2P", "SEL", "SGXT", "SHF", "VIADD", "VIADDMNMX",
-              "VIMNMX"}  # fmt: skip
-_NEAR = 160  # maxima, among which are those of a whole tile
 FORMATS = {"float16": r"PlainDocuments\w*HalfEf\w*", "int8": r"PlainDocuments\w*Int8Ei\w*",
            "4bit": r"ResidualDocumentsILi4\w*", "2bit": r"ResidualDocumentsILi2\w*"}  # fmt: skip
 
@@ -45,9 +40,9 @@ def count(dump: str) -> dict[str, Counts]:
         for size in (32, 64)
     }
     for format, pattern in FORMATS.items():
-        narrow, wide = (one(rf"maxsim_maxima\w*{pattern}Li128EEELi{n}E") for n in (32, 128))
-        tile, panel = _units(narrow, _tile(narrow)), _units(wide, _panel(wide))
-        whole = _units(wide, _tile(wide))
+        narrow, wide = (one(rf"maxsim_maxima\w*{pattern}Li128EEELi{n}ELb0") for n in (32, 128))
+        tile, whole = _maxsim(format, narrow, 32), _maxsim(format, wide, 128)
+        panel = _maxsim(format, wide, 128, copies=False)
         found[f"maxsim {format}"] = {"tile": tile, "rows": _less(whole, panel), "panel": panel}
     return found
 
@@ -66,7 +61,7 @@ def _attention(code: list[Instruction], size: int) -> Counts:
     first, later = queries[: len(queries) // 2], queries[len(queries) // 2 :]
     way = [*products, *stores]
     step, chunk, tile, unit = (
-        _units(code, shortest_loop(code, places))
+        _units([code[place] for place in shortest_loop(code, places)])
         for places in (products, copies, [*way, *later], [*copies, *first, *way])
     )
     turns = len(copies) // 2
@@ -79,34 +74,23 @@ def _attention(code: list[Instruction], size: int) -> Counts:
     }
 
 
-def _tile(code: list[Instruction]) -> list[int]:
-    """From waiting for a tile's copies to its maxima, through the copies of a later one."""
-    products = _places(code, "[HI]GMMA")
-    wait = max(place for place in _places(code, r"DEPBAR") if place < products[0])
-    copies = [place for place in _places(code, "LDGSTS") if wait < place < products[0]]
-    return _to_maxima(code, [wait, *copies, *products])
-
-
-def _panel(code: list[Instruction]) -> list[int]:
-    return _to_maxima(code, _places(code, "[HI]GMMA"))
-
-
-def _to_maxima(code: list[Instruction], places: list[int]) -> list[int]:
-    """On from the products through some maximum, whichever is the least way."""
-    last = places[-1]
-    maxima = [place for place in _places(code, "FMNMX") if place > last]
-    ways = {place: len(shortest_loop(code, [last, place])) for place in maxima[:_NEAR]}
-    nearest = min(filter(ways.get, ways), key=lambda place: ways[place])
-    return shortest_loop(code, [*places, nearest])
+def _maxsim(format: str, code: list[Instruction], columns: int, *, copies: bool = True) -> Units:
+    """Of a tile's step with so many columns; without copies, of a panel of them alone."""
+    least = {"HGMMA": 8} if format == "float16" else {"IGMMA": 4}
+    least["FMNMX"] = columns // 2
+    if copies:
+        least["LDGSTS"] = 6 if format == "int8" else 8
+        least["LDG.E.CONSTANT"] = 2 * (format in ("4bit", "2bit"))
+    return _units(shortest_step(code, least))
 
 
 def _places(code: list[Instruction], pattern: str) -> list[int]:
     return [place for place, one in enumerate(code) if re.match(pattern, one.name)]
 
 
-def _units(code: list[Instruction], way: list[int]) -> Units:
-    names = [code[place].name.partition(".")[0] for place in way]
-    return len(names), sum(name in _HALF_RATE for name in names), names.count("I2FP")
+def _units(way: list[Instruction]) -> Units:
+    conversions = sum(one.name.startswith("I2FP") for one in way)
+    return len(way), units(way)["alu"] - conversions, conversions
 
 
 def _less(all_of_it: Units, part: Units) -> Units:

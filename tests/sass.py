@@ -6,15 +6,10 @@ Microbenchmarking", 2018, section 2.1).
 """
 
 import re
-import subprocess
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-
-import pytest
-from compiled import digest, kept
 
 # Which unit computes what, at compute capability 9.0; lanes a clock of a multiprocessor by the
 # table of arithmetic throughput in the CUDA C++ Programming Guide. Where there are two names for an
@@ -67,22 +62,6 @@ class Instruction:
     def unit(self) -> str:
         """Of `UNITS`, or "other": branches, waits, constants."""
         return _UNIT_OF.get(self.name.split(".")[0], "other")
-
-
-def disassembly(module: Path, folder: Path) -> str:
-    """What was built for sm_90a, and what it uses; kept in the folder."""
-    triton = pytest.importorskip("triton")
-    program = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
-    if not program.exists():
-        pytest.skip("this Triton wheel has no cuobjdump")
-    flags = ["-arch", "sm_90a", "-sass", "-res-usage"]
-
-    def disassemble_to(path: Path) -> None:
-        with open(path, "w") as file:
-            subprocess.run([program, *flags, module], stdout=file, check=True)
-
-    path = folder / f"{module.name}-{digest(*flags, module)}.txt"
-    return kept(path, disassemble_to).read_text()
 
 
 def functions(dump: str, pattern: str = "") -> dict[str, list[Instruction]]:

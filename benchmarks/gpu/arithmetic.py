@@ -41,10 +41,10 @@ INSTRUCTIONS: dict[str, dict[str, tuple[int, int, int]]] = {
         "chunk": (63, 30, 0),
         "unit": (151, 61, 0),
     },
-    "maxsim float16": {"tile": (310, 132, 0), "rows": (159, 74, 0), "panel": (285, 150, 0)},
-    "maxsim int8": {"tile": (264, 111, 16), "rows": (132, 68, 0), "panel": (385, 146, 64)},
-    "maxsim 4bit": {"tile": (437, 238, 16), "rows": (274, 195, 0), "panel": (385, 146, 64)},
-    "maxsim 2bit": {"tile": (365, 178, 16), "rows": (217, 135, 0), "panel": (385, 146, 64)},
+    "maxsim float16": {"tile": (177, 59, 0), "rows": (74, 12, 0), "panel": (223, 136, 0)},
+    "maxsim int8": {"tile": (145, 38, 0), "rows": (57, 13, 0), "panel": (348, 132, 0)},
+    "maxsim 4bit": {"tile": (252, 120, 0), "rows": (136, 95, 0), "panel": (348, 132, 0)},
+    "maxsim 2bit": {"tile": (210, 91, 0), "rows": (122, 66, 0), "panel": (348, 132, 0)},
 }
 # Of Triton's products, a value that is activated: backend/triton/linear.py.
 EPILOGUE = 16
@@ -328,7 +328,7 @@ def passes(format: str, columns: int) -> int:
     is_float = format.endswith("float16")
     slots = {"int8": 5, "4bit": 7, "2bit": 6}.get(format, 8)
     left = 232448 - 64 - 3 * 2 * slots * 2048  # three warpgroups, two stages each
-    panels = left // (128 * ((4 if is_float else 2) * 64 + 3 * 16))
+    panels = left // (128 * ((256 if is_float else 128 + 8) + 3 * 16))
     return -(-(columns // 128) // panels)
 
 

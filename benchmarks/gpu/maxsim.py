@@ -4,12 +4,15 @@ Values are drawn at random, times do not depend on them; residual codes name cen
 which is the least that a cache can be given, out of as many as ColBERT takes for so many tokens.
 Bytes are those that must be read and written once: documents, offsets, queries, scores. Centroids
 are not counted, they are the cache's. Goals are for an H100.
+
+One query runs twice with the CUDA kernel: "documents evicted first" tells the L2 cache that nobody
+reads a document again, so that centroids stay. The form that loses is to go.
 """
 
 import itertools
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -18,6 +21,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from packrank_kernels import Codec, TokenEmbeddings, maxsim, reference
+from packrank_kernels.backend import cuda_maxsim
 from packrank_kernels.dispatch import TABLE, choose
 from packrank_kernels.packed import BITS, FLOATS
 from packrank_kernels.residual import to_planes
@@ -181,6 +185,11 @@ class Case:
         facts = {"backend": backend, **self.facts(self.shape.goals.get(self.format))}
         return Contestant(calls, tolerance=self.tolerance, facts=facts)
 
+    def evicting(self) -> Contestant:
+        """The CUDA kernel that has documents leave the L2 cache first."""
+        ours = self.ours("cuda")
+        return replace(ours, calls=[evicting_first(call) for call in ours.calls])
+
     def contestants(self) -> dict[str, Contestant]:
         """Every backend of ours; "packrank" is the one that "auto" takes."""
         facts = {"size": self.shape.size}
@@ -194,6 +203,9 @@ class Case:
                 racing[f"packrank, {backend.name}"] = self.ours(backend.name)
             else:
                 print(f"{backend.name} does not race: {reason}", flush=True)
+        tokens = self.shape.queries * self.shape.query_tokens
+        if tokens <= 32 and any(each.facts["backend"] == "cuda" for each in racing.values()):
+            racing["packrank, cuda, documents evicted first"] = self.evicting()
         return racing
 
     def race(self, bench: str, contestants: dict[str, Contestant]) -> dict[str, float]:
@@ -216,6 +228,19 @@ class Case:
             bench, f"{self.title}, host's clock", racing, amount=self.moved / 1e9, unit="GB",
             moved=self.moved, wall=True,
         )  # fmt: skip
+
+
+def evicting_first(call: Callable[[], object]) -> Callable[[], object]:
+    """The same with the switch on."""
+
+    def run() -> object:
+        cuda_maxsim.EVICTS_FIRST = True
+        try:
+            return call()
+        finally:
+            cuda_maxsim.EVICTS_FIRST = False
+
+    return run
 
 
 def in_turn(contestant: Contestant, facts: dict[str, float]) -> Contestant:

@@ -199,14 +199,9 @@ def unknown() -> Iterator[str]:
     reread = TOKENS * inner * hidden * 2 * (1 / 128 + 1 / 256)
     now = f"{base.scored / base.device:,.0f}"
     exposed = replace(up, operations=up.operations + at.DENSE * up.times["issue"])
-    lanes = [at.maxsim(*MANY, "int8", n).device * 1e6 for n in (64, 16)]
     few = at.texts("MiniLM-L6", CAPS[0])
     half = max(
         few.times["the device"], few.times["tokenization"] / 2, few.times["one thread of Python"]
-    )
-    yield (
-        f"Whether I2FP has 64 lanes or 16: {title(MANY)} in int8 takes {lanes[0]:.0f} or "
-        f"{lanes[1]:.0f} us."
     )
     yield (
         f"Whether the epilogue of the GELU product ({at.EPILOGUE} instructions a value) hides "

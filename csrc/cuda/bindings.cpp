@@ -66,7 +66,8 @@ void maxsim_at(int device, uintptr_t stream, int format, int size, const Address
                const std::vector<int32_t>& starts, const Addresses& values,
                const std::tuple<uintptr_t, uintptr_t, int>& codec,
                const std::tuple<uintptr_t, int64_t>& documents, const Addresses& candidates,
-               int64_t num_candidates, const Addresses& out, int64_t scores_stride) {
+               int64_t num_candidates, const Addresses& out, int64_t scores_stride,
+               bool evicts_first) {
     if (starts.empty()) throw std::invalid_argument("starts of queries are M + 1 numbers");
     MaxSimArgs args = {};
     args.size = size;
@@ -92,6 +93,7 @@ void maxsim_at(int device, uintptr_t stream, int format, int size, const Address
     args.partial = at<float>(std::get<1>(out));
     args.scores = at<float>(std::get<2>(out));
     args.scores_stride = scores_stride;
+    args.evicts_first = evicts_first;
     int columns = args.num_columns;
     if (args.owners != nullptr) {
         columns = 0;

@@ -22,11 +22,11 @@ struct Numbers {
 };
 
 // ptxas spills nothing within these bounds.
-template <class Documents, int N>
+template <class Documents, int N, bool EVICTED>
 __global__ void __launch_bounds__(most_warpgroups(N) * kGroupThreads, 1)
     maxsim_maxima(const __grid_constant__ MaxSimArgs args) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-    MaximaBlock<Documents, N>(args).run();
+    MaximaBlock<Documents, N, EVICTED>(args).run();
 #endif
 }
 
@@ -49,28 +49,30 @@ void check(cudaError_t error, const char* what) {
 }
 
 template <class Documents>
-Kernel find_panel(int panel) {
-    return panel == 32   ? maxsim_maxima<Documents, 32>
-           : panel == 64 ? maxsim_maxima<Documents, 64>
-                         : maxsim_maxima<Documents, 128>;
+Kernel find_panel(int panel, bool evicts_first = false) {
+    if constexpr (Documents::kSize != 0)
+        if (evicts_first && panel == 32) return maxsim_maxima<Documents, 32, true>;
+    return panel == 32   ? maxsim_maxima<Documents, 32, false>
+           : panel == 64 ? maxsim_maxima<Documents, 64, false>
+                         : maxsim_maxima<Documents, 128, false>;
 }
 
 // Most models have this size: what it gives is computed once, by the compiler.
 constexpr int kUsual = 128;
 
 template <class Element, MaxSimFormat FORMAT>
-Kernel find_floats(const MaxSimPlan& plan, int size) {
+Kernel find_floats(const MaxSimPlan& plan, int size, bool evicts_first) {
     const int panel = plan.panel;
-    return size == kUsual
-               ? find_panel<PlainDocuments<Element, float, FORMAT, 4, true, kUsual>>(panel)
+    using Usual = PlainDocuments<Element, float, FORMAT, 4, true, kUsual>;
+    return size == kUsual    ? find_panel<Usual>(panel, evicts_first)
            : plan.slabs == 2 ? find_panel<PlainDocuments<Element, float, FORMAT, 2, true>>(panel)
            : plan.slabs == 4 ? find_panel<PlainDocuments<Element, float, FORMAT, 4, true>>(panel)
                              : find_panel<PlainDocuments<Element, float, FORMAT, 4, false>>(panel);
 }
 
 template <class Usual, class Whole, class Part>
-Kernel find_bytes(const MaxSimPlan& plan, int size) {
-    return size == kUsual    ? find_panel<Usual>(plan.panel)
+Kernel find_bytes(const MaxSimPlan& plan, int size, bool evicts_first) {
+    return size == kUsual    ? find_panel<Usual>(plan.panel, evicts_first)
            : plan.slabs == 2 ? find_panel<Whole>(plan.panel)
                              : find_panel<Part>(plan.panel);
 }
@@ -78,21 +80,21 @@ Kernel find_bytes(const MaxSimPlan& plan, int size) {
 template <int SLABS, bool WHOLE, int SIZE = 0>
 using Int8Documents = PlainDocuments<Int8, int32_t, MaxSimFormat::kInt8, SLABS, WHOLE, SIZE>;
 
-Kernel find(MaxSimFormat format, const MaxSimPlan& plan, int size) {
+Kernel find(MaxSimFormat format, const MaxSimPlan& plan, int size, bool evicts) {
     switch (format) {
         case MaxSimFormat::kFloat16:
-            return find_floats<Half, MaxSimFormat::kFloat16>(plan, size);
+            return find_floats<Half, MaxSimFormat::kFloat16>(plan, size, evicts);
         case MaxSimFormat::kBFloat16:
-            return find_floats<BFloat16, MaxSimFormat::kBFloat16>(plan, size);
+            return find_floats<BFloat16, MaxSimFormat::kBFloat16>(plan, size, evicts);
         case MaxSimFormat::kInt8:
             return find_bytes<Int8Documents<2, true, kUsual>, Int8Documents<2, true>,
-                              Int8Documents<2, false>>(plan, size);
+                              Int8Documents<2, false>>(plan, size, evicts);
         case MaxSimFormat::k4Bit:
             return find_bytes<ResidualDocuments<4, 2, true, kUsual>, ResidualDocuments<4, 2, true>,
-                              ResidualDocuments<4, 2, false>>(plan, size);
+                              ResidualDocuments<4, 2, false>>(plan, size, evicts);
         default:
             return find_bytes<ResidualDocuments<2, 2, true, kUsual>, ResidualDocuments<2, 2, true>,
-                              ResidualDocuments<2, 2, false>>(plan, size);
+                              ResidualDocuments<2, 2, false>>(plan, size, evicts);
     }
 }
 
@@ -136,7 +138,7 @@ void maxsim(int device, void* stream, MaxSimFormat format, const MaxSimArgs& arg
         }
     const MaxSimPlan& plan = args.plan;
     if (args.num_columns > 0) {
-        const Kernel kernel = find(format, plan, args.size);
+        const Kernel kernel = find(format, plan, args.size, args.evicts_first);
         allow_shared(kernel, device);
         kernel<<<plan.blocks, plan.warpgroups * kGroupThreads, shared_bytes(format, plan), queue>>>(
             args);

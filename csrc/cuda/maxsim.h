@@ -157,6 +157,7 @@ struct MaxSimArgs {
     // [K + 1]: where each candidate would start if they lay end to end; cu_seqlens without
     // candidates. One that is no document has no rows.
     const int64_t* starts;
+    bool evicts_first;  // documents from the L2 cache: to be measured, for D = 128 and 32 columns
     int64_t num_documents;   // N
     int64_t num_candidates;  // K
 

@@ -48,6 +48,7 @@ struct PlainDocuments {
 
     DEVICE bool is_known(int32_t) const { return true; }
 
+    template <bool EVICTED>
     DEVICE void copy(const MaxSimArgs& args, const TileRow& row, int r, int first_slab,
                      int slot) const {
         const int bytes = row_bytes(FORMAT, SIZE ? SIZE : args.size);
@@ -55,8 +56,8 @@ struct PlainDocuments {
         for (int slab = 0; slab < SLABS; ++slab) {
             const int at = (first_slab + slab) * kSlab + thread_index() % 4 * 16;
             const bool inside = SIZE || at < bytes;
-            copy_stage<16>(slot + (2 * slab + r) * kSlotBytes,
-                           row.values + (inside ? at - part() : 0), inside);
+            copy_stage<16, EVICTED>(slot + (2 * slab + r) * kSlotBytes,
+                                    row.values + (inside ? at - part() : 0), inside);
         }
     }
 
@@ -131,6 +132,7 @@ struct ResidualDocuments {
         return static_cast<uint32_t>(code) < static_cast<uint32_t>(num_centroids_);
     }
 
+    template <bool EVICTED>
     DEVICE void copy(const MaxSimArgs& args, const TileRow& row, int r, int first_slab,
                      int slot) const {
         const int size = SIZE ? SIZE : args.size, bytes = size / kPlanes;
@@ -141,7 +143,7 @@ struct ResidualDocuments {
             const int at = (first_slab / 2 + pair) * 4 * kChunk + thread_index() % 4 * kChunk;
             const bool inside = SIZE || at < bytes;
             const int begin = inside ? at - part() : 0;
-            copy_stage<kChunk>(slot + value_slot(pair, r), row.values + begin, inside);
+            copy_stage<kChunk, EVICTED>(slot + value_slot(pair, r), row.values + begin, inside);
 #pragma unroll
             for (int half = 0; half < 2; ++half)
                 copy_stage<16>(slot + centroid_slot(pair, r, half),

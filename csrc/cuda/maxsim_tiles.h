@@ -46,7 +46,8 @@ DEVICE Range range_of(const MaxSimArgs& args, int64_t index) {
     return {first, left < 0 ? 0 : static_cast<int>(left)};
 }
 
-template <class Documents, int N>
+// EVICTED: documents leave the L2 cache first, so that centroids stay.
+template <class Documents, int N, bool EVICTED = false>
 class MaximaBlock {
   public:
     DEVICE explicit MaximaBlock(const MaxSimArgs& args)
@@ -360,11 +361,11 @@ class MaximaBlock {
     }
 
     DEVICE void copy_row(const TileRow& row, int r, int slot) const {
-        documents_.copy(args_, row, r, done_ % (slabs() / kSlabs) * kSlabs, slot);
+        documents_.template copy<EVICTED>(args_, row, r, done_ % (slabs() / kSlabs) * kSlabs, slot);
         if (!kIsInteger) return;
         const int scale = slot + Documents::kScales * kSlotBytes + 4 * r;
         if (documents_.is_known(row.code))
-            copy_stage<4>(scale, row.scale, true);
+            copy_stage<4, EVICTED>(scale, row.scale, true);
         else
             store_word(scale, kNaN);
     }

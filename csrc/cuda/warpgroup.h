@@ -83,19 +83,29 @@ DEVICE const T* element(const T* p, int count, int bytes) {
 }
 
 // BYTES to shared memory, zeros if not `whole`; a copy belongs to the next commit of its thread.
-template <int BYTES>
+// Where it is EVICTED first, the L2 cache is told that nobody will read it again.
+template <int BYTES, bool EVICTED = false>
 DEVICE void copy_stage(int target, const void* global, bool whole) {
     static_assert(BYTES == 16 || BYTES == 8 || BYTES == 4, "");
-#define PACKRANK_COPY(CACHE)                                                                     \
-    asm volatile(                                                                                \
-        "{.reg .pred none; setp.eq.b32 none, %3, 0; "                                            \
-        "cp.async." CACHE ".shared.global [%0], [%1], %2, none;}" ::"r"(shared_address(target)), \
-        "l"(global), "n"(BYTES), "r"(static_cast<int>(whole))                                    \
-        : "memory")
-    if constexpr (BYTES == 16)
-        PACKRANK_COPY("cg");
+#define PACKRANK_COPY(CACHE, POLICY, HINT, POLICY_NAME)                                 \
+    asm volatile("{.reg .pred none; setp.eq.b32 none, %3, 0; " POLICY "cp.async." CACHE \
+                 ".shared.global" HINT " [%0], [%1], %2, none" POLICY_NAME              \
+                 ";}" ::"r"(shared_address(target)),                                    \
+                 "l"(global), "n"(BYTES), "r"(static_cast<int>(whole))                  \
+                 : "memory")
+#define PACKRANK_EVICTED(CACHE)                                                                  \
+    PACKRANK_COPY(CACHE,                                                                         \
+                  ".reg .b64 policy; createpolicy.fractional.L2::evict_first.b64 policy, 1.0; ", \
+                  ".L2::cache_hint", ", policy")
+    if constexpr (EVICTED && BYTES == 16)
+        PACKRANK_EVICTED("cg");
+    else if constexpr (EVICTED)
+        PACKRANK_EVICTED("ca");
+    else if constexpr (BYTES == 16)
+        PACKRANK_COPY("cg", "", "", "");
     else
-        PACKRANK_COPY("ca");
+        PACKRANK_COPY("ca", "", "", "");
+#undef PACKRANK_EVICTED
 #undef PACKRANK_COPY
 }
 DEVICE void copies_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }

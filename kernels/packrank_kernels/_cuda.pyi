@@ -41,4 +41,5 @@ def maxsim(
     num_candidates: int,
     out: _Addresses,
     scores_stride: int,
+    evicts_first: bool,
 ) -> None: ...

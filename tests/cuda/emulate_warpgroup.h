@@ -193,7 +193,7 @@ const T* element(const T* p, int count, int bytes) {
                                       static_cast<int64_t>(count) * bytes);
 }
 
-template <int BYTES>
+template <int BYTES, bool EVICTED = false>
 void copy_stage(int target, const void* global, bool whole) {
     emulate::start_copy({target, global, whole, BYTES});
 }

@@ -102,7 +102,7 @@ def test_many_queries(monkeypatch: pytest.MonkeyPatch) -> None:
     assert float16.operations == 1_887_436_800_000
     assert float16.times["products"] == pytest.approx(2389 * US, rel=1e-3)
     # What `plan_maxsim` gives for 4096 columns.
-    passes = {"float16": 11, "bfloat16": 11, "int8": 5, "4bit": 6, "2bit": 5}
+    passes = {"float16": 11, "bfloat16": 11, "int8": 5, "4bit": 6, "2bit": 6}
     assert {name: arithmetic.passes(name, 4096) for name in passes} == passes
     assert float16.moved == 11 * 460_800_000 + 10_000 * 4096 * 4
 

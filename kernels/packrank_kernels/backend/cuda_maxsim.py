@@ -22,6 +22,9 @@ else:
 FORMATS = {"float16": 0, "bfloat16": 1, "int8": 2, "4bit": 3, "2bit": 4}
 # What a size must be a multiple of: 16 bytes, and 8 of any of a 2-bit row's four planes.
 _MULTIPLES = {torch.float16: 8, torch.bfloat16: 8, torch.int8: 32}
+# Whether documents leave the L2 cache first, where a kernel can be told so: a switch of benchmarks,
+# which goes when they have said whether it is worth it.
+EVICTS_FIRST = False
 _MAXIMA_AT_ONCE = 1 << 26  # 256 MB
 # Query tokens of one launch, which takes several passes over the documents to do so many.
 _COLUMNS_AT_ONCE = 4096
@@ -116,6 +119,7 @@ def maxsim(
                 last - first,
                 (_address(maxima), _address(partial), _address(scores[..., first:])),
                 count,
+                EVICTS_FIRST,
             )
     return scores[0] if is_flat and owners is None else scores
 

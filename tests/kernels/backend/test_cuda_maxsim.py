@@ -258,7 +258,7 @@ def test_many_documents_or_queries_come_in_parts(no_device, monkeypatch):
         return (ctypes.c_int64 * count).from_address(address)
 
     def score(*args):
-        starts, (cu_seqlens, _), (ids, owners, _), count, (*_, out), stride = args[5], *args[8:]
+        starts, (cu_seqlens, _), (ids, owners, _), count, (*_, out), stride = args[5], *args[8:13]
         seen.append(starts)
         found = numbers(ids or cu_seqlens, count)
         queries = 1 if owners else len(starts) - 1
@@ -324,6 +324,17 @@ def test_on_a_device(kind, size):
         parts = maxsim([q.to(CUDA) for q in queries], moved, own, backend="cuda")
         for m, part in enumerate(parts):
             assert torch.equal(part.cpu(), scores[m, m :: len(lengths)])
+
+
+@pytest.mark.gpu
+@needs_device
+@pytest.mark.parametrize("kind", cuda_maxsim.FORMATS)
+def test_documents_that_leave_the_cache_first(monkeypatch, kind):
+    documents = documents_of([180] * 100, kind, 128).to(CUDA)
+    query = torch.randn(32, 128, device=CUDA)
+    scores = maxsim(query, documents, backend="cuda")
+    monkeypatch.setattr(cuda_maxsim, "EVICTS_FIRST", True)
+    assert torch.equal(maxsim(query, documents, backend="cuda"), scores)
 
 
 @pytest.mark.gpu

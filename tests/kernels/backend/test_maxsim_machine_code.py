@@ -2,13 +2,10 @@
 
 import re
 from collections import Counter
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import sass
-
-from packrank_kernels.backend import cuda_maxsim
 
 # By format: documents' class; copies of a step; and at most so many instructions of a step, so many
 # of the half-rate unit, and so many of the one that multiplies. A step is 16 document tokens of a
@@ -23,23 +20,16 @@ STEPS = {
 
 
 @pytest.fixture(scope="module")
-def dump(compiled_folder):
-    if cuda_maxsim._missing is not None:
-        pytest.skip("needs the module")
-    return sass.disassembly(Path(cuda_maxsim._cuda.__file__), compiled_folder)
-
-
-@pytest.fixture(scope="module")
-def kernels(dump):
+def kernels(disassembled):
     found = []
-    pattern = r"maxsim_maximaINS0_\d+(\w*)Lb([01])ELi(\d+)EEELi(\d+)EEEv"
-    for name, code in sass.functions(dump).items():
+    pattern = r"maxsim_maximaINS0_\d+(\w*)Lb([01])ELi(\d+)EEELi(\d+)ELb([01])EEE"
+    for name, code in sass.functions(disassembled("sm_90a"), "maxsim_maxima").items():
         if shape := re.search(pattern, name):
-            whole, size, columns = map(int, shape.groups()[1:])
+            whole, size, columns, evicts = map(int, shape.groups()[1:])
             found.append(
                 SimpleNamespace(
                     name=name, documents=shape[1], whole=whole, size=size, columns=columns,
-                    code=code,
+                    evicts=evicts, code=code,
                 )
             )  # fmt: skip
     return found
@@ -60,11 +50,12 @@ def step_of(kernel, kind):
     return sass.shortest_step(kernel.code, least)
 
 
-def test_all(dump, kernels):
+def test_all(disassembled, kernels):
     """wgmma, not one at a time, and nothing kept in local memory."""
-    usage = re.findall(r"Function (\w*maxsim_maxima\w*):\s+REG:(\d+) STACK:(\d+)", dump)
+    pattern = r"Function (\w*maxsim_maxima\w*):\s+REG:(\d+) STACK:(\d+)"
+    usage = re.findall(pattern, disassembled("sm_90a"))
     registers = {name: int(count) for name, count, stack in usage if stack == "0"}
-    assert len(usage) == len(registers) == len(kernels) == 51
+    assert len(usage) == len(registers) == len(kernels) == 56
     for kernel in kernels:
         names = Counter(one.name.split(".")[0] for one in kernel.code)
         assert registers[kernel.name] <= (128 if kernel.columns == 32 else 168), kernel.name
@@ -74,10 +65,11 @@ def test_all(dump, kernels):
         assert [one.name for one in kernel.code].count("WARPGROUP.ARRIVE") == 1, kernel.name
 
 
+@pytest.mark.parametrize("evicts", [0, 1])
 @pytest.mark.parametrize("kind", STEPS)
-def test_instructions_of_a_step(kernels, kind):
+def test_instructions_of_a_step(kernels, kind, evicts):
     """No more than there were; lanes do not meet where each keeps its maxima."""
-    (kernel,) = of_format(kernels, kind, whole=1, size=128, columns=32)
+    (kernel,) = of_format(kernels, kind, whole=1, size=128, columns=32, evicts=evicts)
     step = step_of(kernel, kind)
     found = sass.units(step)
     counts, (_, copies, *most) = [len(step), found["alu"], found["fma"]], STEPS[kind]
@@ -90,7 +82,7 @@ def test_instructions_of_a_step(kernels, kind):
 def test_codes_are_waited_for_in_the_next_step(kernels, kind):
     """Of a step that waits for a code it loads itself, every tile costs a latency of memory."""
     some = of_format(kernels, kind, whole=1)
-    assert len(some) == 6
+    assert len(some) == 7
     for kernel in some:
         step = step_of(kernel, kind)
         loads = [n for n, one in enumerate(step) if one.name.startswith("LDG.E.CONSTANT")]

@@ -2,7 +2,7 @@
 #   make run          rank the shipped sample
 #   make test         run the tests            DATA=folder: also those that read real data
 #                                              ARGS=tests/kernels: some of them, in one process
-#   make older-triton compile a sample of the Triton kernels with an older Triton too
+#   make older-triton compile and launch a sample of the Triton kernels with an older Triton too
 #   make proofs       the long form of tests that have one, every Triton kernel, sanitizers
 #   make peers        tests beside other packages' programs, each in an environment of its own
 #   make check        lint, formatting, types; of the C++ too
@@ -46,9 +46,9 @@ CORES := -n auto --maxprocesses 8 --dist worksteal
 test: $(VENV)/installed-demo,test
 	$(RUN) -m pytest $(if $(ARGS),,$(CORES)) $(if $(DATA),--data="$(DATA)") $(ARGS)
 
-MACHINE_CODE := tests/kernels/backend/test_triton_machine_code.py
+COMPILED := $(addprefix tests/kernels/backend/test_triton_,machine_code.py launches.py)
 older-triton: $(VENV)/installed-demo,test $(VENV)/triton-3.6.0
-	$(RUN) -m pytest $(MACHINE_CODE) -k older --older-triton=$(VENV)/triton-3.6.0 $(ARGS)
+	$(RUN) -m pytest $(COMPILED) -k older --older-triton=$(VENV)/triton-3.6.0 $(ARGS)
 
 proofs: $(VENV)/installed-demo,test $(VENV)/triton-3.6.0
 	$(RUN) tests/proofs.py $(if $(DATA),--data="$(DATA)") $(ARGS)

@@ -1,19 +1,24 @@
 """Compile Triton's kernels before anything is timed or tested: `prewarm.py I/N`, each Nth job.
 
 By calls at the sizes of the benchmarks, so that what is compiled is what will be asked for; it
-lands in Triton's cache. Where a call fails it says so, and the others are made.
+lands in Triton's cache. Where a call fails it says so, and the others are made. With --without-gpu
+nothing runs: a machine without a device compiles for a Hopper one. A kernel is kept under its
+source, how it was called, the files of Triton, and ptxas: those decide whether it is found there.
 """
 
 import argparse
+import itertools
 import os
+import platform
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import attention as packs
 import numpy as np
 import torch
-from linear import LAYERS
+from linear import LAYERS, unflattened
 from maxsim import Case, Shape
 from measure import Session
 from norms import EPS, TOKENS
@@ -29,12 +34,15 @@ from packrank_kernels import (
     score_head,
     take_sequences,
 )
-from packrank_kernels.packed import FORMATS
+from packrank_kernels.backend.triton import early_launch
+from packrank_kernels.packed import FORMATS, PackedLinear
 from packrank_kernels.testing import cu_seqlens
 
 Job = tuple[str, Callable[[], object]]
 WIDTHS = (384, 768, 1024)
 DECODER_WIDTHS = (896, 1536, 2304)
+DECODER_LAYERS = [(896, 4864, "silu", True)]
+LENGTHS = (32, 64, 128, 256, 512)
 
 
 class Jobs:
@@ -55,10 +63,12 @@ class Jobs:
         yield from self.attentions()
         yield from self.scores()
         yield from self.rows()
+        yield from self.contestants()
 
     def products(self) -> Iterator[Job]:
-        rows = (TOKENS, 2048, 128) if self.on_device else (8,)
-        for layers in LAYERS.values():
+        # All tiles, whatever the layer.
+        rows = (TOKENS, 2048, 600, 300, 128, 20) if self.on_device else (8,)
+        for layers in (*LAYERS.values(), DECODER_LAYERS):
             for inputs, outputs, activation, gated in layers:
                 for count in rows:
                     yield (
@@ -69,32 +79,36 @@ class Jobs:
                     )
 
     def product(
-        self, rows: int, inputs: int, outputs: int, activation: str | None, gated: bool
+        self,
+        rows: int,
+        inputs: int,
+        outputs: int,
+        activation: str | None,
+        gated: bool,
+        run: Callable[[torch.Tensor, PackedLinear], torch.Tensor] = linear,
     ) -> object:
         weight = self.draw(outputs * (1 + gated), inputs)
         bias = torch.zeros(len(weight), device=self.device)
         packed = pack_linear(weight, bias, activation=activation, gated=gated, backend=self.backend)
-        return linear(self.draw(rows, inputs), packed)
+        return run(self.draw(rows, inputs), packed)
 
     def attentions(self) -> Iterator[Job]:
         for size in packs.SIZES:
-            for longest in (32, 64, 128, 256, 512):
+            for longest in LENGTHS:
                 yield f"attention {size}, {longest}", lambda s=size, n=longest: self.attend(s, n)
             yield f"attention {size}, first", lambda s=size: self.attend(s, 128, first=True)
-        for longest in (128, 512):
-            for window in (None, 64):
-                options = {"window": window, "rotates": True}
-                yield (
-                    f"attention of ModernBERT, {longest}, window {window}",
-                    lambda n=longest, options=options: self.attend(64, n, **options),
-                )
-        for prefixed in (False, True):
-            yield (
-                f"attention of a decoder, prefix {prefixed}",
-                lambda prefixed=prefixed: self.attend(
-                    64, 512, rotates=True, causal=True, heads=14, prefixed=prefixed
-                ),
-            )
+        forms = [{"window": window, "rotates": True} for window in (None, 64)]
+        decoder = {"rotates": True, "causal": True, "heads": 14}
+        forms += [decoder | {"prefixed": prefixed} for prefixed in (False, True)]
+        for options in forms:
+            for size in (64, 128) if "causal" in options else (64,):
+                for longest, first in (*((n, False) for n in LENGTHS), (128, True)):
+                    yield (
+                        f"attention {size}, {longest}, {'first, ' * first}{options}",
+                        lambda s=size, n=longest, f=first, options=options: self.attend(
+                            s, n, first=f, **options
+                        ),
+                    )
 
     def attend(
         self,
@@ -145,33 +159,86 @@ class Jobs:
         for size in WIDTHS:
             yield f"norms of {size}", lambda size=size: self.norms(size)
         for size in DECODER_WIDTHS:
-            yield f"norm of a decoder of {size}", lambda size=size: add_rms_norm(
-                self.draw(64, size), self.draw(64, size),
-                torch.ones(size, device=self.device), EPS, backend=self.backend,
-            )  # fmt: skip
+            yield f"norms of a decoder of {size}", lambda size=size: self.decoder_norms(size)
+
+    def decoder_norms(self, size: int) -> None:
+        """The first norm, those between, and what the head reads, in float32, and the head."""
+        x, weight = self.draw(64, size), torch.ones(size, device=self.device)
+        for residual in (None, x):
+            add_rms_norm(x, residual, weight, EPS, backend=self.backend)
+        add_rms_norm(x.float(), x.float(), weight, EPS, backend=self.backend)
+        linear(x.float(), pack_linear(weight[None], backend=self.backend))
+
+    def contestants(self) -> Iterator[Job]:
+        """Forms that `linear` and `forward` race with those above."""
+
+        def within(call: Callable[..., object], *arguments: object, **options: object) -> object:
+            with early_launch.within():
+                return call(*arguments, **options)
+
+        rows = TOKENS if self.on_device else 8
+        for layer in itertools.chain(*LAYERS.values()):
+            yield f"linear {layer}, early", partial(within, self.product, rows, *layer)
+            if self.on_device:
+                call = partial(self.product, rows, *layer, run=unflattened)
+                yield f"linear {layer}, unflattened", call
+        for size in packs.SIZES:
+            for first in (False, True):
+                call = partial(within, self.attend, size, 128, first=first)
+                yield f"attention {size}, {'first, ' * first}early", call
+        for size in WIDTHS:
+            yield f"norms of {size}, early", partial(within, self.norms, size)
 
     def norms(self, size: int) -> None:
         weight, bias = torch.randn(2, size, device=self.device)
         x, y, count = self.draw(64, size), self.draw(64, size), 64
         options = {"backend": self.backend}
-        add_layer_norm(x, y, weight, bias, EPS, **options)
+        for shift in (bias, None):  # ModernBERT has none
+            add_layer_norm(x, y, weight, shift, EPS, **options)
         ids = torch.zeros(3, count, dtype=torch.int32, device=self.device)
         tables = self.draw(3, 8, size)
         embed_layer_norm(*ids, *tables, weight, bias, EPS, **options)
+        embed_layer_norm(ids[0], None, None, tables[0], None, None, weight, None, EPS, **options)
         cu = cu_seqlens([32, 32]).to(self.device)
         take_sequences(x, cu, cu[:1].contiguous(), 32, **options)
         dense, out = torch.randn(size, size, device=self.device), weight[None]
-        head = pack_head(dense, None, "tanh", None, out, None, **options)
-        score_head(x, head, cu[:2].contiguous())
+        for activation, norm in (("tanh", None), ("gelu", (weight, None, EPS))):
+            head = pack_head(dense, None, activation, norm, out, None, **options)
+            for rows in (cu[:2].contiguous(), None):
+                score_head(x, head, rows)
+
+
+class Compilations:
+    """Counts kernels: compiled here, or found in the cache."""
+
+    def __init__(self) -> None:
+        from triton import __version__, knobs
+
+        python = ".".join(platform.python_version_tuple()[:2])
+        self.by = f"by Triton {__version__} of Python {python}"
+        self.compiled = self.found = 0
+        knobs.compilation.listener = self._count
+
+    def _count(self, *, cache_hit: bool, **facts: object) -> None:
+        self.found += cache_hit
+        self.compiled += not cache_hit
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("share", help="I/N: every Nth job, from the Ith on")
     parser.add_argument("--dry-run", action="store_true", help="on the CPU")
+    parser.add_argument(
+        "--without-gpu", type=Path, metavar="FOLDER", help="where a device's stand-in is kept"
+    )
     options = parser.parse_args()
     first, step = map(int, options.share.split("/"))
     device = torch.device("cpu" if options.dry_run else "cuda")
+    if options.without_gpu:
+        from pretend.device import Device
+
+        Device(options.without_gpu)
+    counted = None if options.dry_run else Compilations()
     failed = made = 0
     for name, call in list(Jobs(device).every())[first::step]:
         try:
@@ -182,6 +249,8 @@ def main() -> None:
             failed += 1
             print(f"{name}: {type(error).__name__}: {' '.join(str(error).split())[:300]}")
         made += 1
+    if counted is not None:
+        print(f"{counted.compiled} kernels compiled, {counted.found} found {counted.by}")
     print(f"{made} calls, {failed} failed")
     sys.exit(failed > 0)
 

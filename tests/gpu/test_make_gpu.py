@@ -3,20 +3,24 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from pretend.process import need_it_pretended, run
 from visits import ROOT, load, visit
 
 from packrank_kernels.testing import cu_seqlens
 
 checks: Any = visit("checks")
 measure: Any = load("measure")
+results: Any = visit("results")
 traces: Any = load("traces")
 
 
@@ -30,14 +34,16 @@ def start(*arguments: object, **environment: str) -> "subprocess.CompletedProces
     )
 
 
-def run_program(name: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    """A program of benchmarks/gpu, with that folder on the path."""
-    paths = [ROOT / "engine", ROOT / "kernels", ROOT / "benchmarks/gpu"]
+def run_program(
+    name: str, *arguments: str, **environment: str
+) -> "subprocess.CompletedProcess[str]":
+    """A program of benchmarks/gpu, with that folder and this one on the path."""
+    paths = [ROOT / folder for folder in ("engine", "kernels", "benchmarks/gpu", "tests")]
     return subprocess.run(
         [sys.executable, str(ROOT / "benchmarks/gpu" / name), *arguments],
         capture_output=True,
         text=True,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, paths))},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, paths))} | environment,
         timeout=300,
     )
 
@@ -90,6 +96,32 @@ def test_what_is_compiled_ahead_can_be_called(thorough: bool) -> None:
         pytest.skip("its long form alone: make proofs")
     done = run_program("prewarm.py", "0/1", "--dry-run")
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_what_is_compiled_without_a_device_is_found_again(
+    tmp_path: Path, checkpoint: Callable[..., Path], thorough: bool
+) -> None:
+    """All of it, by another process, out of the archive; and models need nothing beside it."""
+    if not thorough:
+        pytest.skip("its long form alone: make proofs")
+    need_it_pretended()
+    places = "--out", tmp_path / "out", "--logs", tmp_path / "logs"
+    done = start("--stage", "cache", *places, TRITON_INTERPRET="0")
+    assert done.returncode == 0, done.stdout
+    shutil.rmtree(tmp_path / "logs/triton")
+    cache = tmp_path / "here/triton"
+    kernels = results.unpack_cache(tmp_path / "out" / results.CACHE, cache)
+    options = "0/1", "--without-gpu", str(tmp_path)
+    there = {"TRITON_CACHE_DIR": str(cache), "TRITON_INTERPRET": "0"}
+    again = run_program("prewarm.py", *options, **there)
+    counts = re.search(r"^(\d+) kernels compiled, (\d+) found", again.stdout, re.MULTILINE)
+    assert counts is not None, again.stdout + again.stderr
+    assert counts.groups() == ("0", str(kernels))
+    shapes = load("sizes").ENCODERS.values()
+    models = [checkpoint(name, **(sizes | {"num_hidden_layers": 2})) for name, sizes in shapes]
+    found = run("forwards.py", *models, "--keep", cache.parent, "--more", 40)
+    assert len(found) == len(models)
+    assert [model["compiled"] for model in found] == [[]] * len(models)
 
 
 def test_every_file_with_device_tests_is_run() -> None:

@@ -79,7 +79,7 @@ class Commands:
         self._stopping = threading.Event()
         self._environment = {
             **os.environ,
-            "PYTHONPATH": os.pathsep.join(_paths()),
+            "PYTHONPATH": os.pathsep.join(paths()),
             "PYTHONSAFEPATH": "1",
             "PYTHONUNBUFFERED": "1",
             "PYTHONFAULTHANDLER": "1",
@@ -150,7 +150,7 @@ def timed(job: Callable[[], Done]) -> Done:
     return Done(done.status, done.note, time.monotonic() - start)
 
 
-def _paths() -> list[str]:
+def paths() -> list[str]:
     """Where the package and the benchmarks are, unbuilt, before what the caller's names."""
     given = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     return [str(ROOT / "engine"), str(ROOT / "kernels"), str(HERE), *given]

@@ -6,7 +6,8 @@ run in what the others leave.
 
 from visit.checks import again, checks, counters, rehearse, sanitize, smoke
 from visit.plan import Step
-from visit.steps import benchmark, build, machine
+from visit.state import AHEAD
+from visit.steps import ahead, benchmark, build, machine
 
 STAGES = ("works", "speed")
 # A model's shape, or a kind of MaxSim's requests.
@@ -17,6 +18,7 @@ _START = [
     Step("build", 100, 65, build),
 ]
 _CEILINGS = Step("ceilings", 20, 14, benchmark("ceilings"))
+_AHEAD = Step("prewarm", 600, 60, ahead)
 _WORKS = [
     Step("smoke", 60, 30, smoke),
     Step("checks", 120, 40, checks),
@@ -54,6 +56,8 @@ _DRY_BENCHMARKS = Step("benchmarks", 240, 30, benchmark(*ALL))
 
 def steps_of(stage: str | None, *, dry: bool) -> list[Step]:
     """Those of a stage; of both one after the other, where nothing is asked twice."""
+    if stage == AHEAD:
+        return [_AHEAD]
     if dry:
         asked = Step("smoke", 120, 10, rehearse)
         inner = {"works": [asked], "speed": [_DRY_BENCHMARKS], None: [asked, _DRY_BENCHMARKS]}

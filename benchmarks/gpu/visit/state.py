@@ -13,9 +13,10 @@ from typing import Any
 from visit import goals, predictions
 from visit.goals import Measured
 from visit.processes import ROOT, Commands, Done
-from visit.results import REPORT, SUMMARY, TABLES, Results
+from visit.results import CACHE, REPORT, SUMMARY, TABLES, Results
 
 Steps = dict[str, Done]
+AHEAD = "cache"  # the stage that asks no device
 
 
 @dataclass
@@ -108,7 +109,7 @@ class Visit:
         missing = [name for name, done in steps.items() if done["status"] == "left out"]
         if missing:
             lines += ["", f"Left out for want of time: {', '.join(missing)}."]
-        if not self.dry:
+        if not self.dry and report["stage"] != AHEAD:
             visits = [Measured(x["rows"], x["ceilings"]) for x in (report, self.earlier) if x]
             lines += ["", "## Goals", "", *goals.table(visits)]
             if found := predictions.table(visits):
@@ -126,6 +127,9 @@ class Visit:
             lines.append(f"| {name} | {done['status']} | {done['seconds']:.1f} | {note} |")
         if self.dry:
             return "\n".join([*lines, "", "A dry run: no figure here says anything about speed."])
+        if report["stage"] == AHEAD:
+            given = self.results.folder / CACHE
+            return "\n".join([*lines, "", f"For the device's machine: --triton-cache {given}."])
         target = f"benchmarks/results/{slug(gpu)}/{report['date']}-{report['stage']}.json"
         lines += ["", f"To commit: {REPORT} as {target}; then `python benchmarks/report.py`."]
         return "\n".join(lines)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from visit.processes import GRACE_S, HERE, Done
+from visit.processes import GRACE_S, HERE, ROOT, Done, paths
 from visit.state import Visit, slug
 
 LOST = "no longer answers"
@@ -45,23 +45,37 @@ def build(visit: Visit, limit: float) -> Done:
     return done
 
 
-def _warm(visit: Visit, limit: float) -> Done:
+def ahead(visit: Visit, limit: float) -> Done:
+    """Triton's kernels for a Hopper device, where there is none: see tests/pretend."""
+    modules = os.pathsep.join([*paths(), str(ROOT / "tests")])
+    return _warm(visit, limit, "--without-gpu", str(visit.logs), PYTHONPATH=modules)
+
+
+def _warm(visit: Visit, limit: float, *options: str, **environment: str) -> Done:
     """As many processes as there are cores, each with its share of the kernels."""
     start, cores = time.monotonic(), len(os.sched_getaffinity(0))
     program = str(HERE / "prewarm.py")
     with ThreadPoolExecutor(cores) as pool:
         outcomes = pool.map(
             lambda i: visit.commands.python(
-                f"prewarm-{i}", [program, f"{i}/{cores}"], limit, OMP_NUM_THREADS="1"
+                f"prewarm-{i}",
+                [program, f"{i}/{cores}", *options],
+                limit,
+                OMP_NUM_THREADS="1",
+                **environment,
             ),
             range(cores),
         )
-        wrong = [outcome for outcome in outcomes if outcome.status != 0]
+        ended = list(outcomes)
+    wrong = [outcome for outcome in ended if outcome.status != 0]
     seconds = time.monotonic() - start
     if wrong:
         first = wrong[0].done()
         return Done(first.status, f"{len(wrong)} of {cores} processes; {first.note}", seconds)
-    return Done("ok", f"in {cores} processes", seconds)
+    said = "".join(outcome.output for outcome in ended)
+    counts = re.findall(r"^(\d+) kernels compiled, (\d+) found (.*)", said, re.MULTILINE)
+    compiled, found = (sum(int(count[i]) for count in counts) for i in range(2))
+    return Done("ok", f"{compiled} kernels compiled, {found} found {counts[0][2]}", seconds)
 
 
 def benchmark(*names: str, shapes: tuple[str, ...] = ()) -> Callable[[Visit, float], Done]:

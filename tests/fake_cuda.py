@@ -9,6 +9,7 @@ is told, and do it when they are replayed. Only the thread that made it may use 
 """
 
 import contextlib
+import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
@@ -118,12 +119,14 @@ class Graph:
     def capture_begin(self, pool: Any = None, capture_error_mode: str = "global") -> None:
         stream = self.fake.current_stream()
         assert stream.name != "default" and stream.graph is None
-        stream.graph, stream.invalid = self, False
+        self.fake.hold(pool, self)
         self.fake.allocating_to.append(pool)
+        stream.graph, stream.invalid = self, False
 
     def capture_end(self) -> None:
         stream = self.fake.current_stream()
-        assert stream.graph is self
+        if stream.graph is not self:
+            raise RuntimeError("Capture must end on the same stream it began on")
         stream.graph = None
         if stream.invalid:  # torch up to 2.11 leaves its allocator as it is here
             raise RuntimeError("CUDA error: operation failed due to a previous error")
@@ -148,6 +151,7 @@ class FakeCuda:
         self.allocating_to: list[Any] = []
         self.num_captured_events = self.num_emptied = 0
         self._free: dict[tuple[str, int], list[Block]] = defaultdict(list)
+        self._pools: dict[Any, weakref.WeakSet[Graph]] = {}  # and the graphs that hold each
         self._current = [Stream(self, "default")]
         self._num_streams = 0
         self.cuda = SimpleNamespace(
@@ -162,7 +166,7 @@ class FakeCuda:
             get_device_properties=lambda device: SimpleNamespace(total_memory=1 << 40),
         )
         self._C = SimpleNamespace(
-            _cuda_endAllocateToPool=lambda index, pool: self.allocating_to.remove(pool),
+            _cuda_endAllocateToPool=self._end_allocate,
             _cuda_releasePool=lambda index, pool: None,
         )
 
@@ -243,9 +247,24 @@ class FakeCuda:
         finally:
             self._current.pop()
 
+    def hold(self, pool: Any, graph: Graph) -> None:
+        """torch frees a pool that no graph holds when it likes, and until then refuses it."""
+        holders = self._pools.get(pool)
+        if holders is None:
+            holders = self._pools[pool] = weakref.WeakSet()
+        elif not holders:
+            raise RuntimeError("it->second->use_count > 0 INTERNAL ASSERT FAILED")
+        holders.add(graph)
+
+    def _end_allocate(self, index: int, pool: Any) -> None:
+        if pool not in self.allocating_to:
+            raise RuntimeError("INTERNAL ASSERT FAILED")
+        self.allocating_to.remove(pool)
+
     def _empty_cache(self) -> None:
         assert not any(stream.graph for stream in self._current), "not within a capture"
         self._free.clear()
+        self._pools = {pool: holders for pool, holders in self._pools.items() if holders}
         self.num_emptied += 1
 
 

@@ -1,12 +1,15 @@
 """A forward as a CUDA graph, and order where there can be none."""
 
 import warnings
+import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from packrank.runtime.device import suppress_out_of_memory
 
 Forward = Callable[[], Tensor]
 
@@ -49,6 +52,7 @@ class Capture:
         self._device = device
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._pool: Any = None
+        self._graphs: weakref.WeakSet[torch.cuda.CUDAGraph] = weakref.WeakSet()  # of the pool
 
     def __call__(self, forward: Forward) -> Forward:
         """The forward, recorded: what it returns lies where it lay, and holds what it then would.
@@ -65,20 +69,22 @@ class Capture:
         with torch.cuda.stream(self._stream):
             forward()  # this thread's cuBLAS handle and workspace are made here, not within
             self._stream.synchronize()
-            try:
+            # Room is made after the except clause: until then the error keeps what it met alive.
+            with suppress_out_of_memory():
                 return self._record(forward)
-            except torch.OutOfMemoryError:
-                if _broken is None:
-                    torch.cuda.empty_cache()  # a capture cannot do that for itself
-                    return self._record(forward)
-                raise
+            if _broken is not None:
+                raise RuntimeError(_broken)
+            torch.cuda.empty_cache()  # a capture cannot do that for itself
+            return self._record(forward)
 
     def _record(self, forward: Forward) -> Forward:
-        self._pool = self._pool or torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
-        # thread_local: another thread may wait for a result meanwhile.
-        graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+        if not self._graphs:  # a pool that its last graph has left torch takes no more
+            self._pool = torch.cuda.graph_pool_handle()
+        self._graphs.add(graph)
         try:
+            # thread_local: another thread may wait for a result meanwhile.
+            graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
             out = forward()
         except BaseException as error:
             self._end(graph, error)
@@ -96,13 +102,12 @@ class Capture:
         try:
             graph.capture_end()
         except RuntimeError as error:
-            _stop(cause or error)
-            pool, self._pool = self._pool, None
-            index = self._stream.device_index
             # Up to 2.11 torch leaves its allocator in the capture; later ones have ended it.
             with suppress(RuntimeError):
-                torch._C._cuda_endAllocateToPool(index, pool)
-                torch._C._cuda_releasePool(index, pool)
+                index = self._stream.device_index
+                torch._C._cuda_endAllocateToPool(index, self._pool)
+                torch._C._cuda_releasePool(index, self._pool)
+            _stop(cause or error)
             if cause is None:
                 raise
 

@@ -2,6 +2,8 @@
 
 import contextlib
 import gc
+import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -218,6 +220,48 @@ def test_want_of_memory_in_a_capture_breaks_nothing(fake: FakeCuda, is_cached: b
         assert submit(runner, PACKS[1])() == sums(PACKS[1])
     assert runner.num_graphs == 1 + is_cached
     assert capture.broken() is None and not fake.allocating_to
+
+
+def test_what_lacked_memory_holds_none_where_it_is_tried_again(fake: FakeCuda) -> None:
+    """Neither the activations of the first try nor its graph."""
+    model, tries = Model(fake), list[weakref.ref[object]]()
+    runner = Graphs(model)  # type: ignore[arg-type]
+
+    def full() -> None:
+        graph = fake.cuda.current_stream().graph
+        if graph is not None:
+            assert all(held() is None for held in tries)
+            activations = fake.empty(9, dtype=torch.float32, device=DEVICE)
+            tries.extend([weakref.ref(activations), weakref.ref(graph)])
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    model.within = full
+    for _ in range(PATIENCE + 1):
+        submit(runner, PACKS[0])
+    assert len(tries) == 4
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_a_capture_that_cannot_begin_says_so_too(
+    fake: FakeCuda, begun: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether torch's allocator waits for it already or not; also where warnings are errors."""
+
+    def begin(self: fake_cuda.Graph, pool: object, capture_error_mode: str) -> None:
+        if begun:
+            fake.allocating_to.append(pool)
+        raise RuntimeError("CUDA error: stream is capturing")
+
+    monkeypatch.setattr(fake_cuda.Graph, "capture_begin", begin)
+    runner = Graphs(Model(fake))  # type: ignore[arg-type]
+    for _ in range(PATIENCE):
+        submit(runner, PACKS[0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(RuntimeWarning, match="stream is capturing"):
+            submit(runner, PACKS[0])
+    assert capture.broken() == "CUDA error: stream is capturing" and not fake.allocating_to
+    assert submit(runner, PACKS[0])() == sums(PACKS[0])
 
 
 def test_whether_graphs_work_is_tried(fake: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -94,6 +94,6 @@ def suppress_out_of_memory() -> Iterator[None]:
         yield
     except (torch.OutOfMemoryError, MemoryError):
         pass
-    except RuntimeError as error:  # torch has no type of its own for the CPU's
-        if "can't allocate memory" not in str(error):
+    except RuntimeError as error:  # torch has no type of its own for the CPU's, nor for a driver's
+        if not any(words in str(error) for words in ("can't allocate memory", "out of memory")):
             raise

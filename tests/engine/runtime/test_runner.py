@@ -99,11 +99,14 @@ def test_threads_share_a_runner() -> None:
             np.testing.assert_array_equal(logits, expected[order])
 
 
-# As torch has it of a device and of the machine, and the kernels of the latter.
+# As torch has it of a device and of the machine, and the kernels of the latter; and a driver, which
+# keeps code and graphs in memory of its own.
 FULL = [
     torch.OutOfMemoryError("CUDA out of memory"),
     RuntimeError("[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: can't allocate memory"),
     MemoryError(),
+    RuntimeError("CUDA error: out of memory"),
+    RuntimeError("Triton Error [CUDA]: out of memory"),
 ]
 
 
@@ -127,7 +130,7 @@ class Cramped(Echo):
         return super().hidden_states(pack, num_keys, rows)
 
 
-@pytest.mark.parametrize("full", FULL, ids=lambda full: type(full).__name__)
+@pytest.mark.parametrize("full", FULL, ids=str)
 def test_out_of_memory_halves_the_budget_and_goes_on(full: Exception) -> None:
     runner = Runner(Cramped(25, full), 1000)
     np.testing.assert_array_equal(runner.logits(SEQUENCES), Runner(Echo(), 9).logits(SEQUENCES))

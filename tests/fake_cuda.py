@@ -153,7 +153,7 @@ class FakeCuda:
         self._free: dict[tuple[str, int], list[Block]] = defaultdict(list)
         self._pools: dict[Any, weakref.WeakSet[Graph]] = {}  # and the graphs that hold each
         self._current = [Stream(self, "default")]
-        self._num_streams = 0
+        self._streams: dict[int, list[Stream]] = defaultdict(list)  # of each priority, in turn
         self.cuda = SimpleNamespace(
             Stream=self._new_stream,
             Event=lambda: Event(self),
@@ -235,9 +235,12 @@ class FakeCuda:
             copy.reads, copy.writes = block.reads, block.writes
             self._free["device", block.size].append(copy)
 
-    def _new_stream(self, device: Any = None) -> Stream:
-        self._num_streams += 1
-        return Stream(self, f"stream {self._num_streams}")
+    def _new_stream(self, device: Any = None, priority: int = 0) -> Stream:
+        """One of 32 of a priority, as torch has it."""
+        streams = self._streams[priority]
+        number = sum(map(len, self._streams.values())) + 1
+        streams.append(Stream(self, f"stream {number}") if len(streams) < 32 else streams.pop(0))
+        return streams[-1]
 
     @contextlib.contextmanager
     def _on(self, stream: Stream) -> Iterator[None]:

@@ -32,7 +32,9 @@ class Uploads:
         self._device = device
         self._slots: list[_Slot] = []
         if device.type == "cuda":
-            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+            # torch hands out 32 streams of a priority, then the same again: of this one, none on
+            # which a forward may just be captured, which a copy of another thread's would break.
+            self._stream = torch.cuda.Stream(device, priority=-1)  # type: ignore[no-untyped-call]
             self._slots = [_Slot(device), _Slot(device)]
 
     def send(self, fill: Callable[[Int32], None], target: Tensor) -> None:

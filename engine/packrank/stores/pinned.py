@@ -17,7 +17,8 @@ class CopyStream:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        # Of the priority that `Uploads` has, for the same reason.
+        self._stream = torch.cuda.Stream(device, priority=-1)  # type: ignore[no-untyped-call]
 
     def buffer(self, size: int) -> Tensor:
         """[size] uint8 that it can copy from."""

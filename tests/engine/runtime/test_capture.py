@@ -128,6 +128,13 @@ def test_a_buffer_that_grows_takes_over_no_memory_in_use(fake: FakeCuda) -> None
         uploads.send(lambda host: np.copyto(host, values), target)
 
 
+def test_many_models_copy_on_no_stream_that_is_captured(fake: FakeCuda) -> None:
+    """torch has 32 streams of a priority; another thread may copy while one is captured."""
+    captured = {capture.Capture(DEVICE)._stream for _ in range(40)}
+    assert len(captured) == 32
+    assert all(Uploads(DEVICE)._stream not in captured for _ in range(40))
+
+
 def check(target: Tracked, values: Int32) -> None:
     assert target.plain.tolist() == values.tolist()
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from packrank.runtime.device import suppress_out_of_memory
+from packrank.runtime.streams import streams_of
 
 Forward = Callable[[], Tensor]
 
@@ -50,7 +51,7 @@ class Capture:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._stream = streams_of(device).captures
         self._pool: Any = None
         self._graphs: weakref.WeakSet[torch.cuda.CUDAGraph] = weakref.WeakSet()  # of the pool
 

@@ -18,6 +18,7 @@ from packrank.models import CausalModel, Model
 from packrank.models.program import Extent, Program, entries, fill
 from packrank.request import Int32
 from packrank.runtime.capture import Capture, Forward
+from packrank.runtime.streams import streams_of
 from packrank.runtime.transfer import Fetch, Uploads, fetch, placed
 
 # Packs of a bucket that run as they are before it is captured: many buckets see no more.
@@ -80,7 +81,7 @@ class Graphs:
 
     A bucket's first packs run as they are, which compiles what is not compiled yet; then it is
     captured, unless graphs already hold their share of memory. Either way the same kernels run at
-    the same shapes, on a stream of this object's own. What fits in no bucket, and a decoder's large
+    the same shapes, on one stream for all models. What fits in no bucket, and a decoder's large
     packs, run as they are on the caller's.
 
     Args:
@@ -93,7 +94,7 @@ class Graphs:
         self._capture = capture or Capture(model.device)
         self._stream = None
         if model.device.type == "cuda":
-            self._stream = torch.cuda.Stream(model.device)  # type: ignore[no-untyped-call]
+            self._stream = streams_of(model.device).packs
             # The weights may still be on their way.
             self._stream.wait_stream(torch.cuda.current_stream(model.device))
         self._uploads = Uploads(model.device)
@@ -194,7 +195,7 @@ class Graphs:
         self._num_graphs -= 1
 
     def _on_stream(self) -> AbstractContextManager[object]:
-        """This object's stream, and with it its device, as the current one."""
+        """The stream that packs run on, and with it its device, as the current one."""
         return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from packrank.request import Int32
+from packrank.runtime.streams import streams_of
 
 Fetch = Callable[[], NDArray[np.float32]]
 
@@ -21,7 +22,7 @@ _ALIGNMENT = 16
 class Uploads:
     """Two pinned buffers, filled in turn, so that one is filled while the other is copied.
 
-    The copy runs on a stream of its own into memory of its own; what the caller's stream then
+    The copy runs on a stream for copies into memory of its own; what the caller's stream then
     does is a copy within the device. On a CPU there is nothing to overlap, and one copy.
 
     Args:
@@ -32,9 +33,7 @@ class Uploads:
         self._device = device
         self._slots: list[_Slot] = []
         if device.type == "cuda":
-            # torch hands out 32 streams of a priority, then the same again: of this one, none on
-            # which a forward may just be captured, which a copy of another thread's would break.
-            self._stream = torch.cuda.Stream(device, priority=-1)  # type: ignore[no-untyped-call]
+            self._stream = streams_of(device).copies
             self._slots = [_Slot(device), _Slot(device)]
 
     def send(self, fill: Callable[[Int32], None], target: Tensor) -> None:

@@ -57,7 +57,9 @@ def describe_machine() -> Iterator[str]:
     yield f"python           {sys.version.split()[0]}"
     yield f"packrank         {__version__}"
     for package in _PACKAGES:
-        yield f"{package:16} {version(package)}"
+        # torch itself names the CUDA that it was built for, the wheels on PyPI do not.
+        said = torch.__version__ if package == "torch" else version(package)
+        yield f"{package:16} {said}"
     yield f"processor        {platform.machine()}: {' '.join(_instruction_sets())}"
     yield f"threads          {packrank_kernels.get_num_threads()}"
     devices = [torch.device("cpu")]

@@ -11,12 +11,13 @@ from types import TracebackType
 from typing import Any, BinaryIO
 
 from packrank.errors import InputError
-from packrank.records.formats import DELIMITERS, GZIP, Format, format_of, header
+from packrank.records.formats import DELIMITERS, GZIP, Format, format_of, header, is_text_alone
 from packrank.records.record import Kind, Record, fields_of, parse
 from packrank.records.splitting import cells, elements, rows
+from packrank.records.tables import NAMES, ZSTD, Table, TableFormat, table_format, unpacked
 
 _HEAD = 1 << 16  # bytes of which a format is told
-_PARTS = {"csv": "row", "tsv": "row", "json": "element"}
+_PARTS = {"json": "element"} | dict.fromkeys(("csv", "tsv", "parquet", "arrow"), "row")
 _ONE = {"line": "a line", "row": "a row", "element": "an element"}
 
 
@@ -50,7 +51,7 @@ class RecordFile:
         try:
             with _naming(self.name):
                 head = self._prepare(path)
-            self.format: Format = format_of(head, self.name, path, kind, format)
+            self.format: Format | TableFormat = self._format_of(head, path, format)
             self.part = _PARTS.get(self.format, "line")
             self._columns, self._header = self._read_header(head)
         except BaseException:
@@ -69,13 +70,28 @@ class RecordFile:
         self.can_rewind = stream.seekable()
         self._start = stream.tell() if self.can_rewind else 0
         head, stream = self._peek(stream)
-        self.is_compressed = head.startswith(GZIP)
+        self.is_compressed = head.startswith((GZIP, ZSTD))
         if self.is_compressed:
+            plain: Any = gzip.GzipFile(fileobj=stream)
+            if head.startswith(ZSTD):
+                plain = unpacked(stream, self.name)
             self._start = 0
-            unpacked: Any = gzip.GzipFile(fileobj=stream)
-            head, stream = self._peek(unpacked)
+            head, stream = self._peek(plain)
         self._stream = stream
         return head
+
+    def _format_of(self, head: bytes, path: str, asked: Format | None) -> Format | TableFormat:
+        self._table: Table | None = None
+        found = table_format(head)
+        if found is None or is_text_alone(head):
+            return format_of(head, self.name, path, self.kind, asked)
+        if asked is not None:
+            raise InputError(f"{self.name} is {NAMES[found]}, not {asked}; leave out the format")
+        if self.is_compressed:
+            what = f"{NAMES[found]} that is compressed as a whole"
+            raise InputError(f"{self.name} is {what}, which is not read; unpack it")
+        self._table = Table(self._stream, head, found, self.name)
+        return found
 
     def _peek(self, stream: BinaryIO) -> tuple[bytes, BinaryIO]:
         head = stream.read(_HEAD)
@@ -86,24 +102,28 @@ class RecordFile:
 
     def _read_header(self, head: bytes) -> tuple[list[str], int]:
         """Names of columns, and the number of the row that has them; nothing, of no table."""
+        if self._table is not None:
+            self._check_columns(self._table.columns)
+            self._table.want(self.kind)
         if self.format not in DELIMITERS:
             return [], 0
         delimiter = DELIMITERS[self.format]
         for number, row in enumerate(rows(io.BytesIO(head), delimiter), start=1):
             columns = header(row.removeprefix(codecs.BOM_UTF8), delimiter)
-            if not any(columns):
-                continue
-            wanted = "a table whose first row names its columns"
-            if lacking := self.kind.lacks(columns):
-                known = ", ".join(map(repr, columns))
-                raise InputError(
-                    f"{self.name} has no column {' and no column '.join(map(repr, lacking))}, and "
-                    f"has {known if len(known) < 200 else known[:200] + ' ...'}; expected {wanted}"
-                )
-            if twice := [name for name in set(columns) if columns.count(name) > 1]:
-                raise InputError(f"{self.name} has two columns {twice[0]!r}; expected {wanted}")
-            return columns, number
+            if any(columns):
+                self._check_columns(columns, "; expected a table whose first row names its columns")
+                return columns, number
         return [], 0
+
+    def _check_columns(self, columns: list[str], expected: str = "") -> None:
+        if lacking := self.kind.lacks(columns):
+            known = ", ".join(map(repr, columns))
+            raise InputError(
+                f"{self.name} has no column {' and no column '.join(map(repr, lacking))}, and "
+                f"has {known if len(known) < 200 else known[:200] + ' ...'}{expected}"
+            )
+        if twice := [name for name in set(columns) if columns.count(name) > 1]:
+            raise InputError(f"{self.name} has two columns {twice[0]!r}{expected}")
 
     def __enter__(self) -> "RecordFile":
         return self
@@ -122,16 +142,23 @@ class RecordFile:
 
     def rewind(self) -> None:
         """Let `raw` begin anew."""
-        self._stream.seek(self._start)
+        if self._table is not None:
+            self._table.rewind()
+        else:
+            self._stream.seek(self._start)
 
     def raw(self) -> Iterator[bytes]:
         """The bytes of every part of the file, blank ones and the header included.
+
+        Of Parquet and Arrow, whose rows are no bytes by themselves, JSON of what records have.
 
         Raises:
             InputError: it is damaged, or cannot be read.
         """
         parts: Iterable[bytes] = self._stream
-        if self.format in DELIMITERS:
+        if self._table is not None:
+            parts = self._table.rows()
+        elif self.format in DELIMITERS:
             parts = rows(self._stream, DELIMITERS[self.format])
         elif self.format == "json":
             parts = elements(self._stream, self.name)
@@ -158,6 +185,8 @@ class RecordFile:
 
     def num_lines(self) -> int | None:
         """Parts of the file, if to count them is quick and it can be read again after that."""
+        if self._table is not None:
+            return self._table.num_rows
         if not self.can_rewind or self.is_compressed or self.format == "json":
             return None
         chunks = iter(lambda: self._stream.read(1 << 20), b"")

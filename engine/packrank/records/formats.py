@@ -11,7 +11,8 @@ The first bytes decide wherever they say something:
 
 Else the end of the name does (.jsonl, .ndjson, .json, .csv, .tsv, .tab), and of what is left a line
 is a text. A format that is asked for is taken, unless the file is refused. All of it holds for what
-is compressed by gzip too, which its first bytes tell; the ".gz" of the name is passed over.
+is compressed by gzip or zstd too, which its first bytes tell; ".gz" and ".zst" of the name are
+passed over. Parquet and Arrow are told by their first bytes before any of this: see `tables`.
 """
 
 import codecs
@@ -46,15 +47,15 @@ _PANDAS = (
 _LFS = b"version https://git-lfs"
 # Name, first bytes, ends of names, advice. First bytes that a text may have count before others.
 _REFUSED: tuple[tuple[str, tuple[bytes, ...], tuple[str, ...], str], ...] = (
-    ("Parquet", (b"PAR1",), (".parquet",), _PANDAS.format(reader="read_parquet")),
-    ("Arrow", (b"ARROW1", b"FEA1"), (".arrow", ".feather"), _PANDAS.format(reader="read_feather")),
+    ("Feather of version 1", (b"FEA1",), (), _PANDAS.format(reader="read_feather")),
+    ("Parquet by its name alone", (), (".parquet",), "fetch or write it anew"),
+    ("Arrow by its name alone", (), (".arrow", ".arrows", ".feather"), "fetch or write it anew"),
     ("ORC", (b"ORC",), (".orc",), _PANDAS.format(reader="read_orc")),
     ("Avro", (b"Obj\x01",), (".avro",), _CONVERT),
     ("an Excel sheet", (b"\xd0\xcf\x11\xe0",), (".xlsx", ".xls", ".ods"), "save it as CSV"),
     ("a zip archive", (b"PK\x03\x04", b"PK\x05\x06"), (".zip", ".npz", ".docx"), _UNPACK),
     ("a 7z archive", (b"7z\xbc\xaf\x27\x1c",), (".7z",), _UNPACK),
     ("a rar archive", (b"Rar!",), (".rar",), _UNPACK),
-    ("compressed by zstd", (b"\x28\xb5\x2f\xfd",), (".zst",), _UNPACK),
     ("compressed by bzip2", (b"BZh",), (".bz2",), _UNPACK),
     ("compressed by xz", (b"\xfd7zXZ",), (".xz",), _UNPACK),
     ("compressed by lz4", (b"\x04\x22\x4d\x18",), (".lz4",), _UNPACK),
@@ -104,7 +105,7 @@ def format_of(head: bytes, name: str, path: str, kind: Kind, asked: Format | Non
     Raises:
         InputError: a file like this is not read.
     """
-    end = Path(path.removesuffix(".gz")).suffix.lower()
+    end = Path(path.removesuffix(".gz").removesuffix(".zst")).suffix.lower()
     _refuse_other_formats(head, name, end)
     _refuse_other_encodings(head, name)
     text = head.removeprefix(codecs.BOM_UTF8).lstrip()
@@ -165,7 +166,7 @@ def _closes(line: bytes) -> bool:
 
 
 def _refuse_other_formats(head: bytes, name: str, end: str) -> None:
-    is_text = not _stray(head)
+    is_text = is_text_alone(head)
     for what, marks, ends, advice in _REFUSED:
         if end in ends or (head.startswith(marks) and (not is_text or marks == (_LFS,))):
             raise InputError(f"{name} is {what}, which is not read; {advice}")
@@ -186,6 +187,11 @@ def _refuse_other_encodings(head: bytes, name: str) -> None:
             raise InputError(
                 f"{name} holds no text in UTF-8; if it is text, convert it, as with iconv -t UTF-8"
             )
+
+
+def is_text_alone(head: bytes) -> bool:
+    """Whether no byte tells of anything else."""
+    return not _stray(head)
 
 
 def _stray(head: bytes) -> int:

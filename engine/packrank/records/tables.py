@@ -1,0 +1,235 @@
+"""Tables that are not text, Parquet and Arrow's own, row by row; and what zstd has compressed.
+
+Both are read by pyarrow, which is looked for when the first such file comes.
+"""
+
+import io
+import json
+from collections.abc import Iterator
+from typing import Any, BinaryIO, Literal
+
+from packrank.errors import InputError
+from packrank.records.record import Kind
+
+TableFormat = Literal["parquet", "arrow"]
+ZSTD = b"\x28\xb5\x2f\xfd"
+
+NAMES = {"parquet": "Parquet", "arrow": "Arrow"}
+_ROWS = 1024  # read at once
+_FILE, _STREAM = b"ARROW1", b"\xff\xff\xff\xff"
+
+
+def table_format(head: bytes) -> TableFormat | None:
+    """What a file is that begins so; None: no table of these."""
+    if head.startswith(b"PAR1"):
+        return "parquet"
+    return "arrow" if head.startswith((_FILE, _STREAM)) else None
+
+
+class Table:
+    """A table, opened.
+
+    Attributes:
+        columns: of those that it has.
+    """
+
+    def __init__(self, stream: BinaryIO, head: bytes, format: TableFormat, name: str) -> None:
+        """Read what columns it has.
+
+        Args:
+            stream: of the file, at its beginning.
+            head: its first bytes.
+            format: what it is.
+            name: for messages.
+
+        Raises:
+            InputError: it is damaged, or cannot be read as it comes.
+        """
+        self._name, self._stream, self._what = name, stream, NAMES[format]
+        self._is_stream = head.startswith(_STREAM)
+        self._arrow = _arrow(f"{name} is {self._what}")
+        if not self._is_stream and not stream.seekable():
+            raise InputError(
+                f"{name} is {self._what}, which ends with where everything lies, so it cannot be "
+                "read from a pipe; name the file"
+            )
+        self._wanted: list[str] = []
+        self._start = stream.tell() if stream.seekable() else 0
+        self._reader = self._open()
+        self.columns = list(self._schema.names)
+
+    def _open(self) -> Any:
+        try:
+            if self._what == "Parquet":
+                return self._arrow.parquet.ParquetFile(self._stream, pre_buffer=False)
+            ipc = self._arrow.ipc
+            return (ipc.open_stream if self._is_stream else ipc.open_file)(self._stream)
+        except (self._arrow.ArrowException, OSError) as error:
+            raise self._damaged(error) from None
+
+    @property
+    def _schema(self) -> Any:
+        return self._reader.schema_arrow if self._what == "Parquet" else self._reader.schema
+
+    @property
+    def num_rows(self) -> int | None:
+        """How many there are, where the file says so."""
+        return int(self._reader.metadata.num_rows) if self._what == "Parquet" else None
+
+    def want(self, kind: Kind) -> None:
+        """Read the columns of this kind alone.
+
+        Raises:
+            InputError: one holds neither what a record has there nor nothing.
+        """
+        texts = {*kind.strings, "title"}
+        known = texts | {*kind.ids, "id", "_id"}
+        self._wanted = [name for name in self.columns if name in known]
+        for name in self._wanted:
+            found = self._schema.field(name).type
+            if not self._fits(found, name in texts - {*kind.ids}, name == "document"):
+                expected = "texts" if name in texts else "texts or whole numbers"
+                raise InputError(
+                    f"the column {name!r} of {self._name} holds {found}, expected {expected}"
+                )
+
+    def _fits(self, found: Any, is_text: bool, may_nest: bool) -> bool:
+        types = self._arrow.types
+        if types.is_dictionary(found):
+            found = found.value_type
+        view = getattr(types, "is_string_view", lambda found: False)
+        texts = types.is_string(found) or types.is_large_string(found) or view(found)
+        other = (types.is_struct(found) and may_nest) or (types.is_integer(found) and not is_text)
+        return bool(texts or other or types.is_null(found))
+
+    def rewind(self) -> None:
+        """Let `rows` begin anew."""
+        self._stream.seek(self._start)
+        self._reader = self._open()
+
+    def rows(self) -> Iterator[bytes]:
+        """Each row as a JSON object, without ids that are null.
+
+        Raises:
+            InputError: the file is damaged.
+        """
+        batches = self._batches()
+        while True:
+            try:
+                batch = next(batches, None)
+            except (self._arrow.ArrowException, OSError) as error:
+                raise self._damaged(error) from None
+            if batch is None:
+                return
+            columns = [_values(batch.column(name)) for name in self._wanted]
+            for values in zip(*columns, strict=True):
+                row = dict(zip(self._wanted, values, strict=True))
+                held = {
+                    name: value
+                    for name, value in row.items()
+                    if value is not None or name not in ("id", "_id")
+                }
+                yield json.dumps(held).encode()
+
+    def _batches(self) -> Iterator[Any]:
+        if self._what == "Parquet":
+            yield from self._reader.iter_batches(_ROWS, columns=self._wanted, use_threads=False)
+        elif self._is_stream:
+            yield from self._reader
+        else:
+            for index in range(self._reader.num_record_batches):
+                yield self._reader.get_batch(index)
+
+    def _damaged(self, error: Exception) -> InputError:
+        reason = str(error).partition("\n")[0].strip().rstrip(".")
+        return InputError(f"{self._name}, which is {self._what}, is damaged or cut off: {reason}")
+
+
+def unpacked(stream: BinaryIO, name: str) -> BinaryIO:
+    """What zstd has compressed there, as it was; it cannot be read twice without `stream`.
+
+    Raises:
+        InputError: pyarrow is not installed.
+    """
+    arrow = _arrow(f"{name} is compressed by zstd")
+    return io.BufferedReader(_Unpacked(arrow, stream))
+
+
+class _Unpacked(io.RawIOBase):
+    """Of frames one after the other; ends of reads fall where they will."""
+
+    def __init__(self, arrow: Any, stream: BinaryIO) -> None:
+        self._arrow, self._stream = arrow, stream
+        self._start = stream.tell() if stream.seekable() else 0
+        self._open()
+
+    def _open(self) -> None:
+        self._place = 0
+        source = self._arrow.PythonFile(_Lent(self._stream), "r")
+        self._native = self._arrow.CompressedInputStream(source, "zstd")
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return self._stream.seekable()
+
+    def seek(self, place: int, whence: int = io.SEEK_SET) -> int:
+        """To the beginning, or to where it is."""
+        if place or whence not in (io.SEEK_SET, io.SEEK_CUR):
+            raise io.UnsupportedOperation("what is compressed is read from its beginning")
+        if whence == io.SEEK_SET:
+            self._stream.seek(self._start)
+            self._open()
+        return self._place
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            piece: bytes = self._native.read(len(buffer))
+        except (self._arrow.ArrowException, OSError) as error:
+            raise EOFError(str(error).partition("\n")[0]) from None
+        buffer[: len(piece)] = piece
+        self._place += len(piece)
+        return len(piece)
+
+
+class _Lent:
+    """A stream that pyarrow does not close when it is done with it."""
+
+    closed = False
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self.read = stream.read
+
+    def close(self) -> None:
+        """Leave it open."""
+
+
+def _arrow(what: str) -> Any:
+    """pyarrow; `what`, the beginning of a sentence, needs it."""
+    try:
+        import pyarrow
+        import pyarrow.ipc
+        import pyarrow.parquet
+    except ImportError as error:
+        raise InputError(
+            f"{what}, which pyarrow reads, and it cannot be imported ({error}); "
+            "pip install 'packrank[tables]'"
+        ) from None
+    return pyarrow
+
+
+def _values(column: Any) -> list[Any]:
+    """A column's values; bytes that are no UTF-8 as lone surrogates, which whoever reads meets."""
+    try:
+        values: list[Any] = column.to_pylist()
+    except UnicodeDecodeError:
+        return [_text(one) for one in column]
+    return values
+
+
+def _text(scalar: Any) -> Any:
+    try:
+        return scalar.as_py()
+    except UnicodeDecodeError as error:
+        return error.object.decode("utf-8", "surrogateescape")

@@ -33,7 +33,7 @@ DECODER_TOKENS = 8192
 MEMORY_SHARE = 0.25
 # That forwards call.
 _OPS = ("attention", "linear", "add_layer_norm", "add_rms_norm", "embed_layer_norm", "score_head")
-_LEAST_TOKENS, _LEAST_SEQLEN, _LEAST_SEQUENCES = 64, 64, 8
+_LEAST_TOKENS, _LEAST_SEQLEN, _LEAST_PREFIXED, _LEAST_SEQUENCES = 64, 64, 1024, 8
 
 # Of the process: a capture fails when another thread waits for the whole device.
 _TURN = threading.Lock()
@@ -56,13 +56,18 @@ def bucket_of(extent: Extent, longest: int) -> Extent:
 
     Tokens are at most an eighth more, from 64 on; sequences at most twice as many, from 8 on, since
     an empty one costs next to nothing; lengths are powers of two from 64 on, or `longest`, of
-    which the model takes sequences.
+    which the model takes sequences. Behind a prefix kernels differ by whether there are more than
+    64 queries, and by no other length: from there on the least is 1024, so that the many lengths of
+    candidates share graphs.
     """
     tokens = max(extent.tokens, _LEAST_TOKENS)
     step = 1 << max((tokens - 1).bit_length() - 4, 0)
 
+    is_prefixed = extent.max_seqlen_k > extent.max_seqlen
+
     def length(tokens: int) -> int:
-        return max(min(max(_power_of_two(tokens), _LEAST_SEQLEN), longest), tokens)
+        least = _LEAST_PREFIXED if is_prefixed and tokens > _LEAST_SEQLEN else _LEAST_SEQLEN
+        return max(min(max(_power_of_two(tokens), least), longest), tokens)
 
     return Extent(
         tokens=-(-tokens // step) * step,

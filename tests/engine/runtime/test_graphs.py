@@ -209,7 +209,7 @@ def test_a_bucket_has_room_and_little_more(lengths: list[int], prefix: int) -> N
     assert tokens <= bucket.tokens <= max(tokens * 1.125, 64)
     assert len(lengths) <= bucket.sequences <= max(2 * len(lengths) - 1, 8)
     for length, room in ((longest, bucket.max_seqlen), (longest + prefix, bucket.max_seqlen_k)):
-        assert length <= room <= max(2 * length, 64)
+        assert length <= room <= max(2 * length, 1024 if prefix and length > 64 else 64)
         assert room <= 512 + prefix
 
 
@@ -217,3 +217,6 @@ def test_there_are_few_buckets() -> None:
     sizes = {bucket_of(Extent(n, 1, n, n), n).tokens for n in range(1, 16385)}
     assert len(sizes) == 1 + 8 * 8  # eight to each doubling from 64 to 16384
     assert 16384 in sizes
+    # Behind a prefix two for all lengths that candidates have.
+    lengths = {bucket_of(Extent(4096, 9, n, n + 60), 32768).max_seqlen for n in range(1, 961)}
+    assert lengths == {64, 1024}

@@ -27,7 +27,9 @@ INTRODUCTION = (
     "beginnings and ends of products, masks and latencies are not in them. What the second-level "
     "cache has kept would come 15 % faster than from memory. A copy reaches less than the memory's "
     "rate, and shares of it are larger by as much. Of the models, what stands first is a layer, as "
-    "often as it runs whole; the last layer runs for scored tokens alone."
+    "often as it runs whole; the last layer runs for scored tokens alone. Of MaxSim, centroids are "
+    "read once a token from the second-level cache, and times have the launches in them that "
+    "quantize queries and choose the best."
 )
 QWEN = "Qwen2.5-0.5B"
 FORMATS = ("float16", "int8", "4bit", "2bit")  # bfloat16 is as float16
@@ -48,7 +50,7 @@ def assumptions() -> Iterator[str]:
     for row in (
         ("memory", f"{at.MEMORY / 1e12:g} TB/s", "data sheet of the H200; a copy reaches less"),
         ("second-level cache", f"{at.CACHE / 1e12:g} TB/s, {at.CACHE_BYTES >> 20} MiB",
-         "assumed; its size decides budgets alone"),
+         "assumed; the size for token budgets"),
         ("products", f"{at.DENSE / 1e12:g} TFLOP/s in float16, twice that in bytes",
          "assumed of large products; the peak is 989"),
         ("clocks", f"{at.PROCESSORS} multiprocessors at {at.CLOCK / 1e9:g} GHz",
@@ -163,7 +165,8 @@ def verdict(work: str, least: float) -> tuple[str, str] | None:
         rates = [1 / at.texts(shape, cap).seconds for cap in CAPS]
         said = " and ".join(f"{x:,.0f}" for x in rates)
         peers = " and ".join(f"{x / least:,.0f}" for x in rates)
-        return f"{said} pairs/s", f"against peers of up to {peers}"
+        caps = " and ".join(map(str, CAPS))
+        return f"{said} pairs/s (up to {caps} tokens)", f"against peers of up to {peers}"
     if what == "forward":
         share = at.encoder(shape, TOKENS // LENGTH, LENGTH).share
         return f"{share:.0%}", allows([share >= least])
@@ -178,7 +181,9 @@ def verdict(work: str, least: float) -> tuple[str, str] | None:
         every = {shape: at.texts(shape, CAPS[0]) for shape in ENCODERS}
         shares = {shape: one.times["the device"] / one.seconds for shape, one in every.items()}
         said = ", ".join(f"{shape} {share:.0%}" for shape, share in shares.items())
-        return said, allows([share >= least for share in shares.values()])
+        return f"{said} (up to {CAPS[0]} tokens)", allows(
+            [share >= least for share in shares.values()]
+        )
     return None
 
 
@@ -218,7 +223,7 @@ def unknown() -> Iterator[str]:
         times = at.maxsim(*ONE, format).kernels[0][1].times
         del times["cache"]
         name = max(times, key=lambda name: times[name])
-        left.append(f"{format} takes {times[name] * 1e6:.0f} us, bound by {name}")
+        left.append(f"{format}'s kernel takes {times[name] * 1e6:.0f} us, bound by {name}")
     yield (
         f"Whether the cache gives more than {at.CACHE / 1e12:g} TB/s: without that bound "
         f"{', '.join(left)}."

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tarfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -198,11 +199,18 @@ def test_what_comes_from_another_visit_may_be_broken(
     """A cache is passed over; a report is what the user wants to be read."""
     broken = tmp_path / "broken"
     broken.write_text("{}")
+    other = tmp_path / "other.tar.gz"
+    with tarfile.open(other, "w:gz") as archive:
+        archive.add(broken, "broken")
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
     given = ["gpu", "--out", str(tmp_path / "out"), "--logs", str(tmp_path / "logs")]
-    monkeypatch.setattr(sys, "argv", [*given, "--triton-cache", str(broken)])
-    main.prepare(main.arguments())
-    assert f"{broken} is of no use" in capsys.readouterr().out
+    for path in (broken, other):
+        monkeypatch.setattr(sys, "argv", [*given, "--triton-cache", str(path)])
+        main.prepare(main.arguments())
+        said = capsys.readouterr().out
+        assert said.startswith(f"{path} is no cache of Triton's: ")
+        assert said.count("\n") == 1
+    assert not (tmp_path / "cache").exists()
     monkeypatch.setattr(sys, "argv", [*given, "--after", str(broken)])
     with pytest.raises(SystemExit, match=f"{broken} is no report of a visit: KeyError"):
         main.prepare(main.arguments())
@@ -254,6 +262,35 @@ def test_what_was_left_out_runs_where_time_is_left_after_all(a_visit: Any) -> No
     assert all(limit <= total - grace for _, limit in ran)
     assert list(ended) == ["first", "large", "last", "never"]
     assert [done.status for done in ended.values()] == ["ok", "ok", "ok", "left out"]
+
+
+def test_results_stay_where_there_is_no_device(a_visit: Any) -> None:
+    """What an earlier visit left goes when the machine has answered, not before."""
+    kept = a_visit.results.folder / results.ROWS
+    a_visit.results.clear()
+    kept.write_text('{"bench": "earlier"}\n')
+    for found in (Done("failed", "no device"), Done("ok")):
+        machine = plans.Step("machine", 5, 5, lambda at, limit, found=found: found)
+        slots, _ = plans.plan([machine], 60)
+        run = partial(main.run, a_visit, "works", [machine], slots, time.monotonic() + 60)
+        if found.is_wrong:
+            with pytest.raises(SystemExit, match="no device"):
+                run()
+        else:
+            run()
+        assert kept.exists() == found.is_wrong
+
+
+@pytest.mark.parametrize("option", ["--out", "--logs"])
+def test_a_folder_that_cannot_be_written_to(
+    option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    given = {"--out": tmp_path / "out", "--logs": tmp_path / "logs", option: tmp_path / "file"}
+    words = [word for name, path in given.items() for word in (name, str(path))]
+    monkeypatch.setattr(sys, "argv", ["gpu", *words])
+    with pytest.raises(SystemExit, match="file cannot be written to: "):
+        main.prepare(main.arguments())
 
 
 def test_files_are_few_and_bounded(a_visit: Any, monkeypatch: pytest.MonkeyPatch) -> None:

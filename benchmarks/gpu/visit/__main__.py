@@ -9,12 +9,14 @@ status is 0 where every step that ran succeeded.
 """
 
 import argparse
+import functools
 import json
 import os
 import shutil
 import signal
 import sys
 import tarfile
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -35,13 +37,16 @@ def arguments() -> argparse.Namespace:
     add("--stage", choices=[*STAGES, AHEAD], help="default: works, then speed; cache: compile "
         "Triton's kernels for a Hopper device on a machine that has none")  # fmt: skip
     add("--total", type=float, default=TOTAL_S, metavar="SECONDS", help="all included; 570")
-    add("--out", type=Path, default=ROOT / "build/gpu", metavar="FOLDER", help="of results")
-    add("--logs", type=Path, default=ROOT / "build/gpu-logs", metavar="FOLDER", help="not packed")
+    add("--out", type=Path, default=ROOT / "build/gpu", metavar="FOLDER", help="of results, whose "
+        "files take the place of an earlier visit's; build/gpu")  # fmt: skip
+    add("--logs", type=Path, default=ROOT / "build/gpu-logs", metavar="FOLDER",
+        help="as they are, not packed; build/gpu-logs")  # fmt: skip
     add("--triton-cache", type=Path, metavar="FILE", help="triton-cache.tar.gz of another visit")
     add("--after", type=Path, metavar="REPORT", help="report.json of another visit: what failed "
         "there is run again, what was measured stands in the summary")  # fmt: skip
     add("--only", metavar="STEP,...", help="some of the stage's steps")
     add("--dry-run", action="store_true", help="tiny sizes on the CPU, no device")
+    add("--plan", action="store_true", help="say which steps fit into the time, and run none")
     options = parser.parse_args()
     for path in (options.triton_cache, options.after):
         if path is not None and not path.is_file():
@@ -50,13 +55,19 @@ def arguments() -> argparse.Namespace:
     names = options.only.split(",") if options.only else list(there)
     if unknown := [name for name in names if name not in there]:
         parser.error(f"there is no step {unknown[0]}; there are {', '.join(there)}")
-    options.steps = [there[name] for name in names]
+    options.steps = [step for name, step in there.items() if name in names]
     return options
 
 
 def prepare(options: argparse.Namespace) -> Visit:
-    logs = options.logs.resolve()
-    logs.mkdir(parents=True, exist_ok=True)
+    logs, out = options.logs.resolve(), options.out.resolve()
+    for folder in (logs, out):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise SystemExit(f"make gpu: {folder} cannot be written to: {error.strerror}") from None
     for path in (*logs.glob("*.log"), logs / "ceilings.json"):
         path.unlink(missing_ok=True)
     cache = Path(os.environ.get("TRITON_CACHE_DIR") or ROOT / "build/gpu-triton").resolve()
@@ -72,16 +83,16 @@ def prepare(options: argparse.Namespace) -> Visit:
             kernels = unpack_cache(options.triton_cache, cache)
             print(f"{kernels} kernels come with {options.triton_cache}", flush=True)
         except (tarfile.TarError, OSError, ValueError) as error:
-            print(f"{options.triton_cache} is of no use, all is compiled here: {error}", flush=True)
+            reason = str(error).partition("\n")[0]
+            print(f"{options.triton_cache} is no cache of Triton's: {reason}", flush=True)
     visit = Visit(
-        results=Results(options.out.resolve()),
+        results=Results(out),
         logs=logs,
         commands=Commands(logs, environment),
         cache=cache,
         dry=options.dry_run,
         earlier=earlier,
     )
-    visit.results.clear()
     if earlier.get("ceilings"):  # until they are measured again
         visit.ceilings.write_text(json.dumps(earlier["ceilings"]))
     return visit
@@ -99,6 +110,7 @@ def read_report(path: Path) -> dict[str, Any]:
 def run(visit: Visit, stage: str, steps: list[Step], slots: list[Slot], end: float) -> Steps:
     """Run the steps that are planned, then of the others those that fit after all."""
     ended: Steps = {step.name: Done("left out", "there was no time") for step in steps}
+    clear = functools.cache(visit.results.clear)
 
     def one(step: Step, until: float) -> None:
         limit = until - GRACE_S - time.monotonic()
@@ -109,9 +121,12 @@ def run(visit: Visit, stage: str, steps: list[Step], slots: list[Slot], end: flo
             ended[step.name] = Done("left out", "what came before took longer than it may")
             return
         print(f"{step.name}: up to {limit:.0f} s ...", flush=True)
+        if step.name != "machine":
+            clear()
         ended[step.name] = timed(lambda: step.run(visit, limit))
         if step.name == "machine" and ended["machine"].status == "failed":
             raise SystemExit(f"make gpu: {ended['machine'].note}")  # there is no device to ask
+        clear()  # not before it is known that there is one
         print(f"{step.name}: {ended[step.name].status}", flush=True)
         visit.keep(stage, ended)
 
@@ -128,6 +143,13 @@ def run(visit: Visit, stage: str, steps: list[Step], slots: list[Slot], end: flo
     return ended
 
 
+def print_plan(stage: str, total: float, slots: list[Slot], left_out: list[Step]) -> None:
+    print(f"{stage}, {total:g} s: {', '.join(slot.step.name for slot in slots)}")
+    if left_out:
+        names = ", ".join(step.name for step in left_out)
+        print(f"left out, unless others leave the time: {names}")
+
+
 def main() -> int:
     start = time.monotonic()
     options = arguments()
@@ -136,12 +158,13 @@ def main() -> int:
     if not slots:
         needed = min(step.least for step in left_out) + GRACE_S + REPORT_S
         raise SystemExit(f"make gpu: no step fits into {options.total:g} s; give {needed:.0f}")
+    if options.plan:
+        print_plan(stage, options.total, slots, left_out)
+        return 0
     visit = prepare(options)
     for order in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(order, lambda *_: visit.commands.stop())
-    print(f"{stage}, {options.total:g} s: {', '.join(slot.step.name for slot in slots)}")
-    if left_out:
-        print(f"left out, there is no time: {', '.join(step.name for step in left_out)}")
+    print_plan(stage, options.total, slots, left_out)
     ended = run(visit, stage, options.steps, slots, start + options.total)
     visit.keep(stage, ended)
     print(f"\n{(visit.results.folder / SUMMARY).read_text()}\n{visit.results.folder / REPORT}")

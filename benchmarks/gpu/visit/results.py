@@ -81,11 +81,17 @@ def unpack_cache(source: Path, folder: Path) -> int:
     """Put a packed Triton cache into a folder; returns how many kernels it has.
 
     A kernel's files are named in a list, by paths of the machine that made them.
+
+    Raises:
+        ValueError: there is no such list in it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     with tarfile.open(source, "r:*") as archive:
+        names = [name for name in archive.getnames() if Path(name).match("__grp__*.json")]
+        if not names:
+            raise ValueError("it holds no kernels")
+        folder.mkdir(parents=True, exist_ok=True)
         archive.extractall(folder, filter="data")
-    groups = list(folder.rglob("__grp__*.json"))
+    groups = [folder / name for name in names]
     for group in groups:
         listed = json.loads(group.read_text())
         here = {name: str(group.parent / name) for name in listed["child_paths"]}

@@ -114,7 +114,8 @@ class Visit:
             lines += ["", "## Goals", "", *goals.table(visits)]
             if found := predictions.table(visits):
                 lines += ["", "## Beside arithmetic for an H200", "", *found]
-        lines += ["", "## Headlines", "", *(f"- {text}" for text in report["headlines"])]
+        if report["headlines"]:
+            lines += ["", "## Headlines", "", *(f"- {text}" for text in report["headlines"])]
         lines += [
             "",
             "## Step by step",
@@ -128,8 +129,9 @@ class Visit:
         if self.dry:
             return "\n".join([*lines, "", "A dry run: no figure here says anything about speed."])
         if report["stage"] == AHEAD:
-            given = self.results.folder / CACHE
-            return "\n".join([*lines, "", f"For the device's machine: --triton-cache {given}."])
+            given = f"For the device's machine: --triton-cache {self.results.folder / CACHE}."
+            is_whole = all(done["status"] == "ok" for done in steps.values())
+            return "\n".join([*lines, "", given if is_whole else "The cache is not whole."])
         target = f"benchmarks/results/{slug(gpu)}/{report['date']}-{report['stage']}.json"
         lines += ["", f"To commit: {REPORT} as {target}; then `python benchmarks/report.py`."]
         return "\n".join(lines)

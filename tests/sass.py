@@ -36,7 +36,7 @@ _INSTRUCTION = re.compile(
 
 # BRA.DIV is taken where a warp has parted, which these kernels never let it do.
 _BRANCH = re.compile(r"BRA(?!\.DIV)|BRX|JMP|CALL|RET|EXIT")
-_PRODUCT = re.compile(r"[HI]GMMA")
+_PRODUCT = re.compile(r"[HI]GMMA\.64x(\d+)x\d+\S* R(\d+), R(\d+),")
 
 
 @dataclass(frozen=True)
@@ -168,12 +168,15 @@ def straight(code: list[Instruction]) -> list[list[Instruction]]:
 def product_faults(code: list[Instruction]) -> list[str]:
     """What holds up, or makes wrong, a kernel's one batch of a warpgroup's products."""
     names = [each.name for each in code]
-    products = [n for n, name in enumerate(names) if _PRODUCT.match(name)]
+    products = [n for n, each in enumerate(code) if _PRODUCT.match(each.text)]
     first, last = products[0], products[-1]
     arrive = names.index("WARPGROUP.ARRIVE")
     together = max((n for n in range(arrive) if names[n] == "WARPSYNC.ALL"), default=0)
     shown = [n for n in range(arrive) if names[n].startswith("FENCE.VIEW.ASYNC")]
     between, held = names[first:last], [each.waits for each in code[first + 1 : last + 1]]
+    operands = set[int]().union(*(_operands(code[n].text) for n in products))
+    targets = (re.search(r"\s(?:P\w+, )?R(\d+),", each.text) for each in code[arrive:last])
+    others = (found for found in targets if found and not _PRODUCT.match(found.string))
     faults = {
         "a branch between WARPSYNC.ALL and ARRIVE": any(map(_BRANCH.match, names[together:arrive])),
         "no WARPSYNC.ALL before ARRIVE": not together,
@@ -181,8 +184,17 @@ def product_faults(code: list[Instruction]) -> list[str]:
         "no barrier between FENCE.VIEW.ASYNC and ARRIVE": bool(shown)
         and "BAR.SYNC.DEFER_BLOCKING" not in names[shown[-1] : arrive],
         "a branch between ARRIVE and the products": any(map(_BRANCH.match, names[arrive:last])),
+        "an operand that is written after ARRIVE": any(int(x[1]) in operands for x in others),
         "a product that waits for another": any("DEPBAR" in name for name in between),
         "a product that waits for memory": any(held),
         "no wait after the products": names[last + 1] != "WARPGROUP.DEPBAR.LE",
     }
     return [fault for fault, there in faults.items() if there]
+
+
+def _operands(product: str) -> set[int]:
+    """Registers of a product: half a register a column for sums, and four of what it multiplies."""
+    found = _PRODUCT.match(product)
+    assert found is not None
+    columns, sums, left = map(int, found.groups())
+    return {*range(sums, sums + columns // 2), *range(left, left + 4)}

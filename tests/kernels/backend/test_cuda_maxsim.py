@@ -144,6 +144,20 @@ def test_weights_with_their_highest_bit(emulated):
     check(emulated(queries, documents, panel=32, stages=3), queries, documents)
 
 
+@pytest.mark.parametrize(("kind", "size", "panel"), [CASES[4], CASES[6], CASES[7], CASES[10]])
+def test_the_largest_sums(emulated, kind, size, panel):
+    """Bytes as large as there are, of either sign: how sums begin leaves room for them."""
+    documents = documents_of([1, 20, 16, 3], kind, size)
+    if documents.codec is None:
+        documents.values[:] = torch.tensor([-128, 127]).repeat(20)[:, None]
+    else:
+        documents.codec.rows[::2] = 0
+        documents.codec.rows[1::2] = 255 - documents.codec.weights.max()
+    queries = queries_of([4, 3], documents)
+    queries.values[:] = torch.tensor([-127, 127, 0, 127, 127, -127, 127])[:, None]
+    check(emulated(queries, documents, panel=panel), queries, documents)
+
+
 @pytest.mark.parametrize(("kind", "size", "panel"), [CASES[0], CASES[6], CASES[7], CASES[9]])
 def test_candidates(emulated, kind, size, panel):
     """In any order, again and again, each for all queries or for its own; and of a slice."""

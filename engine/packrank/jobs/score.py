@@ -89,19 +89,25 @@ def score_records(
 def _score_window(
     model: Scorer, window: list[Record], cutoff_layer: int | None
 ) -> Iterator[tuple[Record, float | list[float], str | None]]:
-    good = [record for record in window if record.error is None]
-    pairs = [(str(record.fields["query"]), str(record.fields["document"])) for record in good]
+    """Each pair once, however often the window has it."""
+
+    def pair_of(record: Record) -> tuple[str, str]:
+        return str(record.fields["query"]), str(record.fields["document"])
+
+    places: dict[tuple[str, str], int] = {}
+    for record in window:
+        if record.error is None:
+            places.setdefault(pair_of(record), len(places))
     if isinstance(model, Reranker):
-        scores, reasons = model.try_score(pairs, cutoff_layers=cutoff_layer)
+        scores, reasons = model.try_score(list(places), cutoff_layers=cutoff_layer)
     else:
-        scores, reasons = model.try_score(pairs)
-    index = 0
+        scores, reasons = model.try_score(list(places))
     for record in window:
         if record.error is not None:
             yield record, float("nan"), record.error
         else:
-            yield record, scores[index].tolist(), reasons.get(index)
-            index += 1
+            place = places[pair_of(record)]
+            yield record, scores[place].tolist(), reasons.get(place)
 
 
 def _take(records: Iterator[Record], most: int) -> list[Record]:

@@ -41,10 +41,37 @@ def test_windows_grow_while_they_are_quick(
     monkeypatch.setattr("packrank.jobs.pace._SECONDS", seconds)
     monkeypatch.setattr(score_file, "_WINDOW_CHARACTERS", characters)
     model: Any = Sized()
-    records = [Record(i, {"query": "a", "document": "b"}) for i in range(30)]
+    records = [Record(i, {"query": "a", "document": chr(98 + i)}) for i in range(30)]
     sink = io.StringIO()
     with tqdm(total=30, disable=True) as bar:
         totals = score_file.score_records(model, records, sink, bar, lambda *_: pytest.fail())
     assert model.sizes == sizes
     assert totals.pairs == 30
     assert [row["line"] for row in map(json.loads, sink.getvalue().splitlines())] == list(range(30))
+
+
+class Lengths(Sized):
+    """Scores a pair by its document's length; one that is empty fails."""
+
+    def try_score(self, pairs: list[tuple[str, str]]) -> tuple[np.ndarray, dict[int, str]]:
+        super().try_score(pairs)
+        lengths = [len(document) for _, document in pairs]
+        reasons = {place: "is empty" for place, length in enumerate(lengths) if not length}
+        return np.array(lengths, dtype=np.float32), reasons
+
+
+def test_a_pair_that_repeats_is_scored_once() -> None:
+    model: Any = Lengths()
+    pairs = [("q", "aa"), ("q", ""), ("r", "aa"), ("q", "aa"), ("q", ""), ("q", "b")]
+    records = [Record(n, {"query": q, "document": d}) for n, (q, d) in enumerate(pairs)]
+    records.insert(2, Record(9, {}, "is no pair"))
+    sink, failed = io.StringIO(), []
+    with tqdm(total=7, disable=True) as bar:
+        totals = score_file.score_records(
+            model, records, sink, bar, lambda record, reason: failed.append((record.number, reason))
+        )
+    assert model.sizes == [4]
+    rows = [json.loads(line) for line in sink.getvalue().splitlines()]
+    assert [row.get("score") for row in rows] == [2, None, None, 2, 2, None, 1]
+    assert failed == [(1, "is empty"), (9, "is no pair"), (4, "is empty")]
+    assert (totals.pairs, totals.readable) == (4, 6)

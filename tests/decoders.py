@@ -25,6 +25,16 @@ SIZES: dict[str, Any] = {
     "num_labels": 1,
     "initializer_range": 0.2,
 }
+# Large enough for what kernels on a device take.
+ON_DEVICE: dict[str, Any] = {
+    "hidden_size": 256,
+    "intermediate_size": 512,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 64,
+    "max_position_embeddings": 700,
+    "initializer_range": 0.06,
+}
 _LLAMA3 = {
     "rope_type": "llama3",
     "rope_theta": 500.0,

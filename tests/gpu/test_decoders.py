@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from decoders import PECULIAR, SIZES, candidates, make, save_layerwise
+from decoders import ON_DEVICE, PECULIAR, SIZES, candidates, make, save_layerwise
 
 from packrank.exits.cascade import Cascade
 from packrank.models import CausalModel, CausalSettings, load_model
@@ -17,23 +17,14 @@ from packrank.runtime.runner import Runner
 pytestmark = pytest.mark.gpu
 
 HALVES = [torch.float16, torch.bfloat16]
-SHAPE: dict[str, Any] = {
-    "hidden_size": 256,
-    "intermediate_size": 512,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 64,
-    "max_position_embeddings": 700,
-    "initializer_range": 0.06,
-}
 # Heads of other sizes, and windows that cut.
 SHAPES = {
-    "Llama": SHAPE | {"rope_parameters": None},
-    "Mistral": SHAPE | {"sliding_window": 100},
-    "Qwen2": SHAPE | {"use_sliding_window": False},
-    "Qwen3": SHAPE | {"head_dim": 128},
-    "Gemma": SHAPE | {"head_dim": 256, "num_key_value_heads": 1},
-    "Gemma2": SHAPE
+    "Llama": ON_DEVICE | {"rope_parameters": None},
+    "Mistral": ON_DEVICE | {"sliding_window": 100},
+    "Qwen2": ON_DEVICE | {"use_sliding_window": False},
+    "Qwen3": ON_DEVICE | {"head_dim": 128},
+    "Gemma": ON_DEVICE | {"head_dim": 256, "num_key_value_heads": 1},
+    "Gemma2": ON_DEVICE
     | {
         "head_dim": 256,
         "sliding_window": 90,
@@ -103,7 +94,7 @@ def test_deterministic_logits_and_exits(
     folder = save_layerwise(
         tmp_path / "model",
         base,
-        [torch.randn(1, SHAPE["hidden_size"]) for _ in range(layers)],
+        [torch.randn(1, ON_DEVICE["hidden_size"]) for _ in range(layers)],
         architectures=["LayerWiseMiniCPMForCausalLM"],
         model_type="minicpm",
         start_layer=1,

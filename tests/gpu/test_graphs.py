@@ -2,12 +2,11 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from decoders import candidates, make
+from decoders import ON_DEVICE, candidates, make
 
 from packrank.models import Model, load_model
 from packrank.models.program import Extent
@@ -17,16 +16,6 @@ from packrank.runtime.runner import Runner
 from packrank.runtime.transfer import Fetch
 
 pytestmark = pytest.mark.gpu
-
-DECODER: dict[str, Any] = {
-    "hidden_size": 256,
-    "intermediate_size": 512,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 64,
-    "max_position_embeddings": 700,
-    "initializer_range": 0.06,
-}
 
 
 @pytest.fixture
@@ -66,7 +55,7 @@ def test_a_replay_has_the_bits_of_the_eager_forward(
 @pytest.mark.parametrize("deterministic", [False, True], ids=["fastest", "deterministic"])
 def test_decoders(cuda: torch.device, tmp_path: Path, family: str, deterministic: bool) -> None:
     """With prefixes and without; deterministic, the bits are those of a forward in no bucket."""
-    make(family, num_labels=3, **DECODER).save_pretrained(tmp_path)
+    make(family, num_labels=3, **ON_DEVICE).save_pretrained(tmp_path)
     model = load_model(tmp_path, device=cuda, dtype=torch.bfloat16, deterministic=deterministic)
     graphs, packs = Graphs(model), [candidates([40] * 20, 60), candidates([30, 1, 200], 9, seed=1)]
     packs += [candidates([30, 1, 200], 9, share=False), candidates([41] * 19, 59, seed=2)]

@@ -17,7 +17,7 @@ class CopyStream:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        # Of the priority that `Uploads` has, for the same reason.
+        # Of the priority of copies, none of whose streams is captured: see runtime.streams.
         self._stream = torch.cuda.Stream(device, priority=-1)  # type: ignore[no-untyped-call]
 
     def buffer(self, size: int) -> Tensor:

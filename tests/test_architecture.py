@@ -136,7 +136,8 @@ def test_no_file_imports_itself_by_way_of_others(root: Path) -> None:
 PLACES = {
     "packrank": {
         "ground": (
-            *("errors", "request", "work", "arguments", "documents", "threads", "output_file"),
+            *("ahead", "errors", "request", "work", "arguments", "documents", "threads"),
+            "output_file",
         ),
         "doors": ("reranker", "late_interaction"),
     },

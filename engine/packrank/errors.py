@@ -45,3 +45,7 @@ class PairError(InputError):
 
     def __reduce__(self) -> tuple[type["PairError"], tuple[int, str, str]]:
         return PairError, (self.index, self.reason, self.instead)
+
+
+class JobError(PackrankError):
+    """A job cannot go on: its folder, its input or its settings are not what they were."""

@@ -52,8 +52,8 @@ def sample_of(documents: Documents) -> tuple[list[str], int]:
     """Texts of some lines, in an order of chance that is always the same; and lines in all."""
     with documents.open() as file:
         total = size = 0
-        for raw in file.raw():
-            total, size = total + 1, size + len(raw)
+        for part in file.raw():
+            total, size = total + 1, size + len(part.raw)
         # No more than there is room for, or the room would go to the first lines.
         room = _SAMPLE_CHARACTERS * total // max(size, 1)
         count = min(total, _SAMPLE_DOCUMENTS, max(room, 1))
@@ -63,7 +63,8 @@ def sample_of(documents: Documents) -> tuple[list[str], int]:
         texts: list[str] = []
         characters = 0
         file.rewind()
-        some = (raw if take else b"" for raw, take in zip(file.raw(), wanted, strict=False))
+        parts = zip(file.raw(), wanted, strict=False)
+        some = (part if take else part._replace(raw=b"") for part, take in parts)
         for record in file.records(some):
             if record.error is None and characters < _SAMPLE_CHARACTERS:
                 texts.append(str(record.fields["text"]))

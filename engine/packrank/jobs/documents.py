@@ -12,7 +12,7 @@ from itertools import islice
 from packrank.arguments import check_text
 from packrank.errors import StoreError
 from packrank.jobs.pace import WINDOW_CHARACTERS, Pace
-from packrank.records.file import RecordFile
+from packrank.records.file import Part, RecordFile
 from packrank.records.formats import Format
 from packrank.records.record import DOCUMENTS, Record, id_of
 from packrank.stores.manifest import Manifest, Source
@@ -50,21 +50,21 @@ class Taken:
     """
 
     def __init__(self, file: RecordFile, before: int, earlier: list[str]) -> None:
-        self._raw = file.raw()
+        self._parts = file.raw()
         self._digest = hashlib.sha256()
         self._earlier = earlier
         self.lines = self.failed = 0
         self.before = before
         self.is_earlier = False
 
-    def __iter__(self) -> Iterator[bytes]:
+    def __iter__(self) -> Iterator[Part]:
         return self
 
-    def __next__(self) -> bytes:
-        raw = next(self._raw)
-        self._digest.update(raw.rstrip(b"\r\n") + b"\n")
+    def __next__(self) -> Part:
+        part = next(self._parts)
+        self._digest.update(part.raw.rstrip(b"\r\n") + b"\n")
         self.lines += 1
-        return raw
+        return part
 
     @property
     def sha256(self) -> str:

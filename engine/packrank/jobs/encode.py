@@ -99,7 +99,7 @@ def encode_file(
         taken = go_on(old, documents, file, store, append)
         begun = taken.lines
         bar.initial = bar.last_print_n = bar.n = begun  # of an earlier run, so no part of the rate
-        records = file.records(taken, begun)
+        records = file.records(taken)
         failures: list[tuple[int, str]] = []
         num_cut = 0
         pace = Pace(model.device, model.document_length)

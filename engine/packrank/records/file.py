@@ -1,129 +1,89 @@
-"""A file of records, opened: from its bytes to records, more than once if it can be read again."""
+"""Files of records, opened as one: a file, those of a folder, those that a pattern matches."""
 
-import codecs
-import gzip
-import io
-import sys
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import suppress
+from itertools import chain
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any, NamedTuple
 
 from packrank.errors import InputError
-from packrank.records.formats import DELIMITERS, GZIP, Format, format_of, header, is_text_alone
-from packrank.records.record import Kind, Record, fields_of, parse
-from packrank.records.splitting import cells, elements, rows
-from packrank.records.tables import NAMES, ZSTD, Table, TableFormat, table_format, unpacked
+from packrank.records.formats import Format
+from packrank.records.opened import OpenFile
+from packrank.records.paths import files_of
+from packrank.records.record import Kind, Record, fields_of
 
-_HEAD = 1 << 16  # bytes of which a format is told
-_PARTS = {"json": "element"} | dict.fromkeys(("csv", "tsv", "parquet", "arrow"), "row")
 _ONE = {"line": "a line", "row": "a row", "element": "an element"}
 
 
+class Part(NamedTuple):
+    """A line, row or element of a file, as it has it.
+
+    Attributes:
+        raw: its bytes; empty where it cannot be read.
+        number: its place in all files together, from 1.
+        within: its place in its own.
+        file: that holds it.
+        error: why it cannot be read, None if it can.
+    """
+
+    raw: bytes
+    number: int
+    within: int
+    file: OpenFile
+    error: str | None = None
+
+
 class RecordFile:
-    """A file of records; use as a context manager.
+    """A file of records, or several read one after the other; use as a context manager.
 
     Attributes:
         name: of the file, for messages.
+        paths: of the files.
         kind: what it is a list of.
-        format: what it is; see `formats`.
         part: what a record is of it; see `Record`.
         can_rewind: whether it can be read again.
     """
 
-    def __init__(self, path: str, kind: Kind, format: Format | None = None) -> None:
-        """Open a file, and see what it is.
+    def __init__(
+        self,
+        path: str | Sequence[str],
+        kind: Kind,
+        format: Format | None = None,
+        *,
+        keep_damaged: bool = False,
+    ) -> None:
+        """Open a file, and see what it is; of several every one.
 
         Args:
-            path: of the file; "-" is standard input.
+            path: of a file, a folder or a pattern, see `files_of`, or several; "-" is standard
+                input.
             kind: what it should be a list of.
             format: what it is, if not as `formats.format_of` finds.
+            keep_damaged: what is damaged is a part with an error, and reading goes on behind it.
 
         Raises:
             OSError: it cannot be opened.
             InputError: it is none of these formats, is damaged, or lacks a column; standard input
                 is closed.
         """
-        self.name = "standard input" if path == "-" else path
-        self.kind = kind
-        self._open = ExitStack()
+        given = [path] if isinstance(path, str) else list(path)
+        self.paths = files_of(given)
+        self.name = self.paths[0] if len(self.paths) == 1 else " ".join(given)
+        self.kind, self._format, self._keep_damaged = kind, format, keep_damaged
+        self._place, self._file = 0, OpenFile(self.paths[0], kind, format)
+        self._coming: Iterator[Part] | None = None
         try:
-            with _naming(self.name):
-                head = self._prepare(path)
-            self.format: Format | TableFormat = self._format_of(head, path, format)
-            self.part = _PARTS.get(self.format, "line")
-            self._columns, self._header = self._read_header(head)
+            if len(self.paths) == 1:
+                self.name = self._file.name
+            parts = {self._file.part}
+            for other in self.paths[1:]:
+                with OpenFile(other, kind, format) as file:
+                    parts.add(file.part)
         except BaseException:
             self.close()
             raise
-
-    def _prepare(self, path: str) -> bytes:
-        """Open the stream, decompressed; returns what it begins with."""
-        stream: BinaryIO
-        if path != "-":
-            stream = self._open.enter_context(_open(path))
-        elif sys.stdin is None:
-            raise InputError("standard input is closed; name a file to read")
-        else:
-            stream = sys.stdin.buffer
-        self.can_rewind = stream.seekable()
-        self._start = stream.tell() if self.can_rewind else 0
-        head, stream = self._peek(stream)
-        self.is_compressed = head.startswith((GZIP, ZSTD))
-        if self.is_compressed:
-            plain: Any = gzip.GzipFile(fileobj=stream)
-            if head.startswith(ZSTD):
-                plain = unpacked(stream, self.name)
-            self._start = 0
-            head, stream = self._peek(plain)
-        self._stream = stream
-        return head
-
-    def _format_of(self, head: bytes, path: str, asked: Format | None) -> Format | TableFormat:
-        self._table: Table | None = None
-        found = table_format(head)
-        if found is None or is_text_alone(head):
-            return format_of(head, self.name, path, self.kind, asked)
-        if asked is not None:
-            raise InputError(f"{self.name} is {NAMES[found]}, not {asked}; leave out the format")
-        if self.is_compressed:
-            what = f"{NAMES[found]} that is compressed as a whole"
-            raise InputError(f"{self.name} is {what}, which is not read; unpack it")
-        self._table = Table(self._stream, head, found, self.name)
-        return found
-
-    def _peek(self, stream: BinaryIO) -> tuple[bytes, BinaryIO]:
-        head = stream.read(_HEAD)
-        if self.can_rewind:
-            stream.seek(self._start)
-            return head, stream
-        return head, io.BufferedReader(_Rejoined(head, stream))
-
-    def _read_header(self, head: bytes) -> tuple[list[str], int]:
-        """Names of columns, and the number of the row that has them; nothing, of no table."""
-        if self._table is not None:
-            self._check_columns(self._table.columns)
-            self._table.want(self.kind)
-        if self.format not in DELIMITERS:
-            return [], 0
-        delimiter = DELIMITERS[self.format]
-        for number, row in enumerate(rows(io.BytesIO(head), delimiter), start=1):
-            columns = header(row.removeprefix(codecs.BOM_UTF8), delimiter)
-            if any(columns):
-                self._check_columns(columns, "; expected a table whose first row names its columns")
-                return columns, number
-        return [], 0
-
-    def _check_columns(self, columns: list[str], expected: str = "") -> None:
-        if lacking := self.kind.lacks(columns):
-            known = ", ".join(map(repr, columns))
-            raise InputError(
-                f"{self.name} has no column {' and no column '.join(map(repr, lacking))}, and "
-                f"has {known if len(known) < 200 else known[:200] + ' ...'}{expected}"
-            )
-        if twice := [name for name in set(columns) if columns.count(name) > 1]:
-            raise InputError(f"{self.name} has two columns {twice[0]!r}{expected}")
+        self.part = parts.pop() if len(parts) == 1 else "line"
+        self.can_rewind = len(self.paths) > 1 or self._file.can_rewind
 
     def __enter__(self) -> "RecordFile":
         return self
@@ -138,111 +98,119 @@ class RecordFile:
 
     def close(self) -> None:
         """Close the file; standard input stays open."""
-        self._open.close()
+        self._file.close()
 
     def rewind(self) -> None:
         """Let `raw` begin anew."""
-        if self._table is not None:
-            self._table.rewind()
+        if len(self.paths) == 1:
+            self._file.rewind()
         else:
-            self._stream.seek(self._start)
+            self._open(0)
 
-    def raw(self) -> Iterator[bytes]:
-        """The bytes of every part of the file, blank ones and the header included.
+    def columns(self) -> dict[str, bool]:
+        """Names of its columns, and whether each holds lists.
 
-        Of Parquet and Arrow, whose rows are no bytes by themselves, JSON of what records have.
+        Of what is no table they are the fields of the first object, if there is one.
+        """
+        if self._file.table is not None:
+            return self._file.table.lists
+        if self._file.columns:
+            return dict.fromkeys(self._file.columns, False)
+        parts, held = self._parts(), list[Part]()
+        found: dict[str, bool] = {}
+        for part in parts:
+            held.append(part)
+            with suppress(InputError):
+                value = None if part.error else part.file.value(part.within, part.raw)
+                if isinstance(value, dict):
+                    found = {name: isinstance(one, list) for name, one in value.items()}
+                    break
+        if self.can_rewind:
+            self.rewind()
+        else:
+            self._coming = chain(held, parts)
+        return found
+
+    def want(self, kind: Kind) -> None:
+        """Take it for a list of something else than it was opened as.
 
         Raises:
-            InputError: it is damaged, or cannot be read.
+            InputError: a file lacks a column of it, or holds something else there.
         """
-        parts: Iterable[bytes] = self._stream
-        if self._table is not None:
-            parts = self._table.rows()
-        elif self.format in DELIMITERS:
-            parts = rows(self._stream, DELIMITERS[self.format])
-        elif self.format == "json":
-            parts = elements(self._stream, self.name)
-        with _naming(self.name):
-            yield from parts
+        self.kind = kind
+        self._file.want(kind)
+        for other in self.paths[1:]:
+            OpenFile(other, kind, self._format).close()
 
-    def records(self, raw: Iterable[bytes] | None = None, before: int = 0) -> Iterator[Record]:
-        """Records; blank parts and the header are passed over.
+    def raw(self) -> Iterator[Part]:
+        """Every part, blank ones and headers included.
+
+        Raises:
+            OSError, InputError: as for the constructor; a file is damaged.
+        """
+        coming, self._coming = self._coming, None
+        return self._parts() if coming is None else coming
+
+    def _parts(self) -> Iterator[Part]:
+        number = 0
+        while True:
+            within = 0
+            try:
+                for raw in self._file.raw():
+                    number, within = number + 1, within + 1
+                    if isinstance(raw, bytes):
+                        yield Part(raw, number, within, self._file)
+                    elif self._keep_damaged:
+                        yield Part(b"", number, within, self._file, str(raw))
+                    else:
+                        raise raw
+            except InputError as error:
+                if not self._keep_damaged:
+                    raise
+                number += 1
+                yield Part(b"", number, within + 1, self._file, str(error))
+            if self._place + 1 == len(self.paths):
+                return
+            self._open(self._place + 1)
+
+    def records(self, parts: Iterable[Part] | None = None) -> Iterator[Record]:
+        """Records; blank parts and headers are passed over.
 
         Args:
-            raw: parts of the file, all of it if None.
-            before: how many come before those.
+            parts: of the file, all of it if None.
         """
-        for number, part in enumerate(self.raw() if raw is None else raw, start=before + 1):
-            # Of an array nothing is left out: between two commas there is an element, or should be.
-            if self.format != "json" and (number == self._header or not part.strip()):
+        for part in self.raw() if parts is None else parts:
+            file = part.file
+            if part.error is None and file.is_blank(part.within, part.raw):
                 continue
             fields: dict[str, Any] = {}
-            try:
-                fields, error = fields_of(self._value(number, part), self.kind)
-            except InputError as wrong:
-                error = str(wrong)
-            yield Record(number, fields, error, self.part)
+            error = part.error
+            if error is None:
+                try:
+                    fields, error = fields_of(file.value(part.within, part.raw), self.kind)
+                except InputError as wrong:
+                    error = str(wrong)
+            alone = len(self.paths) == 1
+            within = "" if alone else f"{file.name}, {file.part} {part.within}"
+            yield Record(part.number, fields, error, file.part, within)
 
     def num_lines(self) -> int | None:
         """Parts of the file, if to count them is quick and it can be read again after that."""
-        if self._table is not None:
-            return self._table.num_rows
-        if not self.can_rewind or self.is_compressed or self.format == "json":
-            return None
-        chunks = iter(lambda: self._stream.read(1 << 20), b"")
-        count = sum(chunk.count(b"\n") for chunk in chunks)
-        self.rewind()
-        return count
+        total = 0
+        for path in self.paths:
+            if len(self.paths) == 1:
+                return self._file.num_lines()
+            with OpenFile(path, self.kind, self._format) as file:
+                count = file.num_lines()
+            if count is None:
+                return None
+            total += count
+        return total
 
-    def _value(self, number: int, part: bytes) -> Any:
-        part = part.removeprefix(codecs.BOM_UTF8) if number == 1 else part
-        if self.format in DELIMITERS:
-            return self._row(cells(part, DELIMITERS[self.format]))
-        text = _decode(part)
-        return text.rstrip("\r\n") if self.format == "text" else parse(text)
-
-    def _row(self, found: list[str]) -> dict[str, str]:
-        if len(found) != len(self._columns):
-            raise InputError(
-                f"the row has {len(found)} fields, and the header names {len(self._columns)}"
-            )
-        row = dict(zip(self._columns, found, strict=True))
-        # What has no id has an empty cell for it.
-        return {name: cell for name, cell in row.items() if cell or name not in ("id", "_id")}
-
-
-@contextmanager
-def _naming(name: str) -> Iterator[None]:
-    """Say in which file it is, and in a sentence, that something goes wrong in reading."""
-    try:
-        yield
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise InputError(
-            f"{name} is damaged or cut off: {error}; fetch or compress it anew"
-        ) from None
-    except OSError as error:
-        if error.filename is not None:
-            raise
-        raise InputError(f"{name} cannot be read: {error.strerror or error}") from None
-
-
-class _Rejoined(io.RawIOBase):
-    """What has been read of a stream, and then the rest of it."""
-
-    def __init__(self, head: bytes, rest: BinaryIO) -> None:
-        self._head, self._rest = head, rest
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        size = len(buffer)
-        if self._head:
-            piece, self._head = self._head[:size], self._head[size:]
-        else:
-            piece = self._rest.read(size)
-        buffer[: len(piece)] = piece
-        return len(piece)
+    def _open(self, place: int) -> None:
+        self._file.close()
+        self._place = place
+        self._file = OpenFile(self.paths[place], self.kind, self._format)
 
 
 def is_stdin(path: str | None) -> bool:
@@ -262,19 +230,3 @@ def nothing_in(file: RecordFile, failures: Sequence[tuple[int, str]]) -> str:
         return f"{file.name} holds no {name}; expected one {_ONE[file.part]}"
     number, reason = min(failures)
     return f"{file.name} holds no usable {name}; {file.part} {number}: {reason}"
-
-
-def _open(path: str) -> BinaryIO:
-    try:
-        return open(path, "rb")
-    except ValueError as error:
-        raise InputError(f"{path!r} is no path of a file: {error}") from None
-
-
-def _decode(raw: bytes) -> str:
-    try:
-        return raw.decode()
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"byte {error.start + 1} is 0x{raw[error.start]:02x}, which is not valid UTF-8"
-        ) from None

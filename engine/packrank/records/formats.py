@@ -7,6 +7,7 @@ The first bytes decide wherever they say something:
 | of a format that is not read, of another encoding than UTF-8, or of no text | refused |
 | lines, most of which begin like a JSON object | JSON Lines |
 | [ and then an object or a string, not a whole array a line | a JSON array |
+| lines of a TREC run, where it may be one | that |
 | a line of names, those of a record's fields among them, and the name says nothing | CSV or TSV |
 
 Else the end of the name does (.jsonl, .ndjson, .json, .csv, .tsv, .tab), and of what is left a line
@@ -24,8 +25,8 @@ from packrank.errors import InputError
 from packrank.records.record import Kind
 from packrank.records.splitting import cells
 
-Format = Literal["jsonl", "json", "csv", "tsv", "text"]
-FORMATS: tuple[Format, ...] = get_args(Format)
+Format = Literal["jsonl", "json", "csv", "tsv", "text", "trec"]
+FORMATS: tuple[Format, ...] = get_args(Format)[:-1]  # what any kind of record may be in
 DELIMITERS = {"csv": ",", "tsv": "\t"}
 GZIP = b"\x1f\x8b"
 
@@ -36,7 +37,10 @@ _SUFFIXES: dict[str, Format] = {
     ".csv": "csv",
     ".tsv": "tsv",
     ".tab": "tsv",
+    ".trec": "trec",
+    ".run": "trec",
 }
+_RUN = re.compile(rb"\S+[ \t]+Q0[ \t]+\S+[ \t]+-?\d+[ \t]+\S+[ \t]+\S+\s*")
 _LINES = "a file of JSON Lines, CSV or text"
 _UNPACK = f"unpack it, and give {_LINES}"
 _CONVERT = f"convert it to {_LINES}"
@@ -84,7 +88,7 @@ _MARKUP = re.compile(rb"<(!doctype\b|html\b|\?xml\b)", re.IGNORECASE)
 _OBJECT = re.compile(rb'\{\s*("(?:[^"\\]|\\.)*(\Z|"\s*(:|\Z))|\}|\Z)', re.DOTALL)
 _ARRAY = re.compile(rb'\[\s*(\{\s*["}]|"(?:[^"\\]|\\.)*(\Z|"\s*[,\]])|\]\s*\Z)', re.DOTALL)
 _COLUMN = re.compile(r"[\w.-]{1,40}")
-_KNOWN_COLUMNS = {"id", "_id", "title", "text", "query", "document"}
+_KNOWN_COLUMNS = {"id", "_id", "title", "text", "query", "document", "query_id", "document_id"}
 # Bytes that no text holds, but for form feed, escape and the like.
 _CONTROL = re.compile(rb"[\x00-\x06\x0e-\x1a\x1c-\x1f]")
 _LEAST_STRAY = 4  # of such bytes, or ones that are no UTF-8, before they tell of no text
@@ -122,6 +126,10 @@ def _guess(text: bytes, name: str, by_name: Format | None, kind: Kind) -> Format
     if by_name in DELIMITERS:
         return by_name
     lines = text.split(b"\n")
+    if by_name == "trec" and not kind.is_run:
+        by_name = None
+    if kind.is_run and (by_name == "trec" or _RUN.fullmatch(lines[0])):
+        return "trec"
     beginnings = [line.lstrip() for line in lines[:100] if line.strip()]
     if beginnings and 2 * sum(map(_begins_object, beginnings)) >= len(beginnings):
         return "jsonl"

@@ -19,6 +19,9 @@ class Kind:
         ids: fields that each must have, and that may be numbers too.
         plain: the field that a line of plain text is, None if such a line cannot be one.
         text: the field that is a document, which a "title" goes before; None if there is none.
+        lists: fields that each must have, and that are lists; of what, whoever reads them checks.
+        id_lists: likewise, of ids.
+        is_run: whether lines of a TREC run are such.
     """
 
     name: str
@@ -26,11 +29,15 @@ class Kind:
     ids: tuple[str, ...] = ()
     plain: str | None = None
     text: str | None = None
+    lists: tuple[str, ...] = ()
+    id_lists: tuple[str, ...] = ()
+    is_run: bool = False
 
     def lacks(self, columns: Collection[str]) -> list[str]:
         """The columns that a table needs beside these."""
         known = {*columns, "id"} if "_id" in columns else columns
-        return [name for name in (*self.ids, *self.strings) if name not in known]
+        every = (*self.ids, *self.strings, *self.lists, *self.id_lists)
+        return [name for name in every if name not in known]
 
 
 DOCUMENTS = Kind("document", ("text",), plain="text", text="text")
@@ -46,21 +53,23 @@ class Record:
     """One record.
 
     Attributes:
-        number: its place in the file, from 1.
+        number: its place in the file, or in all files together, from 1.
         fields: what it holds; see `fields_of`.
         error: why it cannot be used, None if it can.
         part: what it is of the file: "line", "row" (the header is row 1) or "element".
+        within: where it is, if the file is one of several.
     """
 
     number: int
     fields: dict[str, Any]
     error: str | None = None
     part: str = "line"
+    within: str = ""
 
     @property
     def place(self) -> str:
         """Where it is, for messages."""
-        return f"{self.part} {self.number}"
+        return self.within or f"{self.part} {self.number}"
 
 
 def fields_of(value: object, kind: Kind) -> tuple[dict[str, Any], str | None]:
@@ -78,7 +87,7 @@ def fields_of(value: object, kind: Kind) -> tuple[dict[str, Any], str | None]:
     if isinstance(value, str) and kind.plain is not None:
         return {kind.plain: value}, None
     if not isinstance(value, dict):
-        return {}, f"holds {_shown(value)}, expected a JSON object"
+        return {}, f"holds {shown(value)}, expected a JSON object"
     fields = dict(value)
     if fields.get("id") is None and fields.get("_id") is not None:
         fields["id"] = fields["_id"]
@@ -89,6 +98,9 @@ def fields_of(value: object, kind: Kind) -> tuple[dict[str, Any], str | None]:
             _string(fields, name)
         for name in kind.ids:
             fields[name] = id_of(fields, name)
+        for name in (*kind.lists, *kind.id_lists):
+            if not isinstance(_present(fields, name), list):
+                raise InputError(f'"{name}" is {shown(fields[name])}, expected a list')
     except InputError as error:
         return fields, str(error)
     return fields, None
@@ -141,7 +153,7 @@ def _joined(fields: Mapping[str, Any], name: str) -> str:
 def _string(fields: Mapping[str, Any], name: str) -> str:
     value = _present(fields, name)
     if not isinstance(value, str):
-        raise InputError(f'"{name}" is {_shown(value)}, expected a string')
+        raise InputError(f'"{name}" is {shown(value)}, expected a string')
     return value
 
 
@@ -158,11 +170,11 @@ def _refuse(name: str) -> None:
 def _finite(digits: str) -> float:
     value = float(digits)
     if not math.isfinite(value):
-        raise ValueError(f"{_shown(digits)} is no number that can be held")
+        raise ValueError(f"{shown(digits)} is no number that can be held")
     return value
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
     """A value as JSON, cut to a length that fits a message."""
-    text = json.dumps(value)
+    text = json.dumps(value, default=repr)
     return text if len(text) <= 40 else f"{text[:37]}..."

@@ -62,6 +62,22 @@ def cells(row: bytes, delimiter: str) -> list[str]:
     return found
 
 
+def run_row(line: str) -> dict[str, str]:
+    """The fields of a line of a TREC run: query, Q0, document, rank, score and tag.
+
+    Raises:
+        InputError: it has others.
+    """
+    found = line.split()
+    if len(found) != 6:
+        raise InputError(
+            f"the line has {len(found)} columns, and one of a TREC run has 6: query, Q0, document, "
+            "rank, score and tag"
+        )
+    query, _, document, rank, score, tag = found
+    return {"query_id": query, "document_id": document, "rank": rank, "score": score, "tag": tag}
+
+
 def elements(stream: BinaryIO, name: str) -> Iterator[bytes]:
     """The elements of a JSON array, as far apart as its commas say; none is parsed.
 

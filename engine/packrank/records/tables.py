@@ -5,8 +5,8 @@ Both are read by pyarrow, which is looked for when the first such file comes.
 
 import io
 import json
-from collections.abc import Iterator
-from typing import Any, BinaryIO, Literal
+from collections.abc import Iterable, Iterator
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 from packrank.errors import InputError
 from packrank.records.record import Kind
@@ -76,6 +76,15 @@ class Table:
         """How many there are, where the file says so."""
         return int(self._reader.metadata.num_rows) if self._what == "Parquet" else None
 
+    @property
+    def lists(self) -> dict[str, bool]:
+        """Its columns, and whether each holds lists."""
+        return {field.name: self._is_list(field.type) for field in self._schema}
+
+    def _is_list(self, found: Any) -> bool:
+        types = self._arrow.types
+        return bool(types.is_list(found) or types.is_large_list(found))
+
     def want(self, kind: Kind) -> None:
         """Read the columns of this kind alone.
 
@@ -83,14 +92,19 @@ class Table:
             InputError: one holds neither what a record has there nor nothing.
         """
         texts = {*kind.strings, "title"}
-        known = texts | {*kind.ids, "id", "_id"}
+        lists = {*kind.lists, *kind.id_lists}
+        known = texts | lists | {*kind.ids, "id", "_id"}
         self._wanted = [name for name in self.columns if name in known]
         for name in self._wanted:
-            found = self._schema.field(name).type
-            if not self._fits(found, name in texts - {*kind.ids}, name == "document"):
-                expected = "texts" if name in texts else "texts or whole numbers"
+            found = inner = self._schema.field(name).type
+            if name in lists:
+                inner = found.value_type if self._is_list(found) else self._arrow.binary()
+            expected = "texts" if name in texts or name in kind.lists else "texts or whole numbers"
+            may_nest = name in ("document", *kind.lists)
+            if not self._fits(inner, expected == "texts" and name not in kind.ids, may_nest):
+                whole = f"lists of {expected}" if name in lists else expected
                 raise InputError(
-                    f"the column {name!r} of {self._name} holds {found}, expected {expected}"
+                    f"the column {name!r} of {self._name} holds {found}, expected {whole}"
                 )
 
     def _fits(self, found: Any, is_text: bool, may_nest: bool) -> bool:
@@ -107,20 +121,15 @@ class Table:
         self._stream.seek(self._start)
         self._reader = self._open()
 
-    def rows(self) -> Iterator[bytes]:
+    def rows(self) -> Iterator[bytes | InputError]:
         """Each row as a JSON object, without ids that are null.
 
-        Raises:
-            InputError: the file is damaged.
+        In place of rows that cannot be read, as many as the file says there are, stands why.
         """
-        batches = self._batches()
-        while True:
-            try:
-                batch = next(batches, None)
-            except (self._arrow.ArrowException, OSError) as error:
-                raise self._damaged(error) from None
-            if batch is None:
-                return
+        for batch in self.batches(self._wanted):
+            if isinstance(batch, Lost):
+                yield from [batch.error] * batch.rows
+                continue
             columns = [_values(batch.column(name)) for name in self._wanted]
             for values in zip(*columns, strict=True):
                 row = dict(zip(self._wanted, values, strict=True))
@@ -131,18 +140,54 @@ class Table:
                 }
                 yield json.dumps(held).encode()
 
-    def _batches(self) -> Iterator[Any]:
+    def batches(self, columns: list[str] | None = None) -> Iterator[Any]:
+        """Record batches of these columns, all if None; `Lost` in place of what is damaged."""
         if self._what == "Parquet":
-            yield from self._reader.iter_batches(_ROWS, columns=self._wanted, use_threads=False)
+            yield from self._row_groups(columns)
         elif self._is_stream:
-            yield from self._reader
+            yield from self._kept(self._reader, 1)
         else:
             for index in range(self._reader.num_record_batches):
-                yield self._reader.get_batch(index)
+                yield from self._kept(map(self._reader.get_batch, [index]), 1)
 
-    def _damaged(self, error: Exception) -> InputError:
+    def _row_groups(self, columns: list[str] | None) -> Iterator[Any]:
+        for index in range(self._reader.metadata.num_row_groups):
+            rows = self._reader.metadata.row_group(index).num_rows
+            batches = self._reader.iter_batches(
+                _ROWS, row_groups=[index], columns=columns, use_threads=False
+            )
+            yield from self._kept(batches, rows, f"row group {index} of ")
+
+    def _kept(self, batches: Iterable[Any], rows: int, where: str = "") -> Iterator[Any]:
+        """Batches, and `Lost` for what is left of so many rows where one cannot be read."""
+        coming, left = iter(batches), rows
+        while True:
+            try:
+                batch = next(coming, None)
+            except (self._arrow.ArrowException, OSError) as error:
+                yield Lost(self._damaged(error, where), max(left, 1))
+                return
+            if batch is None:
+                return
+            left -= batch.num_rows
+            yield batch
+
+    def _damaged(self, error: Exception, where: str = "") -> InputError:
         reason = str(error).partition("\n")[0].strip().rstrip(".")
-        return InputError(f"{self._name}, which is {self._what}, is damaged or cut off: {reason}")
+        what = f"{where}{self._name}, which is {self._what},"
+        return InputError(f"{what} is damaged or cut off: {reason}")
+
+
+class Lost(NamedTuple):
+    """Rows that cannot be read.
+
+    Attributes:
+        error: why.
+        rows: how many, as far as that is known.
+    """
+
+    error: InputError
+    rows: int
 
 
 def unpacked(stream: BinaryIO, name: str) -> BinaryIO:

@@ -1,7 +1,7 @@
 """A model that scores pairs, opened: what both its front doors are made of."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -24,7 +24,7 @@ from packrank.runtime.device import Devices, choose_devices
 from packrank.runtime.fleet import Recipe, run_on
 from packrank.scoring.activations import known_activation
 from packrank.scoring.assembly import HeadIndex, Options, assemble
-from packrank.scoring.pair_scorer import PairScorer
+from packrank.scoring.pair_scorer import LogitStream, PairScorer
 from packrank.text.pairs import is_pair
 from packrank.text.truncation import SideLimits, Truncation
 from packrank.threads import in_thread
@@ -286,6 +286,46 @@ class PairModel(Reopened):
         scorer = self._scorer_with(*lengths, instruction=instruction, prompt=prompt)
         scores = self._score(scorer, pairs, activation, cutoff_layers, failures.__setitem__)
         return scores, dict(sorted(failures.items()))
+
+    def score_stream(
+        self,
+        batches: Iterable[Sequence[tuple[str, str]]],
+        *,
+        cutoff_layer: int | None = None,
+    ) -> LogitStream:
+        """Logits of batches of pairs, in bounded memory, however many there are.
+
+        While a batch is scored the next is tokenized, and the one after it is asked for: that is
+        in a thread of its own. `scores` turns logits into scores.
+
+        Args:
+            batches: of pairs as `score` takes them; some thousands of pairs each.
+            cutoff_layer: as for `rank`.
+
+        Returns:
+            An iterator, to be closed: of each batch in its order the logits, [N, labels] float32,
+            NaN for pairs that failed, and index -> reason of those.
+
+        Raises:
+            InputError: the model has no head after so many layers.
+        """
+        layers, _ = self._assembly.cutoffs(cutoff_layer)
+        return self._scorer.stream(batches, layers)
+
+    def scores(
+        self, logits: NDArray[np.float32], activation: Activation | None = None
+    ) -> NDArray[np.float32]:
+        """Scores of logits.
+
+        Args:
+            logits: [N, labels] float32.
+            activation: instead of the model's.
+
+        Returns:
+            [N, labels] float32.
+        """
+        _check_named("activation", activation, get_args(Activation))
+        return self._scorer.scores(logits, activation or self._activation)
 
     score_async = in_thread(score)
     try_score_async = in_thread(try_score)

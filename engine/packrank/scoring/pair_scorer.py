@@ -1,12 +1,13 @@
 """Pairs of texts to logits: windows read ahead, packs on the devices, failures by name."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from packrank.ahead import Ahead
 from packrank.checkpoint.config import Activation
 from packrank.exits.stages import Outcome, StagedRun, Stages
 from packrank.models.staged import StagedModel
@@ -62,35 +63,61 @@ class PairScorer:
         Returns:
             [N, labels] or [N, cutoff layers] float32, NaN for pairs that failed.
         """
-        labels = self.assembly.config.num_labels
-        columns = labels * len(cutoff_layers or (0,))
-        out = np.full((len(pairs), columns), np.nan, dtype=np.float32)
+        out = np.full((len(pairs), self._columns(cutoff_layers)), np.nan, dtype=np.float32)
 
-        def finish(window: Window, pending: Pending) -> None:
-            logits = pending.result()
-            finite = np.isfinite(logits).all(1)
-            indices = np.array(window.indices, dtype=np.int64)
-            out[indices[finite]] = logits[finite]
-            for place in np.flatnonzero(~finite).tolist():
-                unfinite = "the model's logits for it are not finite numbers"
-                on_failure(window.indices[place], pending.failures.get(place, unfinite))
-
-        # A device still works on one window while the packs of the next are made.
-        running: tuple[Window, Pending] | None = None
-        with closing(self._reader.windows(pairs)) as windows:
+        def told(windows: Iterable[Window]) -> Iterator[Window]:
             for window in windows:
                 for index, reason in window.failures.items():
                     on_failure(index, reason)
-                started = window, self._runner.submit(window.sequences, cutoff_layers)
-                self._run.add(len(window.sequences.token_ids))
                 if on_window is not None:
                     on_window(window.sequences)
-                if running is not None:
-                    finish(*running)
-                running = started
-            if running is not None:
-                finish(*running)
+                yield window
+
+        with closing(self._reader.windows(pairs)) as windows:
+            for window, found, failures in self._finished(told(windows), cutoff_layers):
+                for index, reason in failures.items():
+                    on_failure(index, reason)
+                out[window.indices] = found
         return out
+
+    def stream(
+        self, batches: Iterable[Sequence[Any]], cutoff_layers: tuple[int, ...] | None
+    ) -> "LogitStream":
+        """Logits of batches of pairs, as `logits` gives those of each, in their order.
+
+        While one is scored the next is tokenized, and the one after that is asked for.
+        """
+        return LogitStream(self, batches, cutoff_layers)
+
+    def _columns(self, cutoff_layers: tuple[int, ...] | None) -> int:
+        return self.assembly.config.num_labels * len(cutoff_layers or (0,))
+
+    def _finished(
+        self,
+        windows: Iterable[Window],
+        cutoff_layers: tuple[int, ...] | None,
+    ) -> Iterator[tuple[Window, NDArray[np.float32], dict[int, str]]]:
+        """Windows, logits of their sequences, and index -> reason of those that have none."""
+
+        def finish(window: Window, pending: Pending) -> tuple[Window, Any, dict[int, str]]:
+            logits = pending.result()
+            failures: dict[int, str] = {}
+            finite: Any = np.isfinite(logits).all(1)
+            for place in np.flatnonzero(~finite).tolist():
+                unfinite = "the model's logits for it are not finite numbers"
+                failures[window.indices[place]] = pending.failures.get(place, unfinite)
+            return window, np.where(finite[:, None], logits, np.float32(np.nan)), failures
+
+        # A device still works on one window while the packs of the next are made.
+        running: tuple[Window, Pending] | None = None
+        for window in windows:
+            started = window, self._runner.submit(window.sequences, cutoff_layers)
+            self._run.add(len(window.sequences.token_ids))
+            if running is not None:
+                yield finish(*running)
+            running = started
+        if running is not None:
+            yield finish(*running)
 
     def outcomes(
         self, requests: list[tuple[str, list[Any]]], stages: Stages
@@ -156,3 +183,33 @@ class PairScorer:
         spared = num_tokens - pack.num_sequences if alone else 0
         total = num_tokens * config.num_layers
         return Work(total=total, computed=total - spared, saved_by_last_layer=spared)
+
+
+class LogitStream(Iterator[tuple[NDArray[np.float32], dict[int, str]]]):
+    """Logits of each batch of pairs, and index -> reason of those that have none; to be closed.
+
+    Attributes:
+        tokenizing: the windows that are coming.
+    """
+
+    def __init__(
+        self,
+        scorer: PairScorer,
+        batches: Iterable[Sequence[Any]],
+        cutoff_layers: tuple[int, ...] | None,
+    ) -> None:
+        self._columns = scorer._columns(cutoff_layers)
+        windows = map(scorer._reader.window, batches)
+        self.tokenizing: Ahead[Window] = Ahead(windows, 1, "packrank-pairs")
+        self._coming = scorer._finished(self.tokenizing, cutoff_layers)
+
+    def __next__(self) -> tuple[NDArray[np.float32], dict[int, str]]:
+        window, found, failures = next(self._coming)
+        count = len(window.indices) + len(window.failures)
+        out = np.full((count, self._columns), np.nan, dtype=np.float32)
+        out[window.indices] = found
+        return out, window.failures | failures
+
+    def close(self) -> None:
+        """End the thread that tokenizes."""
+        self.tokenizing.close()

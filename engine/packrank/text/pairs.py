@@ -1,13 +1,13 @@
 """Pairs to sequences, a window at a time: the next is tokenized while this one is scored."""
 
 import itertools
-from collections.abc import Callable, Generator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 
+from packrank.ahead import Ahead
 from packrank.arguments import check_text
 from packrank.documents import document_of
 from packrank.errors import InputError
@@ -138,8 +138,17 @@ class PairReader:
             PackrankError: the tokenizer cannot be used at all.
         """
         places = range(len(pairs))
-        parts = batches(places, lambda i: _size(pairs[i]), WINDOW_PAIRS, WINDOW_CHARACTERS)
-        return _one_ahead(lambda part: self._read(pairs, part), list(parts))
+        parts = list(batches(places, lambda i: _size(pairs[i]), WINDOW_PAIRS, WINDOW_CHARACTERS))
+        made = (self._read(pairs, part) for part in parts)
+        if len(parts) < 2:
+            yield from made
+            return
+        with Ahead(made, 1, "packrank-pairs") as windows:
+            yield from windows
+
+    def window(self, pairs: Sequence[object]) -> "Window":
+        """All of these pairs, as one window."""
+        return self._read(pairs, range(len(pairs)))
 
     def _read(self, pairs: Sequence[object], places: Sequence[int]) -> "Window":
         window = Window()
@@ -278,22 +287,3 @@ def _unusable(texts: set[str]) -> dict[str, str]:
         except InputError as error:
             reasons[text] = str(error)
     return reasons
-
-
-_Item = TypeVar("_Item")
-_Result = TypeVar("_Result")
-
-
-def _one_ahead(
-    compute: Callable[[_Item], _Result], items: Sequence[_Item]
-) -> Generator[_Result, None, None]:
-    """compute(item) for each item in order, each while the caller uses the one before."""
-    if len(items) < 2:
-        yield from map(compute, items)
-        return
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="packrank-pairs") as pool:
-        coming = pool.submit(compute, items[0])
-        for item in items[1:]:
-            ready, coming = coming.result(), pool.submit(compute, item)
-            yield ready
-        yield coming.result()

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from packrank.errors import InputError
-from packrank.records import file as record_file
+from packrank.records import opened as record_file
 from packrank.records import splitting
 from packrank.records.file import RecordFile
 from packrank.records.formats import Format
@@ -299,7 +299,7 @@ def test_a_file_is_read_again(tmp_path: Path) -> None:
             raw = list(file.raw())
             # From any part on, by the same numbers.
             for taken in range(len(raw) + 1):
-                rest = list(file.records(raw[taken:], taken))
+                rest = list(file.records(raw[taken:]))
                 assert rest == [record for record in first if record.number > taken]
 
 

@@ -8,6 +8,8 @@ from types import TracebackType
 from typing import Generic, TypeVar
 
 _Item = TypeVar("_Item")
+# A thread may wait for a pipe into which nobody writes.
+_PATIENCE_SECONDS = 1.0
 
 
 class Ahead(Generic[_Item]):
@@ -41,7 +43,7 @@ class Ahead(Generic[_Item]):
     def __next__(self) -> _Item:
         start = perf_counter()
         with self._changed:
-            while not (self._ready or self._is_over):
+            while not (self._ready or self._is_over or self._is_closed):
                 self._changed.wait()
             self.waited += perf_counter() - start
             if self._ready:
@@ -54,12 +56,15 @@ class Ahead(Generic[_Item]):
         raise StopIteration
 
     def close(self) -> None:
-        """End the thread, after the item that it is making."""
+        """End the thread, after the item that it is making; one that takes long is not waited for.
+
+        Whoever waits for an item is told that there are no more.
+        """
         with self._changed:
             self._is_closed = True
             self._ready.clear()
             self._changed.notify_all()
-        self._thread.join()
+        self._thread.join(_PATIENCE_SECONDS)
 
     def __enter__(self) -> "Ahead[_Item]":
         return self

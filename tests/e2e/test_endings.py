@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from packrank import Reranker
 from packrank.commands import cli, scorer
 from packrank.commands import score as score_command
 from packrank.commands.cli import main
+from packrank.jobs import run as run_file
 
 OneSentence = Callable[..., None]
 
@@ -73,36 +75,65 @@ def test_a_command_that_is_stopped_leaves_what_was_finished(
     number: signal.Signals,
     named: bool,
 ) -> None:
-    pairs, out = tmp_path / "pairs.jsonl", tmp_path / "out"
+    """Of a pipe, which cannot be read again, the rows; of a file a journal, and it goes on."""
+    pairs, pipe, out = tmp_path / "pairs.jsonl", tmp_path / "pipe", tmp_path / "out"
     out.mkdir()
     (out / "o").write_text("before")
-    pairs.write_text('{"query": "red", "document": "fox"}\n{"query": "red"}\n')
-    real = score_command.score_records
+    content = b'{"query": "red", "document": "fox"}\n{"query": "red"}\n'
+    pairs.write_bytes(content)
+    os.mkfifo(pipe)
+    real = run_file.score_windows
 
-    def stopped(*args: Any, **options: Any) -> None:
-        real(*args, **options)
-        assert len(list(out.iterdir())) == 1 + named
+    def stopped(*args: Any, **options: Any) -> Any:
+        yield from real(*args, **options)
         try:
             os.kill(os.getpid(), number)
         finally:
             os.kill(os.getpid(), number)  # as a supervisor may
 
-    monkeypatch.setattr(score_command, "score_records", stopped)
     if named:
         monkeypatch.delattr(os, "O_TMPFILE")
     inherited = signal.signal(number, signal.SIG_DFL)  # nohup, for one, ignores SIGHUP
     try:
-        assert main(["score", str(model), str(pairs), "--output", str(out / "o")]) == 128 + number
-        assert signal.getsignal(number) is signal.SIG_DFL
+        with monkeypatch.context() as patch:
+            patch.setattr(run_file, "score_windows", stopped)
+            writer = threading.Thread(target=lambda: pipe.write_bytes(content))
+            writer.start()
+            asked = ["score", str(model), str(pipe), "--output", str(out / "o")]
+            assert main(asked) == 128 + number
+            writer.join()
+            assert signal.getsignal(number) is signal.SIG_DFL
+            assert (out / "o").read_text() == "before"
+            rows = (out / "o.part").read_text().splitlines()
+            assert [json.loads(row)["score"] is None for row in rows] == [False, True]
+            assert len(list(out.iterdir())) == 2
+            part, left_out = capsys.readouterr().err.splitlines()[-2:]
+            assert part == f"packrank: {out / 'o.part'} has what was finished, rows: 2{ANEW}"
+            assert left_out.startswith("packrank: line 2 was left out: ")
+            asked[2] = str(pairs)
+            assert main(asked) == 128 + number
+        assert (out / "o").read_text() == "before"
+        assert "stopped; what was scored is safe" in capsys.readouterr().err
+        monkeypatch.setattr(Reranker, "score_stream", lambda *_, **__: Nothing())
+        assert main(asked) == 1
     finally:
         signal.signal(number, inherited)
-    assert (out / "o").read_text() == "before"
-    rows = (out / "o.part").read_text().splitlines()
-    assert [json.loads(row)["line"] for row in rows] == [1, 2]
-    assert len(list(out.iterdir())) == 2
-    part, left_out = capsys.readouterr().err.splitlines()[-2:]
-    assert part == f"packrank: {out / 'o.part'} has what was finished, rows: 2{ANEW}"
-    assert left_out.startswith("packrank: line 2 was left out: ")
+    assert (out / "o").read_text().splitlines() == rows
+    assert sorted(path.name for path in out.iterdir()) == ["o", "o.part"]
+    assert "rows: 2, 2 of them before" in capsys.readouterr().err
+
+
+class Nothing:
+    """A stream of scores of no batch."""
+
+    def __iter__(self) -> Any:
+        return self
+
+    def __next__(self) -> Any:
+        raise StopIteration
+
+    def close(self) -> None:
+        pass
 
 
 def test_an_interruption_keeps_whole_queries(
@@ -135,40 +166,39 @@ def test_an_interruption_keeps_whole_queries(
     assert not out.exists()
 
 
-def test_an_input_that_is_cut_off_leaves_what_was_finished(
+def test_an_input_that_is_cut_off_is_scored_as_far_as_it_goes(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A file in .gz says only at its end that this is missing."""
     row = json.dumps({"query": "red", "document": "fox", "note": "x" * 200}) + "\n"
     source, out = tmp_path / "cut.jsonl.gz", tmp_path / "out"
     source.write_bytes(gzip.compress(row.encode() * 500)[:-8])
-    assert main(["score", str(model), str(source), "--output", str(out), "--quiet"]) == 2
-    told, error = capsys.readouterr().err.splitlines()
-    assert "cut.jsonl.gz is damaged or cut off" in error
-    kept = [json.loads(line) for line in (tmp_path / "out.part").read_text().splitlines()]
-    assert told == f"packrank: {out}.part has what was finished, rows: {len(kept):,}{ANEW}"
-    assert [row["line"] for row in kept] == list(range(1, len(kept) + 1))
-    assert not out.exists()
+    assert main(["score", str(model), str(source), "--output", str(out), "--quiet"]) == 1
+    *rows, last = map(json.loads, out.read_text().splitlines())
+    assert len({row["score"] for row in rows}) == 1 and len(rows) > 300
+    assert "cut.jsonl.gz is damaged or cut off" in last["error"]
+    assert "cut.jsonl.gz is damaged or cut off" in capsys.readouterr().err
 
 
-def test_nothing_is_kept_of_a_file_without_a_pair(
+def test_nothing_is_left_of_a_file_without_a_pair(
     model: Path, tmp_path: Path, one_sentence: OneSentence
 ) -> None:
     pairs, out = tmp_path / "pairs.jsonl", tmp_path / "out"
-    pairs.write_text('{"query": "red"}\n' * 3)
-    assert main(["score", str(model), str(pairs), "--output", str(out)]) == 2
-    one_sentence("holds no usable pair; line 1: ")
-    assert list(tmp_path.glob("out*")) == []
+    for content, words in (('{"query": "red"}\n' * 3, "no column"), ("\n", "holds no pair")):
+        pairs.write_text(content)
+        assert main(["score", str(model), str(pairs), "--output", str(out)]) == 2
+        one_sentence(str(pairs), words)
+        assert list(tmp_path.glob("out*")) == []
 
 
 ANEW = "; the same command begins from the start"
 
 PROGRAM = """
 import os, sys
-from packrank.commands import score
 from packrank.commands.cli import main
+from packrank.jobs import run
 
-score.score_records = lambda *_, **__: os.kill(os.getpid(), int(sys.argv[1]))
+run.score_windows = lambda *_, **__: os.kill(os.getpid(), int(sys.argv[1]))
 sys.exit(main(["score", sys.argv[2], sys.argv[3], "--output", sys.argv[4], "--quiet"]))
 """
 
@@ -257,7 +287,7 @@ def test_an_interruption_that_a_library_takes_for_an_error_is_one(
         except KeyboardInterrupt:
             raise ValueError("an unfinished tensor") from None
 
-    monkeypatch.setattr(score_command, "score_records", converts)
+    monkeypatch.setattr(score_command, "run_job", converts)
     inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         assert main(["score", str(model), str(pairs), "--output", str(out)]) == 130

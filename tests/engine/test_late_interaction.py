@@ -198,7 +198,7 @@ def test_a_score_of_minus_infinity_is_null_in_json(
     write(pairs, {"query": "sea", "document": "?"})
     documents.write_text("?\nsea\n")
     assert not cli.main(["score", str(skipping), str(pairs), "--output", str(out), "--quiet"])
-    assert json.loads(out.read_text()) == {"line": 1, "score": None}
+    assert json.loads(out.read_text()) == {"query": "sea", "document": "?", "score": None}
     query = ["--query", "sea", "--documents", str(documents), "--json"]
     assert not cli.main(["rank", str(skipping), *query])
     first, last = map(json.loads, capsys.readouterr().out.splitlines())

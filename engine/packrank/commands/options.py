@@ -15,6 +15,7 @@ from packrank.records.formats import FORMATS
 from packrank.text.truncation import Truncation
 
 MODEL_HELP = 'a model folder, a hub name (organisation/name), or "default"'
+OBJECTS = [format for format in FORMATS if format != "text"]
 RECORDS = "JSON Lines, a JSON array, CSV or TSV, also in .gz,"
 # Those of `packrank_kernels.FORMATS`, which comes with torch.
 VECTOR_FORMATS = ("float32", "float16", "bfloat16", "int8", "8bit", "4bit", "2bit", "1bit")
@@ -151,6 +152,21 @@ def valid_text(text: str) -> str:
         check_text(text)
     except InputError:
         raise argparse.ArgumentTypeError("not valid in the encoding of this terminal") from None
+    return text
+
+
+def names(text: str) -> tuple[str, ...]:
+    """An option that is names of columns."""
+    found = tuple(part.strip() for part in text.split(","))
+    if not all(found):
+        raise argparse.ArgumentTypeError(f"{text!r} are no names with commas between them")
+    return found
+
+
+def word(text: str) -> str:
+    """An option that is a text without blanks."""
+    if text.split() != [text]:
+        raise argparse.ArgumentTypeError(f"{text!r} is no word without blanks")
     return text
 
 

@@ -8,6 +8,7 @@ from packrank import __version__
 from packrank.commands.options import (
     FORMAT_HELP,
     MODEL_HELP,
+    OBJECTS,
     RECORDS,
     VECTOR_FORMATS,
     add_device_options,
@@ -21,12 +22,12 @@ from packrank.commands.options import (
     share,
     valid_text,
 )
+from packrank.commands.score_options import add_score
 from packrank.errors import InputError
 from packrank.records.file import is_stdin
 from packrank.records.formats import FORMATS
 
 _HELP = "Rank documents for a query, or score pairs, with a reranker."
-_OBJECTS = [format for format in FORMATS if format != "text"]
 
 _RANK = """\
 Rank documents for a query, best first; or, with --queries, for each of many: the same --documents
@@ -61,7 +62,7 @@ def parser() -> argparse.ArgumentParser:
     whole.add_argument("--version", action="version", version=f"packrank {__version__}")
     commands = whole.add_subparsers(required=True, metavar="COMMAND", dest="command")
     _add_rank(commands)
-    _add_score(commands)
+    add_score(commands)
     _add_encode(commands)
     _add_explain(commands)
     _add_calibrate(commands)
@@ -183,27 +184,6 @@ def _check_rank(args: argparse.Namespace) -> None:
         raise InputError(
             f"--{read[0]} and --{read[1]} cannot both come from standard input; name a file for one"
         )
-
-
-def _add_score(commands: Commands) -> None:
-    parser = commands.add_parser("score", help="score a file of pairs")
-    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
-    parser.add_argument(
-        "pairs",
-        metavar="PAIRS",
-        help=f'{RECORDS} with "query", "document" (and "title", "id" or "_id"); - for standard '
-        "input",
-    )
-    parser.add_argument(
-        "--output",
-        required=True,
-        metavar="OUT",
-        help="JSON Lines; a file is written whole or not at all; - for standard output",
-    )
-    add_input_format(parser, "PAIRS", _OBJECTS)
-    parser.add_argument("--cutoff-layer", type=positive, metavar="L", help="layers to run")
-    parser.add_argument("--quiet", action="store_true", help="no progress, no summary")
-    add_model_options(parser)
 
 
 def _add_encode(commands: Commands) -> None:
@@ -330,7 +310,7 @@ def _add_calibrate(commands: Commands) -> None:
         "--seed", type=positive, default=1, metavar="N", help="of the split (default: 1)"
     )
     parser.add_argument("--quiet", action="store_true", help="no progress, no summary")
-    add_input_format(parser, "both files", _OBJECTS)
+    add_input_format(parser, "both files", OBJECTS)
     add_reranker_options(parser)
 
 
@@ -345,7 +325,7 @@ def _add_verify(commands: Commands) -> None:
         help=f'{RECORDS} with "query" and "document", in place of those that are built in; - for '
         "standard input",
     )
-    add_input_format(parser, "FILE", _OBJECTS)
+    add_input_format(parser, "FILE", OBJECTS)
     add_output_format(parser, "a table (the default), or one JSON object", "table", "jsonl")
     parser.add_argument("--max-length", type=positive, metavar="N", help="tokens of a pair")
     parser.add_argument(

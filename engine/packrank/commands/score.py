@@ -1,41 +1,174 @@
-"""packrank score: a file of pairs to a file of scores."""
+"""packrank score: files of pairs to scores."""
 
 import argparse
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from time import monotonic
+from typing import Any, TextIO
 
 from packrank.commands.messages import LeftOut, progress, say
-from packrank.commands.scorer import check_no_source, open_model, report_cut, sink_of
-from packrank.jobs.score import score_records
-from packrank.output_file import Discarded
-from packrank.records.file import RecordFile, nothing_in
-from packrank.records.record import PAIRS, Record
+from packrank.commands.scorer import check_no_source, open_model, report_cut
+from packrank.commands.signals import Stopped, keep
+from packrank.errors import InputError
+from packrank.jobs.job import Job, Summary
+from packrank.jobs.run import check_input
+from packrank.jobs.run import run as run_job
+from packrank.jobs.score import Scorer
+
+_LOG_SECONDS = 10.0
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit status."""
-    check_no_source(args.output, args.pairs)
     with (
-        RecordFile(args.pairs, PAIRS, args.input_format) as file,
-        LeftOut(f"more {file.part}s; see {args.output}") as left_out,
-        sink_of(args.output) as sink,
+        LeftOut(f"more; see {args.output}") as left_out,
+        _log(args.json_log) as log,
+        progress(None, "rows", args.quiet) as bar,
     ):
-        failures: list[tuple[int, str]] = []
-
-        def told(record: Record, reason: str) -> None:
-            left_out.add(record.place, reason)
-            if not failures:
-                failures.append((record.number, reason))
-
-        model = open_model(args)
-        with progress(file.num_lines(), "pairs", args.quiet) as bar:
-            records = file.records()
-            totals = score_records(model, records, sink, bar, told, cutoff_layer=args.cutoff_layer)
-        if not totals.readable:
-            raise Discarded(nothing_in(file, failures))
+        watch = _Progress(bar, left_out, log)
+        try:
+            for source in args.input:
+                check_no_source(args.output, source)
+            check_input(args.input, args.input_format)  # before what takes longer
+            keep()
+            model = open_model(args)
+            summary = run_job(_job(model, args), watch)
+        except (KeyboardInterrupt, Stopped):
+            watch.stopped()
+            raise
+        for what, reason in summary.unfit.items():
+            left_out.add(what, reason)
+        left_out.count += summary.num_unfit - len(summary.unfit)
+        _write(log, {"event": "end", **_facts(summary)})
     report_cut(model, args.quiet)
     if not args.quiet:
-        say(
-            f"pairs scored: {totals.pairs}, {file.part}s failed: {left_out.count}, "
-            f"{totals.seconds:.1f} s, {totals.pairs / totals.seconds:,.0f} pairs/s, "
-            f"{totals.tokens / totals.seconds:,.0f} tokens/s"
-        )
-    return 1 if left_out.count else 0
+        say(_said(summary))
+    return 1 if summary.failed or summary.num_unfit else 0
+
+
+def _job(model: Scorer, args: argparse.Namespace) -> Job:
+    return Job(
+        model,
+        args.input,
+        args.output,
+        queries=args.queries,
+        documents=args.documents,
+        input_format=args.input_format,
+        output_format=args.output_format,
+        query_column=args.query_column,
+        document_column=args.document_column,
+        score_column=args.score_column,
+        columns=args.columns,
+        top_k=args.top_k,
+        label=args.label,
+        tag=args.tag,
+        cutoff_layer=args.cutoff_layer,
+        strict=args.strict,
+    )
+
+
+class _Progress:
+    """Progress of a job on a bar and in a log."""
+
+    def __init__(self, bar: Any, left_out: LeftOut, log: TextIO | None) -> None:
+        self._bar, self._left_out, self._log = bar, left_out, log
+        self._logged_at = monotonic()
+        self._goes_on = self._has_part = False
+
+    def stopped(self) -> None:
+        """Say what is left of a job that a signal ends."""
+        if self._goes_on:
+            say("packrank: stopped; what was scored is safe, and the same command goes on")
+        elif not self._has_part:
+            say("packrank: stopped")
+
+    def begin(self, total: int | None, done: int | None) -> None:
+        """See `Watch`."""
+        self._goes_on, done = done is not None, done or 0
+        self._bar.total = total
+        # Of an earlier run, so no part of the rate.
+        self._bar.initial = self._bar.last_print_n = self._bar.n = done
+        _write(self._log, {"event": "begin", "total": total, "done": done})
+
+    def advance(self, summary: Summary, rows: int) -> None:
+        """See `Watch`."""
+        share = summary.stages.scoring / max(summary.seconds, 1e-9)
+        rates = f"{summary.pairs / summary.seconds:,.0f} pairs/s"
+        tokens = f"{summary.tokens / summary.seconds:,.0f} tokens/s"
+        self._bar.set_postfix_str(f"{rates}, {tokens}, forward {share:.0%}", refresh=False)
+        self._bar.update(rows)
+        if self._log is not None and monotonic() - self._logged_at >= _LOG_SECONDS:
+            self._logged_at = monotonic()
+            _write(self._log, {"event": "progress", **_facts(summary)})
+
+    def part(self, path: str, lines: int) -> None:
+        """See `Watch`."""
+        self._has_part = True
+        kept = "has what was finished, rows"
+        say(f"packrank: {path} {kept}: {lines:,}; the same command begins from the start")
+
+    def fail(self, place: str, kind: str, reason: str) -> None:
+        """See `Watch`."""
+        self._left_out.add(place, reason)
+
+
+def _facts(summary: Summary) -> dict[str, Any]:
+    seconds = max(summary.seconds, 1e-9)
+    return {
+        "rows": summary.rows,
+        "rows_before": summary.before,
+        "pairs": summary.pairs,
+        "tokens": summary.tokens,
+        "seconds": round(summary.seconds, 3),
+        "pairs_per_second": round(summary.pairs / seconds, 1),
+        "tokens_per_second": round(summary.tokens / seconds, 1),
+        "stages": {name: round(value, 3) for name, value in vars(summary.stages).items()},
+        "failed": summary.failed,
+    }
+
+
+def _said(summary: Summary) -> str:
+    """What a job came to, and what took longest."""
+    said = f"pairs scored: {summary.pairs:,}, rows: {summary.rows:,}"
+    if summary.before:
+        said += f", {summary.before:,} of them before"
+    said += f", failed: {sum(summary.failed.values()):,}"
+    if summary.failed:
+        kinds = ", ".join(f"{kind} {count:,}" for kind, count in summary.failed.items())
+        said += f" ({kinds})"
+    if summary.rows == summary.before:
+        return said
+    seconds, stages = summary.seconds, summary.stages
+    spent = {"reading": stages.reading, "tokenization": stages.tokenizing}
+    spent["scoring"] = stages.scoring
+    slowest = max(spent, key=lambda name: spent[name])
+    waited = "" if slowest == "scoring" else f", scoring waited {stages.waiting / seconds:.0%}"
+    return (
+        f"{said}; {seconds:.1f} s, {summary.pairs / seconds:,.0f} pairs/s, "
+        f"{summary.tokens / seconds:,.0f} tokens/s; slowest stage: {slowest}, "
+        f"{spent[slowest] / seconds:.0%} of the time{waited}"
+    )
+
+
+@contextmanager
+def _log(path: str | None) -> Iterator[TextIO | None]:
+    if path is None:
+        yield None
+    elif path == "-":
+        yield sys.stderr
+    else:
+        try:
+            file = open(path, "a", encoding="utf-8")  # noqa: SIM115
+        except OSError as error:
+            raise InputError(f"{os.fspath(path)} cannot be written: {error.strerror}") from None
+        with file:
+            yield file
+
+
+def _write(log: TextIO | None, event: dict[str, Any]) -> None:
+    if log is not None:
+        log.write(json.dumps(event) + "\n")
+        log.flush()

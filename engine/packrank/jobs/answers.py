@@ -1,11 +1,11 @@
 """What queries come to, and lines of it: a JSON object a document, or a TREC run."""
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from packrank.jobs.output import number
 from packrank.jobs.queries import Query, trec_id
 from packrank.records.record import Record
 from packrank.work import Work
@@ -92,3 +92,8 @@ def _token_layers(work: Work | None) -> dict[str, object]:
     shown = {name: getattr(work, name) for name in ("total", "computed", "recomputed")}
     saved = {f"saved_by_{what}": getattr(work, f"saved_by_{what}") for what in _SAVED}
     return {"token_layers": shown | saved}
+
+
+def number(score: float) -> float | None:
+    """As JSON has it, in which -inf, of a document without token vectors, has no spelling."""
+    return None if score == -math.inf else score

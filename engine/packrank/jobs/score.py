@@ -1,124 +1,251 @@
-"""A file of pairs to a file of scores, a window at a time, in the order they came."""
+"""Windows of rows to logits, in the order of the input: reading, tokenizing, scoring overlap."""
 
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TextIO
+from time import perf_counter
+from typing import Any, NamedTuple, Protocol
 
-from tqdm import tqdm
+import numpy as np
+from numpy.typing import NDArray
 
-from packrank.jobs.output import row_of
+from packrank.ahead import Ahead
 from packrank.jobs.pace import Doubling
+from packrank.jobs.rows import Failure, Pair, Window
 from packrank.late_interaction import LateInteraction
-from packrank.records.record import Record
+from packrank.records.file import Row
 from packrank.reranker import Reranker
 
 Scorer = Reranker | LateInteraction
 
-# A window is scored at once and then the progress bar moves. The first is this small, so that a
-# slow model's bar moves too.
-_FIRST_WINDOW_PAIRS = 64
-# The largest window, so that memory follows these and not the length of the file.
-_WINDOW_PAIRS = 4096
-_WINDOW_CHARACTERS = 16_000_000
+# A batch is scored at once, and then what it made is safe and the progress bar moves. The first is
+# this small, so that a slow model's bar moves too.
+_FIRST_BATCH_PAIRS = 64
+_BATCH_PAIRS = 4096
 
 
-@dataclass(frozen=True)
-class Totals:
-    """What a file came to.
+class Scored(NamedTuple):
+    """Rows that are done, in the order of the input.
 
     Attributes:
-        pairs: those scored.
-        readable: those that the file has.
-        tokens: that the model read, special ones included.
-        seconds: from the first to the last.
+        ends: of each row, how many slots this and all rows before it here have.
+        logits: [slots, labels] float32, NaN where there is no score.
+        failures: of these rows.
+        digest: of all rows of the input up to the last of these.
+        rows: what they say, where that is kept.
     """
 
-    pairs: int
-    readable: int
-    tokens: int
-    seconds: float
+    ends: Sequence[int]
+    logits: NDArray[np.float32]
+    failures: list[Failure]
+    digest: bytes
+    rows: list[Row]
 
 
-def score_records(
+@dataclass
+class Stages:
+    """Seconds that the stages took, each beside the others.
+
+    Attributes:
+        reading: files, and texts by id.
+        tokenizing: texts to packs.
+        scoring: what a device does, and what launches it.
+        waiting: what scoring waited for the others.
+    """
+
+    reading: float = 0.0
+    tokenizing: float = 0.0
+    scoring: float = 0.0
+    waiting: float = 0.0
+
+
+Found = tuple[NDArray[np.float32], dict[int, str]]
+
+
+class _Stream(Protocol):
+    def __iter__(self) -> Iterator[Found]: ...
+
+    def __next__(self) -> Found: ...
+
+    def close(self) -> None: ...
+
+
+def score_windows(
     model: Scorer,
-    records: Iterable[Record],
-    sink: TextIO,
-    bar: "tqdm[None]",
-    on_failure: Callable[[Record, str], None],
+    windows: Iterable[Window],
+    stages: Stages,
     *,
+    first_row: int = 0,
+    first_slot: int = 0,
     cutoff_layer: int | None = None,
-) -> Totals:
-    """Write a row for every record; see `output.row_of`.
+) -> Iterator[Scored]:
+    """Logits of the rows of windows, as soon as they are known; of late interaction its scores.
 
     Args:
         model: what scores.
-        records: of a file of pairs.
-        sink: where the scores go, one JSON object a line.
-        bar: moves by one a record.
-        on_failure: is told of records that are not scored, and why.
+        windows: of rows; read ahead in a thread.
+        stages: counts the seconds.
+        first_row: how many rows of the input come before.
+        first_slot: how many slots.
         cutoff_layer: layers that a reranker runs; None: all.
 
     Raises:
         PackrankError: the model cannot score at all.
     """
-    start, first_token = time.perf_counter(), model.num_tokens
-    pairs, readable, pace = 0, 0, Doubling(_FIRST_WINDOW_PAIRS, _WINDOW_PAIRS)
-    coming = iter(records)
-    while window := _take(coming, pace.size):
-        readable += sum(record.error is None for record in window)
-        rows = []
-        with pace.kept():
-            scored = list(_score_window(model, window, cutoff_layer))
-        for record, score, reason in scored:
-            rows.append(row_of(record, score, reason))
-            if reason is None:
-                pairs += 1
-            else:
-                on_failure(record, reason)
-        sink.write("".join(rows))  # at once, as a signal may come at any time
-        seconds = max(time.perf_counter() - start, 1e-9)
-        tokens = model.num_tokens - first_token
-        bar.set_postfix_str(f"{tokens / seconds:,.0f} tokens/s", refresh=False)
-        bar.update(len(window))
-    seconds = max(time.perf_counter() - start, 1e-9)
-    tokens = model.num_tokens - first_token
-    return Totals(pairs, readable, tokens, seconds)
+    pace = Doubling(_FIRST_BATCH_PAIRS, _BATCH_PAIRS)
+    pieces: deque[_Piece] = deque()
+    reading = Ahead(windows, 1, "packrank-rows")
+    stream = _stream_of(model, _batches(reading, pieces, pace), cutoff_layer)
+    place = _Place(first_row, first_slot, num_labels(model))
+    try:
+        while True:
+            start = perf_counter()
+            with pace.kept():
+                found = next(stream, None)
+            _count(stages, stream, reading, perf_counter() - start)
+            while pieces and (found is None or not pieces[0].size):
+                yield from place.settled(pieces.popleft(), None)
+            if found is None:
+                return
+            yield from place.settled(pieces.popleft(), found)
+    finally:
+        reading.close()
+        stream.close()
 
 
-def _score_window(
-    model: Scorer, window: list[Record], cutoff_layer: int | None
-) -> Iterator[tuple[Record, float | list[float], str | None]]:
-    """Each pair once, however often the window has it."""
+def num_labels(model: Scorer) -> int:
+    """Scores of a pair."""
+    return model.num_labels if isinstance(model, Reranker) else 1
 
-    def pair_of(record: Record) -> tuple[str, str]:
-        return str(record.fields["query"]), str(record.fields["document"])
 
-    places: dict[tuple[str, str], int] = {}
-    for record in window:
-        if record.error is None:
-            places.setdefault(pair_of(record), len(places))
+class _Piece(NamedTuple):
+    """Pairs of a window that are a batch; none of a window that has no pairs."""
+
+    window: Window
+    start: int
+    size: int
+
+
+def _batches(
+    windows: Iterable[Window], pieces: deque[_Piece], pace: Doubling
+) -> Iterator[list[Pair]]:
+    for window in windows:
+        if not window.pairs:
+            pieces.append(_Piece(window, 0, 0))
+        start = 0
+        while start < len(window.pairs):
+            batch = window.pairs[start : start + pace.size]
+            pieces.append(_Piece(window, start, len(batch)))
+            start += len(batch)
+            yield batch
+
+
+class _Place:
+    """How far rows have been settled."""
+
+    def __init__(self, rows: int, slots: int, labels: int) -> None:
+        self._rows, self._slots, self._labels = rows, slots, labels
+        self._window: Window | None = None
+
+    def settled(self, piece: _Piece, found: Found | None) -> Iterator[Scored]:
+        """The rows that are done once a piece is."""
+        window = piece.window
+        if window is not self._window:
+            self._begin(window)
+        done = 0
+        if found is not None:
+            logits, failures = found
+            done = piece.start + piece.size
+            self._logits[piece.start : done] = logits
+            for index, reason in failures.items():
+                self._failed[piece.start + index] = reason
+        # Pairs are numbered as they first come: a row is done with the highest of its own.
+        stop = int(np.searchsorted(self._needs, done, side="right"))
+        if stop > self._row:
+            yield self._taken(window, stop)
+
+    def _begin(self, window: Window) -> None:
+        self._window, self._row, self._problem = window, 0, 0
+        self._logits = np.full((len(window.pairs), self._labels), np.nan, dtype=np.float32)
+        self._failed: dict[int, str] = {}
+        self._ends = np.array(window.ends, dtype=np.int64)
+        highest = np.maximum.accumulate(np.append(window.places + 1, 0))
+        self._needs = np.maximum.accumulate(np.append(0, highest)[self._ends])
+        self._rows_before, self._slots_before = self._rows, self._slots
+        self._rows += len(window.ends)
+        self._slots += int(self._ends[-1])
+
+    def _taken(self, window: Window, stop: int) -> Scored:
+        first, self._row = self._row, stop
+        start = int(self._ends[first - 1]) if first else 0
+        end = int(self._ends[stop - 1])
+        places = window.places[start:end]
+        known = places >= 0
+        logits = np.full((end - start, self._labels), np.nan, dtype=np.float32)
+        logits[known] = self._logits[places[known]]
+        failures = list(self._failures(window, first, stop, start, end))
+        ends = (self._ends[first:stop] - start).tolist()
+        rows = window.rows[first:stop]
+        return Scored(ends, logits, failures, window.digests[stop - 1], rows)
+
+    def _failures(
+        self, window: Window, first: int, stop: int, start: int, end: int
+    ) -> Iterator[Failure]:
+        """Of some rows, in their order."""
+        found: list[tuple[int, int | None, str, str]] = []
+        while self._problem < len(window.problems) and window.problems[self._problem][0] < stop:
+            row, slot, problem = window.problems[self._problem]
+            found.append((row, slot, *problem))
+            self._problem += 1
+        if self._failed:
+            for slot in range(start, end):
+                reason = self._failed.get(int(window.places[slot]))
+                if reason is not None:
+                    row = int(np.searchsorted(self._ends, slot, side="right"))
+                    found.append((row, slot, _kind_of(reason), reason))
+            found.sort(key=lambda one: (one[0], -1 if one[1] is None else one[1]))
+        for row, slot, kind, reason in found:
+            of_all = None if slot is None else self._slots_before + slot
+            yield Failure(self._rows_before + row, of_all, kind, reason, window.where[row])
+
+
+def _kind_of(reason: str) -> str:
+    """What a pair that the model cannot score is counted as."""
+    return "too long" if "tokens, more than" in reason else "not scored"
+
+
+def _stream_of(model: Scorer, batches: Iterator[list[Pair]], cutoff_layer: int | None) -> _Stream:
     if isinstance(model, Reranker):
-        scores, reasons = model.try_score(list(places), cutoff_layers=cutoff_layer)
-    else:
-        scores, reasons = model.try_score(list(places))
-    for record in window:
-        if record.error is not None:
-            yield record, float("nan"), record.error
-        else:
-            place = places[pair_of(record)]
-            yield record, scores[place].tolist(), reasons.get(place)
+        return model.score_stream(batches, cutoff_layer=cutoff_layer)
+    return _LateStream(model, batches)
 
 
-def _take(records: Iterator[Record], most: int) -> list[Record]:
-    """The next records, a window of them; none at the end."""
-    window: list[Record] = []
-    characters = 0
-    while len(window) < most and characters < _WINDOW_CHARACTERS:
-        record = next(records, None)
-        if record is None:
-            break
-        window.append(record)
-        if record.error is None:
-            characters += len(record.fields["query"]) + len(record.fields["document"])
-    return window
+class _LateStream:
+    """Late interaction, whose scores stand for logits: a batch after the other."""
+
+    def __init__(self, model: LateInteraction, batches: Iterator[list[Pair]]) -> None:
+        self._model, self._batches = model, batches
+
+    def __iter__(self) -> Iterator[Found]:
+        return self
+
+    def __next__(self) -> Found:
+        scores, failures = self._model.try_score(next(self._batches))
+        return scores[:, None], failures
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def _count(stages: Stages, stream: object, reading: Ahead[Window], seconds: float) -> None:
+    """Add what a step took; what threads took is theirs so far."""
+    tokenizing: Ahead[Any] | None = getattr(stream, "tokenizing", None)
+    stages.reading = reading.busy
+    if tokenizing is None:
+        stages.scoring += seconds
+        stages.waiting = reading.waited
+        return
+    stages.tokenizing = max(tokenizing.busy - reading.waited, 0.0)
+    waited = tokenizing.waited - stages.waiting
+    stages.waiting = tokenizing.waited
+    stages.scoring += seconds - waited

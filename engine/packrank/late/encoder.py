@@ -96,7 +96,7 @@ class LateEncoder(Reopened):
         )
         sizes = [loaded.hidden_size, *(dense.out_features for dense in settings.projection)]
         self.size: int = sizes[-1]
-        self.device = loaded.device
+        self.device, self.dtype = loaded.device, loaded.dtype
         self._name = os.path.abspath(model) if os.path.isdir(model) else os.fspath(model)
         self._folder = folder
         self._parts = loaded.config, tokenizer, encoder, loaded.prefix

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from itertools import chain
+from itertools import chain, islice
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ from packrank.records.opened import OpenFile
 from packrank.records.paths import files_of
 from packrank.records.record import Kind, Record, fields_of
 
+_OBJECTS_SEEN = 64
 _ONE = {"line": "a line", "row": "a row", "element": "an element"}
 
 
@@ -24,6 +25,7 @@ class Part(NamedTuple):
         within: its place in its own.
         file: that holds it.
         error: why it cannot be read, None if it can.
+        value: what it says, all of it, where that is known without reading the bytes.
     """
 
     raw: bytes
@@ -31,6 +33,21 @@ class Part(NamedTuple):
     within: int
     file: OpenFile
     error: str | None = None
+    value: Any = None
+
+
+class Row(NamedTuple):
+    """What a part says, all of it.
+
+    Attributes:
+        value: an object, or whatever else the part says; None where it cannot be read.
+        error: why it cannot.
+        place: where it is, for messages.
+    """
+
+    value: Any
+    error: str | None
+    place: str
 
 
 class RecordFile:
@@ -110,7 +127,7 @@ class RecordFile:
     def columns(self) -> dict[str, bool]:
         """Names of its columns, and whether each holds lists.
 
-        Of what is no table they are the fields of the first object, if there is one.
+        Of what is no table they are the fields of the first objects.
         """
         if self._file.table is not None:
             return self._file.table.lists
@@ -118,17 +135,25 @@ class RecordFile:
             return dict.fromkeys(self._file.columns, False)
         parts, held = self._parts(), list[Part]()
         found: dict[str, bool] = {}
-        for part in parts:
+        for part in islice(parts, _OBJECTS_SEEN):
             held.append(part)
             with suppress(InputError):
                 value = None if part.error else part.file.value(part.within, part.raw)
-                if isinstance(value, dict):
-                    found = {name: isinstance(one, list) for name, one in value.items()}
-                    break
+                for name, one in value.items() if isinstance(value, dict) else ():
+                    found[name] = found.get(name, False) or isinstance(one, list)
         if self.can_rewind:
             self.rewind()
         else:
             self._coming = chain(held, parts)
+        return found
+
+    def schemas(self) -> list[Any]:
+        """The schema, as pyarrow has it, of each file that is Parquet or Arrow."""
+        found = []
+        for path in self.paths if self.can_rewind else []:
+            with OpenFile(path, self.kind, self._format) as file:
+                if file.table is not None:
+                    found.append(file.table.schema)
         return found
 
     def want(self, kind: Kind) -> None:
@@ -151,27 +176,51 @@ class RecordFile:
         coming, self._coming = self._coming, None
         return self._parts() if coming is None else coming
 
-    def _parts(self) -> Iterator[Part]:
+    def _parts(self, whole: bool = False) -> Iterator[Part]:
         number = 0
         while True:
-            within = 0
+            within, file = 0, self._file
             try:
-                for raw in self._file.raw():
+                for found in file.whole() if whole else file.raw():
                     number, within = number + 1, within + 1
-                    if isinstance(raw, bytes):
-                        yield Part(raw, number, within, self._file)
+                    if isinstance(found, bytes):
+                        yield Part(found, number, within, file)
+                    elif not isinstance(found, InputError):
+                        yield Part(b"", number, within, file, value=found)
                     elif self._keep_damaged:
-                        yield Part(b"", number, within, self._file, str(raw))
+                        yield Part(b"", number, within, file, str(found))
                     else:
-                        raise raw
+                        raise found
             except InputError as error:
                 if not self._keep_damaged:
                     raise
                 number += 1
-                yield Part(b"", number, within + 1, self._file, str(error))
+                yield Part(b"", number, within + 1, file, str(error))
             if self._place + 1 == len(self.paths):
                 return
             self._open(self._place + 1)
+
+    def row(self, part: Part) -> Row | None:
+        """What a part says, of Parquet and Arrow what was wanted of it; None of a blank one."""
+        file, value, error = part.file, part.value, part.error
+        if error is None and value is None:
+            if file.is_blank(part.within, part.raw):
+                return None
+            try:
+                value = file.value(part.within, part.raw)
+            except InputError as wrong:
+                error = str(wrong)
+        return Row(value, error, self._place_of(part.within))
+
+    def rows(self) -> Iterator[Row]:
+        """What every part says that is not blank, with all columns of Parquet and Arrow."""
+        coming, self._coming = self._coming, None
+        parts = self._parts(whole=True) if coming is None else coming
+        yield from (row for row in map(self.row, parts) if row is not None)
+
+    def _place_of(self, within: int) -> str:
+        place = f"{self._file.part} {within}"
+        return place if len(self.paths) == 1 else f"{self._file.name}, {place}"
 
     def records(self, parts: Iterable[Part] | None = None) -> Iterator[Record]:
         """Records; blank parts and headers are passed over.

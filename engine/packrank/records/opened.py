@@ -183,6 +183,10 @@ class OpenFile:
             for part in parts:  # noqa: UP028
                 yield part
 
+    def whole(self) -> Iterator[bytes | dict[str, Any] | InputError]:
+        """As `raw`; of Parquet and Arrow what each row says in all of its columns."""
+        return self.raw() if self.table is None else self.table.values()
+
     def is_blank(self, number: int, raw: bytes) -> bool:
         """Whether a part is no record: the header, or nothing but blanks.
 

@@ -56,7 +56,7 @@ class Table:
         self._wanted: list[str] = []
         self._start = stream.tell() if stream.seekable() else 0
         self._reader = self._open()
-        self.columns = list(self._schema.names)
+        self.columns = list(self.schema.names)
 
     def _open(self) -> Any:
         try:
@@ -68,7 +68,8 @@ class Table:
             raise self._damaged(error) from None
 
     @property
-    def _schema(self) -> Any:
+    def schema(self) -> Any:
+        """Names and types of its columns, pyarrow's."""
         return self._reader.schema_arrow if self._what == "Parquet" else self._reader.schema
 
     @property
@@ -79,7 +80,7 @@ class Table:
     @property
     def lists(self) -> dict[str, bool]:
         """Its columns, and whether each holds lists."""
-        return {field.name: self._is_list(field.type) for field in self._schema}
+        return {field.name: self._is_list(field.type) for field in self.schema}
 
     def _is_list(self, found: Any) -> bool:
         types = self._arrow.types
@@ -96,7 +97,7 @@ class Table:
         known = texts | lists | {*kind.ids, "id", "_id"}
         self._wanted = [name for name in self.columns if name in known]
         for name in self._wanted:
-            found = inner = self._schema.field(name).type
+            found = inner = self.schema.field(name).type
             if name in lists:
                 inner = found.value_type if self._is_list(found) else self._arrow.binary()
             expected = "texts" if name in texts or name in kind.lists else "texts or whole numbers"
@@ -139,6 +140,16 @@ class Table:
                     if value is not None or name not in ("id", "_id")
                 }
                 yield json.dumps(held).encode()
+
+    def values(self) -> Iterator[dict[str, Any] | InputError]:
+        """Each row with all its columns, as `rows` has those that are wanted."""
+        for batch in self.batches():
+            if isinstance(batch, Lost):
+                yield from [batch.error] * batch.rows
+                continue
+            columns = [_values(batch.column(name)) for name in self.columns]
+            for values in zip(*columns, strict=True):
+                yield dict(zip(self.columns, values, strict=True))
 
     def batches(self, columns: list[str] | None = None) -> Iterator[Any]:
         """Record batches of these columns, all if None; `Lost` in place of what is damaged."""

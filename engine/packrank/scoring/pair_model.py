@@ -22,8 +22,10 @@ from packrank.checkpoint.hub import HubOptions, resolve
 from packrank.errors import InputError, PairError
 from packrank.runtime.device import Devices, choose_devices
 from packrank.runtime.fleet import Recipe, run_on
+from packrank.runtime.runner import Runner
 from packrank.scoring.activations import known_activation
 from packrank.scoring.assembly import HeadIndex, Options, assemble
+from packrank.scoring.identity import identity
 from packrank.scoring.pair_scorer import LogitStream, PairScorer
 from packrank.text.pairs import is_pair
 from packrank.text.truncation import SideLimits, Truncation
@@ -133,7 +135,7 @@ class PairModel(Reopened):
         self._assembly, self._config, self._devices = assembly, assembly.config, devices
         head = assembly.causal, assembly.modules
         recipe = Recipe(assembly.folder, chosen_dtype, deterministic, budget_tokens, *head)
-        self._runner = run_on(devices, recipe)
+        self._recipe, self._runner = recipe, run_on(devices, recipe)
         self._scorer = PairScorer(assembly, self._runner)
         self._otherwise: dict[tuple[tuple[str, Any], ...], PairScorer] = {}
 
@@ -161,6 +163,13 @@ class PairModel(Reopened):
     def num_positions(self) -> int:
         """Most tokens that the model takes."""
         return self._config.max_length
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What determines logits: files, options, kind of device, dtype; it reads the weights."""
+        dtype = self._runner.model.dtype if isinstance(self._runner, Runner) else self._recipe.dtype
+        fixed = self._recipe.deterministic
+        return identity(self._folder, self._assembly, self._devices, dtype, fixed)
 
     @property
     def template(self) -> str | None:
@@ -293,10 +302,9 @@ class PairModel(Reopened):
         *,
         cutoff_layer: int | None = None,
     ) -> LogitStream:
-        """Logits of batches of pairs, in bounded memory, however many there are.
+        """Logits of batches of pairs in bounded memory; `scores` turns them into scores.
 
-        While a batch is scored the next is tokenized, and the one after it is asked for: that is
-        in a thread of its own. `scores` turns logits into scores.
+        Batches are asked for, and tokenized, in a thread of its own, one ahead.
 
         Args:
             batches: of pairs as `score` takes them; some thousands of pairs each.

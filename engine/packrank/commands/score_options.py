@@ -1,0 +1,87 @@
+"""What is declared of packrank score."""
+
+import argparse
+
+from packrank.commands.options import (
+    MODEL_HELP,
+    OBJECTS,
+    RECORDS,
+    add_input_format,
+    add_model_options,
+    names,
+    positive,
+    word,
+)
+
+_SCORE = """\
+Score rows of files. A row is a pair: "query" and "document" (and "title"), or "query_id" and
+"document_id", whose texts are in the tables of --queries and --documents; or a query with a list,
+"documents" or "document_ids"; or "query", "pos" and "neg", as FlagEmbedding trains on. Each is
+written again with its "score" ("scores", "pos_scores" and "neg_scores"), in the order of INPUT;
+what cannot be scored has an "error".
+
+Run it again after it was stopped, with the same arguments, and it goes on: what was scored is safe
+after some five seconds, in OUT.job, or in OUT/_job of a folder. The output has the same bytes then.
+"""
+
+
+def add_score(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Declare the command."""
+    parser = commands.add_parser(
+        "score",
+        help="score files of pairs",
+        description=_SCORE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+    parser.add_argument(
+        "input",
+        nargs="+",
+        metavar="INPUT",
+        help=f"files, folders or patterns of {RECORDS} .zst, Parquet, Arrow or a TREC run; - for "
+        "standard input",
+    )
+    parser.add_argument(
+        "--output",
+        required=True,
+        metavar="OUT",
+        help="a file; with a slash at its end a folder of parts; - for standard output",
+    )
+    for what, beir in (("queries", "queries.jsonl"), ("documents", "corpus.jsonl")):
+        parser.add_argument(
+            f"--{what}",
+            metavar="TABLE",
+            help=f"texts of {what} by id, where INPUT has ids; a folder may hold {beir}",
+        )
+    for what in ("query", "document", "score"):
+        parser.add_argument(
+            f"--{what}-column", metavar="NAME", help="if it is called otherwise than above"
+        )
+    add_input_format(parser, "INPUT", [*OBJECTS, "trec"])
+    parser.add_argument(
+        "--output-format",
+        choices=("jsonl", "parquet", "trec"),
+        help="by default as the end of OUT says, else jsonl",
+    )
+    parser.add_argument(
+        "--columns",
+        type=names,
+        metavar="NAME,...",
+        help="of INPUT that are written beside the scores (default: all)",
+    )
+    parser.add_argument(
+        "--top-k", type=positive, metavar="K", help="the best K of each query, with their ranks"
+    )
+    parser.add_argument("--label", metavar="NAME", help="of a model of several: whose score ranks")
+    parser.add_argument("--tag", default="packrank", type=word, help="of a TREC run")
+    parser.add_argument("--cutoff-layer", type=positive, metavar="L", help="layers to run")
+    parser.add_argument(
+        "--strict", action="store_true", help="end at the first row that cannot be scored"
+    )
+    parser.add_argument(
+        "--json-log",
+        metavar="FILE",
+        help="progress as JSON Lines; - for standard error",
+    )
+    parser.add_argument("--quiet", action="store_true", help="no progress, no summary")
+    add_model_options(parser)

@@ -1,0 +1,170 @@
+"""Texts by id, of a table of queries or documents: read once, kept on the disk, looked up."""
+
+import hashlib
+import os
+import tempfile
+from array import array
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from packrank.checkpoint.files import shown
+from packrank.errors import InputError
+from packrank.records.file import RecordFile
+from packrank.records.formats import Format
+from packrank.records.record import Kind, Record
+from packrank.records.shapes import Problem
+from packrank.stores.document_ids import Places, StoredIds
+
+_IDS = ("id", "_id")
+_BEIR = {"query": "queries.jsonl", "document": "corpus.jsonl"}
+
+
+class Texts:
+    """Texts by id; use as a context manager. In memory are some 40 bytes a text.
+
+    Attributes:
+        name: of the table, for messages.
+        digest: SHA-256 of ids and texts, in their order.
+        left_out: records that have no id or cannot be read: where, and why.
+    """
+
+    def __init__(self, path: str | Sequence[str], what: str, format: Format | None = None) -> None:
+        """Read a table.
+
+        Args:
+            path: of records with an id ("id", "_id", "query_id" or "document_id") and a "text" (or
+                "query" or "document", and "title"); or a folder with queries.jsonl and
+                corpus.jsonl, as BEIR has them.
+            what: "query" or "document".
+            format: of the table, if not as its bytes and its name say.
+
+        Raises:
+            InputError: it cannot be read, or has neither.
+            OSError: likewise, or there is no room for the texts.
+        """
+        self.name, self._what = f"the {what}s", what
+        self.left_out: list[tuple[str, str]] = []
+        self._problems: dict[int, str] = {}
+        self._folder = tempfile.TemporaryDirectory(prefix="packrank-texts-")
+        self._digest = hashlib.sha256()
+        try:
+            self._read(_table(path, what), format)
+        except BaseException:
+            self._folder.cleanup()
+            raise
+        self.digest = self._digest.hexdigest()
+
+    def _read(self, path: str | Sequence[str], format: Format | None) -> None:
+        folder = Path(self._folder.name)
+        text_ends, id_ends = array("q", [0]), array("q", [0])
+        with (
+            RecordFile(path, Kind(self._what), format) as file,
+            open(folder / "texts", "wb") as texts,
+            open(folder / "ids", "wb") as ids,
+        ):
+            self.name = file.name
+            file.want(_kind(file, self._what))
+            for record in file.records():
+                id, text = self._of(record, len(text_ends) - 1)
+                if id is None:
+                    continue
+                for sink, ends, value in ((ids, id_ends, id), (texts, text_ends, text)):
+                    raw = value.encode(errors="surrogatepass")
+                    ends.append(ends[-1] + sink.write(raw))
+                    self._digest.update(b"%d " % len(raw) + raw)
+        self._ids = StoredIds(folder / "ids", np.frombuffer(id_ends, np.int64))
+        self._ends = np.frombuffer(text_ends, np.int64)
+        self._places = Places(self._ids)
+        self._texts = os.open(folder / "texts", os.O_RDONLY | os.O_CLOEXEC)
+
+    def _of(self, record: Record, place: int) -> tuple[str | None, str]:
+        """The id and the text of a record; no id where nobody can ask for it."""
+        fields = record.fields
+        id = next((fields[name] for name in _id_names(self._what) if name in fields), None)
+        if not isinstance(id, str | int) or isinstance(id, bool):
+            self.left_out.append((record.place, record.error or "it has no id"))
+            return None, ""
+        if record.error is not None:
+            self._problems[place] = record.error
+            return str(id), ""
+        text = next(fields[name] for name in ("text", self._what) if name in fields)
+        return str(id), str(text)
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def find(self, ids: Sequence[str]) -> dict[str, str | Problem]:
+        """The text of each id, or why it has none."""
+        distinct = list(dict.fromkeys(ids))
+        return {
+            id: self._found(id, places)
+            for id, places in zip(distinct, self._places.find(distinct), strict=True)
+        }
+
+    def _found(self, id: str, places: list[int]) -> str | Problem:
+        if not places:
+            return Problem("unknown id", f"{self.name} has no {self._what} {shown(id)}")
+        for place in places:
+            if (reason := self._problems.get(place)) is not None:
+                return Problem("no text", f"of {self._what} {shown(id)}, {reason}")
+        texts = {self._text(place) for place in places}
+        if len(texts) > 1:
+            return Problem(
+                "ambiguous id", f"{self.name} has several texts of {self._what} {shown(id)}"
+            )
+        text = texts.pop()
+        if not text.strip():
+            return Problem("empty text", f"the text of {self._what} {shown(id)} is empty")
+        return text
+
+    def _text(self, place: int) -> str:
+        start, stop = self._ends[place : place + 2].tolist()
+        return os.pread(self._texts, stop - start, start).decode(errors="surrogatepass")
+
+    def close(self) -> None:
+        """Let go of the texts."""
+        os.close(self._texts)
+        self._folder.cleanup()
+
+    def __enter__(self) -> "Texts":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _table(path: str | Sequence[str], what: str) -> str | Sequence[str]:
+    """The file of a BEIR folder; any other path as it is."""
+    if isinstance(path, str) and os.path.isdir(path):
+        inside = os.path.join(path, _BEIR[what])
+        if os.path.isfile(inside):
+            return inside
+    return path
+
+
+def _id_names(what: str) -> tuple[str, ...]:
+    return (f"{what}_id", *_IDS)
+
+
+def _kind(file: RecordFile, what: str) -> Kind:
+    columns: dict[str, Any] = file.columns()
+    text = next((name for name in ("text", what) if name in columns), None)
+    id = next((name for name in _id_names(what) if name in columns), None)
+    if text is None or id is None:
+        known = ", ".join(map(repr, columns)) or "nothing"
+        lacking = "text" if text is None else "id"
+        raise InputError(
+            f"{file.name} has no {lacking} of a {what}; expected columns '{what}_id' (or 'id', "
+            f"'_id') and 'text', and it has {known}"
+        )
+    ids = ("id",) if id in _IDS else (id,)
+    return Kind(what, (text,), ids, text=text if what == "document" else None)

@@ -1,0 +1,151 @@
+"""Finished rows to rows of the output, in the order and of the form that it asks for."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+from packrank.errors import InputError
+from packrank.jobs.output import Columns, Finished, OutputFormat, trec_line
+from packrank.jobs.queries import is_fit_for_trec
+from packrank.jobs.ranking import Keys, by_query, places
+from packrank.jobs.writers import JsonLines, Lines, Parquet, Writer, arrow, schema_of
+from packrank.records.file import RecordFile, Row
+
+_ROWS_SEEN = 1024  # of which the columns of a table are told
+RANK = "rank"
+
+
+@dataclass
+class Results:
+    """What becomes of finished rows.
+
+    Attributes:
+        columns: of the output.
+        format: of it.
+        keys: what documents of a query are ordered by.
+        label: the score that counts where there is one.
+        top_k: of each query; None: all, in the order of the input.
+        tag: of a TREC run.
+        unfit: rows of a TREC run that it cannot hold: place -> why, the first of them.
+        num_unfit: how many.
+    """
+
+    columns: Columns
+    format: OutputFormat
+    keys: Keys
+    label: int = 0
+    top_k: int | None = None
+    tag: str = "packrank"
+    unfit: dict[str, str] = field(default_factory=dict)
+    num_unfit: int = 0
+
+    def __post_init__(self) -> None:
+        shape = self.columns.shape
+        is_training = len(shape.documents) > 1
+        if is_training and (self.top_k is not None or self.format == "trec"):
+            raise InputError(
+                "pos and neg are scored where they stand; leave out --top-k, and write jsonl or "
+                "parquet"
+            )
+        if self.format == "trec" and not (shape.query.by_id and shape.documents[0].by_id):
+            raise InputError(
+                "a TREC run has ids of queries and documents; give rows of ids, with --queries and "
+                "--documents, or write jsonl or parquet"
+            )
+
+    @property
+    def is_by_query(self) -> bool:
+        """Whether rows are brought together by query, which needs all of them."""
+        is_ranked = self.top_k is not None or self.format == "trec"
+        return self.columns.shape.is_pairs and is_ranked
+
+    def rows(
+        self, finished: Iterable[Finished], again: Callable[[], Iterable[Row]]
+    ) -> Iterator[Mapping[str, Any]]:
+        """Rows of the output.
+
+        Args:
+            finished: all rows, or, where they are not brought together, some.
+            again: the rows of the input, all of them.
+        """
+        if not self.is_by_query:
+            for one in finished:
+                yield from self._of_list(one) if self.format == "trec" else [self._of_row(one)]
+            return
+        for query, best, others in by_query(again(), finished, self.columns.shape, self.keys):
+            if self.format == "trec":
+                column = self.columns.shape.documents[0].column
+                found = [(row.row.value[column], row.scores[0, self.label].item()) for row in best]
+                yield from self._run_of(query, found)
+                continue
+            for rank, row in enumerate(best[: self.top_k], start=1):
+                yield {**self.columns.of(row), RANK: rank}
+            yield from map(self.columns.of, others)
+
+    def writer(self, file: RecordFile) -> Writer:
+        """What writes them; of rows that are no table the first tell the columns."""
+        if self.format == "jsonl":
+            return JsonLines()
+        if self.format == "trec":
+            return Lines()
+        pyarrow = arrow()
+        schemas, mixed = file.schemas(), set[str]()
+        try:
+            if schemas:
+                schema = pyarrow.unify_schemas(schemas)
+            else:
+                schema, mixed = schema_of(row.value for row in islice(file.rows(), _ROWS_SEEN))
+                file.rewind()
+        except pyarrow.ArrowException as error:
+            reason = str(error).partition("\n")[0]
+            raise InputError(
+                f"the files of {file.name} have columns of several types, which no table holds: "
+                f"{reason}; write jsonl, or name the columns to keep by --columns"
+            ) from None
+        kept = self.columns.kept
+        if kept is not None:
+            schema = pyarrow.schema([one for one in schema if one.name in kept])
+        return Parquet(schema, self._added(pyarrow), mixed)
+
+    def _added(self, pyarrow: Any) -> dict[str, Any]:
+        one = pyarrow.float32()
+        if self.columns.labels > 1:
+            one = pyarrow.list_(one)
+        sides = self.columns.shape.documents
+        added = {side.scores: pyarrow.list_(one) if side.is_list else one for side in sides}
+        return added | ({RANK: pyarrow.int64()} if self.is_by_query else {})
+
+    def _of_row(self, one: Finished) -> Mapping[str, Any]:
+        if self.top_k is None or self.columns.shape.is_pairs:
+            return self.columns.of(one)
+        return self.columns.of(one, lambda logits: places(self.keys(logits), self.top_k))
+
+    def _of_list(self, one: Finished) -> Iterator[Mapping[str, Any]]:
+        """Lines of a TREC run of a row that is a query."""
+        shape = self.columns.shape
+        if not isinstance(one.row.value, Mapping) or not len(one.logits):
+            return
+        ids = one.row.value[shape.documents[0].column]
+        order = places(self.keys(one.logits), None)
+        found = [(ids[place], one.scores[place, self.label].item()) for place in order]
+        yield from self._run_of(one.row.value.get(shape.query.column), found)
+
+    def _run_of(self, query: object, found: list[tuple[Any, float]]) -> Iterator[Mapping[str, Any]]:
+        """Best first; of a document that comes twice the better."""
+        written: set[str] = set()
+        for id, score in found:
+            document = str(id)
+            if not is_fit_for_trec(str(query)) or not is_fit_for_trec(document):
+                self._leave_out(f"query {query}, document {document}", "an id has blanks")
+            elif document in written:
+                self._leave_out(f"query {query}, document {document}", "it comes twice")
+            elif self.top_k is None or len(written) < self.top_k:
+                written.add(document)
+                rank = len(written)
+                yield {"line": trec_line(query, document, rank, score, self.tag)}
+
+    def _leave_out(self, what: str, reason: str) -> None:
+        self.num_unfit += 1
+        if len(self.unfit) < 20:
+            self.unfit[what] = reason

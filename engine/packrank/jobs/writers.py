@@ -1,0 +1,167 @@
+"""Finished rows to a file: JSON Lines, Parquet, or a TREC run."""
+
+import json
+from collections.abc import Iterable, Mapping, Set
+from itertools import islice
+from typing import Any, BinaryIO, Protocol
+
+from packrank.errors import InputError
+from packrank.jobs.output import ERROR, json_line
+from packrank.records.record import shown
+
+_ROWS = 1 << 13  # of a row group
+
+
+class Writer(Protocol):
+    """Writes rows to a binary file."""
+
+    suffix: str
+
+    def write(self, rows: Iterable[Mapping[str, Any]], sink: BinaryIO) -> None:
+        """All of them; the same rows always give the same bytes."""
+        ...
+
+
+class JsonLines:
+    """A JSON object a row."""
+
+    suffix = ".jsonl"
+
+    def write(self, rows: Iterable[Mapping[str, Any]], sink: BinaryIO) -> None:
+        """See `Writer`."""
+        for row in rows:
+            sink.write(json_line(row).encode())
+
+
+class Lines:
+    """Rows that are lines already, of a TREC run."""
+
+    suffix = ".trec"
+
+    def write(self, rows: Iterable[Mapping[str, Any]], sink: BinaryIO) -> None:
+        """See `Writer`; a row is {"line": ...}."""
+        for row in rows:
+            sink.write(row["line"].encode())
+
+
+class Parquet:
+    """A table in row groups of as many rows each, compressed by zstd.
+
+    Args:
+        schema: of the columns that the input has and the output keeps, pyarrow's.
+        added: names of columns, and what each holds, after those.
+        mixed: columns of text in which what is no text is JSON.
+    """
+
+    suffix = ".parquet"
+
+    def __init__(
+        self, schema: Any, added: Mapping[str, Any], mixed: Set[str] = frozenset()
+    ) -> None:
+        self._arrow, self._mixed = arrow(), mixed
+        pyarrow = self._arrow
+        fields = [pyarrow.field(name, type) for name, type in added.items()]
+        fields.append(pyarrow.field(ERROR, pyarrow.string()))
+        replaced = {field.name for field in fields}
+        kept = [field for field in schema if field.name not in replaced]
+        # Not what a library noted of its own table, the columns of which these are no longer.
+        self._schema = pyarrow.schema([*kept, *fields])
+        self._names = set(self._schema.names)
+
+    def write(self, rows: Iterable[Mapping[str, Any]], sink: BinaryIO) -> None:
+        """See `Writer`. What a column cannot hold is left out, and the row's error says so."""
+        coming = iter(rows)
+        with self._arrow.parquet.ParquetWriter(sink, self._schema, compression="zstd") as writer:
+            while some := [self._known(row) for row in islice(coming, _ROWS)]:
+                writer.write_batch(self._batch(some))
+
+    def _known(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
+        if self._mixed:
+            texts = {name: _text(row[name]) for name in self._mixed & row.keys()}
+            row = {**row, **texts}
+        if row.keys() <= self._names:
+            return row
+        new = ", ".join(sorted(map(repr, row.keys() - self._names)))
+        return _with_error(row, f"the first rows have no {new}, so no column holds it")
+
+    def _batch(self, rows: list[Mapping[str, Any]]) -> Any:
+        make = self._arrow.RecordBatch.from_pylist
+        try:
+            return make(rows, schema=self._schema)
+        except (self._arrow.ArrowException, TypeError, ValueError, OverflowError):
+            return make([self._fitted(row) for row in rows], schema=self._schema)
+
+    def _fitted(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
+        fitting = dict(row)
+        for field in self._schema:
+            value = row.get(field.name)
+            try:
+                self._arrow.array([value], field.type)
+            except (self._arrow.ArrowException, TypeError, ValueError, OverflowError):
+                fitting[field.name] = None
+                reason = f'"{field.name}" is {shown(value)}, and its column holds {field.type}'
+                fitting = _with_error(fitting, reason)
+        return fitting
+
+
+def arrow() -> Any:
+    """The package that reads and writes tables.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise InputError(
+            f"Parquet is written by pyarrow, which cannot be imported ({error}); "
+            "pip install 'packrank[tables]'"
+        ) from None
+    return pyarrow
+
+
+def schema_of(values: Iterable[object]) -> tuple[Any, set[str]]:
+    """What columns rows from JSON or CSV have, by those that come first.
+
+    Args:
+        values: the first rows.
+
+    Returns:
+        pyarrow's schema; and names of columns that hold texts among other things.
+    """
+    pyarrow = arrow()
+    seen: dict[str, list[Any]] = {}
+    for value in values:
+        if isinstance(value, Mapping):
+            for name, one in value.items():
+                seen.setdefault(name, []).append(one)
+    fields, mixed = [], set()
+    for name, found in seen.items():
+        try:
+            type = pyarrow.array(found).type
+        except (pyarrow.ArrowException, TypeError, ValueError, OverflowError):
+            type = pyarrow.null()
+        if pyarrow.types.is_null(type) or _holds_nothing(type, pyarrow):
+            type = pyarrow.string()
+            mixed.add(name)
+        fields.append(pyarrow.field(name, type))
+    return pyarrow.schema(fields), mixed
+
+
+def _holds_nothing(type: Any, pyarrow: Any) -> bool:
+    """Whether something in it is of no known type: an empty list, a field that is always null."""
+    if pyarrow.types.is_null(type) or (pyarrow.types.is_struct(type) and not type.num_fields):
+        return True
+    return any(_holds_nothing(type.field(i).type, pyarrow) for i in range(type.num_fields))
+
+
+def _text(value: Any) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _with_error(row: Mapping[str, Any], reason: str) -> dict[str, Any]:
+    before = row.get(ERROR)
+    return {**row, ERROR: f"{before}; {reason}" if before else reason}

@@ -1,0 +1,269 @@
+"""What rows to be scored look like: which of their columns are queries, and which documents.
+
+| shape | a row is | and has | and gains |
+|---|---|---|---|
+| pairs | a pair | a query and a document, each as a text or by its id | `score` |
+| lists | a query | a query, and a list of documents | `scores`, a list as long |
+| training | a query | `query`, `pos`, `neg`, as of FlagEmbedding | `pos_scores`, `neg_scores` |
+
+A line of a TREC run is a pair by ids. Sources: `KDProcessing` of PyLate and `util.resolve_ids` of
+sentence-transformers read lists by ids, `scores` among them.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from packrank.arguments import check_text
+from packrank.errors import InputError
+from packrank.records.record import Kind, id_of, shown
+
+# Columns by what they are, the first that is there.
+_QUERY_IDS = ("query_id", "qid", "query-id")
+_DOCUMENT_IDS = ("document_id", "doc_id", "docid", "pid", "passage_id", "corpus-id")
+_LIST_IDS = ("document_ids", "doc_ids", "docids", "passage_ids")
+LISTS = ("documents", *_LIST_IDS)
+_QRELS = {"query-id", "corpus-id"}
+
+
+class Problem(NamedTuple):
+    """Why something cannot be scored.
+
+    Attributes:
+        kind: in a word or two, to be counted by.
+        reason: in a sentence.
+    """
+
+    kind: str
+    reason: str
+
+
+class Asked(NamedTuple):
+    """A pair that a row asks for.
+
+    Attributes:
+        query: a text, or an id.
+        document: a text, or an id.
+    """
+
+    query: str
+    document: str
+
+
+@dataclass(frozen=True)
+class Side:
+    """Where a row has one side of its pairs.
+
+    Attributes:
+        column: its name.
+        by_id: whether it holds ids, and texts lie elsewhere.
+        is_list: whether it holds a list of them.
+        scores: the column that its scores go to; "" of a query.
+    """
+
+    column: str
+    by_id: bool = False
+    is_list: bool = False
+    scores: str = ""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Which columns of a row are scored.
+
+    Attributes:
+        query: the one of queries.
+        documents: those of documents.
+    """
+
+    query: Side
+    documents: tuple[Side, ...]
+
+    @property
+    def is_pairs(self) -> bool:
+        """Whether a row is one pair, whatever it holds."""
+        return not self.documents[0].is_list
+
+    @property
+    def kind(self) -> Kind:
+        """What a file of such rows is a list of."""
+        sides = (self.query, *self.documents)
+        one = [side for side in sides if not side.is_list]
+        many = [side for side in sides if side.is_list]
+        return Kind(
+            "pair" if self.is_pairs else "query",
+            tuple(side.column for side in one if not side.by_id),
+            tuple(side.column for side in one if side.by_id),
+            lists=tuple(side.column for side in many if not side.by_id),
+            id_lists=tuple(side.column for side in many if side.by_id),
+            is_run=self.is_pairs,
+        )
+
+    def size(self, value: object) -> int:
+        """How many scores a row gets, whatever becomes of them."""
+        if self.is_pairs:
+            return 1
+        if not isinstance(value, Mapping):
+            return 0
+        lists = [value.get(side.column) for side in self.documents]
+        return sum(len(found) for found in lists if isinstance(found, list))
+
+    def pairs(self, value: object) -> tuple[list[Asked | Problem], Problem | None]:
+        """What a row asks for, as many as its `size`, and what is wrong with all of it.
+
+        Args:
+            value: the row, an object.
+        """
+        try:
+            if not isinstance(value, Mapping):
+                raise _Refused("not an object", "it is no object")
+            query = _one(value.get(self.query.column), self.query, {})
+        except _Refused as refused:
+            return [refused.problem] * self.size(value), refused.problem
+        asked: list[Asked | Problem] = []
+        whole: Problem | None = None
+        for side in self.documents:
+            found = value.get(side.column)
+            if not side.is_list:
+                asked.append(_asked(query, found, side, value))
+            elif isinstance(found, list):
+                asked += [_asked(query, one, side, value) for one in found]
+            else:
+                whole = _wrong(side.column, found, "a list")
+        return asked, whole
+
+
+def shape_of(
+    columns: Mapping[str, bool],
+    *,
+    query: str | None = None,
+    document: str | None = None,
+    queries_by_id: bool = False,
+    documents_by_id: bool = False,
+    scores: str | None = None,
+) -> Shape:
+    """The shape of rows that have these columns.
+
+    Args:
+        columns: names, and whether each holds lists.
+        query: the column of queries, if not one of the usual names.
+        document: the column of documents, or of lists of them, likewise.
+        queries_by_id: texts of queries are known by id.
+        documents_by_id: texts of documents are.
+        scores: what the column of scores is to be called; by default "score", of lists "scores".
+
+    Raises:
+        InputError: they have no shape, or texts are needed by id and none are known.
+    """
+    if query is document is None and not documents_by_id and _is_training(columns):
+        if scores is not None:
+            raise InputError("scores of pos and neg go to pos_scores and neg_scores; name no other")
+        lists = [name for name in ("pos", "neg") if name in columns]
+        sides = tuple(Side(name, is_list=True, scores=f"{name}_scores") for name in lists)
+        return Shape(Side("query"), sides)
+    asking = _side(columns, query, ("query",), _QUERY_IDS, queries_by_id, "queries")
+    ids = (*_LIST_IDS, *_DOCUMENT_IDS)
+    found = _side(columns, document, ("documents", "document"), ids, documents_by_id, "documents")
+    is_list = columns[found.column]
+    name = scores or ("scores" if is_list else "score")
+    return Shape(asking, (Side(found.column, found.by_id, is_list, name),))
+
+
+def _is_training(columns: Mapping[str, bool]) -> bool:
+    return columns.get("query") is False and columns.get("pos") is True
+
+
+def _side(
+    columns: Mapping[str, bool],
+    asked: str | None,
+    texts: Sequence[str],
+    ids: Sequence[str],
+    by_id: bool,
+    what: str,
+) -> Side:
+    """Where one side is: the column that is asked for, or the first that is there."""
+    if asked is not None:
+        if asked not in columns:
+            raise InputError(f"there is no column {asked!r}; there are {_listed(columns)}")
+        return Side(asked, by_id)
+    for name in ids if by_id else texts:
+        if name in columns:
+            return Side(name, by_id)
+    if by_id:
+        known = ", ".join(map(repr, ids))
+        raise InputError(
+            f"--{what} has texts by id, and there is no column of their ids, {known}; there are "
+            f"{_listed(columns)}"
+        )
+    if there := next((name for name in ids if name in columns), None):
+        if columns.keys() >= _QRELS:
+            raise InputError(
+                "these are judgements (qrels), by which a ranking is measured; score the "
+                "candidates that a first stage found"
+            )
+        raise InputError(f"the column {there!r} holds ids; give their texts by --{what}")
+    wanted = " or ".join(map(repr, texts))
+    raise InputError(
+        f"there is no column {wanted}, nor one of ids; there are {_listed(columns)}; name the "
+        f"column by --{'query' if what == 'queries' else 'document'}-column"
+    )
+
+
+def _listed(columns: Mapping[str, bool]) -> str:
+    known = ", ".join(map(repr, columns)) or "none"
+    return known if len(known) < 200 else f"{known[:200]} ..."
+
+
+def _one(found: object, side: Side, row: Mapping[str, Any]) -> str:
+    """A text or an id of a row."""
+    if side.by_id:
+        return _id(found, side.column)
+    return _text(found, side.column, None if side.is_list else row.get("title"))
+
+
+def _asked(query: str, found: object, side: Side, row: Mapping[str, Any]) -> Asked | Problem:
+    try:
+        return Asked(query, _one(found, side, row))
+    except _Refused as refused:
+        return refused.problem
+
+
+def _id(found: object, name: str) -> str:
+    if found is None:
+        raise _Refused("no id", f'there is no "{name}"')
+    try:
+        return id_of({name: found}, name)
+    except InputError as error:
+        raise _Refused("wrong type", str(error)) from None
+
+
+def _text(found: Any, name: str, title: object) -> str:
+    if isinstance(found, Mapping):
+        found, title = found.get("text"), found.get("title")
+    if found is None:
+        raise _Refused("no text", f'there is no "{name}", or it is null')
+    for part in (found, title):
+        if part is not None and not isinstance(part, str):
+            raise _Refused(*_wrong(name, part, "a text"))
+    assert isinstance(found, str)
+    text = found if title is None else f"{title} {found}".strip()
+    if not text.strip():
+        raise _Refused("empty text", f'"{name}" is empty')
+    try:
+        check_text(text)
+    except InputError as error:
+        raise _Refused("not Unicode", str(error)) from None
+    return text
+
+
+def _wrong(name: str, found: object, expected: str) -> Problem:
+    if found is None:
+        return Problem("no text", f'there is no "{name}", or it is null')
+    return Problem("wrong type", f'"{name}" is {shown(found)}, expected {expected}')
+
+
+class _Refused(Exception):
+    """Ends the reading of one side of a row."""
+
+    def __init__(self, kind: str, reason: str) -> None:
+        self.problem = Problem(kind, reason)

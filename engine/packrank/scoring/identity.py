@@ -1,0 +1,36 @@
+"""What determines a model's logits: where it is equal, one may end a job that another began."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from packrank.checkpoint.fingerprint import fingerprint
+from packrank.scoring.assembly import Assembly
+
+
+def identity(
+    folder: Path,
+    assembly: Assembly,
+    devices: Sequence[torch.device],
+    dtype: torch.dtype | None,
+    deterministic: bool,
+) -> dict[str, Any]:
+    """What determines logits, by names that a message may use; anything JSON holds.
+
+    Args:
+        folder: of the model, which is read whole.
+        assembly: how it is used.
+        devices: where it runs.
+        dtype: of its weights; None: as each device takes it.
+        deterministic: whether company may change roundings.
+    """
+    return {
+        "model": fingerprint(folder),
+        "device": devices[0].type,
+        "dtype": "auto" if dtype is None else str(dtype).removeprefix("torch."),
+        "deterministic": deterministic,
+        "prompt": assembly.options.prompt,
+        **assembly.exit_settings,
+    }

@@ -14,16 +14,7 @@ namespace packrank {
 namespace cuda {
 namespace {
 
-// Four blocks a multiprocessor: ptxas (CUDA 13.0) gives the tiles 127 (sm_80) or 128 (sm_90a)
-// registers at head size 64, 111 or 120 at 32, one query 80 to 87, and spills none. Shared memory,
-// 32 KiB a block at 128 keys of size 64, lets as many stay; at 256 keys it is 64 KiB, and 2 (sm_80)
-// or 3 (sm_90) do.
-template <class T, int D>
-__global__ void __launch_bounds__(kThreads, 4)
-    attention_tiles(const __grid_constant__ AttentionArgs args) {
-    TileBlock<T, D>(args).run();
-}
-
+// As many blocks as of the tiles: 80 to 87 registers, none spilled.
 template <class T, int D>
 __global__ void __launch_bounds__(kThreads, 4)
     attention_row(const __grid_constant__ AttentionArgs args) {

@@ -6,15 +6,6 @@
 
 namespace packrank {
 namespace cuda {
-namespace {
-
-template <class T, int D>
-__global__ void __launch_bounds__(kThreads, 4)
-    attention_tiles(const __grid_constant__ AttentionArgs args) {
-    TileBlock<T, D>(args).run();
-}
-
-}  // namespace
 
 AttentionKernel attention_tiles_64(Dtype dtype) {
     return dtype == Dtype::kFloat16 ? attention_tiles<Half, 64> : attention_tiles<BFloat16, 64>;

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sass import Instruction, functions, shortest_loop, shortest_step, units
 
-Units = tuple[int, int, int]  # issued, of which ALU, of which I2FP
+Units = tuple[int, int]  # issued, of which ALU
 Counts = dict[str, Units]
 
 FORMATS = {"float16": r"PlainDocuments\w*HalfEf\w*", "int8": r"PlainDocuments\w*Int8Ei\w*",
@@ -65,11 +65,11 @@ def _attention(code: list[Instruction], size: int) -> Counts:
         for places in (products, copies, [*way, *later], [*copies, *first, *way])
     )
     turns = len(copies) // 2
-    issue, alu, i2fp = (number // turns for number in chunk)
+    issue, alu = (number // turns for number in chunk)
     return {
         "step": step,
         "tile": _less(tile, step),
-        "chunk": (issue, alu, i2fp),
+        "chunk": (issue, alu),
         "unit": _less(_less(unit, tile), chunk),
     }
 
@@ -89,13 +89,12 @@ def _places(code: list[Instruction], pattern: str) -> list[int]:
 
 
 def _units(way: list[Instruction]) -> Units:
-    conversions = sum(one.name.startswith("I2FP") for one in way)
-    return len(way), units(way)["alu"] - conversions, conversions
+    return len(way), units(way)["alu"]
 
 
 def _less(all_of_it: Units, part: Units) -> Units:
-    issue, alu, i2fp = (x - y for x, y in zip(all_of_it, part, strict=True))
-    return issue, alu, i2fp
+    issue, alu = (x - y for x, y in zip(all_of_it, part, strict=True))
+    return issue, alu
 
 
 if __name__ == "__main__":

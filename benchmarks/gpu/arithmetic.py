@@ -23,28 +23,28 @@ NORM, LINEAR, ATTENTION, GRAPH = 26e-6, 44e-6, 70e-6, 120e-6
 LAYOUT, TOKENIZED, CORES = 4e-6, 250e-6, 16
 
 # Of a warp, as `python tests/instructions.py` counts them in the machine code that nvcc 13.0 makes:
-# (issued, of which ALU, which has half as many lanes, and I2FP, whose unit is not known).
+# (issued, of which ALU, which has half as many lanes).
 # Attention: a step of 16 queries and 64 keys; beside its steps a tile of 16 queries; a chunk of 16
 # bytes of a key and of a value a lane; beside all these a unit (csrc/cuda/units.h).
 # MaxSim: a tile of 16 document tokens at 32 query tokens; at many, what a tile has once a pass over
 # the documents (rows), and each panel of 128 query tokens.
-INSTRUCTIONS: dict[str, dict[str, tuple[int, int, int]]] = {
+INSTRUCTIONS: dict[str, dict[str, tuple[int, int]]] = {
     "attention 32": {
-        "step": (253, 64, 0),
-        "tile": (210, 92, 0),
-        "chunk": (60, 26, 0),
-        "unit": (147, 61, 0),
+        "step": (253, 64),
+        "tile": (210, 92),
+        "chunk": (60, 26),
+        "unit": (147, 61),
     },
     "attention 64": {
-        "step": (329, 68, 0),
-        "tile": (288, 134, 0),
-        "chunk": (63, 30, 0),
-        "unit": (151, 61, 0),
+        "step": (329, 68),
+        "tile": (288, 134),
+        "chunk": (63, 30),
+        "unit": (151, 61),
     },
-    "maxsim float16": {"tile": (177, 59, 0), "rows": (74, 12, 0), "panel": (223, 136, 0)},
-    "maxsim int8": {"tile": (145, 38, 0), "rows": (57, 13, 0), "panel": (348, 132, 0)},
-    "maxsim 4bit": {"tile": (252, 120, 0), "rows": (136, 95, 0), "panel": (348, 132, 0)},
-    "maxsim 2bit": {"tile": (210, 91, 0), "rows": (122, 66, 0), "panel": (348, 132, 0)},
+    "maxsim float16": {"tile": (177, 59), "rows": (74, 12), "panel": (223, 136)},
+    "maxsim int8": {"tile": (145, 38), "rows": (57, 13), "panel": (348, 132)},
+    "maxsim 4bit": {"tile": (252, 120), "rows": (136, 95), "panel": (348, 132)},
+    "maxsim 2bit": {"tile": (210, 91), "rows": (122, 66), "panel": (348, 132)},
 }
 # Of Triton's products, a value that is activated: backend/triton/linear.py.
 EPILOGUE = 16
@@ -333,17 +333,13 @@ def passes(format: str, columns: int) -> int:
 
 
 @functools.cache
-def maxsim(
-    queries: int, tokens: int, documents: int, length: int, format: str, i2fp_lanes: int = 64
-) -> Forward:
+def maxsim(queries: int, tokens: int, documents: int, length: int, format: str) -> Forward:
     """Scores of `documents` of `length` tokens for each of some queries; D = 128."""
     rows, columns = documents * length, queries * tokens
     of = INSTRUCTIONS[f"maxsim {'float16' if format == 'bfloat16' else format}"]
     turns = 1 if columns <= 32 else passes(format, columns)
     often = {"tile": 1} if columns <= 32 else {"rows": turns, "panel": columns / 128}
-    issue, alu, i2fp = (rows / 16 * sum(often[x] * of[x][i] for x in often) for i in range(3))
-    # With few lanes it is a unit of its own, busy beside the ALU.
-    alu = max(alu, i2fp * 4) if i2fp_lanes == 16 else alu + i2fp
+    issue, alu = (rows / 16 * sum(often[x] * of[x][i] for x in often) for i in (0, 1))
     is_float = format.endswith("float16")
     has_centroids = format in ("4bit", "2bit")
     maxima, scores = 4 * documents * max(columns, 32), 4 * queries * documents

@@ -63,7 +63,7 @@ def test_a_layer_of_a_base_model() -> None:
 
 
 def test_attention_that_instructions_bind(monkeypatch: pytest.MonkeyPatch) -> None:
-    of = {"step": (600, 500, 0), "tile": (100, 50, 0), "chunk": (10, 5, 0), "unit": (40, 20, 0)}
+    of = {"step": (600, 500), "tile": (100, 50), "chunk": (10, 5), "unit": (40, 20)}
     monkeypatch.setitem(arithmetic.INSTRUCTIONS, "attention 64", of)
     one = arithmetic.attention("", 128, 128, 12, 64)
     # A head of a sequence: 8 tiles of 2 steps; 8 chunks of 128 keys on 32 lanes; 4 warps a unit.
@@ -107,14 +107,15 @@ def test_many_queries(monkeypatch: pytest.MonkeyPatch) -> None:
     assert float16.moved == 11 * 460_800_000 + 10_000 * 4096 * 4
 
 
-def test_conversions_on_few_lanes(monkeypatch: pytest.MonkeyPatch, no_calls_kept: None) -> None:
-    of = {"rows": (10, 4, 0), "panel": (200, 50, 64)}
+def test_instructions_of_maxsim(monkeypatch: pytest.MonkeyPatch, no_calls_kept: None) -> None:
+    of = {"tile": (20, 10), "rows": (10, 4), "panel": (200, 114)}
     monkeypatch.setitem(arithmetic.INSTRUCTIONS, "maxsim int8", of)
-    many, few = (arithmetic.maxsim(128, 32, 10_000, 180, "int8", n).kernels[0][1] for n in (64, 16))
-    tiles = 112_500
-    assert many.issue == few.issue == tiles * (5 * 10 + 32 * 200)
-    assert many.alu == tiles * (5 * 4 + 32 * (50 + 64))
-    assert few.alu == tiles * 32 * 64 * 4  # a unit of its own, a quarter as wide
+    many = arithmetic.maxsim(128, 32, 10_000, 180, "int8").kernels[0][1]
+    # 112500 tiles of 16 document tokens: five passes, and 32 panels of 128 query tokens.
+    assert many.issue == 112_500 * (5 * 10 + 32 * 200)
+    assert many.alu == 112_500 * (5 * 4 + 32 * 114)
+    one = arithmetic.maxsim(1, 32, 10_000, 180, "int8").kernels[0][1]
+    assert (one.issue, one.alu) == (112_500 * 20, 112_500 * 10)
 
 
 def test_candidates_share_their_prefix() -> None:

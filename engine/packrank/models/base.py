@@ -13,7 +13,7 @@ from packrank.checkpoint.config import ModelConfig
 from packrank.checkpoint.weights import Weights
 from packrank.errors import ModelError
 from packrank.models.layers import Head, LayerNorm, Linear, Spans, key_arrays
-from packrank.models.program import Extent, Program
+from packrank.models.program import Array, Extent, Program
 from packrank.request import Int32, Pack
 
 # Arrays on the host, by name -> the same on a device: once a pack, however many they are.
@@ -194,17 +194,17 @@ class Model(ABC):
         """Whether the last layer computes anything but keys and values for first tokens alone."""
         return self._head is not None and self.config.pooling == "cls"
 
-    def arrays(self, pack: Pack) -> dict[str, Int32]:
+    def arrays(self, pack: Pack) -> dict[str, Array]:
         """What `Inputs` holds of each token, by name, as far as this model reads it; [T] each."""
-        return {"token_ids": pack.token_ids}
+        return {"token_ids": Array(pack.token_ids, "token")}
 
     def run(self, program: Program) -> Tensor:
         """What a program of this model gives for its pack; on a CUDA device without waiting."""
-        return program.forward(self.upload(program.arrays), program.extent)[program.own]
+        return program.forward(self._uploaded(program.arrays), program.extent)[program.own]
 
     def inputs(self, pack: Pack) -> Inputs:
         """A pack on the model's device."""
-        return Inputs.of(self.upload(self._all_arrays(pack)), Extent.of(pack))
+        return Inputs.of(self._uploaded(self._all_arrays(pack)), Extent.of(pack))
 
     def logits(self, pack: Pack) -> Tensor:
         """[N, num_labels] float32, what the head says before any activation."""
@@ -258,7 +258,7 @@ class Model(ABC):
         if num_keys is not None:
             arrays |= key_arrays(pack.cu_seqlens, num_keys)
         if rows is not None:
-            arrays |= {"rows": rows}
+            arrays |= {"rows": Array(rows, "token")}
         return Program(
             kind=("states",),
             arrays=arrays,
@@ -271,9 +271,12 @@ class Model(ABC):
         states = self._encode(inputs)
         return states if inputs.rows is None else states.index_select(0, inputs.rows)
 
-    def _all_arrays(self, pack: Pack) -> dict[str, Int32]:
+    def _all_arrays(self, pack: Pack) -> dict[str, Array]:
         """`arrays`, and where the sequences start."""
-        return self.arrays(pack) | {"cu_seqlens": pack.cu_seqlens}
+        return self.arrays(pack) | {"cu_seqlens": Array(pack.cu_seqlens, "start")}
+
+    def _uploaded(self, arrays: dict[str, Array]) -> dict[str, Tensor]:
+        return self.upload({name: array.values for name, array in arrays.items()})
 
     @abstractmethod
     def _load_head(self, parameters: Parameters) -> Head:

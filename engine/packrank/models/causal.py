@@ -22,7 +22,7 @@ from packrank.models.decoder_layers import (
 )
 from packrank.models.layers import MLP, Head, Linear, RotaryTable
 from packrank.models.prefixes import share_prefixes
-from packrank.models.program import Extent, Program
+from packrank.models.program import Array, Extent, Program
 from packrank.models.staged import StagedModel, State, nowhere
 from packrank.request import Int32, Pack
 
@@ -216,7 +216,7 @@ class CausalModel(StagedModel):
         def read(state: State, there: dict[str, Tensor]) -> Tensor:
             return self._logits_of(self.advance(state, layers), there["read"], 0)
 
-        rows = {"read": _last_but_padding(pack, self.config.pad_token_id)}
+        rows = {"read": Array(_last_but_padding(pack, self.config.pad_token_id), "sequence")}
         return self._program(("logits",), pack, read, rows)
 
     def exit_scoring(self, pack: Pack, stops: tuple[int, ...]) -> Program:
@@ -234,14 +234,14 @@ class CausalModel(StagedModel):
         kind: tuple[object, ...],
         pack: Pack,
         score: Callable[[State, dict[str, Tensor]], Tensor],
-        more: dict[str, Int32] | None = None,
+        more: dict[str, Array] | None = None,
     ) -> Program:
         """`score` of the sequences before the first layer and the arrays, `more` among them."""
-        token_ids, plan = self._laid_out(pack)
+        arrays, plan = self._laid_out(pack)
         first = len(plan.prefix_of) - pack.num_sequences
         return Program(
             kind=kind,
-            arrays={"token_ids": token_ids} | plan.arrays() | (more or {}),
+            arrays=arrays | (more or {}),
             extent=plan.extent,
             forward=lambda there, extent: score(self._entered(plan, there, extent), there),
             own=slice(first, len(plan.prefix_of)),
@@ -260,17 +260,17 @@ class CausalModel(StagedModel):
 
     def begin(self, pack: Pack) -> State:
         """The sequences before the first layer: their prefixes, if any, and then they, in order."""
-        token_ids, plan = self._laid_out(pack)
-        there = self.upload({"token_ids": token_ids} | plan.arrays())
-        entered = self._entered(plan, there, plan.extent)
+        arrays, plan = self._laid_out(pack)
+        entered = self._entered(plan, self._uploaded(arrays), plan.extent)
         return replace(entered, cu_seqlens=plan.cu_seqlens, prefix_of=plan.prefix_of)
 
-    def _laid_out(self, pack: Pack) -> tuple[Int32, Plan]:
-        """[T] ids, every prefix once, and where the sequences lie."""
+    def _laid_out(self, pack: Pack) -> tuple[dict[str, Array], Plan]:
+        """Where the sequences lie, every prefix once, and with it the tokens for the device."""
         if not self.config.shares_prefixes:
             pack = replace(pack, queries=None, shared=None)
         shared = share_prefixes(pack)
-        return shared.token_ids, self._plan(shared.cu_seqlens, shared.prefix_of, 0)
+        plan = self._plan(shared.cu_seqlens, shared.prefix_of, 0)
+        return {"token_ids": Array(shared.token_ids, "token")} | plan.arrays(), plan
 
     def _entered(self, plan: Plan, there: dict[str, Tensor], extent: Extent) -> State:
         x = F.embedding(there["token_ids"], self._tokens)
@@ -340,7 +340,7 @@ class CausalModel(StagedModel):
             known: Course = state.spans
             return known
         plan = self._plan(state.cu_seqlens, state.prefix_of, state.num_layers)
-        return plan.on_device(self.upload(plan.arrays()), plan.extent)
+        return plan.on_device(self._uploaded(plan.arrays()), plan.extent)
 
     def _plan(self, cu_seqlens: Int32, prefix_of: Int32, num_layers: int) -> Plan:
         """Where sequences lie that have run some layers, there and in those that follow."""

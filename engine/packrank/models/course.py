@@ -8,7 +8,7 @@ from torch import Tensor
 
 from packrank.models.decoder_layers import CausalSpans
 from packrank.models.prefixes import longest
-from packrank.models.program import Extent
+from packrank.models.program import Array, Extent
 from packrank.request import Int32
 
 
@@ -77,14 +77,15 @@ class Plan:
             ahead[layer] = np.repeat(sizes.ravel(), counts.ravel()), starts
         return cls(cu_seqlens, prefix_of, ahead)
 
-    def arrays(self) -> dict[str, Int32]:
-        """What `on_device` reads, to be uploaded; int32."""
-        arrays = {"cu_last": np.arange(len(self.cu_seqlens), dtype=np.int32)}
+    def arrays(self) -> dict[str, Array]:
+        """What `on_device` reads, to be uploaded."""
+        arrays = {"cu_last": Array(np.arange(len(self.cu_seqlens), dtype=np.int32), "start")}
         if self.prefix_of.max(initial=-1) >= 0:
-            arrays["prefix_of"] = self.prefix_of
+            arrays["prefix_of"] = Array(self.prefix_of, "sequence", rest=-1)
         arrays |= _places("", self.cu_seqlens)
         for layer, (sizes, cu_seqlens) in self.ahead.items():
-            arrays |= _places(f"{layer}.", cu_seqlens) | {f"{layer}.sizes": sizes}
+            arrays |= _places(f"{layer}.", cu_seqlens)
+            arrays[f"{layer}.sizes"] = Array(sizes, "token")
         return arrays
 
     @property
@@ -130,6 +131,9 @@ def _spans(stem: str, extent: Extent, there: dict[str, Tensor]) -> CausalSpans:
     )
 
 
-def _places(stem: str, cu_seqlens: Int32) -> dict[str, Int32]:
+def _places(stem: str, cu_seqlens: Int32) -> dict[str, Array]:
     last: Int32 = cu_seqlens[1:] - np.int32(1)
-    return {f"{stem}cu_seqlens": cu_seqlens, f"{stem}last": last}
+    return {
+        f"{stem}cu_seqlens": Array(cu_seqlens, "start"),
+        f"{stem}last": Array(last, "sequence"),
+    }

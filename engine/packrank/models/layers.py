@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from packrank.models.program import Array
 from packrank.request import Int32
 from packrank_kernels import (
     add_layer_norm,
@@ -60,17 +61,18 @@ class Spans:
         return replace(self, key_rows=key_rows.long(), cu_seqlens_k=cu_seqlens_k)
 
 
-def key_arrays(cu_seqlens: Int32, num_keys: Int32) -> dict[str, Int32]:
-    """`key_rows` and `cu_seqlens_k` of `Spans`, int32.
+def key_arrays(cu_seqlens: Int32, num_keys: Int32) -> dict[str, Array]:
+    """`key_rows` and `cu_seqlens_k` of `Spans`.
 
     Only the first num_keys[n] tokens of sequence n are keys.
     """
     lengths = np.diff(cu_seqlens)
     counts = np.minimum(num_keys, lengths)
     is_key = offsets(cu_seqlens) < np.repeat(counts, lengths)
+    starts = np.append(np.int32(0), np.cumsum(counts, dtype=np.int32))
     return {
-        "key_rows": np.flatnonzero(is_key).astype(np.int32),
-        "cu_seqlens_k": np.append(np.int32(0), np.cumsum(counts, dtype=np.int32)),
+        "key_rows": Array(np.flatnonzero(is_key).astype(np.int32), "token"),
+        "cu_seqlens_k": Array(starts, "start"),
     }
 
 

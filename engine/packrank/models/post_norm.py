@@ -18,7 +18,7 @@ from packrank.models.layers import (
     Spans,
     offsets,
 )
-from packrank.models.program import Extent, Program
+from packrank.models.program import Array, Extent, Program
 from packrank.models.staged import StagedModel, State, nowhere
 from packrank.request import Int32, Pack
 
@@ -93,11 +93,11 @@ class PostNormModel(StagedModel):
             mlp_norm=parameters.norm(stem + names.mlp_norm, hidden, eps),
         )
 
-    def arrays(self, pack: Pack) -> dict[str, Int32]:
+    def arrays(self, pack: Pack) -> dict[str, Array]:
         """Token ids, positions and, where the model has a table of them, token types."""
-        arrays = super().arrays(pack) | {"positions": self._positions(pack)}
+        arrays = super().arrays(pack) | {"positions": Array(self._positions(pack), "token")}
         if self.config.type_vocab_size:
-            arrays["token_types"] = pack.token_types
+            arrays["token_types"] = Array(pack.token_types, "token")
         return arrays
 
     def begin(self, pack: Pack) -> State:

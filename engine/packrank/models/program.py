@@ -6,8 +6,8 @@ belong to no sequence, and sequences past its own are empty. Nobody reads what b
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Literal
 
-import numpy as np
 from torch import Tensor
 
 from packrank.request import Int32, Pack
@@ -37,12 +37,42 @@ class Extent:
 
 
 @dataclass(frozen=True)
+class Array:
+    """An array of a pack, and how it goes on in a longer one.
+
+    Attributes:
+        values: int32.
+        per: what has an entry: a token, or some of them; a sequence; or the start of each, and the
+            end.
+        rest: what follows the pack's own; starts repeat the last, so that what follows is empty.
+    """
+
+    values: Int32
+    per: Literal["token", "sequence", "start"]
+    rest: int = 0
+
+    def room(self, extent: Extent) -> int:
+        """How long it is in buffers of this extent."""
+        return {
+            "token": extent.tokens,
+            "sequence": extent.sequences,
+            "start": extent.sequences + 1,
+        }[self.per]
+
+    def fill(self, target: Int32) -> None:
+        """Write it into an array that may be longer."""
+        count = len(self.values)
+        target[:count] = self.values
+        target[count:] = self.values[-1] if self.per == "start" else self.rest
+
+
+@dataclass(frozen=True)
 class Program:
     """A forward that has not begun.
 
     Attributes:
         kind: programs of one kind, with arrays of the same names, differ in their arrays alone.
-        arrays: int32 by name; see `entries`.
+        arrays: by name.
         extent: of its pack.
         forward: (arrays on the device, their extent) -> the result; waits for nothing there.
         own: which rows of the result are its pack's.
@@ -50,7 +80,7 @@ class Program:
     """
 
     kind: tuple[object, ...]
-    arrays: dict[str, Int32]
+    arrays: dict[str, Array]
     extent: Extent
     forward: Callable[[dict[str, Tensor], Extent], Tensor]
     own: slice
@@ -64,21 +94,3 @@ class Program:
             kind=(*self.kind, function),
             forward=lambda there, extent: function(forward(there, extent)),
         )
-
-
-def entries(name: str, extent: Extent) -> int:
-    """How long an array is: by its name it has an entry a token, a sequence, or one more."""
-    if name.startswith("cu_"):
-        return extent.sequences + 1
-    return extent.sequences if name in ("prefix_of", "last", "read") else extent.tokens
-
-
-def fill(target: Int32, name: str, values: Int32) -> None:
-    """Write an array into one that may be longer.
-
-    Offsets repeat the last, so that what follows is empty; no sequence has a prefix there; ids and
-    rows are 0.
-    """
-    target[: len(values)] = values
-    rest = values[-1] if name.startswith("cu_") else np.int32(-1 if name == "prefix_of" else 0)
-    target[len(values) :] = rest

@@ -15,7 +15,7 @@ from torch import Tensor
 
 import packrank_kernels
 from packrank.models import CausalModel, Model
-from packrank.models.program import Extent, Program, entries, fill
+from packrank.models.program import Array, Extent, Program
 from packrank.request import Int32
 from packrank.runtime.capture import Capture, Forward
 from packrank.runtime.streams import streams_of
@@ -211,17 +211,18 @@ class _Lane:
         self.uses = 0
         self.may_capture = True
         self.replay: Forward | None = None
-        self._places, size = placed({name: entries(name, bucket) for name in program.arrays})
+        rooms = {name: array.room(bucket) for name, array in program.arrays.items()}
+        self._places, size = placed(rooms)
         self._buffer = torch.zeros(size, dtype=torch.int32, device=device)
         there = {name: self._buffer[place] for name, place in self._places.items()}
         self.forward: Forward = partial(program.forward, there, bucket)
 
-    def load(self, uploads: Uploads, arrays: dict[str, Int32]) -> None:
+    def load(self, uploads: Uploads, arrays: dict[str, Array]) -> None:
         """Copy a program's arrays into the buffers."""
 
         def fill_all(host: Int32) -> None:
             for name, place in self._places.items():
-                fill(host[place], name, arrays[name])
+                arrays[name].fill(host[place])
 
         uploads.send(fill_all, self._buffer)
 

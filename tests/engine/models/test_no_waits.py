@@ -77,7 +77,8 @@ class Uploads:
 def in_buckets(monkeypatch: pytest.MonkeyPatch, fetched: list[int]) -> Callable[..., list[int]]:
     """in_buckets(model, programs): how many rows each has, run until it is captured and replayed.
 
-    By no other upload than that into its bucket's buffers.
+    By no other upload than that into its bucket's buffers. Each array is as long as it says, but
+    for one of some of the tokens.
     """
     monkeypatch.setattr("packrank.runtime.graphs.Uploads", Uploads)
 
@@ -88,6 +89,10 @@ def in_buckets(monkeypatch: pytest.MonkeyPatch, fetched: list[int]) -> Callable[
             for program in programs * (PATIENCE + 2):
                 graphs.submit(program)
         assert detector.uploads == 0 < graphs.num_graphs
+        for program in programs:
+            for name, array in program.arrays.items():
+                room = array.room(program.extent)
+                assert len(array.values) == room or array.per == "token", name
         return fetched[-len(programs) :]
 
     return run

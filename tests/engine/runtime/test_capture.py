@@ -15,7 +15,7 @@ import torch
 from fake_cuda import DEVICE, FakeCuda, Race, Tracked
 from torch import Tensor
 
-from packrank.models.program import Extent, Program
+from packrank.models.program import Array, Extent, Program
 from packrank.request import Int32, Pack
 from packrank.runtime import capture, graphs, streams, transfer
 from packrank.runtime.graphs import PATIENCE, Graphs
@@ -43,7 +43,10 @@ class Model:
         self.within: Callable[[], None] = lambda: None
 
     def scoring(self, pack: Pack) -> Program:
-        arrays = {"token_ids": pack.token_ids, "cu_seqlens": pack.cu_seqlens}
+        arrays = {
+            "token_ids": Array(pack.token_ids, "token"),
+            "cu_seqlens": Array(pack.cu_seqlens, "start"),
+        }
         own = slice(pack.num_sequences)
         return Program(("logits",), arrays, Extent.of(pack), self.forward, own)
 

@@ -281,6 +281,18 @@ def test_results_stay_where_there_is_no_device(a_visit: Any) -> None:
         assert kept.exists() == found.is_wrong
 
 
+@pytest.mark.parametrize("given", ["-3", "0", "nan", "inf", "soon"])
+def test_a_total_that_is_no_time(
+    given: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["gpu", "--total", given])
+    with pytest.raises(SystemExit):
+        main.arguments()
+    said = capsys.readouterr().err.splitlines()[-1]
+    expected = f"expected a number of seconds above 0, not {given}"
+    assert said == f"make gpu: error: argument --total: {expected}"
+
+
 @pytest.mark.parametrize("option", ["--out", "--logs"])
 def test_a_folder_that_cannot_be_written_to(
     option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

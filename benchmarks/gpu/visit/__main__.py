@@ -9,8 +9,10 @@ status is 0 where every step that ran succeeded.
 """
 
 import argparse
+import contextlib
 import functools
 import json
+import math
 import os
 import shutil
 import signal
@@ -31,12 +33,20 @@ from visit.state import AHEAD, Steps, Visit
 TOTAL_S = 570.0  # of commands that may take ten minutes
 
 
+def seconds(text: str) -> float:
+    """A number of seconds, as an option's type."""
+    with contextlib.suppress(ValueError):
+        if 0 < (number := float(text)) < math.inf:
+            return number
+    raise argparse.ArgumentTypeError(f"expected a number of seconds above 0, not {text}")
+
+
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make gpu", description=__doc__)
     add = parser.add_argument
     add("--stage", choices=[*STAGES, AHEAD], help="default: works, then speed; cache: compile "
         "Triton's kernels for a Hopper device on a machine that has none")  # fmt: skip
-    add("--total", type=float, default=TOTAL_S, metavar="SECONDS", help="all included; 570")
+    add("--total", type=seconds, default=TOTAL_S, metavar="SECONDS", help="all included; 570")
     add("--out", type=Path, default=ROOT / "build/gpu", metavar="FOLDER", help="of results, whose "
         "files take the place of an earlier visit's; build/gpu")  # fmt: skip
     add("--logs", type=Path, default=ROOT / "build/gpu-logs", metavar="FOLDER",

@@ -12,7 +12,7 @@ from torch import Tensor
 try:
     from packrank_kernels import _cuda
 except ImportError as error:
-    _missing: str | None = f"packrank_kernels._cuda is not built ({error}); reinstall with nvcc"
+    _missing: str | None = f"packrank_kernels._cuda cannot be loaded ({error}); reinstall with nvcc"
 else:
     _missing = None
 
@@ -42,7 +42,8 @@ def why_not(
     if _missing is not None:
         return _missing
     if device.type != "cuda":
-        return f"the tensors are on {device}, not on a CUDA device"
+        on = f"the tensors are on {device}, not on a CUDA device"
+        return f"packrank_kernels._cuda is loaded, but {on}"
     if _capability(device) < (8, 0):
         return "the device's compute capability is below 8.0"
     if dtype not in _DTYPES:

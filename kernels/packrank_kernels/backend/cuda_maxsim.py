@@ -15,7 +15,7 @@ from packrank_kernels.packed import PackedCodec, PackedTokens, Queries
 try:
     from packrank_kernels import _cuda
 except ImportError as error:
-    _missing: str | None = f"packrank_kernels._cuda is not built ({error}); reinstall with nvcc"
+    _missing: str | None = f"packrank_kernels._cuda cannot be loaded ({error}); reinstall with nvcc"
 else:
     _missing = None
 
@@ -43,7 +43,8 @@ def why_not(
     if _missing is not None:
         return _missing
     if device.type != "cuda":
-        return f"the tensors are on {device}, not on a CUDA device"
+        on = f"the tensors are on {device}, not on a CUDA device"
+        return f"packrank_kernels._cuda is loaded, but {on}"
     major, minor = _capability(device)
     if major != 9:
         return f"it needs compute capability 9.0, the device has {major}.{minor}"

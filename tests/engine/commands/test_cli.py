@@ -16,6 +16,7 @@ from packrank import LateInteraction, Reranker
 from packrank.commands import info
 from packrank.commands.cli import main
 from packrank.jobs import score as score_file
+from packrank_kernels.backend import cuda, cuda_maxsim
 
 WORDS = "red blue fox dog owl snake runs sleeps hunts at night by day in the sun"
 DOCUMENTS = ["the fox runs", "owl hunts at night", "snake sleeps in the sun", "blue dog", "red"]
@@ -231,6 +232,19 @@ def test_info_says_whether_packs_run_in_graphs(
     monkeypatch.setattr(packrank_kernels, "backends", lambda device, dtype: {})
     lines = list(info.describe_machine())
     assert f"cuda graphs      {expected}" in lines
+
+
+@pytest.mark.parametrize("missing", [None, "packrank_kernels._cuda cannot be loaded (no libc)"])
+def test_info_says_whether_the_cuda_module_loads(
+    monkeypatch: pytest.MonkeyPatch, missing: str | None
+) -> None:
+    """Without a device too: for attention and MaxSim, in both dtypes."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for module in (cuda, cuda_maxsim):
+        monkeypatch.setattr(module, "_missing", missing)
+    loaded = "packrank_kernels._cuda is loaded, but the tensors are on cpu, not on a CUDA device"
+    lines = list(info.describe_machine())
+    assert lines.count(f"  {'':17} not cuda: {missing or loaded}") == 4
 
 
 def test_backends_agree_with_dispatch() -> None:

@@ -2,16 +2,19 @@
 
 import contextlib
 import re
+import runpy
 import shutil
 import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
 import sass
 import torch
 
+import packrank_kernels
 from packrank_kernels import attention, reference
-from packrank_kernels.backend import cuda
+from packrank_kernels.backend import cuda, cuda_maxsim
 from packrank_kernels.testing import TOLERANCE, assert_close, cu_seqlens
 
 CUDA = torch.device("cuda")
@@ -119,6 +122,16 @@ def test_newer_devices_can_translate_the_ptx(architecture, module, triton_tool, 
     pytest.skip(f"no ptxas here takes this PTX for {architecture}: {refusal.strip()}")
 
 
+@pytest.mark.parametrize("file", [cuda.__file__, cuda_maxsim.__file__])
+def test_a_module_that_does_not_load_is_refused_with_the_reason(monkeypatch, file):
+    monkeypatch.setitem(sys.modules, "packrank_kernels._cuda", None)
+    monkeypatch.delattr(packrank_kernels, "_cuda", raising=False)
+    reason = runpy.run_path(file)["why_not"](torch.device("cpu"), torch.float16)
+    start, end = "packrank_kernels._cuda cannot be loaded (", "); reinstall with nvcc"
+    assert reason.startswith(start) and reason.endswith(end)
+    assert "None in sys.modules" in reason  # the import's own words
+
+
 def test_refusals(monkeypatch):
     def why_not(device="cuda", dtype=torch.float16, **facts):
         return cuda.why_not(torch.device(device), dtype, **facts)
@@ -128,7 +141,7 @@ def test_refusals(monkeypatch):
     monkeypatch.setattr(cuda, "_missing", None)
     monkeypatch.setattr(cuda, "_cuda", SimpleNamespace(MOST_KEYS=256), raising=False)
     monkeypatch.setattr(cuda, "_capability", lambda device: (7, 5))
-    assert why_not("cpu") == "the tensors are on cpu, not on a CUDA device"
+    assert why_not("cpu").endswith("is loaded, but the tensors are on cpu, not on a CUDA device")
     assert why_not() == "the device's compute capability is below 8.0"
     monkeypatch.setattr(cuda, "_capability", lambda device: (8, 0))
     assert why_not(dtype=torch.float32).startswith("the tensors are torch.float32, not")

@@ -234,7 +234,7 @@ def test_refusals(monkeypatch):
     monkeypatch.setattr(cuda_maxsim, "_missing", None)
     limits = SimpleNamespace(MAXSIM_MOST_ROW_BYTES=2048)
     monkeypatch.setattr(cuda_maxsim, "_cuda", limits, raising=False)
-    assert why_not("cpu") == "the tensors are on cpu, not on a CUDA device"
+    assert why_not("cpu").endswith("is loaded, but the tensors are on cpu, not on a CUDA device")
     for capability in ((8, 9), (10, 0)):
         monkeypatch.setattr(cuda_maxsim, "_capability", lambda device, c=capability: c)
         assert why_not().startswith("it needs compute capability 9.0, the device has")

@@ -310,8 +310,8 @@ class Journal:
         """The new manifest in place of the old one, in one step, and on the disk."""
         disk.write_file(self.path / _UNFINISHED, progress.dump())
         os.replace(self.path / _UNFINISHED, self.path / _MANIFEST)
+        self.progress = self.now = progress  # it counts from here on, whatever comes
         disk.sync_folder(self.path)
-        self.progress = self.now = progress
 
     def _cut_back(self) -> None:
         """To the last commit."""

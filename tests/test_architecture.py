@@ -174,7 +174,7 @@ FLOORS: dict[str, dict[str, tuple[str, ...]]] = {
             *("ground", "records", "checkpoint", "text", "runtime", "stores", "exits", "late"),
             *("scoring", "doors", "jobs", "verify", "demo", "__init__"),
         ),
-        "__init__": ("ground", "text", "stores", "exits", "late", "doors", "drop_in"),
+        "__init__": ("ground", "text", "stores", "exits", "late", "doors", "drop_in", "jobs"),
         "__main__": ("commands",),
     },
     "packrank_kernels": {

@@ -10,8 +10,17 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from packrank.drop_in.cross_encoder import CrossEncoder
     from packrank.drop_in.flag_reranker import FlagReranker
-    from packrank.errors import InputError, ModelError, PackrankError, PairError, StoreError
+    from packrank.errors import (
+        InputError,
+        JobError,
+        ModelError,
+        PackrankError,
+        PairError,
+        StoreError,
+    )
     from packrank.exits.margins import Margins
+    from packrank.jobs.job import Job
+    from packrank.jobs.settings import Summary
     from packrank.late.explanation import Explanation
     from packrank.late_interaction import LateInteraction
     from packrank.request import Ranked, RankedId, Ranking
@@ -30,6 +39,8 @@ else:
         "Explanation": "packrank.late.explanation",
         "FlagReranker": "packrank.drop_in.flag_reranker",
         "InputError": "packrank.errors",
+        "Job": "packrank.jobs.job",
+        "JobError": "packrank.errors",
         "LateInteraction": "packrank.late_interaction",
         "Margins": "packrank.exits.margins",
         "ModelError": "packrank.errors",
@@ -42,6 +53,7 @@ else:
         "Store": "packrank.stores.store",
         "StoreError": "packrank.errors",
         "StoreWriter": "packrank.stores.writer",
+        "Summary": "packrank.jobs.settings",
         "Work": "packrank.work",
         "get_num_threads": "packrank_kernels",
         "maxsim": "packrank.stores.streaming",
@@ -66,6 +78,8 @@ __all__ = [
     "Explanation",
     "FlagReranker",
     "InputError",
+    "Job",
+    "JobError",
     "LateInteraction",
     "Margins",
     "ModelError",
@@ -78,6 +92,7 @@ __all__ = [
     "Store",
     "StoreError",
     "StoreWriter",
+    "Summary",
     "Work",
     "__version__",
     "get_num_threads",

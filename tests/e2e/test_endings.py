@@ -17,9 +17,9 @@ import pytest
 
 from packrank import Reranker
 from packrank.commands import cli, scorer
-from packrank.commands import score as score_command
 from packrank.commands.cli import main
 from packrank.jobs import run as run_file
+from packrank.jobs.job import Job
 
 OneSentence = Callable[..., None]
 
@@ -287,7 +287,7 @@ def test_an_interruption_that_a_library_takes_for_an_error_is_one(
         except KeyboardInterrupt:
             raise ValueError("an unfinished tensor") from None
 
-    monkeypatch.setattr(score_command, "run_job", converts)
+    monkeypatch.setattr(Job, "run", converts)
     inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         assert main(["score", str(model), str(pairs), "--output", str(out)]) == 130

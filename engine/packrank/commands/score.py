@@ -13,10 +13,10 @@ from packrank.commands.messages import LeftOut, progress, say
 from packrank.commands.scorer import check_no_source, open_model, report_cut
 from packrank.commands.signals import Stopped, keep
 from packrank.errors import InputError
-from packrank.jobs.job import Job, Summary
+from packrank.jobs.job import Job
 from packrank.jobs.run import check_input
-from packrank.jobs.run import run as run_job
 from packrank.jobs.score import Scorer
+from packrank.jobs.settings import Summary
 
 _LOG_SECONDS = 10.0
 
@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
             check_input(args.input, args.input_format)  # before what takes longer
             keep()
             model = open_model(args)
-            summary = run_job(_job(model, args), watch)
+            summary = _job(model, args).run(watch)
         except (KeyboardInterrupt, Stopped):
             watch.stopped()
             raise

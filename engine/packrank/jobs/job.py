@@ -1,125 +1,32 @@
 """A job: rows of files, scored so that nothing is lost and nothing doubled, whatever happens."""
 
-import os
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Protocol
-
-from packrank.jobs.output import OutputFormat
-from packrank.jobs.score import Scorer, Stages
-from packrank.records.formats import Format
-
-Named = str | os.PathLike[str]
+from packrank.jobs.run import run
+from packrank.jobs.settings import Settings, Summary, Watch
 
 
-@dataclass
-class Summary:
-    """What a job came to.
+class Job(Settings):
+    """Score all rows of files, and go on where a run of the same job was stopped.
 
-    Attributes:
-        rows: of the input that are done.
-        before: of those, what an earlier run had done.
-        pairs: that this run has scored.
-        failed: kind of problem -> rows or pairs without a score, of all runs.
-        tokens: that the model read in this run, special ones included.
-        seconds: of this run's scoring.
-        stages: where they went.
-        unfit: what a TREC run had no line for: which, and why; the first of them.
-        num_unfit: how many.
-        files: that were written.
+    What it is to do are its arguments: see `Settings`. Rows are read, tokenized, scored and written
+    side by side, in bounded memory. Progress is kept beside the output, in OUTPUT.job or in
+    OUTPUT/_job of a folder, so that a run that was killed loses some seconds; the output then has
+    the bytes of an undisturbed run, on a CPU, and with deterministic=True on a CUDA device.
     """
 
-    rows: int = 0
-    before: int = 0
-    pairs: int = 0
-    failed: dict[str, int] = field(default_factory=dict)
-    tokens: int = 0
-    seconds: float = 0.0
-    stages: Stages = field(default_factory=Stages)
-    unfit: dict[str, str] = field(default_factory=dict)
-    num_unfit: int = 0
-    files: list[Path] = field(default_factory=list)
+    def run(self, watch: Watch | None = None) -> Summary:
+        """Score what is not scored yet, and write it.
 
+        Args:
+            watch: is told how it goes on.
 
-class Watch(Protocol):
-    """Is told how a job goes on."""
+        Returns:
+            What it came to. Where nothing is left to do, what earlier runs came to.
 
-    def begin(self, total: int | None, done: int | None) -> None:
-        """There are so many rows, if that is known, of which an earlier run has done some.
-
-        None are done where nothing is kept, so that a run that is stopped begins anew.
+        Raises:
+            JobError: the output belongs to another job, model or input; another process is at it;
+                the disk is full.
+            InputError: the input has no shape that is known, or an option does not fit it; where
+                the job is strict, a row cannot be scored.
+            OSError: a file cannot be read.
         """
-        ...
-
-    def advance(self, summary: Summary, rows: int) -> None:
-        """So many more rows are done."""
-        ...
-
-    def fail(self, place: str, kind: str, reason: str) -> None:
-        """A row, or a pair of it, has no score."""
-        ...
-
-    def part(self, path: str, lines: int) -> None:
-        """Of a job without a journal, that was stopped, a file has so many lines."""
-        ...
-
-
-class Silent:
-    """A watch that says nothing."""
-
-    def begin(self, total: int | None, done: int | None) -> None:
-        """See `Watch`."""
-
-    def advance(self, summary: Summary, rows: int) -> None:
-        """See `Watch`."""
-
-    def fail(self, place: str, kind: str, reason: str) -> None:
-        """See `Watch`."""
-
-    def part(self, path: str, lines: int) -> None:
-        """See `Watch`."""
-
-
-@dataclass
-class Job:
-    """Score all rows of files; `run` does it, and goes on where a run of the same was stopped.
-
-    Attributes:
-        model: what scores.
-        input: a file, a folder, a pattern, or several; "-" is standard input. Its rows are pairs,
-            queries with lists of documents, or FlagEmbedding's training lines: see
-            `records.shapes`.
-        output: a file, or a folder, which ends in a slash; "-" is standard output.
-        queries: a table of texts by id, where rows have ids of queries; a file, a folder or a
-            pattern, and a BEIR folder.
-        documents: the same of documents.
-        input_format: of the input, if not as its bytes and its name say.
-        output_format: "jsonl", "parquet" or "trec"; None: as the name of the output says.
-        query_column: of the input, if it has none of the usual names.
-        document_column: likewise; of texts or ids, or of lists of them.
-        score_column: what that of scores is called: "score", of lists "scores".
-        columns: of the input that are written; None: all.
-        top_k: the best of each query alone, and their ranks.
-        label: of a model of several: whose score ranks.
-        tag: of a TREC run.
-        cutoff_layer: layers that a reranker runs; None: all.
-        strict: end at the first row that cannot be scored.
-    """
-
-    model: Scorer
-    input: Named | Sequence[Named]
-    output: Named
-    queries: Named | None = None
-    documents: Named | None = None
-    input_format: Format | None = None
-    output_format: OutputFormat | None = None
-    query_column: str | None = None
-    document_column: str | None = None
-    score_column: str | None = None
-    columns: Sequence[str] | None = None
-    top_k: int | None = None
-    label: int | str | None = None
-    tag: str = "packrank"
-    cutoff_layer: int | None = None
-    strict: bool = False
+        return run(self, watch)

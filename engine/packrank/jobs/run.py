@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from packrank.errors import InputError, JobError
-from packrank.jobs.job import Job, Silent, Summary, Watch
 from packrank.jobs.journal import Journal
 from packrank.jobs.lookup import Texts
 from packrank.jobs.output import Columns, Finished, finished_rows
@@ -20,6 +19,7 @@ from packrank.jobs.ranking import Keys
 from packrank.jobs.results import Results
 from packrank.jobs.rows import Failure, Read, read_rows, windows
 from packrank.jobs.score import Scored, Scorer, num_labels, score_windows
+from packrank.jobs.settings import Settings, Silent, Summary, Watch
 from packrank.jobs.target import target_of
 from packrank.output_file import replacing
 from packrank.records.file import RecordFile, Row, nothing_in
@@ -35,25 +35,14 @@ from packrank.stores import disk
 _ANY = Kind("pair", is_run=True)
 
 
-def run(job: Job, watch: Watch | None = None) -> Summary:
-    """Score what of a job is not scored yet, and write it.
-
-    Returns:
-        What it came to. Where nothing is left to do, what earlier runs came to.
-
-    Raises:
-        JobError: the output belongs to another job, model or input; another process is at it; the
-            disk is full.
-        InputError: the input has no shape that is known, or an option does not fit it; where the
-            job is strict, a row cannot be scored.
-        OSError: a file cannot be read.
-    """
+def run(job: Settings, watch: Watch | None = None) -> Summary:
+    """See `Job.run`."""
     with ExitStack() as stack:
         return _Run(job, watch or Silent(), stack).whole()
 
 
 class _Run:
-    def __init__(self, job: Job, watch: Watch, stack: ExitStack) -> None:
+    def __init__(self, job: Settings, watch: Watch, stack: ExitStack) -> None:
         self._job, self._watch, self._model = job, watch, job.model
         self._start, self._first_token = perf_counter(), job.model.num_tokens
         self._summary = Summary()
@@ -313,7 +302,7 @@ def check_input(paths: Sequence[str], format: Format | None) -> None:
             OpenFile(path, _ANY, format).close()
 
 
-def _shape(job: Job, name: str, columns: Mapping[str, bool]) -> Shape:
+def _shape(job: Settings, name: str, columns: Mapping[str, bool]) -> Shape:
     try:
         return shape_of(
             columns,
@@ -327,14 +316,14 @@ def _shape(job: Job, name: str, columns: Mapping[str, bool]) -> Shape:
         raise InputError(f"{name}: {error}") from None
 
 
-def _opened(job: Job) -> RecordFile:
+def _opened(job: Settings) -> RecordFile:
     given = job.input
     paths = [given] if isinstance(given, str | os.PathLike) else list(given)
     names = [os.fspath(path) for path in paths]
     return RecordFile(names, _ANY, job.input_format, keep_damaged=True)
 
 
-def _label(model: Scorer, job: Job, is_run: bool) -> int:
+def _label(model: Scorer, job: Settings, is_run: bool) -> int:
     """The score that ranks."""
     names: Sequence[str] = model.labels if isinstance(model, Reranker) else ("score",)
     label = job.label

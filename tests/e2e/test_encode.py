@@ -285,7 +285,7 @@ def test_standard_input_goes_on_too(
     assert bytes_of(store) == bytes_of(tmp_path / "undisturbed")
     pipe(["another"])
     assert encode(encoder, "-", store) == 2
-    one_sentence("- does not begin with the 30 lines encoded last", "--append")
+    one_sentence("- does not begin with the 30 lines added last", "--append")
     pipe(["another"])
     assert encode(encoder, "-", store, "--append", "--quiet") == 0
     assert Store.open(store).ids[-1] == "31"

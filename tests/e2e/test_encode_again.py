@@ -95,7 +95,7 @@ def test_a_file_that_was_edited_is_refused(
     for lines in (["blue runs", *TEXTS[1:]], TEXTS[:-1], [*TEXTS[:-1], "red", "dog"]):
         write(documents, lines)
         assert encode(encoder, documents, store) == 2
-        one_sentence("d.txt does not begin with the 6 lines encoded last", "--append to add all")
+        one_sentence("d.txt does not begin with the 6 lines added last", "--append to add all")
         assert bytes_of(store) == before
     assert encode(encoder, documents, store, "--append") == 0
     assert [*Store.open(store).ids] == [str(number) for number in range(1, 14)]

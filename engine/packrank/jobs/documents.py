@@ -110,12 +110,12 @@ def go_on(
         unfinished = "" if source.complete else f"{os.fspath(store)} is unfinished, and "
         raise StoreError(
             f"{unfinished}{documents.path} does not begin with the {source.lines} {file.part}s "
-            "encoded last; give the same file, or --append to add all of it"
+            "added last; give the same file, or --append to add all of it"
         )
     if not file.can_rewind:
         raise StoreError(
             f"{os.fspath(store)} is unfinished, and {documents.path}, which cannot be read twice, "
-            f"does not begin with the {source.lines} {file.part}s encoded last; give a file"
+            f"does not begin with the {source.lines} {file.part}s added last; give a file"
         )
     file.rewind()
     return another

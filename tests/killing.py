@@ -1,0 +1,77 @@
+"""A command that fills a store, killed and run again until it has ended."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+# Killed by the clock and at calls to the system, half way through a write too. Every run has
+# windows of its own, and commits in other places.
+PROGRAM = """
+import os, random, shutil, signal, sys, time
+from packrank.jobs import documents, pace
+from packrank.stores import appender, segments
+from packrank.commands.cli import main
+
+documents._WINDOW_DOCUMENTS, segments._SEGMENT_TOKENS = 4, 60
+seed, most, *arguments = sys.argv[1:]
+random.seed(int(seed))
+now = 0.0
+
+def monotonic():  # of a machine that is fast and slow by turns: windows and commits end anywhere
+    global now
+    now += random.choice((0.01, 1.0, 30.0))
+    return now
+
+appender.monotonic = pace.monotonic = monotonic
+
+def kill_at(moment):
+    left = moment
+    def counted(original):
+        def call(*args, **options):
+            nonlocal left
+            left -= 1
+            if left == 0:
+                if original is pwrite:
+                    pwrite(args[0], memoryview(args[1])[: len(args[1]) // 2], args[2])
+                os.kill(os.getpid(), signal.SIGKILL)
+            return original(*args, **options)
+        return call
+    pwrite = os.pwrite
+    for name in ("pwrite", "fsync", "replace", "ftruncate", "open"):
+        setattr(os, name, counted(getattr(os, name)))
+
+kills = 0
+while True:
+    moment = random.randint(1, 80)
+    child = os.fork()
+    if child == 0:
+        if kills % 3 and kills < int(most):
+            kill_at(moment)
+        os._exit(main(arguments))
+    if kills % 3 == 0 and kills < int(most):
+        time.sleep(random.uniform(0, 0.5))
+        os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    if not os.WIFEXITED(status):
+        kills += 1
+    elif kills == int(most) or os.WEXITSTATUS(status):
+        sys.exit(os.WEXITSTATUS(status))
+    else:  # too late to be killed: once more
+        shutil.rmtree(arguments[3])
+"""
+
+
+def run_killed(kills: int, *arguments: object) -> None:
+    """Run COMMAND MODEL DOCUMENTS STORE, killed so many times on the way, to its end."""
+    command = [sys.executable, "-c", PROGRAM, "7", str(kills), *map(str, arguments), "--quiet"]
+    result = subprocess.run(
+        command,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join((f"{ROOT}/engine", f"{ROOT}/kernels"))},
+        capture_output=True,
+        text=True,
+        cwd="/",
+    )
+    assert (result.returncode, result.stderr) == (0, "")

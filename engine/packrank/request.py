@@ -3,11 +3,12 @@
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from packrank.documents import Text
 from packrank.work import Work
 
 Int32 = NDArray[np.int32]
@@ -127,7 +128,7 @@ class Ranked(_Ranked):
     Attributes:
         index: position of the document among those given.
         score: after the model's activation; higher is better.
-        document: the text itself.
+        document: the text itself, or the tokens that were given in its place.
         id: that the document was given with, None if it was given without.
         metadata: what else it was given with.
     """
@@ -139,12 +140,13 @@ class Ranked(_Ranked):
         cls,
         index: int,
         score: float,
-        document: str,
+        document: Text,
         id: str | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> "Ranked":
         """A document, and what it was given with."""
-        self = super().__new__(cls, index, score, document)
+        # Tokens are met only by who gave them.
+        self = super().__new__(cls, index, score, cast(str, document))
         if id is not None:
             self.id = id
         if metadata:

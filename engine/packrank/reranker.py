@@ -10,7 +10,7 @@ import numpy as np
 
 from packrank.arguments import check_str, check_text, checked_count, listed, listed_requests
 from packrank.checkpoint.fingerprint import fingerprint
-from packrank.documents import Document, document_of
+from packrank.documents import Document, Tokenization, document_of
 from packrank.errors import InputError, PairError
 from packrank.exits.stages import Exit, Stages
 from packrank.request import Ranked, Ranking
@@ -207,6 +207,11 @@ class Reranker(PairModel):
     try_rank_async = in_thread(try_rank)
     rank_many_async = in_thread(rank_many)
     try_rank_many_async = in_thread(try_rank_many)
+
+    @property
+    def tokenization(self) -> Tokenization | None:
+        """What `TokenStore.check` holds a store to; None: the model takes none."""
+        return self._assembly.tokenization(self._name)
 
     def _rank(
         self,

@@ -13,7 +13,7 @@ from packrank.arguments import check_str, checked_count, listed
 from packrank.drop_in.keywords import device_names, refuse_remote_code
 from packrank.errors import InputError
 from packrank.reranker import Reranker
-from packrank.text.pairs import is_pair, texts_of
+from packrank.text.pairs import is_pair, plain_texts_of, texts_of
 
 # What FlagEmbedding puts before query and passage of a decoder; its template has them.
 _TEMPLATES_OWN = ("A: ", "B: ")
@@ -206,7 +206,8 @@ class FlagReranker:
     def _instructed(self, pair: Any) -> Any:
         if self._around == [None, None]:
             return pair
+        texts = texts_of(pair) if self._around[1] is None else plain_texts_of(pair)
         return tuple(
             text if around is None else around[0].format(around[1], text)
-            for around, text in zip(self._around, texts_of(pair), strict=True)
+            for around, text in zip(self._around, texts, strict=True)
         )

@@ -14,7 +14,7 @@ from packrank.errors import InputError, PairError
 from packrank.late.attached import per_token
 from packrank.late.token_vectors import TokenVectors
 from packrank.request import Ranked
-from packrank.text.pairs import texts_of
+from packrank.text.pairs import plain_texts_of
 from packrank_kernels import TokenEmbeddings, maxsim
 
 # Pairs whose documents' vectors are held at once: 256 * 180 tokens * 128 floats are 24 MB.
@@ -48,7 +48,7 @@ def score_texts(
     sound: list[_Pair] = []
     for index, pair in enumerate(pairs):
         try:
-            sound.append((index, *texts_of(pair)))
+            sound.append((index, *plain_texts_of(pair)))
         except InputError as error:
             failures[index] = str(error)
     for run in _runs(sound):
@@ -109,7 +109,7 @@ def rank_alike(
     sound: list[tuple[int, str]] = []
     for index, document in enumerate(given):
         try:
-            sound.append((index, texts_of(("", document))[1]))
+            sound.append((index, plain_texts_of(("", document))[1]))
         except InputError as error:
             unusable[index] = str(error)
     for start in range(0, len(sound), _PAIRS_AT_ONCE):

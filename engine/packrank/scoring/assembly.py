@@ -12,6 +12,7 @@ from packrank.checkpoint.config import ModelConfig, load_config
 from packrank.checkpoint.kind import RERANKERS, expect
 from packrank.checkpoint.modules import encoder_folder
 from packrank.checkpoint.scoring_modules import ScoringModules
+from packrank.documents import Tokenization
 from packrank.errors import InputError
 from packrank.models import CausalSettings, load_model
 from packrank.scoring.recognition import Scoring, recognise
@@ -92,6 +93,11 @@ class Assembly:
         """The name of the template that pairs go into; None: into none."""
         used = self.scoring.template
         return next((name for name, one in TEMPLATES.items() if one is used), None)
+
+    def tokenization(self, name: str) -> Tokenization | None:
+        """How a document becomes ids, by the model of this name; None: not by itself."""
+        found = self.layout.tokenization
+        return None if found is None else replace(found, name=name)
 
     @property
     def exit_settings(self) -> dict[str, Any]:

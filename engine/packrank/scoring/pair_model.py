@@ -19,6 +19,7 @@ from packrank.arguments import (
 )
 from packrank.checkpoint.config import Activation
 from packrank.checkpoint.hub import HubOptions, resolve
+from packrank.documents import Document
 from packrank.errors import InputError, PairError
 from packrank.runtime.device import Devices, choose_devices
 from packrank.runtime.fleet import Recipe, run_on
@@ -233,7 +234,7 @@ class PairModel(Reopened):
 
     def score(
         self,
-        pairs: Sequence[tuple[str, str]],
+        pairs: Sequence[tuple[str, Document]],
         *,
         activation: Activation | None = None,
         cutoff_layers: int | Sequence[int] | None = None,
@@ -273,7 +274,7 @@ class PairModel(Reopened):
 
     def try_score(
         self,
-        pairs: Sequence[tuple[str, str]],
+        pairs: Sequence[tuple[str, Document]],
         *,
         activation: Activation | None = None,
         cutoff_layers: int | Sequence[int] | None = None,
@@ -298,7 +299,7 @@ class PairModel(Reopened):
 
     def score_stream(
         self,
-        batches: Iterable[Sequence[tuple[str, str]]],
+        batches: Iterable[Sequence[tuple[str, Document]]],
         *,
         cutoff_layer: int | None = None,
     ) -> LogitStream:

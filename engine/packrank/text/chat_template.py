@@ -14,6 +14,7 @@ import numpy as np
 from packrank.arguments import check_text
 from packrank.checkpoint.files import field as value_of
 from packrank.checkpoint.files import read_object, shown
+from packrank.documents import Text
 from packrank.errors import InputError, ModelError
 from packrank.request import Int32, Pack
 from packrank.text.chat_sandbox import Compiled
@@ -156,12 +157,18 @@ class ChatLayout:
                 "more"
             )
 
-    def lay_out(self, pairs: list[tuple[str, str]]) -> tuple[Pack, dict[int, str]]:
+    @property
+    def tokenization(self) -> None:
+        """None: a prompt is tokenized whole."""
+        return None
+
+    def lay_out(self, pairs: list[tuple[str, Text]]) -> tuple[Pack, dict[int, str]]:
         """Sequences of pairs: see `PairLayout`."""
         failures: dict[int, str] = {}
         places, sides = [], []
         around: dict[str, tuple[str, str, str]] = {}
         for place, (query, document) in enumerate(pairs):
+            assert isinstance(document, str)  # there are no tokens that it could be given as
             try:
                 if query not in around:
                     around[query] = self._around(query)

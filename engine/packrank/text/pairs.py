@@ -1,15 +1,16 @@
 """Pairs to sequences, a window at a time: the next is tokenized while this one is scored."""
 
-import itertools
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import chain
 from typing import Any, Protocol
 
 import numpy as np
 
 from packrank.ahead import Ahead
 from packrank.arguments import check_text
-from packrank.documents import document_of
+from packrank.documents import Text, Tokenization, TokenizedText, document_of
 from packrank.errors import InputError
 from packrank.request import Pack, spread
 from packrank.text.tokenizer import Tokenizer, batches, failed_rows
@@ -31,11 +32,17 @@ class PairLayout(Protocol):
         """Most tokens of a pair, as those who trained the model count them."""
         ...
 
-    def lay_out(self, pairs: list[tuple[str, str]]) -> tuple[Pack, dict[int, str]]:
+    @property
+    def tokenization(self) -> Tokenization | None:
+        """How a document becomes ids; None where other texts have a part in them."""
+        ...
+
+    def lay_out(self, pairs: list[tuple[str, Text]]) -> tuple[Pack, dict[int, str]]:
         """Sequences of pairs.
 
         Args:
-            pairs: N (query, document) pairs of valid texts. Every distinct text is tokenized once.
+            pairs: N (query, document) pairs of valid texts, or of a text and tokens that were made
+                by `tokenization`. Every distinct text is tokenized once.
 
         Returns:
             Sequences of those that fit, in order; and place -> reason of the others.
@@ -66,11 +73,16 @@ class TokenizerLayout:
     causal: bool = False
     limits: SideLimits = NO_LIMITS
 
-    def lay_out(self, pairs: list[tuple[str, str]]) -> tuple[Pack, dict[int, str]]:
+    @cached_property
+    def tokenization(self) -> Tokenization:
+        """How a document becomes ids: by itself."""
+        return Tokenization("this model", self.tokenizer.fingerprint)
+
+    def lay_out(self, pairs: list[tuple[str, Text]]) -> tuple[Pack, dict[int, str]]:
         """Sequences of pairs: see `PairLayout`."""
         sides = [(self.prompt + query, document) for query, document in pairs]
-        places_of: dict[str, int] = {}
-        for text in itertools.chain.from_iterable(sides):
+        places_of: dict[Text, int] = {}
+        for text in chain.from_iterable(sides):
             places_of.setdefault(text, len(places_of))
         texts, reasons = self.tokenizer.try_encode(list(places_of))
         failures = failed_rows(sides, reasons)
@@ -152,13 +164,17 @@ class PairReader:
 
     def _read(self, pairs: Sequence[object], places: Sequence[int]) -> "Window":
         window = Window()
-        texts: dict[int, tuple[str, str]] = {}
+        texts: dict[int, tuple[str, Text]] = {}
         for index in places:
             try:
-                texts[index] = texts_of(pairs[index])
+                query, document = texts_of(pairs[index])
+                if isinstance(document, TokenizedText):
+                    self._check(document)
+                texts[index] = query, document
             except InputError as error:
                 window.failures[index] = str(error)
-        reasons = _unusable({text for pair in texts.values() for text in pair})
+        every = chain.from_iterable(texts.values())
+        reasons = _unusable({text for text in every if isinstance(text, str)})
         for index in [i for i, pair in texts.items() if not reasons.keys().isdisjoint(pair)]:
             query, document = texts.pop(index)
             window.failures[index] = reasons.get(query) or reasons[document]
@@ -174,6 +190,12 @@ class PairReader:
         window.sequences = pack
         self._drop_unusable(window)
         return window
+
+    def _check(self, document: TokenizedText) -> None:
+        """Raise InputError unless its ids are those that the layout would make of its text."""
+        refusal = document.tokenization.refusal(self.layout.tokenization)
+        if refusal is not None:
+            raise InputError(f"the document's tokens cannot be used: {refusal}")
 
     def _drop_unusable(self, window: "Window") -> None:
         """Turn sequences that the model cannot take into failures.
@@ -240,11 +262,11 @@ def without_tail(pack: Pack, token_id: int) -> Pack:
 
 
 def _size(pair: object) -> int:
-    """Characters of a pair, as far as it is one."""
+    """Characters of a pair, as far as it is one; of tokens how many they are."""
     if not isinstance(pair, tuple | list):
         return 0
-    texts = [one if isinstance(one, str) else _text_of(one) for one in pair]
-    return sum([len(text) for text in texts if isinstance(text, str)])
+    texts = [one if isinstance(one, Text) else _text_of(one) for one in pair]
+    return sum([len(text) for text in texts if isinstance(text, Text)])
 
 
 def _text_of(document: object) -> object:
@@ -257,16 +279,16 @@ def _text_of(document: object) -> object:
 def is_pair(value: Any) -> bool:
     """Whether it is one pair, which stands for itself where several may be given.
 
-    Of texts, or of a text and a mapping.
+    Of texts, or of a text and tokens or a mapping.
     """
     is_sequence = isinstance(value, tuple | list) or getattr(value, "ndim", 0) == 1
     if not is_sequence or len(value) != 2 or not isinstance(value[0], str):
         return False
-    return isinstance(value[1], str | Mapping)
+    return isinstance(value[1], Text | Mapping)
 
 
-def texts_of(pair: Any) -> tuple[str, str]:
-    """The query and the document of a pair; InputError if it is none."""
+def texts_of(pair: Any) -> tuple[str, Text]:
+    """The query and the document of a pair, or its tokens; InputError if it is none."""
     if isinstance(pair, np.ndarray) and pair.ndim == 1:
         pair = pair.tolist()
     if not isinstance(pair, tuple | list) or len(pair) != 2:
@@ -278,9 +300,17 @@ def texts_of(pair: Any) -> tuple[str, str]:
     return query, document_of(document).text
 
 
-def _unusable(texts: set[str]) -> dict[str, str]:
+def plain_texts_of(pair: Any) -> tuple[str, str]:
+    """As `texts_of`, where nothing but the text of a document can be used."""
+    query, document = texts_of(pair)
+    if not isinstance(document, str):
+        raise InputError("the document is given as tokens, and here its text is needed; pass that")
+    return query, document
+
+
+def _unusable(texts: set[str]) -> dict[Text, str]:
     """Those texts that cannot be tokenized, with the reason."""
-    reasons = {}
+    reasons: dict[Text, str] = {}
     for text in texts:
         try:
             check_text(text)

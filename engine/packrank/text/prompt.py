@@ -1,11 +1,13 @@
 """Pairs under a template: ids of the prompt, what is cut, and what pairs of one query share."""
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from packrank.arguments import check_str, check_text
+from packrank.documents import Text, Tokenization
 from packrank.errors import InputError, ModelError
 from packrank.request import Int32, Pack
 from packrank.text.layout import Layout, common_prefix, share
@@ -83,11 +85,22 @@ class PromptLayout:
         self._layout = Layout(parts, np.zeros(len(parts), dtype=np.int32))
         self._set_budget(template, len(separator), max_length, positions, limits)
 
-    def lay_out(self, pairs: list[tuple[str, str]]) -> tuple[Pack, dict[int, str]]:
+    @cached_property
+    def tokenization(self) -> Tokenization | None:
+        """How a document becomes ids: with its part of the prompt, where that stands apart."""
+        if not self._apart:
+            return None
+        return Tokenization("this model", self._tokenizer.fingerprint, *self._document)
+
+    def lay_out(self, pairs: list[tuple[str, Text]]) -> tuple[Pack, dict[int, str]]:
         """Sequences of pairs: see `PairLayout`."""
-        sides = []
+        sides: list[tuple[Text, Text]] = []
         for query, document in pairs:
-            first, second = query.join(self._query), document.join(self._document)
+            first = query.join(self._query)
+            if not isinstance(document, str):  # its part of the prompt included
+                sides.append((first, document))
+                continue
+            second = document.join(self._document)
             sides.append((first, second) if self._apart else (first + second, first))
         ids, starts, lengths, reasons = gather(self._tokenizer, sides, 2)
         # The closing comes between what is laid out and what is only compared with, if anything is.
@@ -220,20 +233,20 @@ class PromptLayout:
 
 
 def gather(
-    tokenizer: Tokenizer, sides: Sequence[tuple[str, ...]], width: int
+    tokenizer: Tokenizer, sides: Sequence[tuple[Text, ...]], width: int
 ) -> tuple[Int32, NDArray[np.int64], NDArray[np.int64], dict[int, str]]:
     """Ids of texts, each distinct one tokenized once.
 
     Args:
         tokenizer: any.
-        sides: N tuples of S texts.
+        sides: N tuples of S texts, or tokens.
         width: S.
 
     Returns:
         The ids of all, [N, S] where those of each text start among them, and [N, S] how many; and
         place -> reason of tuples with a text that the tokenizer fails on.
     """
-    places_of: dict[str, int] = {}
+    places_of: dict[Text, int] = {}
     chosen = [[places_of.setdefault(text, len(places_of)) for text in side] for side in sides]
     texts, reasons = tokenizer.try_encode(list(places_of))
     sizes = np.array([len(ids) for ids in texts], dtype=np.int64)

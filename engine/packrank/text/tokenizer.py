@@ -1,5 +1,6 @@
 """Texts to sequences: each text tokenized once, pairs joined from ids, truncation on ids."""
 
+import hashlib
 from collections import abc
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +22,7 @@ from packrank.checkpoint.tokenizer_files import (
     special_tokens,
     truncation_side,
 )
+from packrank.documents import Text, TokenizedText
 from packrank.errors import InputError, ModelError
 from packrank.request import Int32, Pack, Sequence
 from packrank.text.layout import Layout
@@ -135,11 +137,16 @@ class Tokenizer:
         """
         return (self._pair if pair else self._single).num_special
 
-    def try_encode(self, texts: abc.Sequence[str]) -> tuple[list[Int32], dict[str, str]]:
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256, in hexadecimal, of `serialized`."""
+        return hashlib.sha256(self.serialized.encode()).hexdigest()
+
+    def try_encode(self, texts: abc.Sequence[Text]) -> tuple[list[Int32], dict[Text, str]]:
         """Token ids of each text, without special tokens; every distinct text is tokenized once.
 
         Args:
-            texts: any strings, the empty one included.
+            texts: any strings, the empty one included; or tokens, which pass through.
 
         Returns:
             One [L] int32 array a text; equal texts share theirs. And text -> reason of those that
@@ -148,9 +155,10 @@ class Tokenizer:
         Raises:
             InputError: a text is not valid Unicode (see `check_text`).
         """
-        ids: dict[str, Int32] = {}
-        failures: dict[str, str] = {}
-        for part in batches(list(dict.fromkeys(texts)), len, _TEXTS_AT_ONCE, _CHARACTERS_AT_ONCE):
+        ids: dict[Text, Int32] = {x: x.token_ids for x in texts if isinstance(x, TokenizedText)}
+        failures: dict[Text, str] = {}
+        plain = [text for text in dict.fromkeys(texts) if isinstance(text, str)]
+        for part in batches(plain, len, _TEXTS_AT_ONCE, _CHARACTERS_AT_ONCE):
             for text in part:
                 check_text(text)
             for text, found in zip(part, self._read(part, failures), strict=True):
@@ -191,7 +199,7 @@ class Tokenizer:
         except BaseException as error:
             raise InputError(_reason(error)) from error
 
-    def _read(self, texts: abc.Sequence[str], failures: dict[str, str]) -> list[Int32]:
+    def _read(self, texts: abc.Sequence[str], failures: dict[Text, str]) -> list[Int32]:
         """Ids of texts, one by one if the library fails on them together."""
         try:
             encodings = self._backend.encode_batch_fast(texts, add_special_tokens=False)
@@ -345,7 +353,7 @@ def batches(
 
 
 def failed_rows(
-    rows: abc.Iterable[tuple[str, ...]], reasons: abc.Mapping[str, str]
+    rows: abc.Iterable[tuple[Text, ...]], reasons: abc.Mapping[Text, str]
 ) -> dict[int, str]:
     """Place -> reason of rows of texts, one of which `try_encode` gave a reason for."""
     if not reasons:

@@ -45,6 +45,7 @@ def test_the_surface_of_the_engine() -> None:
         "StoreWriter",
         "Summary",
         "TEMPLATES",
+        "TokenStore",
         "Work",
         "__version__",
         "get_num_threads",
@@ -155,6 +156,8 @@ SIGNATURES = {
     packrank.StoreWriter.append: "self, ids, documents, lengths=None",
     packrank.StoreWriter.commit: "self",
     packrank.StoreWriter.close: "self",
+    packrank.TokenStore.open: "path, *, verify=True",
+    packrank.TokenStore.check: "self, wanted",
     packrank.maxsim: (
         "queries, documents, candidates=None, top_k=None, *, mask=None, exact=False, device=None"
     ),

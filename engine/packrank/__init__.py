@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from packrank.reranker import Reranker
     from packrank.stores.store import Store
     from packrank.stores.streaming import maxsim
+    from packrank.stores.token_store import TokenStore
     from packrank.stores.writer import StoreWriter
     from packrank.text.templates import TEMPLATES
     from packrank.work import Work
@@ -54,6 +55,7 @@ else:
         "StoreError": "packrank.errors",
         "StoreWriter": "packrank.stores.writer",
         "Summary": "packrank.jobs.settings",
+        "TokenStore": "packrank.stores.token_store",
         "Work": "packrank.work",
         "get_num_threads": "packrank_kernels",
         "maxsim": "packrank.stores.streaming",
@@ -93,6 +95,7 @@ __all__ = [
     "StoreError",
     "StoreWriter",
     "Summary",
+    "TokenStore",
     "Work",
     "__version__",
     "get_num_threads",

@@ -3,7 +3,7 @@
 PackrankError
 ├── ModelError       a model folder or name cannot be used
 │   └── RangeError   its weights do not fit the range of a dtype
-├── StoreError       token embeddings on disk cannot be read or written
+├── StoreError       token embeddings or token ids on disk cannot be read or written
 └── InputError       a call's arguments cannot be scored
     └── PairError    one pair cannot be scored; `.index` says which
 """
@@ -22,7 +22,7 @@ class RangeError(ModelError):
 
 
 class StoreError(PackrankError):
-    """Token embeddings on disk cannot be read, or cannot be written."""
+    """Token embeddings or token ids on disk cannot be read, or cannot be written."""
 
 
 class InputError(PackrankError, ValueError):

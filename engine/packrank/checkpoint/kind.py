@@ -21,6 +21,7 @@ Kind = Literal[
     "encoder",
     "sparse encoder",
     "store",
+    "token store",
     "index",
 ]
 RERANKERS: tuple[Kind, ...] = ("cross-encoder", "modular cross-encoder", "decoder")
@@ -46,6 +47,7 @@ PYLATE_KEYS = (
 # What stores and indexes are known by: the manifest of the one; the centroids of ColBERT's and of
 # fast-plaid's, the latter in a folder of its own where PyLate made it.
 STORE_FILE = "store.json"
+TOKEN_IDS = "token ids"  # the format that it names in a store of those
 COLBERT_FILE = "centroids.pt"
 FAST_PLAID_FILE = "centroids.npy"
 PYLATE_FOLDER = "fast_plaid_index"
@@ -86,6 +88,10 @@ _MEANINGS: dict[Kind, tuple[str, str]] = {
         "a store of token embeddings",
         "name the model that encoded it, and give it as store= (--store)",
     ),
+    "token store": (
+        "a store of token ids",
+        "name the model that it was made for, whose Reranker scores them",
+    ),
     "index": (
         "an index of ColBERT, PLAID or fast-plaid",
         "name the model that encoded it, and give it as store= (--store)",
@@ -107,7 +113,7 @@ def kind_of(folder: Path) -> Kind:
     """
     if not (folder / "config.json").exists() and not (folder / "modules.json").exists():
         if (folder / STORE_FILE).is_file():
-            return "store"
+            return _of_store(folder / STORE_FILE)
         inside = f"{PYLATE_FOLDER}/{FAST_PLAID_FILE}"
         if any((folder / name).is_file() for name in (COLBERT_FILE, FAST_PLAID_FILE, inside)):
             return "index"
@@ -131,6 +137,14 @@ def kind_of(folder: Path) -> Kind:
     if config.decoder is not None:
         return "decoder"
     return "cross-encoder" if config.is_classifier else "encoder"
+
+
+def _of_store(manifest: Path) -> Kind:
+    """What a store is of, by its manifest; who opens it says what is wrong with that."""
+    try:
+        return "token store" if read_object(manifest).get("format") == TOKEN_IDS else "store"
+    except ModelError:
+        return "store"
 
 
 def _is_projected(folder: Path, modules: list[Module]) -> bool:

@@ -1,4 +1,4 @@
-"""packrank rank | score | encode | explain | calibrate | verify | info.
+"""packrank rank | score | encode | tokenize | explain | calibrate | verify | info.
 
 Exit status: 0 all was done; 1 some records could not be used and the rest was scored; 2 it could
 not be done, or not be finished, and one sentence on stderr says why; 3 the same, for a reason that
@@ -98,6 +98,8 @@ def _run(args: argparse.Namespace) -> int:
         from packrank.commands.score import run
     elif args.command == "encode":
         from packrank.commands.encode import run
+    elif args.command == "tokenize":
+        from packrank.commands.tokenize import run
     elif args.command == "explain":
         from packrank.commands.explain import run
     elif args.command == "calibrate":

@@ -28,6 +28,7 @@ from packrank.scoring.assembly import check_weights as check_reranker
 from packrank.scoring.recognition import Scoring, recognise
 from packrank.scoring.sentence_transformers import open_tokenizer
 from packrank.stores.store import Store
+from packrank.stores.token_store import TokenStore
 from packrank.text.templates import TEMPLATES
 from packrank.text.tokenizer import Tokenizer
 
@@ -41,10 +42,14 @@ _INSTRUCTION_SETS = (
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit status."""
     check_stdout()
+    is_store = args.model is not None and Store.is_one(args.model)
+    kind = kind_of(Path(args.model)) if is_store else None
     if args.model is None:
         lines = describe_machine()
-    elif Store.is_one(path := Path(args.model)) and kind_of(path) in ("store", "index"):
+    elif kind in ("store", "index"):
         lines = describe_store(Store.open(args.model))
+    elif kind == "token store":
+        lines = describe_tokens(TokenStore.open(args.model))
     else:
         lines = describe_model(folder_of(args.model))
     for line in lines:
@@ -172,6 +177,20 @@ def describe_store(store: Store) -> Iterator[str]:
     where = "mapped" if store.is_mapped else "read into memory"
     yield f"size             {store.num_tokens * per_token / 1e6:,.1f} MB, {where}"
     yield f"complete         {'yes' if store.complete else 'no; packrank encode goes on with it'}"
+
+
+def describe_tokens(store: TokenStore) -> Iterator[str]:
+    """What a store of token ids holds, and whose."""
+    how = store.tokenization
+    yield f"store            {store.path}"
+    yield f"tokenized by     {how.name}"
+    if how.before or how.after:
+        yield f"each reads       {f'{how.before}...{how.after}'!r}"
+    yield "format           token ids, 4 bytes a token"
+    yield f"documents        {len(store):,}"
+    yield f"tokens           {store.num_tokens:,}"
+    yield f"size             {store.num_tokens * 4 / 1e6:,.1f} MB, mapped"
+    yield f"complete         {'yes' if store.complete else 'no; packrank tokenize goes on with it'}"
 
 
 def _describe_backends(device: torch.device, dtype: torch.dtype) -> Iterator[str]:

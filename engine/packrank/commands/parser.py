@@ -44,6 +44,14 @@ with --append all of another file. A file that was encoded whole is not encoded 
 document length and format must be those of the store.
 """
 
+_TOKENIZE = """\
+Tokenize documents, whole, and keep their token ids in a folder, the store, for the reranker MODEL
+and others with the same tokenizer.
+
+Run it again after it was stopped, with the same arguments, and it goes on; run it on a store that
+is there, and documents are appended, as by packrank encode. The tokenizer must be the same.
+"""
+
 _CALIBRATE = """\
 Score candidates of your own queries after every exit layer of a model, and measure by what margin a
 candidate may be behind there and still come back. The queries are split in two at random: margins
@@ -64,6 +72,7 @@ def parser() -> argparse.ArgumentParser:
     _add_rank(commands)
     add_score(commands)
     _add_encode(commands)
+    _add_tokenize(commands)
     _add_explain(commands)
     _add_calibrate(commands)
     _add_verify(commands)
@@ -193,15 +202,7 @@ def _add_encode(commands: Commands) -> None:
         description=_ENCODE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
-    parser.add_argument(
-        "documents",
-        metavar="DOCUMENTS",
-        help=f'{RECORDS} with "text" (and "title", "id" or "_id"), or one document a line; - for '
-        "standard input. A document without id has the number of its line, row or element, counted "
-        "on from file to file",
-    )
-    parser.add_argument("store", metavar="STORE", help="a folder; made if it is not there")
+    _add_filling(parser)
     parser.add_argument(
         "--format",
         choices=VECTOR_FORMATS,
@@ -213,6 +214,34 @@ def _add_encode(commands: Commands) -> None:
         metavar="N",
         help="of 8bit to 1bit, when the store is made (default: as many as ColBERT takes)",
     )
+    add_length_option(parser, "document")
+    add_device_options(parser, "auto, cpu, cuda or cuda:N")
+
+
+def _add_tokenize(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "tokenize",
+        help="keep the token ids of documents in a store",
+        description=_TOKENIZE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_filling(parser)
+    parser.add_argument(
+        "--template", metavar="NAME", help='of a decoder\'s input, or "pair" for none'
+    )
+
+
+def _add_filling(parser: argparse.ArgumentParser) -> None:
+    """What documents go into a store."""
+    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+    parser.add_argument(
+        "documents",
+        metavar="DOCUMENTS",
+        help=f'{RECORDS} with "text" (and "title", "id" or "_id"), or one document a line; - for '
+        "standard input. A document without id has the number of its line, row or element, counted "
+        "on from file to file",
+    )
+    parser.add_argument("store", metavar="STORE", help="a folder; made if it is not there")
     parser.add_argument(
         "--input-format",
         choices=FORMATS,
@@ -221,12 +250,10 @@ def _add_encode(commands: Commands) -> None:
     parser.add_argument(
         "--append",
         action="store_true",
-        help="append all of DOCUMENTS if it does not begin with the lines encoded last; the rest "
-        "of an unfinished file is given up",
+        help="append all of DOCUMENTS if it does not begin with the lines added last; the rest of "
+        "an unfinished file is given up",
     )
     parser.add_argument("--quiet", action="store_true", help="no progress, no summary")
-    add_length_option(parser, "document")
-    add_device_options(parser, "auto, cpu, cuda or cuda:N")
 
 
 def _add_explain(commands: Commands) -> None:

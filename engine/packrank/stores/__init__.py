@@ -1,1 +1,1 @@
-"""Token embeddings on disk: written, read, and scored where they do not fit in memory."""
+"""Token embeddings and token ids on disk: written, read, scored where they do not fit in memory."""

@@ -22,6 +22,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from packrank.checkpoint.kind import TOKEN_IDS
 from packrank.errors import StoreError
 from packrank.stores import disk
 from packrank.stores.files import folder_path
@@ -34,11 +35,12 @@ from packrank.stores.manifest import (
     UNFINISHED,
     Manifest,
     Source,
+    check_kind,
     check_sizes,
     check_sums,
 )
 from packrank.stores.segments import Growth
-from packrank.stores.store import Store, read_codec
+from packrank.stores.store import read_codec, stored_ids
 from packrank_kernels import BITS, FORMATS, Codec, TokenEmbeddings
 
 # What a writer makes before the first manifest is there.
@@ -57,14 +59,19 @@ class Appender:
         manifest: as of the last commit; None before `create`.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, of_tokens: bool = False) -> None:
         """Take the folder, which is made if it is not there.
+
+        Args:
+            path: of the folder.
+            of_tokens: it holds token ids, or will, and no embeddings.
 
         Raises:
             InputError: the path is none.
             StoreError: somebody else writes to it, it cannot be written to, it is damaged, or it
                 holds something else.
         """
+        self._of_tokens = of_tokens
         self.path = folder_path(path)
         self.manifest: Manifest | None = None
         self._codec: Codec | None = None
@@ -108,12 +115,13 @@ class Appender:
         values = self.path / FILES[0]
         if values.exists() and values.stat().st_size:
             raise StoreError(
-                f"{self.path} holds vectors and no {MANIFEST}; bring that back, or name another "
+                f"{self.path} holds documents and no {MANIFEST}; bring that back, or name another "
                 "folder"
             )
 
     def _open(self) -> None:
         self.manifest = Manifest.load(self.path)
+        check_kind(self.path, self.manifest, self._of_tokens)
         check_sizes(self.path, self.manifest)
         check_sums(self.path, self.manifest)
         if self.manifest.codec_crc32 is not None:
@@ -130,9 +138,10 @@ class Appender:
         """Begin a store of no documents, where there is none, and commit it.
 
         Args:
-            format: as of `TokenEmbeddings`.
-            size: D.
-            model: what encodes; anything JSON can hold, "vectors" tells models apart.
+            format: as of `TokenEmbeddings`; of token ids `TOKEN_IDS`.
+            size: D; of token ids 1.
+            model: what encodes; anything JSON can hold, "vectors" tells models apart. Of token ids
+                what `Tokenization` has.
             codec: of residual codes (8bit, 4bit, 2bit, 1bit).
 
         Raises:
@@ -140,7 +149,7 @@ class Appender:
                 something else by now.
         """
         assert self.manifest is None
-        if format not in FORMATS:
+        if format not in ((TOKEN_IDS,) if self._of_tokens else FORMATS):
             raise StoreError(f"there is no format {format!r}; there are {', '.join(FORMATS)}")
         fits = (None if codec is None else codec.bits) == BITS.get(format)
         if not fits or (codec is not None and codec.size != size):
@@ -178,7 +187,7 @@ class Appender:
 
         Args:
             ids: any strings, of which none is there yet.
-            documents: [L, D] each, on one device; finite.
+            documents: [L, D] each, on one device; finite. Of token ids [L, 1] int32.
             cut: how many were longer than their model read them; None if nobody counted.
 
         Raises:
@@ -200,14 +209,14 @@ class Appender:
         if not ids:
             return
         growth = self._growth
-        encoded = self._encode(documents)
+        values, scales, codes = self._encode(documents)
         raw = [id.encode() for id in ids]
-        token_ends = encoded.cu_seqlens[1:].cpu().numpy().astype("<i8") + growth.tokens
+        token_ends = np.cumsum([len(x) for x in documents], dtype="<i8") + growth.tokens
         id_ends = np.cumsum([len(id) for id in raw], dtype="<i8") + growth.id_bytes
         parts = {
-            "values.bin": _bytes_of(encoded.values),
-            "scales.bin": None if encoded.scales is None else _bytes_of(encoded.scales),
-            "codes.bin": None if encoded.codes is None else _bytes_of(encoded.codes),
+            "values.bin": _bytes_of(values),
+            "scales.bin": None if scales is None else _bytes_of(scales),
+            "codes.bin": None if codes is None else _bytes_of(codes),
             "cu_seqlens.bin": memoryview(token_ends.tobytes()),
             "ids.bin": memoryview(b"".join(raw)),
             "id_offsets.bin": memoryview(id_ends.tobytes()),
@@ -309,15 +318,21 @@ class Appender:
 
     def _ids(self) -> set[bytes]:
         if self._seen is None:
-            there = [] if self.manifest is None else Store.open(self.path, verify=False).ids
+            there = [] if self.manifest is None else stored_ids(self.path, self.manifest)
             self._seen = set(map(_digest, there))
         return self._seen
 
-    def _encode(self, documents: Sequence[Tensor]) -> TokenEmbeddings:
-        """Residuals are those of directions, so that any length of vectors fits one codec."""
+    def _encode(self, documents: Sequence[Tensor]) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Values, scales and codes, as far as the format has them.
+
+        Residuals are those of directions, so that any length of vectors fits one codec.
+        """
         assert self.manifest is not None
+        if self._of_tokens:
+            return torch.cat(list(documents)), None, None
         if self._codec is None:
-            return TokenEmbeddings.encode(documents, self.manifest.format)
+            encoded = TokenEmbeddings.encode(documents, self.manifest.format)
+            return encoded.values, encoded.scales, encoded.codes
         device = documents[0].device
         if device not in self._codecs:
             self._codecs[device] = self._codec.to(device)
@@ -327,7 +342,7 @@ class Appender:
         parts = torch.split(directions, [len(document) for document in documents])
         encoded = TokenEmbeddings.encode(parts, self.manifest.format, self._codecs[device])
         assert encoded.scales is not None
-        return replace(encoded, scales=encoded.scales * norms)
+        return encoded.values, encoded.scales * norms, encoded.codes
 
     def _replace(self, manifest: Manifest) -> None:
         """The new manifest in place of the old one, in one step, and on the disk."""

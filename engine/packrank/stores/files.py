@@ -37,6 +37,27 @@ def folder_path(path: str | os.PathLike[str]) -> Path:
     return Path(named)
 
 
+def present_folder(path: str | os.PathLike[str], maker: str) -> Path:
+    """A folder that a caller names, and that is there.
+
+    Args:
+        path: as `folder_path` takes it.
+        maker: the command that makes such folders, for the message.
+
+    Raises:
+        InputError: it is no path.
+        StoreError: there is no folder.
+    """
+    folder = folder_path(path)
+    try:
+        if not folder.is_dir():
+            kind = "is no folder" if folder.exists() else "is not there"
+            raise StoreError(f"{folder} {kind}; pass a folder made by {maker}")
+    except OSError as error:
+        raise StoreError(f"{folder} cannot be opened: {error.strerror}") from None
+    return folder
+
+
 def is_file(path: Path) -> bool:
     """Whether there is a regular file; False where that cannot be told."""
     try:

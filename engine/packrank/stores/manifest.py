@@ -10,10 +10,11 @@
 | store.json | the manifest |
 | lock | nothing; who writes holds it |
 
-All numbers are little-endian. Files only grow, and what lies beyond the totals of the manifest does
-not count: a document is there once the manifest that tells of it is. A segment ends with the
-document that brings it to so many tokens, and then has its record; that of the last, which has not
-ended, is in the manifest. So the bytes follow from the documents, whenever they were committed.
+All numbers are little-endian. A store of token ids has them in values.bin, [T] int32. Files only
+grow, and what lies beyond the totals of the manifest does not count: a document is there once the
+manifest that tells of it is. A segment ends with the document that brings it to so many tokens, and
+then has its record; that of the last, which has not ended, is in the manifest. So the bytes follow
+from the documents, whenever they were committed.
 
 Version 1 had no `tail` and no `cut`; its segments ended wherever something was committed.
 """
@@ -30,7 +31,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from packrank.checkpoint.kind import STORE_FILE
+from packrank.checkpoint.kind import STORE_FILE, TOKEN_IDS
 from packrank.errors import StoreError
 from packrank.stores.files import MappedFile, read
 from packrank_kernels import FORMATS, get_num_threads
@@ -44,7 +45,10 @@ SEGMENTS = "segments.bin"
 LOCK = "lock"
 FILES = ("values.bin", "scales.bin", "codes.bin", "cu_seqlens.bin", "ids.bin", "id_offsets.bin")
 COLUMNS = 3 + len(FILES)
-_BITS = {"float32": 32, "float16": 16, "bfloat16": 16, "int8": 8}
+# Of a number of values.bin.
+_BITS = {"float32": 32, "float16": 16, "bfloat16": 16, "int8": 8, TOKEN_IDS: 32}
+# What a manifest says of who made token ids.
+_TOKENIZATION = ("name", "tokenizer", "before", "after")
 # Far beyond any store, and its products far below 2**63: what is computed from a manifest is exact.
 MOST_DIMENSIONS = 1 << 20
 _MOST_COUNTED = 1 << 45
@@ -85,9 +89,10 @@ class Manifest:
     """What counts of a store.
 
     Attributes:
-        format: as of `TokenEmbeddings`.
-        size: D.
-        model: what encoded it, if that is known; "vectors" tells models apart.
+        format: as of `TokenEmbeddings`, or `TOKEN_IDS`.
+        size: D; of token ids 1.
+        model: what encoded it, if that is known; "vectors" tells models apart. Of token ids what
+            `Tokenization` has.
         codec_crc32: of codec.safetensors, None where the format has no codec.
         documents: N.
         tokens: T.
@@ -156,7 +161,8 @@ class Manifest:
         counts = (self.documents, self.tokens, self.id_bytes, self.segments)
         model, source = self.model or {}, self.source
         return (
-            self.format in FORMATS
+            self.format in (*FORMATS, TOKEN_IDS)
+            and (not self.is_of_tokens or self._says_how())
             and (self.model is None or isinstance(self.model, dict))
             and all(
                 isinstance(model.get(part, ""), str) for part in ("name", "vectors", "fingerprint")
@@ -176,6 +182,16 @@ class Manifest:
             and (self.cut is None or _is_count(self.cut, self.documents))
             and (source is None or source.is_sound())
         )
+
+    def _says_how(self) -> bool:
+        return self.size == 1 and all(
+            isinstance((self.model or {}).get(part), str) for part in _TOKENIZATION
+        )
+
+    @property
+    def is_of_tokens(self) -> bool:
+        """Whether its numbers are token ids, and no embeddings."""
+        return self.format == TOKEN_IDS
 
     @property
     def is_residual(self) -> bool:
@@ -214,6 +230,19 @@ class Manifest:
         sizes = self.extents(self.documents, self.tokens, self.id_bytes)
         named = {name: size for name, size in zip(FILES, sizes, strict=True) if size is not None}
         return {**named, SEGMENTS: 8 * COLUMNS * self.segments}
+
+
+def check_kind(folder: Path, manifest: Manifest, of_tokens: bool) -> None:
+    """Raise StoreError unless a store holds what is wanted: token ids, or token embeddings."""
+    if manifest.is_of_tokens != of_tokens:
+        kinds = {
+            True: "token ids, from packrank tokenize",
+            False: "token embeddings, from packrank encode",
+        }
+        raise StoreError(
+            f"{folder} holds {kinds[not of_tokens]}, and what is wanted is {kinds[of_tokens]}; "
+            "name another folder"
+        )
 
 
 def check_sizes(folder: Path, manifest: Manifest) -> None:

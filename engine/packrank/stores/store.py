@@ -16,10 +16,17 @@ from packrank.arguments import listed_texts
 from packrank.checkpoint.kind import in_words
 from packrank.errors import InputError, StoreError
 from packrank.stores.document_ids import Numbers, Places, StoredIds
-from packrank.stores.files import MappedFile, folder_path, open_file, read
+from packrank.stores.files import MappedFile, folder_path, open_file, present_folder, read
 from packrank.stores.indexes import open_index
 from packrank.stores.layouts import layout_of, stores_in
-from packrank.stores.manifest import CODEC, MANIFEST, Manifest, check_sizes, check_sums
+from packrank.stores.manifest import (
+    CODEC,
+    MANIFEST,
+    Manifest,
+    check_kind,
+    check_sizes,
+    check_sums,
+)
 from packrank_kernels import Codec, TokenEmbeddings
 
 _DTYPES = {
@@ -97,13 +104,7 @@ class Store:
             StoreError: there is no store, or it is cut off, damaged, or of a newer version, or an
                 index is being written; the message names the file.
         """
-        folder = folder_path(path)
-        try:
-            if not folder.is_dir():
-                kind = "is no folder" if folder.exists() else "is not there"
-                raise StoreError(f"{folder} {kind}; pass a folder made by packrank encode")
-        except OSError as error:
-            raise StoreError(f"{folder} cannot be opened: {error.strerror}") from None
+        folder = present_folder(path, "packrank encode")
         layout = layout_of(folder)
         if layout is None:
             inside, model = stores_in(folder), in_words(folder)
@@ -133,6 +134,7 @@ class Store:
     @classmethod
     def _open(cls, folder: Path, verify: bool) -> "Store":
         manifest = Manifest.load(folder)
+        check_kind(folder, manifest, of_tokens=False)
         check_sizes(folder, manifest)
         if verify:
             check_sums(folder, manifest)
@@ -150,17 +152,14 @@ class Store:
                 values.view(tokens, manifest.row_bytes).view(
                     _DTYPES.get(manifest.format, torch.uint8)
                 ),
-                torch.from_numpy(_offsets(folder / "cu_seqlens.bin", manifest.documents, tokens)),
+                torch.from_numpy(offsets_of(folder / "cu_seqlens.bin", manifest.documents, tokens)),
                 map_part("scales", "<f4", tokens) if has_scales else None,
                 map_part("codes", "<i4", tokens) if codec is not None else None,
                 codec,
             )
         except ValueError as error:
             raise StoreError(f"{folder} is damaged: {error}") from None
-        source = folder / "id_offsets.bin"
-        offsets = _offsets(source, manifest.documents, manifest.id_bytes)
-        ids = StoredIds(folder / "ids.bin", offsets)
-        return cls(folder, embeddings, ids, manifest, mapped=mapped)
+        return cls(folder, embeddings, stored_ids(folder, manifest), manifest, mapped=mapped)
 
     @property
     def embeddings(self) -> TokenEmbeddings:
@@ -198,7 +197,7 @@ class Store:
 
     @classmethod
     def is_one(cls, path: str | os.PathLike[str]) -> bool:
-        """Whether a folder looks like a store, or an index that opens as one."""
+        """Whether a folder looks like a store, of whatever, or an index that opens as one."""
         try:
             return layout_of(folder_path(path)) is not None
         except InputError:
@@ -255,8 +254,15 @@ def read_codec(folder: Path, manifest: Manifest) -> Codec:
     return codec
 
 
-def _offsets(path: Path, count: int, end: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """[count + 1] int64 that rise from 0 to `end`, read into memory."""
+def stored_ids(folder: Path, manifest: Manifest) -> StoredIds:
+    """The ids of a store's documents; StoreError if they are damaged."""
+    source = folder / "id_offsets.bin"
+    offsets = offsets_of(source, manifest.documents, manifest.id_bytes)
+    return StoredIds(folder / "ids.bin", offsets)
+
+
+def offsets_of(path: Path, count: int, end: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """[count + 1] int64 that rise from 0 to `end`, read into memory; StoreError if they do not."""
     with os.fdopen(open_file(path), "rb") as file:
         offsets = np.fromfile(file, "<i8", count + 1).astype(np.int64, copy=False)
     if len(offsets) <= count:

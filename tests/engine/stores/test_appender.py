@@ -46,7 +46,7 @@ def test_vectors_without_a_manifest_stay(tmp_path: Path) -> None:
     folder = write(tmp_path / "store")
     (folder / "store.json").rename(tmp_path / "store.json")
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    with pytest.raises(StoreError, match=r"holds vectors and no store\.json; bring that back"):
+    with pytest.raises(StoreError, match=r"holds documents and no store\.json; bring that back"):
         Appender(folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     (tmp_path / "store.json").rename(folder / "store.json")

@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
         _log(args.json_log) as log,
         progress(None, "rows", args.quiet) as bar,
     ):
-        watch = _Progress(bar, left_out, log)
+        watch = _Progress(bar, left_out, log, args.quiet)
         try:
             for source in args.input:
                 check_no_source(args.output, source)
@@ -56,6 +56,7 @@ def _job(model: Scorer, args: argparse.Namespace) -> Job:
         args.output,
         queries=args.queries,
         documents=args.documents,
+        tokens=args.tokens,
         input_format=args.input_format,
         output_format=args.output_format,
         query_column=args.query_column,
@@ -73,9 +74,9 @@ def _job(model: Scorer, args: argparse.Namespace) -> Job:
 class _Progress:
     """Progress of a job on a bar and in a log."""
 
-    def __init__(self, bar: Any, left_out: LeftOut, log: TextIO | None) -> None:
+    def __init__(self, bar: Any, left_out: LeftOut, log: TextIO | None, quiet: bool) -> None:
         self._bar, self._left_out, self._log = bar, left_out, log
-        self._logged_at = monotonic()
+        self._logged_at, self._is_quiet = monotonic(), quiet
         self._goes_on = self._has_part = False
 
     def stopped(self) -> None:
@@ -84,6 +85,11 @@ class _Progress:
             say("packrank: stopped; what was scored is safe, and the same command goes on")
         elif not self._has_part:
             say("packrank: stopped")
+
+    def say(self, sentence: str) -> None:
+        """See `Watch`."""
+        if not self._is_quiet:
+            say(f"packrank: {sentence}")
 
     def begin(self, total: int | None, done: int | None) -> None:
         """See `Watch`."""

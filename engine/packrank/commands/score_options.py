@@ -53,6 +53,11 @@ def add_score(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
             metavar="TABLE",
             help=f"texts of {what} by id, where INPUT has ids; a folder may hold {beir}",
         )
+    parser.add_argument(
+        "--tokens",
+        metavar="STORE",
+        help="token ids of documents by id, of packrank tokenize, in place of --documents",
+    )
     for what in ("query", "document", "score"):
         parser.add_argument(
             f"--{what}-column", metavar="NAME", help="if it is called otherwise than above"

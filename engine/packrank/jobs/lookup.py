@@ -1,4 +1,4 @@
-"""Texts by id, of a table of queries or documents: read once, kept on the disk, looked up."""
+"""Texts by id, of a table that is read once and kept on the disk; or tokens, of a token store."""
 
 import hashlib
 import os
@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 
 from packrank.checkpoint.files import shown
+from packrank.documents import TokenizedText
 from packrank.errors import InputError
 from packrank.records.file import RecordFile
 from packrank.records.formats import Format
 from packrank.records.record import Kind, Record
 from packrank.records.shapes import Problem
 from packrank.stores.document_ids import Places, StoredIds
+from packrank.stores.token_store import TokenStore
 
 _IDS = ("id", "_id")
 _BEIR = {"query": "queries.jsonl", "document": "corpus.jsonl"}
@@ -140,6 +142,33 @@ class Texts:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+class Tokens:
+    """Token ids of documents by id, of a token store; see `Texts`.
+
+    Attributes:
+        digest: of what the store holds.
+    """
+
+    def __init__(self, store: TokenStore) -> None:
+        self._store, self.digest = store, store.digest
+
+    def find(self, ids: Sequence[str]) -> dict[str, TokenizedText | Problem]:
+        """The tokens of each id, or why it has none."""
+        distinct = list(dict.fromkeys(ids))
+        return {
+            id: self._found(id, tokens)
+            for id, tokens in zip(distinct, self._store.find(distinct), strict=True)
+        }
+
+    def _found(self, id: str, tokens: TokenizedText | None) -> TokenizedText | Problem:
+        name = shown(id)
+        if tokens is None:
+            return Problem("unknown id", f"{self._store.path} has no document {name}")
+        if not len(tokens):
+            return Problem("empty text", f"the text of document {name} has no token")
+        return tokens
 
 
 def _table(path: str | Sequence[str], what: str) -> str | Sequence[str]:

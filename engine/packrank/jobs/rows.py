@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from packrank.jobs.lookup import Texts
+from packrank.jobs.lookup import Texts, Tokens
 from packrank.records.file import Part, RecordFile, Row
 from packrank.records.shapes import Asked, Problem, Shape
 
@@ -101,7 +101,7 @@ def windows(
     rows: Iterable[Read],
     shape: Shape,
     queries: Texts | None,
-    documents: Texts | None,
+    documents: Texts | Tokens | None,
     *,
     keep_rows: bool,
 ) -> Iterator[Window]:
@@ -111,7 +111,7 @@ def windows(
         rows: that are asked for.
         shape: of them.
         queries: texts of queries by id, where the rows have ids.
-        documents: texts of documents likewise.
+        documents: texts of documents, or their tokens, likewise.
         keep_rows: whether what rows say is needed afterwards.
     """
     window, asked, characters = Window(), list[Asked | Problem](), 0
@@ -144,7 +144,10 @@ def windows(
 
 
 def _filled(
-    window: Window, asked: list[Asked | Problem], queries: Texts | None, documents: Texts | None
+    window: Window,
+    asked: list[Asked | Problem],
+    queries: Texts | None,
+    documents: Texts | Tokens | None,
 ) -> Window:
     """The same with the pairs that its slots ask for."""
     sound = [one for one in asked if isinstance(one, Asked)]

@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 
 from packrank.errors import InputError, JobError
 from packrank.jobs.journal import Journal
-from packrank.jobs.lookup import Texts
-from packrank.jobs.output import Columns, Finished, finished_rows
+from packrank.jobs.lookup import Texts, Tokens
+from packrank.jobs.output import ERROR, Columns, Finished, finished_rows
 from packrank.jobs.parts import Parts, write_parts
 from packrank.jobs.ranking import Keys
 from packrank.jobs.results import Results
 from packrank.jobs.rows import Failure, Read, read_rows, windows
 from packrank.jobs.score import Scored, Scorer, num_labels, score_windows
-from packrank.jobs.settings import Settings, Silent, Summary, Watch
+from packrank.jobs.settings import Named, Settings, Silent, Summary, Watch
 from packrank.jobs.target import target_of
 from packrank.output_file import replacing
 from packrank.records.file import RecordFile, Row, nothing_in
@@ -31,6 +31,7 @@ from packrank.records.shapes import Shape, shape_of
 from packrank.reranker import Reranker
 from packrank.scoring.activations import order_of
 from packrank.stores import disk
+from packrank.stores.token_store import TokenStore
 
 _ANY = Kind("pair", is_run=True)
 
@@ -51,6 +52,7 @@ class _Run:
         columns = self._file.columns()
         if not columns:
             raise InputError(nothing_in(self._file, []))
+        self._columns = columns
         self._shape = _shape(job, self._file.name, columns)
         self._file.want(self._shape.kind)
         labels = num_labels(self._model)
@@ -64,13 +66,19 @@ class _Run:
             job.top_k,
             job.tag,
         )
-        self._texts: list[Texts | None] = []
-        for path, what in ((job.queries, "query"), (job.documents, "document")):
-            table = None if path is None else Texts(os.fspath(path), what)
-            self._texts.append(None if table is None else stack.enter_context(table))
-            for place, reason in () if table is None else table.left_out:
-                watch.fail(f"{table.name if table else ''}, {place}", "no id", reason)
+        self._queries = self._table(job.queries, "query", stack)
+        self._documents: Texts | Tokens | None = self._table(job.documents, "document", stack)
+        if job.tokens is not None:
+            self._documents = _tokens(self._model, job)
         self._stamps = self._stamped()
+
+    def _table(self, path: Named | None, what: str, stack: ExitStack) -> Texts | None:
+        if path is None:
+            return None
+        table = stack.enter_context(Texts(os.fspath(path), what))
+        for place, reason in table.left_out:
+            self._watch.fail(f"{table.name}, {place}", "no id", reason)
+        return table
 
     def whole(self) -> Summary:
         """Score and write."""
@@ -92,6 +100,11 @@ class _Run:
                 "file, or leave out --top-k and write jsonl"
             )
         writer = results.writer(file)
+        self._say_replaced()
+        self._watch.say(
+            "nothing is kept on the way of what is read or written as a stream: a run "
+            "that is stopped begins anew"
+        )
         self._watch.begin(file.num_lines(), None)
         with replacing(self._target.path, self._watch.part) as sink:
             finished = self._finished_through(sink.flush)
@@ -150,6 +163,7 @@ class _Run:
         """The rows after those that are done, which must be what they were."""
         assert journal.progress is not None
         done, digest = journal.progress.rows, b""
+        self._say_replaced()
         self._watch.begin(self._file.num_lines(), done)
         rows = read_rows(self._file, whole=False)
         for _ in range(done):
@@ -163,6 +177,12 @@ class _Run:
             raise self._changed(f"does not begin with the {done:,} rows that are done")
         self._summary.rows = self._summary.before = done
         return rows
+
+    def _say_replaced(self) -> None:
+        for name in [*self._results.columns.scores, ERROR]:
+            if name in self._columns and self._target.format != "trec":
+                other = "" if name == ERROR else "; another name for it is --score-column's"
+                self._watch.say(f"the column {name!r} of {self._file.name} is replaced{other}")
 
     def _score(self, journal: Journal, rows: Iterator[Read], parts: Parts | None) -> None:
         assert journal.now is not None
@@ -191,7 +211,7 @@ class _Run:
         self._start = perf_counter()
         yield from score_windows(
             self._model,
-            windows(rows, self._shape, *self._texts, keep_rows=keep_rows),
+            windows(rows, self._shape, self._queries, self._documents, keep_rows=keep_rows),
             self._summary.stages,
             first_row=before[0],
             first_slot=before[1],
@@ -270,8 +290,8 @@ class _Run:
             "cutoff_layer": job.cutoff_layer,
             "list of input files": [os.path.relpath(path, common) for path in paths],
             "shape": [[side.column, side.by_id, side.is_list, side.scores] for side in sides],
-            "table of queries": None if self._texts[0] is None else self._texts[0].digest,
-            "table of documents": None if self._texts[1] is None else self._texts[1].digest,
+            "table of queries": None if self._queries is None else self._queries.digest,
+            "table of documents": None if self._documents is None else self._documents.digest,
             "output format": self._target.format,
             "columns": None if job.columns is None else list(job.columns),
             "top_k": job.top_k,
@@ -309,7 +329,7 @@ def _shape(job: Settings, name: str, columns: Mapping[str, bool]) -> Shape:
             query=job.query_column,
             document=job.document_column,
             queries_by_id=job.queries is not None,
-            documents_by_id=job.documents is not None,
+            documents_by_id=job.documents is not None or job.tokens is not None,
             scores=job.score_column,
         )
     except InputError as error:
@@ -336,6 +356,17 @@ def _label(model: Scorer, job: Settings, is_run: bool) -> int:
     if isinstance(label, int) and 0 <= label < len(names):
         return label
     raise InputError(f"there is no label {label!r}; there are {', '.join(map(repr, names))}")
+
+
+def _tokens(model: Scorer, job: Settings) -> Tokens:
+    assert job.tokens is not None
+    if job.documents is not None:
+        raise InputError("documents and tokens are both given; the tokens are of the documents")
+    if not isinstance(model, Reranker):
+        raise InputError("tokens are for rerankers, and the model scores by late interaction")
+    store = TokenStore.open(job.tokens)
+    store.check(model.tokenization)
+    return Tokens(store)
 
 
 def _keys(model: Scorer, label: int) -> Keys:

@@ -45,6 +45,10 @@ class Summary:
 class Watch(Protocol):
     """Is told how a job goes on."""
 
+    def say(self, sentence: str) -> None:
+        """Something that is worth knowing."""
+        ...
+
     def begin(self, total: int | None, done: int | None) -> None:
         """There are so many rows, if that is known, of which an earlier run has done some.
 
@@ -67,6 +71,9 @@ class Watch(Protocol):
 
 class Silent:
     """A watch that says nothing."""
+
+    def say(self, sentence: str) -> None:
+        """See `Watch`."""
 
     def begin(self, total: int | None, done: int | None) -> None:
         """See `Watch`."""
@@ -94,6 +101,7 @@ class Settings:
         queries: a table of texts by id, where rows have ids of queries; a file, a folder or a
             pattern, and a BEIR folder.
         documents: the same of documents.
+        tokens: a token store, in place of that, which `packrank tokenize` made.
         input_format: of the input, if not as its bytes and its name say.
         output_format: "jsonl", "parquet" or "trec"; None: as the name of the output says.
         query_column: of the input, if it has none of the usual names.
@@ -112,6 +120,7 @@ class Settings:
     output: Named
     queries: Named | None = None
     documents: Named | None = None
+    tokens: Named | None = None
     input_format: Format | None = None
     output_format: OutputFormat | None = None
     query_column: str | None = None

@@ -1,7 +1,7 @@
 """The front door: a query and its documents in, a ranking out."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from numbers import Real
 from typing import Any
@@ -9,16 +9,19 @@ from typing import Any
 import numpy as np
 
 from packrank.arguments import check_str, check_text, checked_count, listed, listed_requests
+from packrank.checkpoint.config import Activation
 from packrank.checkpoint.fingerprint import fingerprint
 from packrank.documents import Document, Tokenization, document_of
 from packrank.errors import InputError, PairError
 from packrank.exits.stages import Exit, Stages
+from packrank.records.shapes import Shape, shape_of
 from packrank.request import Ranked, Ranking
 from packrank.runtime.runner import Runner
 from packrank.scoring.activations import best_first
 from packrank.scoring.assembly import Assembly
 from packrank.scoring.pair_model import PairModel
-from packrank.scoring.pair_scorer import PairScorer
+from packrank.scoring.pair_scorer import LogitStream, PairScorer
+from packrank.scoring.table_batches import score_tables
 from packrank.threads import in_thread
 
 Requests = Sequence[tuple[str, Sequence[Document]]]
@@ -202,6 +205,49 @@ class Reranker(PairModel):
             none = Ranking([], np.zeros(count, dtype=np.int32), None)
             found.insert(place, (none, dict.fromkeys(range(count), reason)))
         return found
+
+    def score_batches(
+        self,
+        tables: Iterable[Any],
+        *,
+        query_column: str | None = None,
+        document_column: str | None = None,
+        score_column: str | None = None,
+        activation: Activation | None = None,
+        cutoff_layer: int | None = None,
+    ) -> Iterator[Any]:
+        """Score tables of Arrow, in bounded memory, however many there are.
+
+        Rows are pairs ("query" and "document"), queries with lists ("documents"), or training lines
+        ("pos" and "neg"); texts, not ids: see `records.shapes`. One batch is scored while the next
+        is read and tokenized; pairs that repeat within some thousands of rows are scored once.
+
+        Args:
+            tables: pyarrow's tables or record batches, or what exports them (pandas, polars,
+                DuckDB); a generator is asked for one at a time.
+            query_column: if it is called otherwise.
+            document_column: likewise, of texts or of lists of them.
+            score_column: what that of scores is called: "score", of lists "scores".
+            activation: of logits, instead of the model's.
+            cutoff_layer: layers to run; None: all.
+
+        Yields:
+            The tables in their order, in pieces of at most 4096 rows, with a column of scores, null
+            where there is none, and a column "error" that says why.
+
+        Raises:
+            InputError: a table lacks a column, or pyarrow is not installed.
+        """
+
+        def shape(columns: dict[str, bool]) -> Shape:
+            return shape_of(
+                columns, query=query_column, document=document_column, scores=score_column
+            )
+
+        def stream(batches: Iterable[list[tuple[str, str]]]) -> LogitStream:
+            return self.score_stream(batches, cutoff_layer=cutoff_layer)
+
+        return score_tables(stream, lambda found: self.scores(found, activation), tables, shape)
 
     rank_async = in_thread(rank)
     try_rank_async = in_thread(try_rank)

@@ -91,7 +91,8 @@ class Ahead(Generic[_Item]):
                     finally:
                         self.busy += perf_counter() - start
                     with self._changed:
-                        self._ready.append(item)
+                        if not self._is_closed:
+                            self._ready.append(item)
                         self._changed.notify_all()
             finally:
                 getattr(coming, "close", lambda: None)()

@@ -14,6 +14,8 @@ from packrank.commands.scorer import check_no_source, open_model, report_cut
 from packrank.commands.signals import Stopped, keep
 from packrank.errors import InputError
 from packrank.jobs.job import Job
+from packrank.jobs.mining import Mining
+from packrank.jobs.negatives import Form, Rules, margin
 from packrank.jobs.run import check_input
 from packrank.jobs.score import Scorer
 from packrank.jobs.settings import Summary
@@ -49,6 +51,26 @@ def run(args: argparse.Namespace) -> int:
     return 1 if summary.failed or summary.num_unfit else 0
 
 
+def _mining(args: argparse.Namespace) -> Mining | None:
+    if args.negatives is None:
+        for name in ("margin", "max_score", "min_score", "positive_column"):
+            if getattr(args, name) is not None:
+                raise InputError(
+                    f"--{name.replace('_', '-')} is of hard negatives; give --negatives"
+                )
+        return None
+    absolute, relative = (None, None) if args.margin is None else margin(args.margin)
+    rules = Rules(
+        args.negatives,
+        absolute,
+        relative,
+        args.min_score,
+        args.max_score,
+        sampling=args.sampling,
+    )
+    return Mining(rules, Form(args.negatives_form), args.positive_column)
+
+
 def _job(model: Scorer, args: argparse.Namespace) -> Job:
     return Job(
         model,
@@ -66,6 +88,7 @@ def _job(model: Scorer, args: argparse.Namespace) -> Job:
         top_k=args.top_k,
         label=args.label,
         tag=args.tag,
+        mining=_mining(args),
         cutoff_layer=args.cutoff_layer,
         strict=args.strict,
     )

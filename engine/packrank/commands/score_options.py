@@ -79,6 +79,7 @@ def add_score(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     )
     parser.add_argument("--label", metavar="NAME", help="of a model of several: whose score ranks")
     parser.add_argument("--tag", default="packrank", type=word, help="of a TREC run")
+    _add_negatives(parser)
     parser.add_argument("--cutoff-layer", type=positive, metavar="L", help="layers to run")
     parser.add_argument(
         "--strict", action="store_true", help="end at the first row that cannot be scored"
@@ -90,3 +91,37 @@ def add_score(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     )
     parser.add_argument("--quiet", action="store_true", help="no progress, no summary")
     add_model_options(parser)
+
+
+def _add_negatives(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "hard negatives", "chosen as mine_hard_negatives of sentence-transformers does"
+    )
+    group.add_argument(
+        "--negatives",
+        type=positive,
+        metavar="N",
+        help="write rows of hard negatives, N of each query, in place of scores",
+    )
+    group.add_argument(
+        "--margin",
+        metavar="M",
+        help="by how much a negative scores less than every positive of its query: 0.1, or 5%%",
+    )
+    group.add_argument("--max-score", type=float, metavar="S", help="of a negative")
+    group.add_argument("--min-score", type=float, metavar="S", help="of a negative")
+    group.add_argument(
+        "--negatives-form",
+        choices=("triplet", "n-tuple", "n-tuple-scores", "labeled-pair", "labeled-list"),
+        default="triplet",
+        help="of the rows (default: triplet)",
+    )
+    group.add_argument(
+        "--sampling", choices=("top", "random"), default="top", help="of negatives (default: top)"
+    )
+    group.add_argument(
+        "--positive-column",
+        metavar="NAME",
+        help="what is positive: of pairs a label above 0 (default: label), of lists a list "
+        "(default: positive_ids or positives)",
+    )

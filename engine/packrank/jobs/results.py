@@ -6,6 +6,7 @@ from itertools import islice
 from typing import Any
 
 from packrank.errors import InputError
+from packrank.jobs.mining import Miner
 from packrank.jobs.output import Columns, Finished, OutputFormat, trec_line
 from packrank.jobs.queries import is_fit_for_trec
 from packrank.jobs.ranking import Keys, by_query, places
@@ -27,7 +28,8 @@ class Results:
         label: the score that counts where there is one.
         top_k: of each query; None: all, in the order of the input.
         tag: of a TREC run.
-        unfit: rows of a TREC run that it cannot hold: place -> why, the first of them.
+        miner: mines hard negatives of queries, which then are the output; None: rows are.
+        unfit: what the output has no row for: which -> why, the first of them.
         num_unfit: how many.
     """
 
@@ -37,11 +39,14 @@ class Results:
     label: int = 0
     top_k: int | None = None
     tag: str = "packrank"
+    miner: Miner | None = None
     unfit: dict[str, str] = field(default_factory=dict)
     num_unfit: int = 0
 
     def __post_init__(self) -> None:
         shape = self.columns.shape
+        if self.miner is not None and (self.top_k is not None or self.format == "trec"):
+            raise InputError("hard negatives are rows of their own; leave out --top-k, and no run")
         is_training = len(shape.documents) > 1
         if is_training and (self.top_k is not None or self.format == "trec"):
             raise InputError(
@@ -57,7 +62,7 @@ class Results:
     @property
     def is_by_query(self) -> bool:
         """Whether rows are brought together by query, which needs all of them."""
-        is_ranked = self.top_k is not None or self.format == "trec"
+        is_ranked = self.top_k is not None or self.format == "trec" or self.miner is not None
         return self.columns.shape.is_pairs and is_ranked
 
     def rows(
@@ -69,10 +74,30 @@ class Results:
             finished: all rows, or, where they are not brought together, some.
             again: the rows of the input, all of them.
         """
-        if not self.is_by_query:
+        if self.miner is not None:
+            yield from self._mined(self.miner, finished, again)
+        elif not self.is_by_query:
             for one in finished:
                 yield from self._of_list(one) if self.format == "trec" else [self._of_row(one)]
+        else:
+            yield from self._by_query(finished, again)
+
+    def _mined(
+        self, miner: Miner, finished: Iterable[Finished], again: Callable[[], Iterable[Row]]
+    ) -> Iterator[Mapping[str, Any]]:
+        shape = self.columns.shape
+        if shape.is_pairs:
+            for query, best, _ in by_query(again(), finished, shape, self.keys):
+                yield from miner.rows(query, miner.candidates_of_pairs(best, self.label))
             return
+        for one in finished:
+            if isinstance(one.row.value, Mapping):
+                query = one.row.value.get(shape.query.column)
+                yield from miner.rows(query, miner.candidates_of_list(one, self.label))
+
+    def _by_query(
+        self, finished: Iterable[Finished], again: Callable[[], Iterable[Row]]
+    ) -> Iterator[Mapping[str, Any]]:
         for query, best, others in by_query(again(), finished, self.columns.shape, self.keys):
             if self.format == "trec":
                 column = self.columns.shape.documents[0].column
@@ -90,6 +115,8 @@ class Results:
         if self.format == "trec":
             return Lines()
         pyarrow = arrow()
+        if self.miner is not None:
+            return Parquet(pyarrow.schema([]), self.miner.mining.types(pyarrow), has_errors=False)
         schemas, mixed = file.schemas(), set[str]()
         try:
             if schemas:
@@ -137,15 +164,16 @@ class Results:
         for id, score in found:
             document = str(id)
             if not is_fit_for_trec(str(query)) or not is_fit_for_trec(document):
-                self._leave_out(f"query {query}, document {document}", "an id has blanks")
+                self.leave_out(f"query {query}, document {document}", "an id has blanks")
             elif document in written:
-                self._leave_out(f"query {query}, document {document}", "it comes twice")
+                self.leave_out(f"query {query}, document {document}", "it comes twice")
             elif self.top_k is None or len(written) < self.top_k:
                 written.add(document)
                 rank = len(written)
                 yield {"line": trec_line(query, document, rank, score, self.tag)}
 
-    def _leave_out(self, what: str, reason: str) -> None:
+    def leave_out(self, what: str, reason: str) -> None:
+        """Count something that the output has no row for."""
         self.num_unfit += 1
         if len(self.unfit) < 20:
             self.unfit[what] = reason

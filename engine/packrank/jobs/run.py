@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
+from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from packrank.errors import InputError, JobError
 from packrank.jobs.journal import Journal
 from packrank.jobs.lookup import Texts, Tokens
+from packrank.jobs.mining import Miner
 from packrank.jobs.output import ERROR, Columns, Finished, finished_rows
 from packrank.jobs.parts import Parts, write_parts
 from packrank.jobs.ranking import Keys
@@ -70,7 +72,16 @@ class _Run:
         self._documents: Texts | Tokens | None = self._table(job.documents, "document", stack)
         if job.tokens is not None:
             self._documents = _tokens(self._model, job)
+        self._results.miner = self._miner(job, columns)
         self._stamps = self._stamped()
+
+    def _miner(self, job: Settings, columns: Mapping[str, bool]) -> Miner | None:
+        if job.mining is None:
+            return None
+        documents = self._documents if isinstance(self._documents, Texts) else None
+        positives = job.mining.positives(self._shape, columns)
+        leave_out = self._results.leave_out
+        return Miner(job.mining, self._shape, positives, self._queries, documents, leave_out)
 
     def _table(self, path: Named | None, what: str, stack: ExitStack) -> Texts | None:
         if path is None:
@@ -297,6 +308,7 @@ class _Run:
             "top_k": job.top_k,
             "label": job.label,
             "tag": job.tag,
+            "negatives": None if job.mining is None else asdict(job.mining),
         }
 
     def _changed(self, how: str) -> JobError:

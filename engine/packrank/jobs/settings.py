@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from packrank.jobs.mining import Mining
 from packrank.jobs.output import OutputFormat
 from packrank.jobs.score import Scorer, Stages
 from packrank.records.formats import Format
@@ -111,6 +112,7 @@ class Settings:
         top_k: the best of each query alone, and their ranks.
         label: of a model of several: whose score ranks.
         tag: of a TREC run.
+        mining: write hard negatives in place of the rows; None: the rows.
         cutoff_layer: layers that a reranker runs; None: all.
         strict: end at the first row that cannot be scored.
     """
@@ -130,5 +132,6 @@ class Settings:
     top_k: int | None = None
     label: int | str | None = None
     tag: str = "packrank"
+    mining: Mining | None = None
     cutoff_layer: int | None = None
     strict: bool = False

@@ -51,17 +51,24 @@ class Parquet:
         schema: of the columns that the input has and the output keeps, pyarrow's.
         added: names of columns, and what each holds, after those.
         mixed: columns of text in which what is no text is JSON.
+        has_errors: whether there is a column of errors.
     """
 
     suffix = ".parquet"
 
     def __init__(
-        self, schema: Any, added: Mapping[str, Any], mixed: Set[str] = frozenset()
+        self,
+        schema: Any,
+        added: Mapping[str, Any],
+        mixed: Set[str] = frozenset(),
+        *,
+        has_errors: bool = True,
     ) -> None:
         self._arrow, self._mixed = arrow(), mixed
         pyarrow = self._arrow
         fields = [pyarrow.field(name, type) for name, type in added.items()]
-        fields.append(pyarrow.field(ERROR, pyarrow.string()))
+        if has_errors:
+            fields.append(pyarrow.field(ERROR, pyarrow.string()))
         replaced = {field.name for field in fields}
         kept = [field for field in schema if field.name not in replaced]
         # Not what a library noted of its own table, the columns of which these are no longer.

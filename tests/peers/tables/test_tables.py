@@ -1,5 +1,6 @@
 """Tables that other libraries write are scored, and what is written they read."""
 
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +24,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from packrank import Job, Reranker
 
-WORDS = "red blue fox owl dog snake sea sun".split()
+WORDS = ["red", "blue", "fox", "owl", "dog", "snake", "sea", "sun"]
 ROWS = {
     "query": ["red fox", "blue owl", "red fox"],
     "document": ["fox", "owl in the sea", "sun"],
@@ -182,7 +183,7 @@ def test_mined_triplets_are_those_of_mine_hard_negatives(
     from packrank.jobs.negatives import Form, Rules
 
     corpus = [f"{a} {b}" for a in WORDS for b in WORDS[:3]]
-    queries = [f"{a} {b} {a}" for a, b in zip(WORDS, WORDS[1:], strict=False)]
+    queries = [f"{a} {b} {a}" for a, b in itertools.pairwise(WORDS)]
     positives = [corpus[3 * n] for n in range(len(queries))]
     given = datasets.Dataset.from_dict({"anchor": queries, "positive": positives})
     peer = CrossEncoder(str(folder), device="cpu")

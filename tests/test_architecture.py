@@ -51,9 +51,7 @@ def test_kernels_know_tensors_only(path: Path) -> None:
 OPTIONAL = {
     "checkpoint/tokenizer_files.py": "transformers",
     "drop_in/surroundings.py": "transformers",
-    "jobs/writers.py": "pyarrow",
     "records/tables.py": "pyarrow",
-    "scoring/table_batches.py": "pyarrow",
     "stores/codec_training.py": "faiss",
     "verify/cross_encoder.py": "sentence_transformers",
     "verify/multi_vector.py": "sentence_transformers",

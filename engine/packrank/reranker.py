@@ -220,7 +220,7 @@ class Reranker(PairModel):
 
         Rows are pairs ("query" and "document"), queries with lists ("documents"), or training lines
         ("pos" and "neg"); texts, not ids: see `records.shapes`. One batch is scored while the next
-        is read and tokenized; pairs that repeat within some thousands of rows are scored once.
+        is read and tokenized, in a thread of its own; pairs that repeat within one are scored once.
 
         Args:
             tables: pyarrow's tables or record batches, or what exports them (pandas, polars,
@@ -232,8 +232,8 @@ class Reranker(PairModel):
             cutoff_layer: layers to run; None: all.
 
         Yields:
-            The tables in their order, in pieces of at most 4096 rows, with a column of scores, null
-            where there is none, and a column "error" that says why.
+            The tables in their order, in pieces of at most 4096 rows or pairs, with a column of
+            scores, null where there is none, and a column "error" that says why.
 
         Raises:
             InputError: a table lacks a column, or pyarrow is not installed.

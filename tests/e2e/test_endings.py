@@ -109,7 +109,7 @@ def test_a_command_that_is_stopped_leaves_what_was_finished(
             assert len(list(out.iterdir())) == 2
             part, left_out = capsys.readouterr().err.splitlines()[-2:]
             assert part == f"packrank: {out / 'o.part'} has what was finished, rows: 2{ANEW}"
-            assert left_out.startswith("packrank: line 2 was left out: ")
+            assert left_out.startswith("packrank: line 2 was not scored: ")
             asked[2] = str(pairs)
             assert main(asked) == 128 + number
         assert (out / "o").read_text() == "before"

@@ -227,7 +227,7 @@ def test_a_full_disk_is_told_and_the_same_command_goes_on(
         with failing(at, lambda: OSError(errno.ENOSPC, "No space left on device")):
             status = score(f"full-{at}")
         assert status == 2, at
-        [line] = [x for x in capsys.readouterr().err.splitlines() if "left out" not in x]
+        [line] = [x for x in capsys.readouterr().err.splitlines() if "was not scored" not in x]
         assert "cannot be written: No space left on device" in line
         assert score(f"full-{at}") == 1
         assert content_of(tmp_path / f"full-{at}" / output) == wanted, at

@@ -85,13 +85,10 @@ def test_what_has_changed_is_named(
     shutil.copytree(model, other)
     (other / "config.json").write_text((model / "config.json").read_text() + " ")
     refused: list[tuple[dict[str, Any], str]] = [
-        ({"model": Reranker(model, device="cpu", dtype="bfloat16")}, "its dtype was"),
-        ({"model": Reranker(model, device="cpu", max_length=20)}, "its max_length was"),
-        ({"model": Reranker(model, device="cpu", activation="identity")}, "its activation was"),
-        ({"model": Reranker(other, device="cpu")}, "its model was"),
-        ({"top_k": 2}, "its top_k was null, now it is 2"),
-        ({"columns": ["query"]}, "its columns was"),
-        ({"output_format": "parquet"}, "its output format was"),
+        ({"model": Reranker(model, device="cpu", dtype="bfloat16")}, ": dtype was"),
+        ({"model": Reranker(model, device="cpu", max_length=20)}, ": max_length was"),
+        ({"model": Reranker(other, device="cpu")}, ": model was"),
+        ({"query_column": "document", "document_column": "query"}, ": shape was"),
     ]
     for changes, words in refused:
         with pytest.raises(JobError, match=words):
@@ -105,6 +102,24 @@ def test_what_has_changed_is_named(
             job().run()
     (tmp_path / "in.jsonl").write_text(content)
     assert job().run().rows == 10
+
+
+def test_what_logits_do_not_hang_on_may_change_until_something_is_written(
+    job: Callable[..., Job], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped(job(), monkeypatch)
+    logits = Reranker(model, device="cpu", activation="identity")
+    changes = {"model": logits, "top_k": 2, "columns": ["document"], "score_column": "logit"}
+    assert job(**changes).run().before == 4
+    rows = rows_of(tmp_path / "o.jsonl")
+    want = logits.rank(QUERIES["q1"], [*DOCUMENTS.values()], top_k=2)
+    assert [(row["document"], row["logit"]) for row in rows[:2]] == [
+        (one.document, one.score) for one in want
+    ]
+    stopped(job(output=f"{tmp_path / 'out'}/"), monkeypatch)
+    for name, other in {"top_k": 2, "columns": ["query"], "output_format": "parquet"}.items():
+        with pytest.raises(JobError, match=f"{name.replace('_', '.')} was"):
+            job(output=tmp_path / "out", **{name: other}).run()
 
 
 def test_other_batches_threads_and_row_groups_are_no_change(
@@ -180,6 +195,14 @@ def test_outputs_that_cannot_be(job: Callable[..., Job], tmp_path: Path) -> None
         ({"query_column": "nope"}, "there is no column 'nope'"),
         ({"documents": tmp_path / "in.jsonl"}, "no column of their ids"),
         ({"label": "nope"}, "there is no label 'nope'"),
+        ({"output": tmp_path / "o.csv"}, "ends in .csv, which is not written"),
+        ({"columns": ["quary"]}, "there is no column 'quary' to keep"),
+        ({"top_k": 0}, "top_k"),
+        ({"tag": "two words"}, "a word without blanks"),
+        ({"output_format": "csv"}, "output_format"),
+        ({"input": []}, "no file is named"),
+        ({"score_column": "error"}, "choose another name"),
+        ({"cutoff_layer": 9}, "cutoff_layer"),
     ):
         with pytest.raises(InputError, match=words):
             job(**changes).run()

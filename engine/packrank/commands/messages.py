@@ -66,14 +66,15 @@ class LeftOut:
     is about them.
     """
 
-    def __init__(self, rest: str = "more") -> None:
+    def __init__(self, rest: str = "more", became: str = "was left out") -> None:
         """None yet.
 
         Args:
             rest: what is said of those that are only counted.
+            became: what is said to have become of each.
         """
         self.count = 0
-        self._rest = rest
+        self._rest, self._became = rest, became
         self._first: list[tuple[str, str]] = []
 
     def __enter__(self) -> "LeftOut":
@@ -98,7 +99,7 @@ class LeftOut:
     def report(self) -> None:
         """Say of the first ones what they are, and why they were left out."""
         for what, reason in self._first:
-            say(f"packrank: {what} was left out: {reason}")
+            say(f"packrank: {what} {self._became}: {reason}")
         if self.count > len(self._first):
             say(f"packrank: and {self.count - len(self._first)} {self._rest}")
 

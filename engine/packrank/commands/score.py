@@ -16,17 +16,21 @@ from packrank.errors import InputError
 from packrank.jobs.job import Job
 from packrank.jobs.mining import Mining
 from packrank.jobs.negatives import Form, Rules, margin
-from packrank.jobs.run import check_input
+from packrank.jobs.plan import check_input
 from packrank.jobs.score import Scorer
 from packrank.jobs.settings import Summary
 
 _LOG_SECONDS = 10.0
+_MINING = (
+    *("margin", "max_score", "min_score", "positive_column"),
+    *("negatives_form", "sampling"),
+)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit status."""
     with (
-        LeftOut(f"more; see {args.output}") as left_out,
+        LeftOut(f"more; see {args.output}", "was not scored") as left_out,
         _log(args.json_log) as log,
         progress(None, "rows", args.quiet) as bar,
     ):
@@ -35,15 +39,17 @@ def run(args: argparse.Namespace) -> int:
             for source in args.input:
                 check_no_source(args.output, source)
             check_input(args.input, args.input_format)  # before what takes longer
+            mining = _mining(args)
             keep()
             model = open_model(args)
-            summary = _job(model, args).run(watch)
+            summary = _job(model, args, mining).run(watch)
         except (KeyboardInterrupt, Stopped):
             watch.stopped()
             raise
         for what, reason in summary.unfit.items():
-            left_out.add(what, reason)
-        left_out.count += summary.num_unfit - len(summary.unfit)
+            say(f"packrank: {what} is not in the output: {reason}")
+        if more := summary.num_unfit - len(summary.unfit):
+            say(f"packrank: and {more:,} more that are not in the output, or not whole")
         _write(log, {"event": "end", **_facts(summary)})
     report_cut(model, args.quiet)
     if not args.quiet:
@@ -53,11 +59,10 @@ def run(args: argparse.Namespace) -> int:
 
 def _mining(args: argparse.Namespace) -> Mining | None:
     if args.negatives is None:
-        for name in ("margin", "max_score", "min_score", "positive_column"):
+        for name in _MINING:
             if getattr(args, name) is not None:
-                raise InputError(
-                    f"--{name.replace('_', '-')} is of hard negatives; give --negatives"
-                )
+                option = name.replace("_", "-")
+                raise InputError(f"--{option} is of hard negatives; give --negatives as well")
         return None
     absolute, relative = (None, None) if args.margin is None else margin(args.margin)
     rules = Rules(
@@ -66,12 +71,12 @@ def _mining(args: argparse.Namespace) -> Mining | None:
         relative,
         args.min_score,
         args.max_score,
-        sampling=args.sampling,
+        sampling=args.sampling or "top",
     )
-    return Mining(rules, Form(args.negatives_form), args.positive_column)
+    return Mining(rules, Form(args.negatives_form or "triplet"), args.positive_column)
 
 
-def _job(model: Scorer, args: argparse.Namespace) -> Job:
+def _job(model: Scorer, args: argparse.Namespace, mining: Mining | None) -> Job:
     return Job(
         model,
         args.input,
@@ -88,7 +93,7 @@ def _job(model: Scorer, args: argparse.Namespace) -> Job:
         top_k=args.top_k,
         label=args.label,
         tag=args.tag,
-        mining=_mining(args),
+        mining=mining,
         cutoff_layer=args.cutoff_layer,
         strict=args.strict,
     )

@@ -113,12 +113,9 @@ def _add_negatives(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--negatives-form",
         choices=("triplet", "n-tuple", "n-tuple-scores", "labeled-pair", "labeled-list"),
-        default="triplet",
         help="of the rows (default: triplet)",
     )
-    group.add_argument(
-        "--sampling", choices=("top", "random"), default="top", help="of negatives (default: top)"
-    )
+    group.add_argument("--sampling", choices=("top", "random"), help="of negatives (default: top)")
     group.add_argument(
         "--positive-column",
         metavar="NAME",

@@ -32,6 +32,7 @@ from packrank.stores import disk
 from packrank.stores.files import open_file
 
 VERSION = 1
+FOLDER = "_job"  # in a folder of parts; readers of tables pass over such a name
 _MANIFEST, _UNFINISHED, _LOCK = "journal.json", "journal.json.unfinished", "lock"
 _FILES = ("logits.bin", "problems.jsonl")
 _COMMIT_SECONDS = 5.0
@@ -53,6 +54,8 @@ class Progress:
         digest: of the rows that are done, as they were read.
         failed: kind of problem -> how many rows or pairs.
         is_complete: whether there are no more rows.
+        parts: that a folder has, once it is finished.
+        unfit: what the output has no row for, once it is finished.
     """
 
     about: dict[str, Any]
@@ -65,6 +68,8 @@ class Progress:
     digest: str = ""
     failed: dict[str, int] = field(default_factory=dict)
     is_complete: bool = False
+    parts: int = 0
+    unfit: int = 0
 
     @property
     def sizes(self) -> tuple[int, int]:
@@ -86,7 +91,7 @@ class Progress:
         """
         with os.fdopen(open_file(path), "rb") as file:
             raw = file.read()
-        damaged = JobError(f"{path} is damaged; remove {path.parent} to begin anew")
+        damaged = JobError(f"{path} is damaged; remove {_output_of(path.parent)} to begin anew")
         try:
             fields = json.loads(raw)
             version, _ = fields.pop("packrank_job"), fields.pop("crc32")
@@ -154,9 +159,8 @@ class Journal:
             sizes = self.progress.sizes
             for name, file, size, wanted in zip(_FILES, self._files, sizes, sums, strict=True):
                 if os.fstat(file).st_size < size or _crc32(file, size) != wanted:
-                    raise JobError(
-                        f"{self.path / name} is damaged; remove {self.path} to begin anew"
-                    )
+                    whole = _output_of(self.path)
+                    raise JobError(f"{self.path / name} is damaged; remove {whole} to begin anew")
             self._cut_back()
 
     def begin(self, about: Mapping[str, Any], labels: int) -> None:
@@ -172,12 +176,12 @@ class Journal:
         said = json.loads(json.dumps(about))
         if self.progress is not None:
             known = self.progress.about
-            for name in known.keys() | said.keys():
+            for name in sorted(known.keys() | said.keys()):
                 if known.get(name) != said.get(name):
+                    was, now = _shown(known.get(name)), _shown(said.get(name))
                     raise JobError(
-                        f"{self.path} holds an unfinished job, and its {name} was "
-                        f"{_shown(known.get(name))}, now it is {_shown(said.get(name))}; finish it "
-                        "as it was begun, or name another output"
+                        f"{self.path} holds a job that was begun otherwise: {name} was {was}, now "
+                        f"it is {now}; run it as it was begun, or name another output"
                     )
             return
         with self._writing():
@@ -268,24 +272,31 @@ class Journal:
         """What has no score, of all rows that have been appended, in their order."""
         return Failures(self)
 
-    def finish(self) -> None:
+    def finish(self, parts: int, unfit: int) -> None:
         """Let go of logits and problems: the output has them."""
+        assert self.progress is not None
         with self._writing():
+            self._replace(replace(self.progress, parts=parts, unfit=unfit))
+            self._close_files()
             for name in _FILES:
                 (self.path / name).unlink(missing_ok=True)
 
     def remove(self) -> None:
         """Let go of all of it."""
-        with self._writing():
+        self._close_files()
+        with suppress(OSError):  # the output is there; what else may lie here is not ours
             for name in (_MANIFEST, *_FILES, _UNFINISHED, _LOCK):
                 (self.path / name).unlink(missing_ok=True)
             self.path.rmdir()
 
-    def close(self) -> None:
-        """Let go of the folder, and of one made for nothing; what was not committed is cut off."""
+    def _close_files(self) -> None:
         for file in self._files:
             os.close(file)
         self._files = []
+
+    def close(self) -> None:
+        """Let go of the folder, and of one made for nothing; what was not committed is cut off."""
+        self._close_files()
         if self._lock >= 0:
             if self._made and self.progress is None:
                 with suppress(OSError):
@@ -374,6 +385,11 @@ def _crc32(file: int, size: int) -> int:
     for start in range(0, size, _BLOCK):
         found = zlib.crc32(_read(file, start, min(_BLOCK, size - start)), found)
     return found
+
+
+def _output_of(journal: Path) -> Path:
+    """What is to be removed with a journal: of a folder of parts all of it."""
+    return journal.parent if journal.name == FOLDER else journal
 
 
 def _shown(value: object) -> str:

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from packrank.arguments import check_text
 from packrank.checkpoint.files import shown
 from packrank.documents import TokenizedText
 from packrank.errors import InputError
 from packrank.records.file import RecordFile
-from packrank.records.formats import Format
 from packrank.records.record import Kind, Record
 from packrank.records.shapes import Problem
 from packrank.stores.document_ids import Places, StoredIds
@@ -34,7 +34,7 @@ class Texts:
         left_out: records that have no id or cannot be read: where, and why.
     """
 
-    def __init__(self, path: str | Sequence[str], what: str, format: Format | None = None) -> None:
+    def __init__(self, path: str, what: str) -> None:
         """Read a table.
 
         Args:
@@ -42,7 +42,6 @@ class Texts:
                 "query" or "document", and "title"); or a folder with queries.jsonl and
                 corpus.jsonl, as BEIR has them.
             what: "query" or "document".
-            format: of the table, if not as its bytes and its name say.
 
         Raises:
             InputError: it cannot be read, or has neither.
@@ -54,17 +53,17 @@ class Texts:
         self._folder = tempfile.TemporaryDirectory(prefix="packrank-texts-")
         self._digest = hashlib.sha256()
         try:
-            self._read(_table(path, what), format)
+            self._read(_table(path, what))
         except BaseException:
             self._folder.cleanup()
             raise
         self.digest = self._digest.hexdigest()
 
-    def _read(self, path: str | Sequence[str], format: Format | None) -> None:
+    def _read(self, path: str) -> None:
         folder = Path(self._folder.name)
         text_ends, id_ends = array("q", [0]), array("q", [0])
         with (
-            RecordFile(path, Kind(self._what), format) as file,
+            RecordFile(path, Kind(self._what)) as file,
             open(folder / "texts", "wb") as texts,
             open(folder / "ids", "wb") as ids,
         ):
@@ -90,14 +89,16 @@ class Texts:
         if not isinstance(id, str | int) or isinstance(id, bool):
             self.left_out.append((record.place, record.error or "it has no id"))
             return None, ""
+        try:
+            check_text(str(id), "id")
+        except InputError as error:
+            self.left_out.append((record.place, str(error)))
+            return None, ""
         if record.error is not None:
             self._problems[place] = record.error
             return str(id), ""
         text = next(fields[name] for name in ("text", self._what) if name in fields)
         return str(id), str(text)
-
-    def __len__(self) -> int:
-        return len(self._ids)
 
     def find(self, ids: Sequence[str]) -> dict[str, str | Problem]:
         """The text of each id, or why it has none."""
@@ -171,9 +172,9 @@ class Tokens:
         return tokens
 
 
-def _table(path: str | Sequence[str], what: str) -> str | Sequence[str]:
+def _table(path: str, what: str) -> str:
     """The file of a BEIR folder; any other path as it is."""
-    if isinstance(path, str) and os.path.isdir(path):
+    if os.path.isdir(path):
         inside = os.path.join(path, _BEIR[what])
         if os.path.isfile(inside):
             return inside

@@ -51,7 +51,9 @@ class Mining:
         Raises:
             InputError: there is none.
         """
-        if len(shape.documents) > 1 or shape.documents[0].column == "pos":
+        if len(shape.documents) > 1:
+            if self.column is not None:
+                raise InputError("positives of training lines are in pos; name no other column")
             return None
         is_list = not shape.is_pairs
         usual = _POSITIVES if is_list else _LABELS
@@ -107,14 +109,16 @@ class Miner:
 
     def rows(self, query: object, candidates: Iterable[Candidate]) -> Iterator[dict[str, Any]]:
         """Rows of a query."""
-        found = [one for one in candidates if not np.isnan(one.score)]
-        names = _named(self.documents, [one.name for one in found])
-        [text] = _named(self.queries, [str(query)])
+        every = list(candidates)
+        found = [one for one in every if not np.isnan(one.score)]
         positives = [n for n, one in enumerate(found) if one.is_positive]
         others = [n for n, one in enumerate(found) if not one.is_positive]
-        if not positives:
-            self.leave_out(f"query {query}", "none of its positives has a score")
+        if not positives or any(one.is_positive for one in every if np.isnan(one.score)):
+            what = "one of its positives" if positives else "none of its positives"
+            self.leave_out(f"query {query}", f"{what} has {'no' if positives else 'a'} score")
             return
+        names = _named(self.documents, [one.name for one in found])
+        [text] = _named(self.queries, [str(query)])
         scores = np.array([one.score for one in found], dtype=np.float32)
         rules = self.mining.rules
         if rules.range_max is None:  # all that were scored may be negatives
@@ -139,28 +143,41 @@ class Miner:
 
     def candidates_of_list(self, one: Finished, label: int) -> list[Candidate]:
         """Those of a row that is a query."""
-        asked, _ = self.shape.pairs(one.row.value)
-        known = one.row.value.get(self.positives) if self.positives is not None else None
+        value = one.row.value
+        asked, _ = self.shape.pairs(value)
+        known = value.get(self.positives) if self.positives is not None else None
         positives = {str(name) for name in known} if isinstance(known, list) else set()
+        sizes = self.shape.sizes(value)
         sides = [
             side.column
-            for side in self.shape.documents
-            for _ in one.row.value.get(side.column) or ()
+            for side, size in zip(self.shape.documents, sizes, strict=True)
+            for _ in range(size)
         ]
-        return [
-            Candidate(pair.document, score, side == "pos" or pair.document in positives)
+        found = [
+            Candidate(
+                pair.document if isinstance(pair, Asked) else "",
+                score,
+                side == "pos" or (isinstance(pair, Asked) and pair.document in positives),
+            )
             for pair, score, side in zip(asked, one.scores[:, label].tolist(), sides, strict=True)
-            if isinstance(pair, Asked)
         ]
+        # A positive that was not scored could be any candidate, under another spelling.
+        missing = positives - {one.name for one in found}
+        return [*found, *(Candidate(name, float("nan"), True) for name in missing)]
 
     def candidates_of_pairs(self, rows: Sequence[Finished], label: int) -> list[Candidate]:
-        """Those of rows of one query."""
+        """Those of rows of one query.
+
+        Raises:
+            InputError: a label is no number.
+        """
         found = []
         for one in rows:
             [pair], _ = self.shape.pairs(one.row.value)
-            if isinstance(pair, Asked):
-                is_positive = _is_positive(one.row.value.get(self.positives))
-                found.append(Candidate(pair.document, float(one.scores[0, label]), is_positive))
+            name = pair.document if isinstance(pair, Asked) else ""
+            value = one.row.value if isinstance(one.row.value, Mapping) else {}
+            is_positive = _is_positive(value.get(self.positives, 0))
+            found.append(Candidate(name, float(one.scores[0, label]), is_positive))
         return found
 
 
@@ -176,4 +193,4 @@ def _is_positive(label: object) -> bool:
     try:
         return float(label) > 0  # type: ignore[arg-type]
     except (TypeError, ValueError):
-        return False
+        raise InputError(f"a label is {label!r}, expected a number, above 0 if positive") from None

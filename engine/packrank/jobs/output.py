@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from packrank.errors import JobError
 from packrank.jobs.rows import Failure
 from packrank.records.file import Row
 from packrank.records.shapes import LISTS, Shape
@@ -49,11 +50,13 @@ class Columns:
         shape: of the rows.
         kept: those of the input that are written; None: all.
         labels: scores of a pair.
+        added: others that the output adds, beside scores and errors.
     """
 
     shape: Shape
     kept: tuple[str, ...] | None = None
     labels: int = 1
+    added: tuple[str, ...] = ()
 
     @property
     def scores(self) -> list[str]:
@@ -69,12 +72,13 @@ class Columns:
         """
         value = finished.row.value
         held = value if isinstance(value, Mapping) else {}
+        replaced = (*self.scores, *self.added, ERROR)
         out = {
             name: one
             for name, one in held.items()
-            if (self.kept is None or name in self.kept) and name not in (*self.scores, ERROR)
+            if (self.kept is None or name in self.kept) and name not in replaced
         }
-        scores = [_plain(row) for row in finished.scores.tolist()]
+        scores = [plain(row) for row in finished.scores.tolist()]
         start = 0
         for side in self.shape.documents:
             if not side.is_list:
@@ -116,6 +120,7 @@ def finished_rows(
     logits: Callable[[int, int], NDArray[np.float32]],
     activate: Callable[[NDArray[np.float32]], NDArray[np.float32]],
     failures: Iterator[Failure],
+    total: Callable[[], int],
 ) -> Iterator[Finished]:
     """Rows of an input with what a journal says of them.
 
@@ -125,6 +130,10 @@ def finished_rows(
         logits: (first slot, end) -> [slots, labels].
         activate: logits to scores.
         failures: in the order of the rows.
+        total: how many slots all rows have, once they are at their end.
+
+    Raises:
+        JobError: the rows are not those that were scored.
     """
     coming: Failure | None = None
     first, held, start = 0, np.zeros((0, 1), np.float32), 0
@@ -140,8 +149,12 @@ def finished_rows(
             own.append(coming)
             coming = next(failures, None)
         here = slice(first - start, first - start + size)
+        if here.stop > len(held):
+            raise JobError("the input is not what was scored: it was written to; begin anew")
         yield Finished(row, held[here], scores[here], own, first)
         first += size
+    if first != total():
+        raise JobError("the input is not what was scored: it was written to; begin anew")
 
 
 _SLOTS_AT_ONCE = 1 << 14
@@ -155,25 +168,15 @@ def _error(finished: Finished, shape: Shape) -> str:
         if finished.row.value is None:
             place = f"{failure.place}: "
         elif failure.slot is not None and not shape.is_pairs:
-            place = f"{_place(finished, shape, failure.slot)}: "
+            slot = failure.slot - finished.first
+            place = f"{shape.place(finished.row.value, slot)}: "
         said.append(f"{place}{failure.reason}")
     if len(finished.failures) > _SHOWN_FAILURES:
         said.append(f"and {len(finished.failures) - _SHOWN_FAILURES} more")
     return "; ".join(said)
 
 
-def _place(finished: Finished, shape: Shape, slot: int) -> str:
-    """Which element of which list a slot is, counted from 1."""
-    left = slot - finished.first
-    for side in shape.documents:
-        count = len(finished.row.value.get(side.column) or ())
-        if left < count:
-            return f"{side.column} {left + 1}"
-        left -= count
-    raise AssertionError("a slot is of one of the lists")
-
-
-def _plain(scores: Sequence[float]) -> Any:
+def plain(scores: Sequence[float]) -> Any:
     """One score, or several of labels; None where there is none.
 
     JSON has no -inf, of a document without token vectors.

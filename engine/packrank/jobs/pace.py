@@ -14,7 +14,7 @@ _MOST_FASTER = 2  # times the characters of the window before
 
 
 class Doubling:
-    """Windows that double while one takes less than some two seconds, whatever is done with them.
+    """Windows that double while one takes less than some two seconds, and else get smaller again.
 
     Attributes:
         size: of the next window.
@@ -22,7 +22,7 @@ class Doubling:
 
     def __init__(self, first: int, most: int) -> None:
         """Begin with the first size, and end with the most."""
-        self.size = first
+        self.size = self._first = first
         self._most = most
 
     @contextmanager
@@ -30,8 +30,11 @@ class Doubling:
         """Keep pace while something is done with a window."""
         start = monotonic()
         yield
-        if monotonic() - start < _SECONDS:
+        seconds = monotonic() - start
+        if seconds < _SECONDS:
             self.size = min(2 * self.size, self._most)
+        elif seconds > 2 * _SECONDS:
+            self.size = max(self.size // 2, self._first)
 
 
 class Pace:

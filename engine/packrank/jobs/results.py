@@ -1,8 +1,7 @@
 """Finished rows to rows of the output, in the order and of the form that it asks for."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from itertools import islice
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from packrank.errors import InputError
@@ -10,8 +9,9 @@ from packrank.jobs.mining import Miner
 from packrank.jobs.output import Columns, Finished, OutputFormat, trec_line
 from packrank.jobs.queries import is_fit_for_trec
 from packrank.jobs.ranking import Keys, by_query, places
-from packrank.jobs.writers import JsonLines, Lines, Parquet, Writer, arrow, schema_of
+from packrank.jobs.writers import JsonLines, Lines, Parquet, Writer, schema_of
 from packrank.records.file import RecordFile, Row
+from packrank.records.tables import arrow
 
 _ROWS_SEEN = 1024  # of which the columns of a table are told
 RANK = "rank"
@@ -45,6 +45,8 @@ class Results:
 
     def __post_init__(self) -> None:
         shape = self.columns.shape
+        if self.is_by_query and self.miner is None and self.format != "trec":
+            self.columns = replace(self.columns, added=(RANK,))
         if self.miner is not None and (self.top_k is not None or self.format == "trec"):
             raise InputError("hard negatives are rows of their own; leave out --top-k, and no run")
         is_training = len(shape.documents) > 1
@@ -64,6 +66,11 @@ class Results:
         """Whether rows are brought together by query, which needs all of them."""
         is_ranked = self.top_k is not None or self.format == "trec" or self.miner is not None
         return self.columns.shape.is_pairs and is_ranked
+
+    @property
+    def is_row_by_row(self) -> bool:
+        """Whether each row of the input is one of the output, in its place."""
+        return self.miner is None and self.format != "trec" and not self.is_by_query
 
     def rows(
         self, finished: Iterable[Finished], again: Callable[[], Iterable[Row]]
@@ -87,8 +94,13 @@ class Results:
     ) -> Iterator[Mapping[str, Any]]:
         shape = self.columns.shape
         if shape.is_pairs:
-            for query, best, _ in by_query(again(), finished, shape, self.keys):
-                yield from miner.rows(query, miner.candidates_of_pairs(best, self.label))
+            for query, best, others in by_query(again(), finished, shape, self.keys):
+                try:
+                    candidates = miner.candidates_of_pairs([*best, *others], self.label)
+                except InputError as error:
+                    self.leave_out(f"query {query}", str(error))
+                    continue
+                yield from miner.rows(query, candidates)
             return
         for one in finished:
             if isinstance(one.row.value, Mapping):
@@ -106,7 +118,7 @@ class Results:
                 continue
             for rank, row in enumerate(best[: self.top_k], start=1):
                 yield {**self.columns.of(row), RANK: rank}
-            yield from map(self.columns.of, others)
+            yield from ({**self.columns.of(row), RANK: None} for row in others)
 
     def writer(self, file: RecordFile) -> Writer:
         """What writes them; of rows that are no table the first tell the columns."""
@@ -114,7 +126,7 @@ class Results:
             return JsonLines()
         if self.format == "trec":
             return Lines()
-        pyarrow = arrow()
+        pyarrow = arrow("Parquet is asked for")
         if self.miner is not None:
             return Parquet(pyarrow.schema([]), self.miner.mining.types(pyarrow), has_errors=False)
         schemas, mixed = file.schemas(), set[str]()
@@ -122,8 +134,7 @@ class Results:
             if schemas:
                 schema = pyarrow.unify_schemas(schemas)
             else:
-                schema, mixed = schema_of(row.value for row in islice(file.rows(), _ROWS_SEEN))
-                file.rewind()
+                schema, mixed = schema_of(file.first_values(_ROWS_SEEN))
         except pyarrow.ArrowException as error:
             reason = str(error).partition("\n")[0]
             raise InputError(
@@ -165,9 +176,7 @@ class Results:
             document = str(id)
             if not is_fit_for_trec(str(query)) or not is_fit_for_trec(document):
                 self.leave_out(f"query {query}, document {document}", "an id has blanks")
-            elif document in written:
-                self.leave_out(f"query {query}, document {document}", "it comes twice")
-            elif self.top_k is None or len(written) < self.top_k:
+            elif document not in written and (self.top_k is None or len(written) < self.top_k):
                 written.add(document)
                 rank = len(written)
                 yield {"line": trec_line(query, document, rank, score, self.tag)}

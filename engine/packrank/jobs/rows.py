@@ -1,5 +1,6 @@
 """Rows of a job: what each asks for, in windows in which nothing is scored twice."""
 
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -73,27 +74,24 @@ class Window:
     problems: list[tuple[int, int | None, Problem]] = field(default_factory=list)
 
 
-def read_rows(file: RecordFile, *, whole: bool) -> Iterator[Read]:
-    """The rows of a file.
-
-    Args:
-        file: of them.
-        whole: all columns of each, and no digest.
-    """
-    if whole:
-        yield from (Read(row, b"") for row in file.rows())
-        return
+def read_rows(file: RecordFile) -> Iterator[Read]:
+    """The rows of a file, with all columns of a table."""
     digest = b""
-    for part in file.raw():
+    for part in file.raw(whole=True):
         row = file.row(part)
+        if row is not None or part.raw.strip():  # of a table of text its header too
+            digest = _digest(digest, part)
         if row is not None:
-            digest = digest_of(digest, part)
             yield Read(row, digest)
 
 
-def digest_of(before: bytes, part: Part) -> bytes:
+def _digest(before: bytes, part: Part) -> bytes:
     """Of a row and of all before it; how its line ends does not count."""
-    content = part.raw.rstrip(b"\r\n") if part.error is None else (part.error or "").encode()
+    content = part.raw.rstrip(b"\r\n")
+    if part.error is not None:
+        content = part.error.encode()
+    elif part.value is not None:
+        content = json.dumps(part.value, default=repr).encode()
     return blake2b(before + content, digest_size=16).digest()
 
 
@@ -116,10 +114,10 @@ def windows(
     """
     window, asked, characters = Window(), list[Asked | Problem](), 0
     for row, digest in rows:
-        found: list[Asked | Problem] = []
         if row.error is not None:
-            whole: Problem | None = Problem("unreadable", row.error)
-            found = [Problem("unreadable", row.error)] * shape.size(None)
+            problem = Problem("unreadable", row.error)
+            whole: Problem | None = problem
+            found: list[Asked | Problem] = [problem] * shape.size(None)
         else:
             found, whole = shape.pairs(row.value)
         number = len(window.ends)

@@ -22,6 +22,7 @@ Scorer = Reranker | LateInteraction
 # this small, so that a slow model's bar moves too.
 _FIRST_BATCH_PAIRS = 64
 _BATCH_PAIRS = 4096
+_BATCH_CHARACTERS = 4_000_000
 
 
 class Scored(NamedTuple):
@@ -94,23 +95,21 @@ def score_windows(
     """
     pace = Doubling(_FIRST_BATCH_PAIRS, _BATCH_PAIRS)
     pieces: deque[_Piece] = deque()
-    reading = Ahead(windows, 1, "packrank-rows")
-    stream = _stream_of(model, _batches(reading, pieces, pace), cutoff_layer)
     place = _Place(first_row, first_slot, num_labels(model))
-    try:
-        while True:
-            start = perf_counter()
-            with pace.kept():
-                found = next(stream, None)
-            _count(stages, stream, reading, perf_counter() - start)
-            while pieces and (found is None or not pieces[0].size):
-                yield from place.settled(pieces.popleft(), None)
-            if found is None:
-                return
-            yield from place.settled(pieces.popleft(), found)
-    finally:
-        reading.close()
-        stream.close()
+    with Ahead(windows, 1, "packrank-rows") as reading:
+        stream = _stream_of(model, _batches(reading, pieces, pace), cutoff_layer)
+        try:
+            while True:
+                start = perf_counter()
+                with pace.kept():
+                    found = next(stream, None)
+                _count(stages, stream, reading, perf_counter() - start)
+                if found is None:
+                    return
+                yield from place.settled(pieces.popleft(), found)
+        finally:
+            reading.close()  # who tokenizes waits for it
+            stream.close()
 
 
 def num_labels(model: Scorer) -> int:
@@ -119,7 +118,7 @@ def num_labels(model: Scorer) -> int:
 
 
 class _Piece(NamedTuple):
-    """Pairs of a window that are a batch; none of a window that has no pairs."""
+    """Pairs of a window that are a batch; a window without pairs has one batch, of none."""
 
     window: Window
     start: int
@@ -130,13 +129,14 @@ def _batches(
     windows: Iterable[Window], pieces: deque[_Piece], pace: Doubling
 ) -> Iterator[list[Pair]]:
     for window in windows:
-        if not window.pairs:
-            pieces.append(_Piece(window, 0, 0))
         start = 0
-        while start < len(window.pairs):
+        while not start or start < len(window.pairs):
             batch = window.pairs[start : start + pace.size]
+            sizes = [len(query) + len(document) for query, document in batch]
+            fitting = int(np.searchsorted(np.cumsum(sizes), _BATCH_CHARACTERS, side="right"))
+            batch = batch[: max(fitting, 1)]
             pieces.append(_Piece(window, start, len(batch)))
-            start += len(batch)
+            start += max(len(batch), 1)
             yield batch
 
 
@@ -147,18 +147,16 @@ class _Place:
         self._rows, self._slots, self._labels = rows, slots, labels
         self._window: Window | None = None
 
-    def settled(self, piece: _Piece, found: Found | None) -> Iterator[Scored]:
+    def settled(self, piece: _Piece, found: Found) -> Iterator[Scored]:
         """The rows that are done once a piece is."""
         window = piece.window
         if window is not self._window:
             self._begin(window)
-        done = 0
-        if found is not None:
-            logits, failures = found
-            done = piece.start + piece.size
-            self._logits[piece.start : done] = logits
-            for index, reason in failures.items():
-                self._failed[piece.start + index] = reason
+        logits, failures = found
+        done = piece.start + piece.size
+        self._logits[piece.start : done] = logits
+        for index, reason in failures.items():
+            self._failed[piece.start + index] = reason
         # Pairs are numbered as they first come: a row is done with the highest of its own.
         stop = int(np.searchsorted(self._needs, done, side="right"))
         if stop > self._row:
@@ -169,8 +167,7 @@ class _Place:
         self._logits = np.full((len(window.pairs), self._labels), np.nan, dtype=np.float32)
         self._failed: dict[int, str] = {}
         self._ends = np.array(window.ends, dtype=np.int64)
-        highest = np.maximum.accumulate(np.append(window.places + 1, 0))
-        self._needs = np.maximum.accumulate(np.append(0, highest)[self._ends])
+        self._needs = np.append(0, np.maximum.accumulate(window.places + 1))[self._ends]
         self._rows_before, self._slots_before = self._rows, self._slots
         self._rows += len(window.ends)
         self._slots += int(self._ends[-1])
@@ -230,7 +227,8 @@ class _LateStream:
         return self
 
     def __next__(self) -> Found:
-        scores, failures = self._model.try_score(next(self._batches))
+        batch = next(self._batches)
+        scores, failures = self._model.try_score(batch)
         return scores[:, None], failures
 
     def close(self) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from packrank.errors import InputError
+from packrank.jobs.journal import FOLDER
 from packrank.jobs.output import OutputFormat
 from packrank.output_file import is_stdout
 
@@ -17,7 +18,8 @@ _ENDINGS: dict[str, OutputFormat] = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
 }
-_JOURNAL = "_job"  # a name that readers of a folder of tables pass over
+# Names of what is not written.
+_OTHERS = (".csv", ".tsv", ".gz", ".zst", ".arrow", ".feather", ".txt.gz", ".xlsx")
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,9 @@ class Target:
     is_folder: bool
 
 
-def target_of(output: str, format: OutputFormat | None, inputs: Sequence[str]) -> Target:
+def target_of(
+    output: str, format: OutputFormat | None, given: Sequence[str], inputs: Sequence[str]
+) -> Target:
     """What an output's name stands for.
 
     A name that ends in a slash, or of a folder, is a folder of parts. Else it is a file; standard
@@ -46,12 +50,15 @@ def target_of(output: str, format: OutputFormat | None, inputs: Sequence[str]) -
     Args:
         output: its name.
         format: of it; None: as the name's end says, else JSON Lines.
-        inputs: files that are read.
+        given: what is read, as it is named.
+        inputs: the files of it.
 
     Raises:
         InputError: it cannot be written to, or is what is read.
     """
     end = Path(output.rstrip("/")).suffix.lower()
+    if format is None and end in _OTHERS:
+        raise InputError(f"{output} ends in {end}, which is not written; take .jsonl or .parquet")
     chosen: OutputFormat = format or _ENDINGS.get(end, "jsonl")
     is_piped = not all(os.path.isfile(name) for name in inputs)
     if is_stdout(output) or _is_stream(output) or is_piped:
@@ -62,9 +69,13 @@ def target_of(output: str, format: OutputFormat | None, inputs: Sequence[str]) -
             )
         return Target(output, chosen, None, False)
     is_folder = output.endswith("/") or os.path.isdir(output)
+    inside = os.path.realpath(output)
+    for folder in filter(os.path.isdir, given):
+        if os.path.commonpath([inside, os.path.realpath(folder)]) == os.path.realpath(folder):
+            raise InputError(f"{output} lies in {folder}, which is read; name another place")
     if is_folder:
         _check_folder(output, inputs)
-        return Target(output, chosen, Path(output) / _JOURNAL, True)
+        return Target(output, chosen, Path(output) / FOLDER, True)
     for name in inputs:
         if os.path.exists(output) and os.path.samefile(name, output):
             raise InputError(f"{output} is a file that is read; name another one to write")
@@ -85,7 +96,7 @@ def _check_folder(output: str, inputs: Sequence[str]) -> None:
             raise InputError(f"{name}, which is read, lies in {output}; name another folder")
     if os.path.isdir(output):
         others = sorted(name for name in os.listdir(output) if not name.startswith("."))
-        if others and _JOURNAL not in others:
+        if others and FOLDER not in others:
             raise InputError(
                 f"{output} holds no job, and holds {others[0]!r}; name a folder that is new or "
                 "empty"

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Mapping, Set
 from itertools import islice
 from typing import Any, BinaryIO, Protocol
 
-from packrank.errors import InputError
 from packrank.jobs.output import ERROR, json_line
 from packrank.records.record import shown
+from packrank.records.tables import arrow
 
 _ROWS = 1 << 13  # of a row group
 
@@ -16,6 +16,7 @@ class Writer(Protocol):
     """Writes rows to a binary file."""
 
     suffix: str
+    misfits: int
 
     def write(self, rows: Iterable[Mapping[str, Any]], sink: BinaryIO) -> None:
         """All of them; the same rows always give the same bytes."""
@@ -26,6 +27,7 @@ class JsonLines:
     """A JSON object a row."""
 
     suffix = ".jsonl"
+    misfits = 0
 
     def write(self, rows: Iterable[Mapping[str, Any]], sink: BinaryIO) -> None:
         """See `Writer`."""
@@ -37,6 +39,7 @@ class Lines:
     """Rows that are lines already, of a TREC run."""
 
     suffix = ".trec"
+    misfits = 0
 
     def write(self, rows: Iterable[Mapping[str, Any]], sink: BinaryIO) -> None:
         """See `Writer`; a row is {"line": ...}."""
@@ -52,6 +55,9 @@ class Parquet:
         added: names of columns, and what each holds, after those.
         mixed: columns of text in which what is no text is JSON.
         has_errors: whether there is a column of errors.
+
+    Attributes:
+        misfits: values that have been left out.
     """
 
     suffix = ".parquet"
@@ -64,7 +70,7 @@ class Parquet:
         *,
         has_errors: bool = True,
     ) -> None:
-        self._arrow, self._mixed = arrow(), mixed
+        self._arrow, self._mixed = arrow("Parquet is asked for"), mixed
         pyarrow = self._arrow
         fields = [pyarrow.field(name, type) for name, type in added.items()]
         if has_errors:
@@ -74,6 +80,7 @@ class Parquet:
         # Not what a library noted of its own table, the columns of which these are no longer.
         self._schema = pyarrow.schema([*kept, *fields])
         self._names = set(self._schema.names)
+        self.misfits = 0
 
     def write(self, rows: Iterable[Mapping[str, Any]], sink: BinaryIO) -> None:
         """See `Writer`. What a column cannot hold is left out, and the row's error says so."""
@@ -88,6 +95,7 @@ class Parquet:
             row = {**row, **texts}
         if row.keys() <= self._names:
             return row
+        self.misfits += 1
         new = ", ".join(sorted(map(repr, row.keys() - self._names)))
         return _with_error(row, f"the first rows have no {new}, so no column holds it")
 
@@ -106,26 +114,10 @@ class Parquet:
                 self._arrow.array([value], field.type)
             except (self._arrow.ArrowException, TypeError, ValueError, OverflowError):
                 fitting[field.name] = None
+                self.misfits += 1
                 reason = f'"{field.name}" is {shown(value)}, and its column holds {field.type}'
                 fitting = _with_error(fitting, reason)
         return fitting
-
-
-def arrow() -> Any:
-    """The package that reads and writes tables.
-
-    Raises:
-        InputError: it is not installed.
-    """
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise InputError(
-            f"Parquet is written by pyarrow, which cannot be imported ({error}); "
-            "pip install 'packrank[tables]'"
-        ) from None
-    return pyarrow
 
 
 def schema_of(values: Iterable[object]) -> tuple[Any, set[str]]:
@@ -137,7 +129,7 @@ def schema_of(values: Iterable[object]) -> tuple[Any, set[str]]:
     Returns:
         pyarrow's schema; and names of columns that hold texts among other things.
     """
-    pyarrow = arrow()
+    pyarrow = arrow("Parquet is asked for")
     seen: dict[str, list[Any]] = {}
     for value in values:
         if isinstance(value, Mapping):

@@ -1,8 +1,7 @@
 """Files of records, opened as one: a file, those of a folder, those that a pattern matches."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
-from itertools import chain, islice
+from itertools import chain
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -13,6 +12,7 @@ from packrank.records.paths import files_of
 from packrank.records.record import Kind, Record, fields_of
 
 _OBJECTS_SEEN = 64
+_PARTS_SEEN = 1 << 16  # among which objects are looked for
 _ONE = {"line": "a line", "row": "a row", "element": "an element"}
 
 
@@ -84,8 +84,11 @@ class RecordFile:
                 is closed.
         """
         given = [path] if isinstance(path, str) else list(path)
+        if not given:
+            raise InputError("no file is named; name one at least")
         self.paths = files_of(given)
-        self.name = self.paths[0] if len(self.paths) == 1 else " ".join(given)
+        others = f" and {len(given) - 1} more" if len(given) > 1 else ""
+        self.name = self.paths[0] if len(self.paths) == 1 else f"{given[0]}{others}"
         self.kind, self._format, self._keep_damaged = kind, format, keep_damaged
         self._place, self._file = 0, OpenFile(self.paths[0], kind, format)
         self._coming: Iterator[Part] | None = None
@@ -133,14 +136,26 @@ class RecordFile:
             return self._file.table.lists
         if self._file.columns:
             return dict.fromkeys(self._file.columns, False)
-        parts, held = self._parts(), list[Part]()
         found: dict[str, bool] = {}
-        for part in islice(parts, _OBJECTS_SEEN):
+        for value in self.first_values(_OBJECTS_SEEN):
+            for name, one in value.items():
+                found[name] = found.get(name, False) or isinstance(one, list)
+        return found
+
+    def first_values(self, count: int) -> list[dict[str, Any]]:
+        """The first objects, so many as there are; what is no object is passed over.
+
+        Whatever is read comes again.
+        """
+        parts, held = self._parts(whole=True), list[Part]()
+        found: list[dict[str, Any]] = []
+        for part in parts:
             held.append(part)
-            with suppress(InputError):
-                value = None if part.error else part.file.value(part.within, part.raw)
-                for name, one in value.items() if isinstance(value, dict) else ():
-                    found[name] = found.get(name, False) or isinstance(one, list)
+            row = self.row(part)
+            if row is not None and isinstance(row.value, dict):
+                found.append(row.value)
+            if len(found) == count or len(held) == _PARTS_SEEN:
+                break
         if self.can_rewind:
             self.rewind()
         else:
@@ -167,14 +182,17 @@ class RecordFile:
         for other in self.paths[1:]:
             OpenFile(other, kind, self._format).close()
 
-    def raw(self) -> Iterator[Part]:
+    def raw(self, *, whole: bool = False) -> Iterator[Part]:
         """Every part, blank ones and headers included.
+
+        Args:
+            whole: of Parquet and Arrow the values of all columns, in place of bytes.
 
         Raises:
             OSError, InputError: as for the constructor; a file is damaged.
         """
         coming, self._coming = self._coming, None
-        return self._parts() if coming is None else coming
+        return self._parts(whole) if coming is None else coming
 
     def _parts(self, whole: bool = False) -> Iterator[Part]:
         number = 0
@@ -210,17 +228,12 @@ class RecordFile:
                 value = file.value(part.within, part.raw)
             except InputError as wrong:
                 error = str(wrong)
-        return Row(value, error, self._place_of(part.within))
+        place = f"{file.part} {part.within}"
+        return Row(value, error, place if len(self.paths) == 1 else f"{file.name}, {place}")
 
     def rows(self) -> Iterator[Row]:
         """What every part says that is not blank, with all columns of Parquet and Arrow."""
-        coming, self._coming = self._coming, None
-        parts = self._parts(whole=True) if coming is None else coming
-        yield from (row for row in map(self.row, parts) if row is not None)
-
-    def _place_of(self, within: int) -> str:
-        place = f"{self._file.part} {within}"
-        return place if len(self.paths) == 1 else f"{self._file.name}, {place}"
+        yield from (row for row in map(self.row, self.raw(whole=True)) if row is not None)
 
     def records(self, parts: Iterable[Part] | None = None) -> Iterator[Record]:
         """Records; blank parts and headers are passed over.

@@ -19,8 +19,8 @@ from packrank.errors import InputError
 from packrank.records.record import Kind, id_of, shown
 
 # Columns by what they are, the first that is there.
-_QUERY_IDS = ("query_id", "qid", "query-id")
-_DOCUMENT_IDS = ("document_id", "doc_id", "docid", "pid", "passage_id", "corpus-id")
+_QUERY_IDS = ("query_id", "qid")
+_DOCUMENT_IDS = ("document_id", "doc_id", "docid", "pid", "passage_id")
 _LIST_IDS = ("document_ids", "doc_ids", "docids", "passage_ids")
 LISTS = ("documents", *_LIST_IDS)
 _QRELS = {"query-id", "corpus-id"}
@@ -59,12 +59,14 @@ class Side:
         by_id: whether it holds ids, and texts lie elsewhere.
         is_list: whether it holds a list of them.
         scores: the column that its scores go to; "" of a query.
+        is_optional: whether a row need not have it.
     """
 
     column: str
     by_id: bool = False
     is_list: bool = False
     scores: str = ""
+    is_optional: bool = False
 
 
 @dataclass(frozen=True)
@@ -90,23 +92,35 @@ class Shape:
         sides = (self.query, *self.documents)
         one = [side for side in sides if not side.is_list]
         many = [side for side in sides if side.is_list]
+        needed = [side for side in many if not side.is_optional]
         return Kind(
             "pair" if self.is_pairs else "query",
             tuple(side.column for side in one if not side.by_id),
             tuple(side.column for side in one if side.by_id),
-            lists=tuple(side.column for side in many if not side.by_id),
-            id_lists=tuple(side.column for side in many if side.by_id),
+            lists=tuple(side.column for side in needed if not side.by_id),
+            id_lists=tuple(side.column for side in needed if side.by_id),
             is_run=self.is_pairs,
         )
 
     def size(self, value: object) -> int:
         """How many scores a row gets, whatever becomes of them."""
+        return sum(self.sizes(value))
+
+    def sizes(self, value: object) -> list[int]:
+        """The same, of each of the columns of documents."""
         if self.is_pairs:
-            return 1
-        if not isinstance(value, Mapping):
-            return 0
-        lists = [value.get(side.column) for side in self.documents]
-        return sum(len(found) for found in lists if isinstance(found, list))
+            return [1]
+        held = value if isinstance(value, Mapping) else {}
+        lists = [held.get(side.column) for side in self.documents]
+        return [len(found) if isinstance(found, list) else 0 for found in lists]
+
+    def place(self, value: object, slot: int) -> str:
+        """Which element of which list one of a row's scores is of, counted from 1."""
+        for side, count in zip(self.documents, self.sizes(value), strict=True):
+            if slot < count:
+                return f"{side.column} {slot + 1}"
+            slot -= count
+        raise AssertionError("a slot is of one of the lists")
 
     def pairs(self, value: object) -> tuple[list[Asked | Problem], Problem | None]:
         """What a row asks for, as many as its `size`, and what is wrong with all of it.
@@ -126,6 +140,8 @@ class Shape:
             found = value.get(side.column)
             if not side.is_list:
                 asked.append(_asked(query, found, side, value))
+            elif found is None and side.is_optional:
+                continue
             elif isinstance(found, list):
                 asked += [_asked(query, one, side, value) for one in found]
             else:
@@ -155,18 +171,27 @@ def shape_of(
     Raises:
         InputError: they have no shape, or texts are needed by id and none are known.
     """
+    if columns.keys() >= _QRELS:
+        raise InputError(
+            "these are judgements (qrels), by which a ranking is measured; score the candidates "
+            "that a first stage found"
+        )
+    if scores in ("error", "rank"):
+        raise InputError(f"a column {scores!r} is written beside the scores; choose another name")
     if query is document is None and not documents_by_id and _is_training(columns):
         if scores is not None:
             raise InputError("scores of pos and neg go to pos_scores and neg_scores; name no other")
-        lists = [name for name in ("pos", "neg") if name in columns]
-        sides = tuple(Side(name, is_list=True, scores=f"{name}_scores") for name in lists)
-        return Shape(Side("query"), sides)
+        return Shape(Side("query"), (_training("pos"), _training("neg", is_optional=True)))
     asking = _side(columns, query, ("query",), _QUERY_IDS, queries_by_id, "queries")
     ids = (*_LIST_IDS, *_DOCUMENT_IDS)
     found = _side(columns, document, ("documents", "document"), ids, documents_by_id, "documents")
     is_list = columns[found.column]
     name = scores or ("scores" if is_list else "score")
     return Shape(asking, (Side(found.column, found.by_id, is_list, name),))
+
+
+def _training(name: str, *, is_optional: bool = False) -> Side:
+    return Side(name, is_list=True, scores=f"{name}_scores", is_optional=is_optional)
 
 
 def _is_training(columns: Mapping[str, bool]) -> bool:
@@ -196,12 +221,7 @@ def _side(
             f"{_listed(columns)}"
         )
     if there := next((name for name in ids if name in columns), None):
-        if columns.keys() >= _QRELS:
-            raise InputError(
-                "these are judgements (qrels), by which a ranking is measured; score the "
-                "candidates that a first stage found"
-            )
-        raise InputError(f"the column {there!r} holds ids; give their texts by --{what}")
+        raise InputError(f"the column {there!r} holds ids; give a table of their texts (--{what})")
     wanted = " or ".join(map(repr, texts))
     raise InputError(
         f"there is no column {wanted}, nor one of ids; there are {_listed(columns)}; name the "

@@ -47,7 +47,7 @@ class Table:
         """
         self._name, self._stream, self._what = name, stream, NAMES[format]
         self._is_stream = head.startswith(_STREAM)
-        self._arrow = _arrow(f"{name} is {self._what}")
+        self._arrow = arrow(f"{name} is {self._what}")
         if not self._is_stream and not stream.seekable():
             raise InputError(
                 f"{name} is {self._what}, which ends with where everything lies, so it cannot be "
@@ -80,11 +80,7 @@ class Table:
     @property
     def lists(self) -> dict[str, bool]:
         """Its columns, and whether each holds lists."""
-        return {field.name: self._is_list(field.type) for field in self.schema}
-
-    def _is_list(self, found: Any) -> bool:
-        types = self._arrow.types
-        return bool(types.is_list(found) or types.is_large_list(found))
+        return {field.name: is_list(field.type) for field in self.schema}
 
     def want(self, kind: Kind) -> None:
         """Read the columns of this kind alone.
@@ -99,7 +95,7 @@ class Table:
         for name in self._wanted:
             found = inner = self.schema.field(name).type
             if name in lists:
-                inner = found.value_type if self._is_list(found) else self._arrow.binary()
+                inner = found.value_type if is_list(found) else self._arrow.binary()
             expected = "texts" if name in texts or name in kind.lists else "texts or whole numbers"
             may_nest = name in ("document", *kind.lists)
             if not self._fits(inner, expected == "texts" and name not in kind.ids, may_nest):
@@ -131,7 +127,7 @@ class Table:
             if isinstance(batch, Lost):
                 yield from [batch.error] * batch.rows
                 continue
-            columns = [_values(batch.column(name)) for name in self._wanted]
+            columns = [values_of(batch.column(name)) for name in self._wanted]
             for values in zip(*columns, strict=True):
                 row = dict(zip(self._wanted, values, strict=True))
                 held = {
@@ -147,7 +143,7 @@ class Table:
             if isinstance(batch, Lost):
                 yield from [batch.error] * batch.rows
                 continue
-            columns = [_values(batch.column(name)) for name in self.columns]
+            columns = [values_of(batch.column(name)) for name in self.columns]
             for values in zip(*columns, strict=True):
                 yield dict(zip(self.columns, values, strict=True))
 
@@ -201,14 +197,19 @@ class Lost(NamedTuple):
     rows: int
 
 
+def is_list(type: Any) -> bool:
+    """Whether a type of Arrow's is one of lists."""
+    types = arrow("a table").types
+    return bool(types.is_list(type) or types.is_large_list(type))
+
+
 def unpacked(stream: BinaryIO, name: str) -> BinaryIO:
     """What zstd has compressed there, as it was; it cannot be read twice without `stream`.
 
     Raises:
         InputError: pyarrow is not installed.
     """
-    arrow = _arrow(f"{name} is compressed by zstd")
-    return io.BufferedReader(_Unpacked(arrow, stream))
+    return io.BufferedReader(_Unpacked(arrow(f"{name} is compressed by zstd"), stream))
 
 
 class _Unpacked(io.RawIOBase):
@@ -261,21 +262,28 @@ class _Lent:
         """Leave it open."""
 
 
-def _arrow(what: str) -> Any:
-    """pyarrow; `what`, the beginning of a sentence, needs it."""
+def arrow(what: str) -> Any:
+    """The package that reads and writes tables.
+
+    Args:
+        what: the beginning of a sentence, of what needs it.
+
+    Raises:
+        InputError: it is not installed.
+    """
     try:
         import pyarrow
         import pyarrow.ipc
         import pyarrow.parquet
     except ImportError as error:
         raise InputError(
-            f"{what}, which pyarrow reads, and it cannot be imported ({error}); "
+            f"{what}, which needs pyarrow, and it cannot be imported ({error}); "
             "pip install 'packrank[tables]'"
         ) from None
     return pyarrow
 
 
-def _values(column: Any) -> list[Any]:
+def values_of(column: Any) -> list[Any]:
     """A column's values; bytes that are no UTF-8 as lone surrogates, which whoever reads meets."""
     try:
         values: list[Any] = column.to_pylist()

@@ -10,28 +10,42 @@ from numpy.typing import NDArray
 
 from packrank.errors import InputError
 from packrank.records.shapes import Problem, Shape
+from packrank.records.tables import arrow, is_list, values_of
 from packrank.scoring.pair_scorer import LogitStream
 
-_ROWS = 4096  # of a table that are a batch
+# Rows of a table, and pairs of them unless a row alone has more, that are a batch.
+_ROWS = 4096
+_PAIRS = 4096
+_Pairs = list[tuple[str, str]]
 
 
 class _Piece(NamedTuple):
-    """Rows of a table, and which pair each of their slots is."""
+    """Rows of a table, and which pair each of their slots is.
+
+    Attributes:
+        table: the rows.
+        shape: of them.
+        values: what they say, as far as it is scored.
+        places: of each slot which pair it is; -1: none.
+        problems: slot -> why it is none.
+        wholes: row -> why it has none.
+    """
 
     table: Any
-    sizes: list[int]
+    shape: Shape
+    values: list[dict[str, Any]]
     places: list[int]
-    problems: dict[int, str]  # by slot
-    wholes: dict[int, str]  # by row
+    problems: dict[int, str]
+    wholes: dict[int, str]
 
 
 def score_tables(
-    stream: Callable[[Iterable[list[tuple[str, str]]]], LogitStream],
+    stream: Callable[[Iterable[_Pairs]], LogitStream],
     scores: Callable[[NDArray[np.float32]], NDArray[np.float32]],
     tables: Iterable[Any],
     shape_of_columns: Callable[[dict[str, bool]], Shape],
 ) -> Iterator[Any]:
-    """Tables with their scores, in their order and in pieces of some thousands of rows.
+    """Tables with their scores, in their order and in pieces of some thousands of pairs.
 
     Args:
         stream: batches of pairs to their logits.
@@ -42,92 +56,93 @@ def score_tables(
     Raises:
         InputError: pyarrow is not installed, or columns are not those of rows that are scored.
     """
-    arrow = _arrow()
+    pyarrow = arrow("a table is scored")
     pieces: deque[_Piece] = deque()
 
-    def batches() -> Iterator[list[tuple[str, str]]]:
+    def batches() -> Iterator[_Pairs]:
         for given in tables:
-            table = given if isinstance(given, arrow.Table) else _table(arrow, given)
-            shape = shape_of_columns(_columns(arrow, table))
+            table = _table(pyarrow, given)
+            shape = shape_of_columns({one.name: is_list(one.type) for one in table.schema})
             for start in range(0, table.num_rows, _ROWS):
-                piece, pairs = _piece(table.slice(start, _ROWS), shape)
-                pieces.append(piece)
-                shapes.append(shape)
-                yield pairs
+                for piece, pairs in _pieces(table.slice(start, _ROWS), shape):
+                    pieces.append(piece)
+                    yield pairs
 
-    shapes: deque[Shape] = deque()
     with closing(stream(batches())) as found:
         for logits, failures in found:
-            piece, shape = pieces.popleft(), shapes.popleft()
-            yield _finished(arrow, piece, shape, scores(logits), failures)
+            yield _finished(pyarrow, pieces.popleft(), scores(logits), failures)
 
 
-def _piece(table: Any, shape: Shape) -> tuple[_Piece, list[tuple[str, str]]]:
+def _pieces(table: Any, shape: Shape) -> Iterator[tuple[_Piece, _Pairs]]:
+    """The rows of a table, so many that their pairs are a batch."""
+    names = {shape.query.column, *(side.column for side in shape.documents), "title"}
+    read = [name for name in table.column_names if name in names]
+    columns = [values_of(table.column(name)) for name in read]
+    rows = [dict(zip(read, row, strict=True)) for row in zip(*columns, strict=True)]
+    start = 0
+    while start < len(rows):
+        sizes = np.cumsum([shape.size(row) for row in rows[start:]])
+        count = max(int(np.searchsorted(sizes, _PAIRS, side="right")), 1)
+        yield _piece(table.slice(start, count), shape, rows[start : start + count])
+        start += count
+
+
+def _piece(table: Any, shape: Shape, rows: list[dict[str, Any]]) -> tuple[_Piece, _Pairs]:
     numbers: dict[tuple[str, str], int] = {}
-    piece = _Piece(table, [], [], {}, {})
-    for row in table.select(_read(shape, table)).to_pylist():
+    piece = _Piece(table, shape, rows, [], {}, {})
+    for number, row in enumerate(rows):
         asked, whole = shape.pairs(row)
         if whole is not None:
-            piece.wholes[len(piece.sizes)] = whole.reason
-        piece.sizes.append(len(asked))
+            piece.wholes[number] = whole.reason
         for one in asked:
             if isinstance(one, Problem):
                 piece.problems[len(piece.places)] = one.reason
                 piece.places.append(-1)
             else:
-                piece.places.append(numbers.setdefault((one.query, one.document), len(numbers)))
+                key = one.query, one.document
+                piece.places.append(numbers.setdefault(key, len(numbers)))
     return piece, list(numbers)
 
 
-def _read(shape: Shape, table: Any) -> list[str]:
-    columns = [shape.query.column, *(side.column for side in shape.documents)]
-    return columns + ["title"] * ("title" in table.column_names)
-
-
 def _finished(
-    arrow: Any,
-    piece: _Piece,
-    shape: Shape,
-    scores: NDArray[np.float32],
-    failures: dict[int, str],
+    pyarrow: Any, piece: _Piece, scores: NDArray[np.float32], failures: dict[int, str]
 ) -> Any:
     """A piece of a table with columns of scores and of errors."""
-    reasons = dict(piece.problems)
-    for slot, place in enumerate(piece.places):
-        if place in failures:
-            reasons[slot] = failures[place]
+    table, shape = piece.table, piece.shape
+    places = enumerate(piece.places)
+    reasons = piece.problems | {s: failures[place] for s, place in places if place in failures}
     rows = scores.tolist()
     plain = [
-        None if place < 0 or slot in reasons else _value(rows[place])
+        None if slot in reasons else rows[place][0] if len(rows[place]) == 1 else rows[place]
         for slot, place in enumerate(piece.places)
     ]
-    ends = np.cumsum([0, *piece.sizes]).tolist()
-    errors = [_error(piece, shape, reasons, n, ends[n], ends[n + 1]) for n in range(len(ends) - 1)]
-    table, compute = piece.table, arrow.compute
-    one = arrow.float32() if scores.shape[1] == 1 else arrow.list_(arrow.float32())
-    starts = ends[:-1]
+    one = pyarrow.float32() if scores.shape[1] == 1 else pyarrow.list_(pyarrow.float32())
+    starts = np.cumsum([0, *(shape.size(value) for value in piece.values)]).tolist()
+    errors = [_error(piece, reasons, row, starts) for row in range(len(piece.values))]
     for side in shape.documents:
         if not side.is_list:
-            table = _with(table, side.scores, arrow.array(plain, one))
+            table = _with(table, side.scores, pyarrow.array(plain, one))
             continue
-        sizes = compute.list_value_length(table.column(side.column)).to_pylist()
-        values = [
+        found = [value.get(side.column) for value in piece.values]
+        sizes = [len(each) if isinstance(each, list) else None for each in found]
+        lists = [
             None if size is None else plain[start : start + size]
-            for start, size in zip(starts, sizes, strict=True)
+            for start, size in zip(starts, sizes, strict=False)
         ]
-        starts = [start + (size or 0) for start, size in zip(starts, sizes, strict=True)]
-        table = _with(table, side.scores, arrow.array(values, arrow.list_(one)))
-    return _with(table, "error", arrow.array(errors, arrow.string()))
+        starts = [start + (size or 0) for start, size in zip(starts, sizes, strict=False)]
+        table = _with(table, side.scores, pyarrow.array(lists, pyarrow.list_(one)))
+    return _with(table, "error", pyarrow.array(errors, pyarrow.string()))
 
 
-def _error(
-    piece: _Piece, shape: Shape, reasons: dict[int, str], row: int, start: int, stop: int
-) -> str | None:
+def _error(piece: _Piece, reasons: dict[int, str], row: int, starts: list[int]) -> str | None:
     if row in piece.wholes:
         return piece.wholes[row]
+    shape, value = piece.shape, piece.values[row]
     said = [
-        reasons[slot] if shape.is_pairs else f"{slot - start + 1}: {reasons[slot]}"
-        for slot in range(start, stop)
+        reasons[slot]
+        if shape.is_pairs
+        else f"{shape.place(value, slot - starts[row])}: {reasons[slot]}"
+        for slot in range(starts[row], starts[row + 1])
         if slot in reasons
     ]
     return "; ".join(said) or None
@@ -140,36 +155,13 @@ def _with(table: Any, name: str, column: Any) -> Any:
     return table.append_column(name, column)
 
 
-def _value(scores: list[float]) -> Any:
-    return scores[0] if len(scores) == 1 else scores
-
-
-def _columns(arrow: Any, table: Any) -> dict[str, bool]:
-    def is_list(type: Any) -> bool:
-        return bool(arrow.types.is_list(type) or arrow.types.is_large_list(type))
-
-    return {field.name: is_list(field.type) for field in table.schema}
-
-
-def _table(arrow: Any, given: Any) -> Any:
+def _table(pyarrow: Any, given: Any) -> Any:
     try:
-        if isinstance(given, arrow.RecordBatch):
-            return arrow.Table.from_batches([given])
-        return arrow.table(given)
-    except (arrow.ArrowException, TypeError, ValueError) as error:
+        if isinstance(given, pyarrow.RecordBatch):
+            return pyarrow.Table.from_batches([given])
+        return given if isinstance(given, pyarrow.Table) else pyarrow.table(given)
+    except (pyarrow.ArrowException, TypeError, ValueError) as error:
         raise InputError(
             f"a batch is a {type(given).__name__}, expected a table or a record batch of Arrow, or "
             f"what exports one ({error})"
         ) from None
-
-
-def _arrow() -> Any:
-    try:
-        import pyarrow
-        import pyarrow.compute
-    except ImportError as error:
-        raise InputError(
-            f"tables are read by pyarrow, which cannot be imported ({error}); "
-            "pip install 'packrank[tables]'"
-        ) from None
-    return pyarrow

@@ -21,7 +21,6 @@ def test_texts_are_found_as_they_were(tmp_path: Path, id: str) -> None:
     texts = ["fox", "ünï\ud7ff", "x" * 100_000, "", "a"]
     rows = [{id: n, "text": text, "title": "t" if n == 4 else ""} for n, text in enumerate(texts)]
     with Texts(table(tmp_path / "t.jsonl", *rows), "document") as found:
-        assert len(found) == 5
         known = found.find(["4", "1", "1", "2", "0", "9"])
         assert [known[n] for n in "0124"] == ["fox", texts[1], texts[2], "t a"]
         problem = known["9"]

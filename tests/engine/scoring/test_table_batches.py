@@ -76,7 +76,7 @@ def test_lists_and_training_lines(reranker: Reranker) -> None:
         [one["owl", "red"]],
     ]
     errors = found["error"].to_pylist()
-    assert errors[1] is None and str(errors[0]).startswith("3: ") and errors[2] and errors[3]
+    assert errors[1] is None and str(errors[0]).startswith("neg 2: ") and errors[2] and errors[3]
 
 
 class Frame:

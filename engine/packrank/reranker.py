@@ -224,7 +224,7 @@ class Reranker(PairModel):
 
         Args:
             tables: pyarrow's tables or record batches, or what exports them (pandas, polars,
-                DuckDB); a generator is asked for one at a time.
+                DuckDB); a generator is asked for one at a time, in a thread. Or one table.
             query_column: if it is called otherwise.
             document_column: likewise, of texts or of lists of them.
             score_column: what that of scores is called: "score", of lists "scores".

@@ -168,12 +168,83 @@ def test_what_is_positive_is_never_a_negative(reranker: Reranker, tmp_path: Path
     mining, out = Mining(Rules(1), Form()), tmp_path / "o.jsonl"
     for rows in (
         [{"query": "red", "document": text, "label": "yes"} for text in TEXTS],
-        [{"query": "red", "documents": ["fox", "owl"], "positives": [" fox"]}],
         [{"query": "red", "pos": ["fox", None], "neg": ["owl"]}],
         [{"query": "red", "pos": ["fox"], "neg": "xyz"}],
     ):
         summary = Job(reranker, lines(tmp_path / "in.jsonl", rows), out, mining=mining).run()
-        assert out.read_text() == "" and summary.num_unfit == 1
+        assert out.read_text() == "" and summary.num_unfit + summary.num_few == 1
+
+
+def test_positives_beside_a_list_are_scored_too(reranker: Reranker, tmp_path: Path) -> None:
+    rows = [{"query": "red", "documents": ["owl", "fox", "blue"], "positives": ["red red", "fox"]}]
+    mining, out = Mining(Rules(2), Form("labeled-pair")), tmp_path / "o.jsonl"
+    Job(reranker, lines(tmp_path / "in.jsonl", rows), out, mining=mining).run()
+    found = [(row["positive"], row["label"]) for row in rows_of(out)]
+    assert found[:2] == [("red red", 1), ("fox", 1)]
+    assert {document for document, label in found if not label} == {"owl", "blue"}
+
+
+def test_a_title_that_is_scored_itself_goes_before_nothing(
+    reranker: Reranker, tmp_path: Path
+) -> None:
+    out = tmp_path / "o.jsonl"
+    source = lines(tmp_path / "in.jsonl", [{"query": "red", "title": "fox", "abstract": "owl"}])
+    Job(reranker, source, out, document_column="title").run()
+    assert rows_of(out)[0]["score"] == one(reranker, "red", "fox")
+    Job(reranker, source, out, query_column="title", document_column="abstract").run()
+    assert rows_of(out)[0]["score"] == one(reranker, "fox", "owl")
+
+
+def test_queries_are_told_apart_as_they_are_scored(reranker: Reranker, tmp_path: Path) -> None:
+    lines(tmp_path / "t.jsonl", [{"id": "1", "text": "red"}, {"id": "d", "text": "fox"}])
+    out, table = tmp_path / "o.jsonl", tmp_path / "t.jsonl"
+    rows: list[dict[str, Any]] = [{"query_id": id, "document_id": "d"} for id in (1, "1", 1)]
+    source = lines(tmp_path / "in.jsonl", rows)
+    Job(reranker, source, out, queries=table, documents=table, top_k=1).run()
+    assert len(rows_of(out)) == 1
+    rows = [{"query": {"text": q}, "document": "fox"} for q in ("red", "blue")]
+    Job(reranker, lines(tmp_path / "in.jsonl", rows), out, top_k=1).run()
+    assert len(rows_of(out)) == 2
+    lists = [{"query_id": 1, "document_ids": ["d"]}] * 2
+    source, run = lines(tmp_path / "in.jsonl", lists), tmp_path / "o.trec"
+    summary = Job(reranker, source, run, queries=table, documents=table).run()
+    assert summary.num_unfit == 1 and len(run.read_text().splitlines()) == 1
+
+
+def test_one_odd_row_does_not_make_the_shape(reranker: Reranker, tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [{"query": "red", "document": text} for text in TEXTS]
+    rows.insert(1, {"query": "red", "document": ["x"]})
+    rows.insert(3, {"query": "red", "document": "fox", "pos": ["a"], "neg": ["b"]})
+    out = tmp_path / "o.jsonl"
+    summary = Job(reranker, lines(tmp_path / "in.jsonl", rows), out).run()
+    assert summary.failed == {"wrong type": 1}
+
+
+def test_columns_that_python_has_no_type_for(reranker: Reranker, tmp_path: Path) -> None:
+    table = pa.table(
+        {
+            "query": ["red"] * 2,
+            "document": ["fox", "owl"],
+            "at": pa.array([1, 1001], pa.timestamp("ns")),
+            "far": pa.array([2**45, 0], pa.timestamp("s")),
+            "number": [float("nan"), 1.0],
+        }
+    )
+    source, out = tmp_path / "in.parquet", tmp_path / "o.parquet"
+    pq.write_table(table, source)
+    assert not Job(reranker, source, out).run().failed
+    found = pq.read_table(out)
+    assert found["at"].cast(pa.int64()).to_pylist() == [1, 1001]
+    assert found["document"].to_pylist() == ["fox", "owl"] and found["error"].null_count == 2
+    assert not Job(reranker, source, tmp_path / "o.jsonl").run().failed
+    assert rows_of(tmp_path / "o.jsonl")[0]["number"] is None
+
+
+def test_an_output_that_is_a_table_of_texts_is_refused(reranker: Reranker, tmp_path: Path) -> None:
+    table = lines(tmp_path / "t.jsonl", [{"id": "d", "text": "fox"}])
+    source = lines(tmp_path / "in.jsonl", [{"query": "red", "document_id": "d"}])
+    with pytest.raises(InputError, match="is a file that is read"):
+        Job(reranker, source, table, documents=table).run()
 
 
 def test_a_field_that_comes_late_is_scored(reranker: Reranker, tmp_path: Path) -> None:

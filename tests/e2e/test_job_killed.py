@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -173,12 +174,13 @@ def failing(
     at: int, error: Callable[[], BaseException], *, for_good: bool = False
 ) -> Iterator[list[int]]:
     """The system refuses a call, the `at`th of those that write, or all from it on; how many."""
-    calls = [0]
+    calls, numbers = [0], count(1)
 
     def counted(original: Any) -> Any:
         def call(*args: Any, **options: Any) -> Any:
-            calls[0] += 1
-            if calls[0] == at or (for_good and calls[0] > at > 0):
+            number = next(numbers)  # threads count as well
+            calls[0] = max(calls[0], number)
+            if number == at or (for_good and number > at > 0):
                 raise error()
             return original(*args, **options)
 

@@ -29,6 +29,8 @@ _MINING = (
 
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit status."""
+    for source in args.input if args.json_log not in (None, "-") else ():
+        check_no_source(args.json_log, source)
     with (
         LeftOut(f"more; see {args.output}", "was not scored") as left_out,
         _log(args.json_log) as log,
@@ -173,6 +175,8 @@ def _said(summary: Summary) -> str:
     if summary.failed:
         kinds = ", ".join(f"{kind} {count:,}" for kind, count in summary.failed.items())
         said += f" ({kinds})"
+    if summary.num_few:
+        said += f", queries with too few hard negatives: {summary.num_few:,}"
     if summary.rows == summary.before:
         return said
     seconds, stages = summary.seconds, summary.stages

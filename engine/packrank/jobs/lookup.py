@@ -53,7 +53,7 @@ class Texts:
         self._folder = tempfile.TemporaryDirectory(prefix="packrank-texts-")
         self._digest = hashlib.sha256()
         try:
-            self._read(_table(path, what))
+            self._read(path)
         except BaseException:
             self._folder.cleanup()
             raise
@@ -63,7 +63,7 @@ class Texts:
         folder = Path(self._folder.name)
         text_ends, id_ends = array("q", [0]), array("q", [0])
         with (
-            RecordFile(path, Kind(self._what)) as file,
+            RecordFile(path, Kind(self._what, beir=_BEIR[self._what])) as file,
             open(folder / "texts", "wb") as texts,
             open(folder / "ids", "wb") as ids,
         ):
@@ -170,15 +170,6 @@ class Tokens:
         if not len(tokens):
             return Problem("empty text", f"the text of document {name} has no token")
         return tokens
-
-
-def _table(path: str, what: str) -> str:
-    """The file of a BEIR folder; any other path as it is."""
-    if os.path.isdir(path):
-        inside = os.path.join(path, _BEIR[what])
-        if os.path.isfile(inside):
-            return inside
-    return path
 
 
 def _id_names(what: str) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from packrank.errors import InputError
 from packrank.jobs.lookup import Texts
 from packrank.jobs.negatives import Form, Rules, mine
 from packrank.jobs.output import Finished
-from packrank.records.shapes import Asked, Problem, Shape
+from packrank.records.shapes import Asked, Problem, Shape, Side
 
 # Columns that say what is positive, by shape: of a list its positives, of a pair its label.
 _POSITIVES = ("positive_ids", "positives")
@@ -45,8 +45,11 @@ class Mining:
     form: Form
     column: str | None = None
 
-    def positives(self, shape: Shape, columns: Mapping[str, bool]) -> str | None:
-        """The column that says what is positive; None of training lines, which have theirs.
+    def shape(self, shape: Shape, columns: Mapping[str, bool]) -> tuple[Shape, str | None]:
+        """The shape that is scored, positives of lists included.
+
+        And the column that says what is positive: of pairs their label, else a list; None of
+        training lines, which have theirs.
 
         Raises:
             InputError: there is none.
@@ -54,7 +57,7 @@ class Mining:
         if len(shape.documents) > 1:
             if self.column is not None:
                 raise InputError("positives of training lines are in pos; name no other column")
-            return None
+            return shape, None
         is_list = not shape.is_pairs
         usual = _POSITIVES if is_list else _LABELS
         name = self.column or next((one for one in usual if one in columns), None)
@@ -64,7 +67,11 @@ class Mining:
                 f"hard negatives are told from positives, and there is no column of {what} "
                 f"({', '.join(usual)}); name it by --positive-column"
             )
-        return name
+        if not is_list:
+            return shape, name
+        [side] = shape.documents
+        positives = Side(name, side.by_id, is_list=True, scores=f"{name}_scores")
+        return replace(shape, documents=(side, positives)), name
 
     def types(self, pyarrow: Any) -> dict[str, Any]:
         """Columns of the rows, and what each holds."""
@@ -97,7 +104,8 @@ class Miner:
         positives: the column that says what is positive; None of training lines.
         queries: texts of queries, where rows have ids; None: they have texts, or there are none.
         documents: the same of documents.
-        leave_out: is told of a query without hard negatives, and why.
+        leave_out: is told of a query whose negatives cannot be told, and why.
+        few: is called for a query that has too few.
     """
 
     mining: Mining
@@ -106,6 +114,7 @@ class Miner:
     queries: Texts | None
     documents: Texts | None
     leave_out: Callable[[str, str], None]
+    few: Callable[[], None]
 
     def rows(self, query: object, candidates: Iterable[Candidate]) -> Iterator[dict[str, Any]]:
         """Rows of a query."""
@@ -137,33 +146,23 @@ class Miner:
             return
         rows = self.mining.form.rows(mined)
         if not rows:
-            few = f"{len(mined.negatives)} of its candidates are far enough behind its positives"
-            self.leave_out(f"query {query}", few)
+            self.few()
         yield from rows
 
     def candidates_of_list(self, one: Finished, label: int) -> list[Candidate]:
         """Those of a row that is a query."""
-        value = one.row.value
-        asked, _ = self.shape.pairs(value)
-        known = value.get(self.positives) if self.positives is not None else None
-        positives = {str(name) for name in known} if isinstance(known, list) else set()
-        sizes = self.shape.sizes(value)
+        asked, _ = self.shape.pairs(one.row.value)
+        sizes = self.shape.sizes(one.row.value)
         sides = [
             side.column
             for side, size in zip(self.shape.documents, sizes, strict=True)
             for _ in range(size)
         ]
-        found = [
-            Candidate(
-                pair.document if isinstance(pair, Asked) else "",
-                score,
-                side == "pos" or (isinstance(pair, Asked) and pair.document in positives),
-            )
+        positives = "pos" if self.positives is None else self.positives
+        return [
+            Candidate(pair.document if isinstance(pair, Asked) else "", score, side == positives)
             for pair, score, side in zip(asked, one.scores[:, label].tolist(), sides, strict=True)
         ]
-        # A positive that was not scored could be any candidate, under another spelling.
-        missing = positives - {one.name for one in found}
-        return [*found, *(Candidate(name, float("nan"), True) for name in missing)]
 
     def candidates_of_pairs(self, rows: Sequence[Finished], label: int) -> list[Candidate]:
         """Those of rows of one query.

@@ -4,6 +4,7 @@ import base64
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -191,7 +192,12 @@ def _jsonable(value: Any) -> Any:
     """What a table's cell is in JSON: dates as ISO has them, bytes in base64, others as text."""
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()
-    return value.isoformat() if hasattr(value, "isoformat") else str(value)
+    if hasattr(value, "isoformat"):
+        return value.isoformat()
+    if hasattr(value, "cast"):  # a scalar of Arrow's, for which Python has no type
+        with suppress(Exception):
+            return value.cast("string").as_py()
+    return repr(value)
 
 
 def _finite(value: Any) -> Any:

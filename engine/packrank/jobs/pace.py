@@ -22,7 +22,7 @@ class Doubling:
 
     def __init__(self, first: int, most: int) -> None:
         """Begin with the first size, and end with the most."""
-        self.size = self._first = first
+        self.size = first
         self._most = most
 
     @contextmanager
@@ -34,7 +34,7 @@ class Doubling:
         if seconds < _SECONDS:
             self.size = min(2 * self.size, self._most)
         elif seconds > 2 * _SECONDS:
-            self.size = max(self.size // 2, self._first)
+            self.size = max(self.size // 2, 1)
 
 
 class Pace:

@@ -38,7 +38,7 @@ class Parts:
         self._started = 0
         self._has_failed = False
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="packrank-parts")
-        self._writing: list[Future[None]] = []
+        self._writing: deque[Future[None]] = deque()
 
     def feed(self, sizes: Sequence[int]) -> None:
         """Rows that follow those before: of each, how many scores it has."""
@@ -58,10 +58,8 @@ class Parts:
         Raises:
             PackrankError, OSError: what an earlier one met.
         """
-        for part in self._writing:
-            if part.done():
-                part.result()
-        self._writing = [part for part in self._writing if not part.done()]
+        while self._writing and self._writing[0].done():  # they end in their order
+            self._writing.popleft().result()
         while self._started < len(self._ends) and self._ends[self._started] <= rows:
             number = self._started
             size = self._ends[number] - (self._ends[number - 1] if number else 0)

@@ -57,6 +57,9 @@ def paths_of(job: Settings) -> list[str]:
 
 def check_settings(job: Settings) -> None:
     """Raise InputError for an option that is none."""
+    if not isinstance(job.model, Scorer):
+        name = type(job.model).__name__
+        raise InputError(f"model is a {name}, expected a Reranker or LateInteraction")
     checked_count("top_k", job.top_k)
     if job.output_format is not None:
         check_choice("output_format", job.output_format, get_args(OutputFormat))

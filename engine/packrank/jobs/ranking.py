@@ -18,12 +18,12 @@ class Ranked(NamedTuple):
     """A query's rows.
 
     Attributes:
-        query: its text or id.
+        query: its text or id; None of rows that have none.
         best: that have a score, best first; of equal ones the earlier.
         others: that have none, in their order.
     """
 
-    query: object
+    query: str | None
     best: list[Finished]
     others: list[Finished]
 
@@ -42,12 +42,12 @@ def by_query(
         shape: pairs.
         keys: what they are ordered by.
     """
-    last: dict[object, int] = {}
+    last: dict[str | None, int] = {}
     for number, row in enumerate(rows):
-        last[_query(row, shape)] = number
-    held: dict[object, list[Finished]] = {}
+        last[shape.query_of(row.value)] = number
+    held: dict[str | None, list[Finished]] = {}
     for number, one in enumerate(finished):
-        query = _query(one.row, shape)
+        query = shape.query_of(one.row.value)
         held.setdefault(query, []).append(one)
         if last[query] == number:
             yield _ranked(query, held.pop(query), keys)
@@ -60,14 +60,8 @@ def places(keys: NDArray[np.float64], most: int | None) -> list[int]:
     return order
 
 
-def _ranked(query: object, rows: list[Finished], keys: Keys) -> Ranked:
+def _ranked(query: str | None, rows: list[Finished], keys: Keys) -> Ranked:
     order = places(keys(np.concatenate([row.logits for row in rows])), None)
     scored = set(order)
     others = [row for place, row in enumerate(rows) if place not in scored]
     return Ranked(query, [rows[place] for place in order], others)
-
-
-def _query(row: Row, shape: Shape) -> object:
-    """What tells a query from others; rows without one are of none together."""
-    value = row.value.get(shape.query.column) if isinstance(row.value, dict) else None
-    return value if isinstance(value, str | int) else None

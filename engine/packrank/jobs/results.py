@@ -31,6 +31,7 @@ class Results:
         miner: mines hard negatives of queries, which then are the output; None: rows are.
         unfit: what the output has no row for: which -> why, the first of them.
         num_unfit: how many.
+        num_few: queries that had too few hard negatives for a row.
     """
 
     columns: Columns
@@ -42,6 +43,8 @@ class Results:
     miner: Miner | None = None
     unfit: dict[str, str] = field(default_factory=dict)
     num_unfit: int = 0
+    num_few: int = 0
+    _ranked: set[str | None] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         shape = self.columns.shape
@@ -104,7 +107,7 @@ class Results:
             return
         for one in finished:
             if isinstance(one.row.value, Mapping):
-                query = one.row.value.get(shape.query.column)
+                query = shape.query_of(one.row.value)
                 yield from miner.rows(query, miner.candidates_of_list(one, self.label))
 
     def _by_query(
@@ -129,7 +132,10 @@ class Results:
         pyarrow = arrow("Parquet is asked for")
         if self.miner is not None:
             return Parquet(pyarrow.schema([]), self.miner.mining.types(pyarrow), has_errors=False)
+        kept = self.columns.kept
         schemas, mixed = file.schemas(), set[str]()
+        if kept is not None:
+            schemas = [pyarrow.schema([x for x in one if x.name in kept]) for one in schemas]
         try:
             if schemas:
                 schema = pyarrow.unify_schemas(schemas)
@@ -141,7 +147,6 @@ class Results:
                 f"the files of {file.name} have columns of several types, which no table holds: "
                 f"{reason}; write jsonl, or name the columns to keep by --columns"
             ) from None
-        kept = self.columns.kept
         if kept is not None:
             schema = pyarrow.schema([one for one in schema if one.name in kept])
         return Parquet(schema, self._added(pyarrow), mixed)
@@ -164,10 +169,15 @@ class Results:
         shape = self.columns.shape
         if not isinstance(one.row.value, Mapping) or not len(one.logits):
             return
+        query = shape.query_of(one.row.value)
+        if query in self._ranked:
+            self.leave_out(f"query {query}", "it stands in several rows, and the first is ranked")
+            return
+        self._ranked.add(query)
         ids = one.row.value[shape.documents[0].column]
         order = places(self.keys(one.logits), None)
         found = [(ids[place], one.scores[place, self.label].item()) for place in order]
-        yield from self._run_of(one.row.value.get(shape.query.column), found)
+        yield from self._run_of(query, found)
 
     def _run_of(self, query: object, found: list[tuple[Any, float]]) -> Iterator[Mapping[str, Any]]:
         """Best first; of a document that comes twice the better."""

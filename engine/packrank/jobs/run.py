@@ -2,7 +2,7 @@
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -56,11 +56,20 @@ class _Run:
         self._file = stack.enter_context(
             RecordFile(given, ANY, job.input_format, keep_damaged=True)
         )
-        self._target = target_of(os.fspath(job.output), job.output_format, given, self._file.paths)
+        self._target = target_of(
+            os.fspath(job.output),
+            job.output_format,
+            given,
+            self._file.paths,
+            tables=[os.fspath(x) for x in (job.queries, job.documents) if x is not None],
+            is_table=self._file.is_table,
+        )
         columns = self._columns = self._file.columns()
         if not columns:
             raise InputError(nothing_in(self._file, []))
-        self._shape = shape_for(job, self._file.name, columns)
+        self._shape, positives = shape_for(job, self._file.name, columns), None
+        if job.mining is not None:
+            self._shape, positives = job.mining.shape(self._shape, columns)
         self._file.want(self._shape.kind)
         self._queries = self._table(job.queries, "query", stack)
         self._documents: Texts | Tokens | None = self._table(job.documents, "document", stack)
@@ -74,21 +83,24 @@ class _Run:
             label,
             job.top_k,
             job.tag,
-            self._miner(columns),
+            self._miner(positives),
         )
         self._writer = self._results.writer(self._file)
         self._stamps = self._stamped()
 
-    def _miner(self, columns: Mapping[str, bool]) -> Miner | None:
+    def _miner(self, positives: str | None) -> Miner | None:
         mining = self._job.mining
         if mining is None:
             return None
         documents = self._documents if isinstance(self._documents, Texts) else None
-        positives = mining.positives(self._shape, columns)
-        return Miner(mining, self._shape, positives, self._queries, documents, self._leave_out)
+        tables = self._queries, documents
+        return Miner(mining, self._shape, positives, *tables, self._leave_out, self._few)
 
     def _leave_out(self, what: str, reason: str) -> None:
         self._results.leave_out(what, reason)
+
+    def _few(self) -> None:
+        self._results.num_few += 1
 
     def _table(self, path: Named | None, what: str, stack: ExitStack) -> Texts | None:
         if path is None:
@@ -106,7 +118,7 @@ class _Run:
         else:
             with Journal(target.journal, with_parent=target.is_folder) as journal:
                 self._kept(journal)
-        summary.unfit = self._results.unfit
+        summary.unfit, summary.num_few = self._results.unfit, self._results.num_few
         summary.num_unfit = max(summary.num_unfit, self._results.num_unfit + self._writer.misfits)
         return summary
 
@@ -191,6 +203,12 @@ class _Run:
         assert journal.progress is not None
         done, digest = journal.progress.rows, b""
         self._say_replaced()
+        if done:
+            self._watch.say(
+                f"{self._target.path} is finished already"
+                if journal.is_finished
+                else f"an earlier run has done {done:,} rows; going on"
+            )
         self._watch.begin(self._file.num_lines(), done)
         if self._job.strict and journal.progress.failed:
             kinds = ", ".join(journal.progress.failed)

@@ -20,7 +20,7 @@ Scorer = Reranker | LateInteraction
 
 # A batch is scored at once, and then what it made is safe and the progress bar moves. The first is
 # this small, so that a slow model's bar moves too.
-_FIRST_BATCH_PAIRS = 64
+_FIRST_BATCH_PAIRS = 16
 _BATCH_PAIRS = 4096
 _BATCH_CHARACTERS = 4_000_000
 

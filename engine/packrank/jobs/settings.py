@@ -28,6 +28,7 @@ class Summary:
         stages: where they went.
         unfit: what a TREC run had no line for: which, and why; the first of them.
         num_unfit: how many.
+        num_few: queries that had too few hard negatives for a row.
         files: that were written.
     """
 
@@ -40,6 +41,7 @@ class Summary:
     stages: Stages = field(default_factory=Stages)
     unfit: dict[str, str] = field(default_factory=dict)
     num_unfit: int = 0
+    num_few: int = 0
     files: list[Path] = field(default_factory=list)
 
 

@@ -40,7 +40,13 @@ class Target:
 
 
 def target_of(
-    output: str, format: OutputFormat | None, given: Sequence[str], inputs: Sequence[str]
+    output: str,
+    format: OutputFormat | None,
+    given: Sequence[str],
+    inputs: Sequence[str],
+    *,
+    tables: Sequence[str] = (),
+    is_table: bool = False,
 ) -> Target:
     """What an output's name stands for.
 
@@ -49,9 +55,12 @@ def target_of(
 
     Args:
         output: its name.
-        format: of it; None: as the name's end says, else JSON Lines.
+        format: of it; None: as the name's end says; else of a folder Parquet, where that is what
+            is read; else JSON Lines.
         given: what is read, as it is named.
         inputs: the files of it.
+        tables: what else is read.
+        is_table: whether Parquet or Arrow is read.
 
     Raises:
         InputError: it cannot be written to, or is what is read.
@@ -59,16 +68,17 @@ def target_of(
     end = Path(output.rstrip("/")).suffix.lower()
     if format is None and end in _OTHERS:
         raise InputError(f"{output} ends in {end}, which is not written; take .jsonl or .parquet")
-    chosen: OutputFormat = format or _ENDINGS.get(end, "jsonl")
+    is_folder = output.endswith("/") or os.path.isdir(output)
+    usual: OutputFormat = "parquet" if is_folder and is_table else "jsonl"
+    chosen: OutputFormat = format or _ENDINGS.get(end, usual)
     is_piped = not all(os.path.isfile(name) for name in inputs)
     if is_stdout(output) or _is_stream(output) or is_piped:
-        if output.endswith("/") or os.path.isdir(output):
+        if is_folder:
             raise InputError(
                 f"{output} is a folder, and what is read from a pipe is written to a file or a "
                 "stream; name one"
             )
         return Target(output, chosen, None, False)
-    is_folder = output.endswith("/") or os.path.isdir(output)
     inside = os.path.realpath(output)
     for folder in filter(os.path.isdir, given):
         if os.path.commonpath([inside, os.path.realpath(folder)]) == os.path.realpath(folder):
@@ -76,8 +86,8 @@ def target_of(
     if is_folder:
         _check_folder(output, inputs)
         return Target(output, chosen, Path(output) / FOLDER, True)
-    for name in inputs:
-        if os.path.exists(output) and os.path.samefile(name, output):
+    for name in (*inputs, *tables):
+        if os.path.exists(output) and os.path.exists(name) and os.path.samefile(name, output):
             raise InputError(f"{output} is a file that is read; name another one to write")
     return Target(output, chosen, Path(f"{output}.job"), False)
 

@@ -1,10 +1,12 @@
 """Finished rows to a file: JSON Lines, Parquet, or a TREC run."""
 
+import io
 import json
 from collections.abc import Iterable, Mapping, Set
 from itertools import islice
 from typing import Any, BinaryIO, Protocol
 
+from packrank.errors import InputError
 from packrank.jobs.output import ERROR, json_line
 from packrank.records.record import shown
 from packrank.records.tables import arrow
@@ -81,6 +83,15 @@ class Parquet:
         self._schema = pyarrow.schema([*kept, *fields])
         self._names = set(self._schema.names)
         self.misfits = 0
+        for field in self._schema:
+            try:
+                table = pyarrow.schema([field]).empty_table()
+                pyarrow.parquet.write_table(table, io.BytesIO())
+            except pyarrow.ArrowException:
+                raise InputError(
+                    f"the column {field.name!r} holds {field.type}, which Parquet has not; write "
+                    "jsonl, or name the columns to keep, without it (--columns)"
+                ) from None
 
     def write(self, rows: Iterable[Mapping[str, Any]], sink: BinaryIO) -> None:
         """See `Writer`. What a column cannot hold is left out, and the row's error says so."""
@@ -141,18 +152,18 @@ def schema_of(values: Iterable[object]) -> tuple[Any, set[str]]:
             type = pyarrow.array(found).type
         except (pyarrow.ArrowException, TypeError, ValueError, OverflowError):
             type = pyarrow.null()
-        if pyarrow.types.is_null(type) or _holds_nothing(type, pyarrow):
+        if _is_open(type, pyarrow):
             type = pyarrow.string()
             mixed.add(name)
         fields.append(pyarrow.field(name, type))
     return pyarrow.schema(fields), mixed
 
 
-def _holds_nothing(type: Any, pyarrow: Any) -> bool:
-    """Whether something in it is of no known type: an empty list, a field that is always null."""
-    if pyarrow.types.is_null(type) or (pyarrow.types.is_struct(type) and not type.num_fields):
+def _is_open(type: Any, pyarrow: Any) -> bool:
+    """Whether later rows may have more in it: an object, or what was always null or empty."""
+    if pyarrow.types.is_null(type) or pyarrow.types.is_struct(type):
         return True
-    return any(_holds_nothing(type.field(i).type, pyarrow) for i in range(type.num_fields))
+    return any(_is_open(type.field(i).type, pyarrow) for i in range(type.num_fields))
 
 
 def _text(value: Any) -> str | None:

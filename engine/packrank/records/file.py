@@ -1,5 +1,6 @@
 """Files of records, opened as one: a file, those of a folder, those that a pattern matches."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from types import TracebackType
@@ -86,7 +87,7 @@ class RecordFile:
         given = [path] if isinstance(path, str) else list(path)
         if not given:
             raise InputError("no file is named; name one at least")
-        self.paths = files_of(given)
+        self.paths = files_of(given, kind.beir)
         others = f" and {len(given) - 1} more" if len(given) > 1 else ""
         self.name = self.paths[0] if len(self.paths) == 1 else f"{given[0]}{others}"
         self.kind, self._format, self._keep_damaged = kind, format, keep_damaged
@@ -130,24 +131,30 @@ class RecordFile:
     def columns(self) -> dict[str, bool]:
         """Names of its columns, and whether each holds lists.
 
-        Of what is no table they are the fields of the first objects.
+        Of what is no table they are the fields that most of the first objects have.
         """
         if self._file.table is not None:
             return self._file.table.lists
         if self._file.columns:
             return dict.fromkeys(self._file.columns, False)
-        found: dict[str, bool] = {}
-        for value in self.first_values(_OBJECTS_SEEN):
-            for name, one in value.items():
-                found[name] = found.get(name, False) or isinstance(one, list)
-        return found
+        values = self.first_values(_OBJECTS_SEEN)
+        there: Counter[str] = Counter()
+        lists: Counter[str] = Counter()
+        for value in values:
+            there.update(name for name, one in value.items() if one is not None)
+            lists.update(name for name, one in value.items() if isinstance(one, list))
+        usual = {
+            name: 2 * lists[name] > there[name] for name in there if 2 * there[name] >= len(values)
+        }
+        others = {name: 2 * lists[name] > there[name] for name in there}
+        return usual if len(usual) > 1 else others
 
     def first_values(self, count: int) -> list[dict[str, Any]]:
         """The first objects, so many as there are; what is no object is passed over.
 
         Whatever is read comes again.
         """
-        parts, held = self._parts(whole=True), list[Part]()
+        parts, held = self.raw(whole=True), list[Part]()
         found: list[dict[str, Any]] = []
         for part in parts:
             held.append(part)
@@ -161,6 +168,11 @@ class RecordFile:
         else:
             self._coming = chain(held, parts)
         return found
+
+    @property
+    def is_table(self) -> bool:
+        """Whether the file, or the first of several, is Parquet or Arrow."""
+        return self._file.table is not None
 
     def schemas(self) -> list[Any]:
         """The schema, as pyarrow has it, of each file that is Parquet or Arrow."""

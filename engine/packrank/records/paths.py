@@ -22,7 +22,7 @@ _GROUP_OF = {end: group for group, ends in _GROUPS.items() for end in ends}
 _NOTES = {"dataset_dict.json", "dataset_info.json", "state.json"}
 
 
-def files_of(paths: Sequence[str]) -> list[str]:
+def files_of(paths: Sequence[str], beir: str = "") -> list[str]:
     """The files that paths stand for, in the order of the paths, and of names in each.
 
     Of a folder, and those in it, they are the files whose names end as one format's do; names that
@@ -31,6 +31,7 @@ def files_of(paths: Sequence[str]) -> list[str]:
 
     Args:
         paths: one at least; "-", standard input, and what is no regular file stand alone.
+        beir: the file that is meant of a folder that has it.
 
     Raises:
         InputError: a path is no file, a pattern matches none, or a folder has none, or of several
@@ -39,7 +40,8 @@ def files_of(paths: Sequence[str]) -> list[str]:
     found: list[str] = []
     for path in paths:
         if path != "-" and os.path.isdir(path):
-            found += _in_folder(path)
+            inside = os.path.join(path, beir)
+            found += [inside] if beir and os.path.isfile(inside) else _in_folder(path)
         elif path != "-" and glob.has_magic(path) and not os.path.lexists(path):
             found += _matching(path)
         else:

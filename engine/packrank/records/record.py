@@ -22,6 +22,7 @@ class Kind:
         lists: fields that each must have, and that are lists; of what, whoever reads them checks.
         id_lists: likewise, of ids.
         is_run: whether lines of a TREC run are such.
+        beir: what a folder as BEIR has them calls the file of these; "" if it has none.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Kind:
     lists: tuple[str, ...] = ()
     id_lists: tuple[str, ...] = ()
     is_run: bool = False
+    beir: str = ""
 
     def lacks(self, columns: Collection[str]) -> list[str]:
         """The columns that a table needs beside these."""
@@ -40,9 +42,9 @@ class Kind:
         return [name for name in every if name not in known]
 
 
-DOCUMENTS = Kind("document", ("text",), plain="text", text="text")
+DOCUMENTS = Kind("document", ("text",), plain="text", text="text", beir="corpus.jsonl")
 PAIRS = Kind("pair", ("query", "document"), text="document")
-QUERIES = Kind("query", ("text",), ("id",))
+QUERIES = Kind("query", ("text",), ("id",), beir="queries.jsonl")
 CANDIDATES = Kind("candidate", ("text",), ("query",), text="text")
 STORED_CANDIDATES = Kind("candidate", ids=("query", "id"))
 IDS = Kind("id", ids=("id",), plain="id")

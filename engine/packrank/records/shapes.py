@@ -60,6 +60,7 @@ class Side:
         is_list: whether it holds a list of them.
         scores: the column that its scores go to; "" of a query.
         is_optional: whether a row need not have it.
+        has_title: whether the row's "title" goes before it.
     """
 
     column: str
@@ -67,6 +68,7 @@ class Side:
     is_list: bool = False
     scores: str = ""
     is_optional: bool = False
+    has_title: bool = False
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,14 @@ class Shape:
         lists = [held.get(side.column) for side in self.documents]
         return [len(found) if isinstance(found, list) else 0 for found in lists]
 
+    def query_of(self, value: object) -> str | None:
+        """The text or id of a row's query; None if it has none that can be used."""
+        try:
+            held = value if isinstance(value, Mapping) else {}
+            return _one(held.get(self.query.column), self.query, held)
+        except _Refused:
+            return None
+
     def place(self, value: object, slot: int) -> str:
         """Which element of which list one of a row's scores is of, counted from 1."""
         for side, count in zip(self.documents, self.sizes(value), strict=True):
@@ -131,7 +141,7 @@ class Shape:
         try:
             if not isinstance(value, Mapping):
                 raise _Refused("not an object", "it is no object")
-            query = _one(value.get(self.query.column), self.query, {})
+            query = _one(value.get(self.query.column), self.query, value)
         except _Refused as refused:
             return [refused.problem] * self.size(value), refused.problem
         asked: list[Asked | Problem] = []
@@ -187,7 +197,8 @@ def shape_of(
     found = _side(columns, document, ("documents", "document"), ids, documents_by_id, "documents")
     is_list = columns[found.column]
     name = scores or ("scores" if is_list else "score")
-    return Shape(asking, (Side(found.column, found.by_id, is_list, name),))
+    has_title = not is_list and "title" not in (asking.column, found.column)
+    return Shape(asking, (Side(found.column, found.by_id, is_list, name, False, has_title),))
 
 
 def _training(name: str, *, is_optional: bool = False) -> Side:
@@ -238,7 +249,7 @@ def _one(found: object, side: Side, row: Mapping[str, Any]) -> str:
     """A text or an id of a row."""
     if side.by_id:
         return _id(found, side.column)
-    return _text(found, side.column, None if side.is_list else row.get("title"))
+    return _text(found, side.column, row.get("title") if side.has_title else None)
 
 
 def _asked(query: str, found: object, side: Side, row: Mapping[str, Any]) -> Asked | Problem:

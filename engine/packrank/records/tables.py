@@ -200,7 +200,9 @@ class Lost(NamedTuple):
 def is_list(type: Any) -> bool:
     """Whether a type of Arrow's is one of lists."""
     types = arrow("a table").types
-    return bool(types.is_list(type) or types.is_large_list(type))
+    kinds = ("list", "large_list", "fixed_size_list", "list_view", "large_list_view")
+    checks = [getattr(types, f"is_{kind}", None) for kind in kinds]  # the last are new
+    return any(check(type) for check in checks if check is not None)
 
 
 def unpacked(stream: BinaryIO, name: str) -> BinaryIO:
@@ -284,16 +286,22 @@ def arrow(what: str) -> Any:
 
 
 def values_of(column: Any) -> list[Any]:
-    """A column's values; bytes that are no UTF-8 as lone surrogates, which whoever reads meets."""
+    """A column's values.
+
+    Bytes that are no UTF-8 are lone surrogates, which whoever reads meets; what Python has no type
+    for stays a scalar of Arrow's.
+    """
     try:
         values: list[Any] = column.to_pylist()
-    except UnicodeDecodeError:
-        return [_text(one) for one in column]
+    except (ValueError, OverflowError, LookupError, TypeError):
+        return [_value(one) for one in column]
     return values
 
 
-def _text(scalar: Any) -> Any:
+def _value(scalar: Any) -> Any:
     try:
         return scalar.as_py()
     except UnicodeDecodeError as error:
         return error.object.decode("utf-8", "surrogateescape")
+    except (ValueError, OverflowError, LookupError, TypeError):
+        return scalar

@@ -57,13 +57,18 @@ def score_tables(
         InputError: pyarrow is not installed, or columns are not those of rows that are scored.
     """
     pyarrow = arrow("a table is scored")
+    if isinstance(tables, pyarrow.Table | pyarrow.RecordBatch):
+        tables = [tables]
     pieces: deque[_Piece] = deque()
 
     def batches() -> Iterator[_Pairs]:
         for given in tables:
             table = _table(pyarrow, given)
+            names = table.column_names
+            if twice := [name for name in names if names.count(name) > 1]:
+                raise InputError(f"a table has two columns {twice[0]!r}; rename one")
             shape = shape_of_columns({one.name: is_list(one.type) for one in table.schema})
-            for start in range(0, table.num_rows, _ROWS):
+            for start in range(0, max(table.num_rows, 1), _ROWS):
                 for piece, pairs in _pieces(table.slice(start, _ROWS), shape):
                     pieces.append(piece)
                     yield pairs
@@ -80,9 +85,9 @@ def _pieces(table: Any, shape: Shape) -> Iterator[tuple[_Piece, _Pairs]]:
     columns = [values_of(table.column(name)) for name in read]
     rows = [dict(zip(read, row, strict=True)) for row in zip(*columns, strict=True)]
     start = 0
-    while start < len(rows):
+    while not start or start < len(rows):
         sizes = np.cumsum([shape.size(row) for row in rows[start:]])
-        count = max(int(np.searchsorted(sizes, _PAIRS, side="right")), 1)
+        count = max(int(np.searchsorted(sizes, _PAIRS, side="right")), 1)  # one row at least
         yield _piece(table.slice(start, count), shape, rows[start : start + count])
         start += count
 

@@ -49,7 +49,7 @@ def pair(query: Any, document: Any) -> dict[str, Any]:
     ("seconds", "characters", "sizes"),
     [
         (1e9, 10**9, [2, 4, 8, 8, 8]),
-        (0.0, 10**9, [2] * 15),
+        (0.0, 10**9, [2, *[1] * 28]),
         (1e9, 5, [2, 1, *[3] * 9]),
     ],
 )

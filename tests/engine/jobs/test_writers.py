@@ -18,7 +18,7 @@ def written(writer: Parquet, rows: list[dict[str, Any]]) -> list[dict[str, Any]]
 
 
 def test_columns_are_told_by_the_first_rows() -> None:
-    first = [{"a": 1, "b": "x", "c": None, "d": [1], "e": 1, "f": {}}, {"a": 2.5, "e": "x"}]
+    first = [{"a": 1, "b": "x", "c": None, "d": [1], "e": 1, "f": {"x": 1}}, {"a": 2.5, "e": "x"}]
     schema, mixed = schema_of([*first, "no row"])
     assert mixed == {"c", "e", "f"}
     writer = Parquet(schema, {"score": pa.float32()}, mixed)
@@ -29,7 +29,7 @@ def test_columns_are_told_by_the_first_rows() -> None:
         "c": None,
         "d": [1],
         "e": "1",
-        "f": "{}",
+        "f": '{"x": 1}',
         "score": 0.5,
         "error": None,
     }

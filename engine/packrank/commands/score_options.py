@@ -21,7 +21,7 @@ written again with its "score" ("scores", "pos_scores" and "neg_scores"), in the
 what cannot be scored has an "error".
 
 Run it again after it was stopped, with the same arguments, and it goes on: what was scored is safe
-after some five seconds, in OUT.job, or in OUT/_job of a folder. The output has the same bytes then.
+after some five seconds, or a batch, in OUT.job, or in OUT/_job of a folder. The output is the same.
 """
 
 

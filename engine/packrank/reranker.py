@@ -259,6 +259,11 @@ class Reranker(PairModel):
         """What `TokenStore.check` holds a store to; None: the model takes none."""
         return self._assembly.tokenization(self._name)
 
+    @property
+    def shift(self) -> float:
+        """What "normalized" takes off a logit before the sigmoid."""
+        return self._assembly.shift
+
     def _rank(
         self,
         scorer: PairScorer,

@@ -14,6 +14,7 @@ from packrank.commands.signals import keep
 from packrank.commands.table import Screen, table
 from packrank.errors import InputError
 from packrank.jobs.answers import Answer, json_lines, summary_of, summary_of_many, trec_lines
+from packrank.jobs.facts import Scorer
 from packrank.jobs.queries import (
     Query,
     Request,
@@ -24,7 +25,6 @@ from packrank.jobs.queries import (
     sound_records,
 )
 from packrank.jobs.rank import rank_store, rank_texts
-from packrank.jobs.score import Scorer
 from packrank.late_interaction import LateInteraction
 from packrank.output_file import Discarded, is_stdout
 from packrank.records.file import RecordFile, nothing_in

@@ -13,11 +13,11 @@ from packrank.commands.messages import LeftOut, progress, say
 from packrank.commands.scorer import check_no_source, open_model, report_cut
 from packrank.commands.signals import Stopped, keep
 from packrank.errors import InputError
+from packrank.jobs.facts import Scorer
 from packrank.jobs.job import Job
 from packrank.jobs.mining import Mining
 from packrank.jobs.negatives import Form, Rules, margin
 from packrank.jobs.plan import check_input
-from packrank.jobs.score import Scorer
 from packrank.jobs.settings import Summary
 
 _LOG_SECONDS = 10.0

@@ -6,14 +6,15 @@ import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TextIO
+from pathlib import Path
+from typing import Any, TextIO
 
 from packrank.checkpoint.kind import LATE, RERANKERS, expect
 from packrank.commands.messages import say, saying_warnings
 from packrank.commands.options import folder_of, reranker_options
 from packrank.commands.signals import Stopped, check, keep
 from packrank.errors import InputError
-from packrank.jobs.score import Scorer
+from packrank.jobs.facts import AnyScorer, Scorer
 from packrank.late_interaction import LateInteraction
 from packrank.output_file import is_stdout, replacing
 from packrank.reranker import Reranker
@@ -44,6 +45,21 @@ def open_model(args: argparse.Namespace) -> Scorer:
 
 
 def _opened(args: argparse.Namespace) -> Scorer:
+    folder, door, options = asked_for(args)
+    if door is Reranker:
+        return door(folder, **options)
+    with saying_warnings():
+        return door(folder, **options)
+
+
+def asked_for(
+    args: argparse.Namespace,
+) -> tuple[Path, type[Reranker] | type[LateInteraction], dict[str, Any]]:
+    """The folder of the model, the front door that it is for, and that one's options.
+
+    Raises:
+        InputError: an option is for the other door.
+    """
     folder = folder_of(args.model)
     store = getattr(args, "store", None)
     if expect(folder, RERANKERS + LATE) in RERANKERS:
@@ -55,7 +71,7 @@ def _opened(args: argparse.Namespace) -> Scorer:
                     f"--{option.replace('_', '-')} is for late interaction, and {args.model} is a "
                     "reranker; give --max-length"
                 )
-        return Reranker(folder, **reranker_options(args))
+        return folder, Reranker, reranker_options(args)
     for option in _RERANKER_ONLY:
         if getattr(args, option, None) is not None:
             raise InputError(
@@ -67,20 +83,14 @@ def _opened(args: argparse.Namespace) -> Scorer:
             f"--device names several devices, and {args.model} scores by late interaction, which "
             "takes one"
         )
-    with saying_warnings():
-        return LateInteraction(
-            folder,
-            store=store,
-            device=args.device,
-            dtype=args.dtype,
-            query_length=args.query_length,
-            document_length=args.document_length,
-        )
+    names = ("device", "dtype", "query_length", "document_length")
+    options = {name: getattr(args, name) for name in names}
+    return folder, LateInteraction, options | ({} if store is None else {"store": store})
 
 
-def report_cut(model: Scorer, quiet: bool) -> None:
+def report_cut(model: AnyScorer, quiet: bool) -> None:
     """Say how many queries and documents late interaction has read in part."""
-    if quiet or isinstance(model, Reranker):
+    if quiet or not isinstance(model, LateInteraction):
         return
     for what, count, side in (
         ("queries", model.num_cut_queries, model.settings.query),

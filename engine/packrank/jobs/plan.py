@@ -4,23 +4,17 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import get_args
 
-import numpy as np
-from numpy.typing import NDArray
-
 from packrank.arguments import check_choice, check_str, checked_count, listed
 from packrank.errors import InputError
+from packrank.jobs.facts import Facts
 from packrank.jobs.lookup import Tokens
 from packrank.jobs.output import OutputFormat
-from packrank.jobs.ranking import Keys
-from packrank.jobs.score import Scorer
 from packrank.jobs.settings import Settings
 from packrank.records.formats import Format
 from packrank.records.opened import OpenFile
 from packrank.records.paths import files_of
 from packrank.records.record import Kind
 from packrank.records.shapes import Shape, shape_of
-from packrank.reranker import Reranker
-from packrank.scoring.activations import order_of
 from packrank.stores.token_store import TokenStore
 
 ANY = Kind("pair", is_run=True)  # before it is known what rows are
@@ -79,10 +73,9 @@ def kept_columns(job: Settings, columns: Mapping[str, bool]) -> tuple[str, ...] 
     return names
 
 
-def label_of(model: Scorer, job: Settings, is_run: bool) -> int:
+def label_of(facts: Facts, job: Settings, is_run: bool) -> int:
     """The score that ranks."""
-    names: Sequence[str] = model.labels if isinstance(model, Reranker) else ("score",)
-    label = job.label
+    names, label = facts.labels, job.label
     if label is None:
         if len(names) > 1 and (is_run or job.top_k is not None or job.mining is not None):
             raise InputError(f"the model has {len(names)} labels; name the one that ranks")
@@ -94,26 +87,13 @@ def label_of(model: Scorer, job: Settings, is_run: bool) -> int:
     raise InputError(f"there is no label {label!r}; there are {', '.join(map(repr, names))}")
 
 
-def tokens_of(model: Scorer, job: Settings) -> Tokens:
+def tokens_of(facts: Facts, job: Settings) -> Tokens:
     """The token store of a job, which must be of the tokenizer of its model."""
     assert job.tokens is not None
     if job.documents is not None:
         raise InputError("documents and tokens are both given; the tokens are of the documents")
-    if not isinstance(model, Reranker):
+    if facts.activation is None:
         raise InputError("tokens are for rerankers, and the model scores by late interaction")
     store = TokenStore.open(job.tokens)
-    store.check(model.tokenization)
+    store.check(facts.tokenization)
     return Tokens(store)
-
-
-def keys_of(model: Scorer, label: int) -> Keys:
-    """What documents of a query are ordered by."""
-    if isinstance(model, Reranker):
-        activation = model.activation
-        return lambda logits: order_of(logits, label, activation)
-    return lambda logits: logits[:, label].astype(np.float64)
-
-
-def scores_of(model: Scorer, logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Scores of logits; of late interaction they are the same."""
-    return model.scores(logits) if isinstance(model, Reranker) else logits

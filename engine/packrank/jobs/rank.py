@@ -6,9 +6,9 @@ from typing import Any
 
 from packrank.errors import InputError
 from packrank.jobs.answers import Answer, Row
+from packrank.jobs.facts import Scorer
 from packrank.jobs.pace import Doubling
 from packrank.jobs.queries import Query, Request, is_fit_for_trec, trec_surplus
-from packrank.jobs.score import Scorer
 from packrank.late.text_scores import SCORES_AT_ONCE
 from packrank.late_interaction import LateInteraction
 from packrank.records.record import Record

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from packrank.errors import InputError, JobError
+from packrank.jobs.facts import Remote, about, facts_of
 from packrank.jobs.journal import Journal
 from packrank.jobs.lookup import Texts, Tokens
 from packrank.jobs.mining import Miner
@@ -22,16 +23,14 @@ from packrank.jobs.plan import (
     ANY,
     check_settings,
     kept_columns,
-    keys_of,
     label_of,
     paths_of,
-    scores_of,
     shape_for,
     tokens_of,
 )
 from packrank.jobs.results import Results
 from packrank.jobs.rows import Read, read_rows, windows
-from packrank.jobs.score import Scored, num_labels, score_windows
+from packrank.jobs.score import Scored, score_windows
 from packrank.jobs.settings import Named, Settings, Silent, Summary, Watch
 from packrank.jobs.target import target_of
 from packrank.output_file import replacing
@@ -49,6 +48,7 @@ def run(job: Settings, watch: Watch | None = None) -> Summary:
 class _Run:
     def __init__(self, job: Settings, watch: Watch, stack: ExitStack) -> None:
         self._job, self._watch, self._model = job, watch, job.model
+        self._facts = facts_of(job.model)
         self._start, self._first_token = perf_counter(), job.model.num_tokens
         self._summary = Summary()
         check_settings(job)
@@ -74,12 +74,12 @@ class _Run:
         self._queries = self._table(job.queries, "query", stack)
         self._documents: Texts | Tokens | None = self._table(job.documents, "document", stack)
         if job.tokens is not None:
-            self._documents = tokens_of(self._model, job)
-        label = label_of(self._model, job, self._target.format == "trec")
+            self._documents = tokens_of(self._facts, job)
+        label = label_of(self._facts, job, self._target.format == "trec")
         self._results = Results(
-            Columns(self._shape, kept_columns(job, columns), num_labels(self._model)),
+            Columns(self._shape, kept_columns(job, columns), len(self._facts.labels)),
             self._target.format,
-            keys_of(self._model, label),
+            lambda logits: self._facts.keys(logits, label),
             label,
             job.top_k,
             job.tag,
@@ -147,7 +147,7 @@ class _Run:
             self._tell(scored)
             own = deque(scored.failures)
             first, before = self._summary.rows - len(scored.ends), 0
-            scores = scores_of(self._model, scored.logits)
+            scores = self._facts.scores(scored.logits)
             for number, (row, end) in enumerate(zip(scored.rows, scored.ends, strict=True)):
                 failures = []
                 while own and own[0].row == first + number:
@@ -161,7 +161,7 @@ class _Run:
     def _kept(self, journal: Journal) -> None:
         """By way of the journal."""
         self._check_model()
-        journal.begin(self._about(), num_labels(self._model))
+        journal.begin(self._about(), len(self._facts.labels))
         assert journal.progress is not None
         folder = Path(self._target.path) if self._target.is_folder else None
         with ExitStack() as stack:
@@ -195,7 +195,9 @@ class _Run:
 
     def _check_model(self) -> None:
         """Raise what the model says of options before there is a journal that keeps them."""
-        if isinstance(self._model, Reranker):
+        if isinstance(self._model, Remote):
+            self._model.check(self._job.cutoff_layer)
+        elif isinstance(self._model, Reranker):
             self._model.score_stream([], cutoff_layer=self._job.cutoff_layer).close()
 
     def _go_on(self, journal: Journal, parts: Parts | None) -> Iterator[Read]:
@@ -310,7 +312,7 @@ class _Run:
             file.rows(),
             self._shape,
             logits,
-            lambda found: scores_of(self._model, found),
+            self._facts.scores,
             journal.failures(),
             lambda: journal.now.pairs if journal.now is not None else 0,
         )
@@ -333,15 +335,9 @@ class _Run:
         """What the job is: what its output follows from, but for the rows."""
         job, paths = self._job, self._file.paths
         common = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
-        model = dict(self._model.identity)
-        if not isinstance(self._model, Reranker):
-            del model["name"]
-            model["device"] = self._model.device.type
-            model["dtype"] = str(self._model.dtype).removeprefix("torch.")
-            model["settings of queries"] = repr(self._model.settings.query)
         sides = [self._shape.query, *self._shape.documents]
-        about = {
-            **model,
+        said = {
+            **about(self._model),
             "cutoff_layer": job.cutoff_layer,
             "list of input files": [os.path.relpath(path, common) for path in paths],
             "shape": [[side.column, side.by_id, side.is_list] for side in sides],
@@ -349,11 +345,10 @@ class _Run:
             "table of documents": None if self._documents is None else self._documents.digest,
         }
         if not self._target.is_folder:  # nothing is written before all is scored
-            return about
-        activation = self._model.activation if isinstance(self._model, Reranker) else None
+            return said
         return {
-            **about,
-            "activation": activation,
+            **said,
+            "activation": self._facts.activation,
             "output format": self._target.format,
             "score columns": self._results.columns.scores,
             "columns": None if job.columns is None else list(job.columns),

@@ -4,19 +4,18 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from packrank.ahead import Ahead
+from packrank.jobs.facts import AnyScorer, Found, Remote, Stream, facts_of
 from packrank.jobs.pace import Doubling
 from packrank.jobs.rows import Failure, Pair, Window
 from packrank.late_interaction import LateInteraction
 from packrank.records.file import Row
 from packrank.reranker import Reranker
-
-Scorer = Reranker | LateInteraction
 
 # A batch is scored at once, and then what it made is safe and the progress bar moves. The first is
 # this small, so that a slow model's bar moves too.
@@ -60,19 +59,8 @@ class Stages:
     waiting: float = 0.0
 
 
-Found = tuple[NDArray[np.float32], dict[int, str]]
-
-
-class _Stream(Protocol):
-    def __iter__(self) -> Iterator[Found]: ...
-
-    def __next__(self) -> Found: ...
-
-    def close(self) -> None: ...
-
-
 def score_windows(
-    model: Scorer,
+    model: AnyScorer,
     windows: Iterable[Window],
     stages: Stages,
     *,
@@ -95,9 +83,9 @@ def score_windows(
     """
     pace = Doubling(_FIRST_BATCH_PAIRS, _BATCH_PAIRS)
     pieces: deque[_Piece] = deque()
-    place = _Place(first_row, first_slot, num_labels(model))
+    place = _Place(first_row, first_slot, len(facts_of(model).labels))
     with Ahead(windows, 1, "packrank-rows") as reading:
-        stream = _stream_of(model, _batches(reading, pieces, pace), cutoff_layer)
+        stream = stream_of(model, _batches(reading, pieces, pace), cutoff_layer)
         try:
             while True:
                 start = perf_counter()
@@ -110,11 +98,6 @@ def score_windows(
         finally:
             reading.close()  # who tokenizes waits for it
             stream.close()
-
-
-def num_labels(model: Scorer) -> int:
-    """Scores of a pair."""
-    return model.num_labels if isinstance(model, Reranker) else 1
 
 
 class _Piece(NamedTuple):
@@ -211,8 +194,9 @@ def _kind_of(reason: str) -> str:
     return "too long" if "tokens, more than" in reason else "not scored"
 
 
-def _stream_of(model: Scorer, batches: Iterator[list[Pair]], cutoff_layer: int | None) -> _Stream:
-    if isinstance(model, Reranker):
+def stream_of(model: AnyScorer, batches: Iterator[list[Pair]], cutoff_layer: int | None) -> Stream:
+    """Logits of batches of pairs, of each in its order; of late interaction its scores."""
+    if isinstance(model, Reranker | Remote):
         return model.score_stream(batches, cutoff_layer=cutoff_layer)
     return _LateStream(model, batches)
 

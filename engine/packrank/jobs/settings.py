@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from packrank.jobs.facts import AnyScorer
 from packrank.jobs.mining import Mining
 from packrank.jobs.output import OutputFormat
-from packrank.jobs.score import Scorer, Stages
+from packrank.jobs.score import Stages
 from packrank.records.formats import Format
 
 Named = str | os.PathLike[str]
@@ -96,7 +97,7 @@ class Settings:
     """What a job is to do.
 
     Attributes:
-        model: what scores.
+        model: what scores: a reranker, late interaction, or a `jobs.cluster.Cluster`.
         input: a file, a folder, a pattern, or several; "-" is standard input. Its rows are pairs,
             queries with lists of documents, or FlagEmbedding's training lines: see
             `records.shapes`.
@@ -119,7 +120,7 @@ class Settings:
         strict: end at the first row that cannot be scored.
     """
 
-    model: Scorer
+    model: AnyScorer
     input: Named | Sequence[Named]
     output: Named
     queries: Named | None = None

@@ -78,7 +78,7 @@ format: $(VENV)/installed-check
 	$(VENV)/bin/clang-format -i $(CPP)
 
 # What the package exports, and the classes that its classes are made of.
-DOCUMENTED := packrank packrank.scoring.pair_model packrank.late.encoder packrank.drop_in.surroundings packrank_kernels
+DOCUMENTED := packrank packrank.scoring.pair_model packrank.late.encoder packrank.drop_in.surroundings packrank.ray packrank_kernels
 docs: $(VENV)/installed-demo,docs
 	$(RUN) -m pdoc -d google --no-show-source -o build/docs $(DOCUMENTED)
 	@echo "Open build/docs/packrank.html."

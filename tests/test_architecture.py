@@ -51,6 +51,7 @@ def test_kernels_know_tensors_only(path: Path) -> None:
 OPTIONAL = {
     "checkpoint/tokenizer_files.py": "transformers",
     "drop_in/surroundings.py": "transformers",
+    "jobs/node.py": "ray",
     "records/tables.py": "pyarrow",
     "stores/codec_training.py": "faiss",
     "verify/cross_encoder.py": "sentence_transformers",
@@ -140,6 +141,7 @@ PLACES = {
             "output_file",
         ),
         "doors": ("reranker", "late_interaction"),
+        "pipelines": ("ray",),
     },
     "packrank_kernels": {
         "extensions": ("_cpu", "_cuda"),
@@ -169,7 +171,11 @@ FLOORS: dict[str, dict[str, tuple[str, ...]]] = {
             "scoring",
         ),
         "drop_in": ("ground", "checkpoint", "text", "scoring", "doors"),
-        "jobs": ("ground", "records", "checkpoint", "text", "stores", "late", "scoring", "doors"),
+        "pipelines": ("ground", "records", "checkpoint", "doors"),
+        "jobs": (
+            *("ground", "records", "checkpoint", "text", "stores", "late", "scoring", "doors"),
+            "pipelines",
+        ),
         "verify": ("ground", "checkpoint", "text", "runtime", "late", "scoring", "doors"),
         "demo": ("ground", "records", "doors"),
         "commands": (

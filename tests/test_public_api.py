@@ -6,7 +6,9 @@ from types import ModuleType
 import pytest
 
 import packrank
+import packrank.ray
 import packrank_kernels
+from packrank.jobs.cluster import Cluster
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = (packrank, packrank_kernels)
@@ -158,6 +160,12 @@ SIGNATURES = {
     packrank.StoreWriter.close: "self",
     packrank.TokenStore.open: "path, *, verify=True",
     packrank.TokenStore.check: "self, wanted",
+    packrank.ray.Scorer: (
+        "model, *, query='query', document='document', score='score', error='error', "
+        "cutoff_layer=None, **options"
+    ),
+    packrank.ray.Scorer.__call__: "self, batch",
+    Cluster: "model, options=None, *, address=None, actors=None, cpus=1, gpus=None",
     packrank.maxsim: (
         "queries, documents, candidates=None, top_k=None, *, mask=None, exact=False, device=None"
     ),

@@ -184,3 +184,14 @@ def share(text: str) -> float:
     if not 0 < value < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0 and below 1")
     return value
+
+
+def amount(text: str) -> float:
+    """An option that is a number from 0 up; above 1 a whole one."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1e6 or (value > 1 and value % 1):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 up, whole above 1")
+    return value

@@ -5,15 +5,16 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from time import monotonic
 from typing import Any, TextIO
 
 from packrank.commands.messages import LeftOut, progress, say
-from packrank.commands.scorer import check_no_source, open_model, report_cut
+from packrank.commands.scorer import asked_for, check_no_source, open_model, report_cut
 from packrank.commands.signals import Stopped, keep
 from packrank.errors import InputError
-from packrank.jobs.facts import Scorer
+from packrank.jobs.cluster import Cluster
+from packrank.jobs.facts import AnyScorer
 from packrank.jobs.job import Job
 from packrank.jobs.mining import Mining
 from packrank.jobs.negatives import Form, Rules, margin
@@ -35,15 +36,18 @@ def run(args: argparse.Namespace) -> int:
         LeftOut(f"more; see {args.output}", "was not scored") as left_out,
         _log(args.json_log) as log,
         progress(None, "rows", args.quiet) as bar,
+        ExitStack() as stack,
     ):
         watch = _Progress(bar, left_out, log, args.quiet)
         try:
             for source in args.input:
                 check_no_source(args.output, source)
+            if args.ray is None and (args.ray_actors or args.ray_gpus is not None):
+                raise InputError("--ray-actors and --ray-gpus are for --ray; give that, too")
             check_input(args.input, args.input_format)  # before what takes longer
             mining = _mining(args)
             keep()
-            model = open_model(args)
+            model = open_model(args) if args.ray is None else stack.enter_context(_cluster(args))
             summary = _job(model, args, mining).run(watch)
         except (KeyboardInterrupt, Stopped):
             watch.stopped()
@@ -78,7 +82,26 @@ def _mining(args: argparse.Namespace) -> Mining | None:
     return Mining(rules, Form(args.negatives_form or "triplet"), args.positive_column)
 
 
-def _job(model: Scorer, args: argparse.Namespace, mining: Mining | None) -> Job:
+def _cluster(args: argparse.Namespace) -> Cluster:
+    folder, _, options = asked_for(args)
+    if "," in args.device or ":" in args.device:
+        raise InputError(
+            f"--device {args.device} names devices, and with --ray each process takes those that "
+            "Ray gives it; leave it out, or give --ray-gpus"
+        )
+    # A name of the hub is each node's to look up; a folder is where it is here.
+    named = folder if args.model == "default" or os.path.isdir(args.model) else args.model
+    return Cluster(
+        named,
+        options,
+        address=args.ray or None,
+        actors=args.ray_actors,
+        cpus=args.threads or 1,
+        gpus=args.ray_gpus,
+    )
+
+
+def _job(model: AnyScorer, args: argparse.Namespace, mining: Mining | None) -> Job:
     return Job(
         model,
         args.input,

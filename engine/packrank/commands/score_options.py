@@ -8,6 +8,7 @@ from packrank.commands.options import (
     RECORDS,
     add_input_format,
     add_model_options,
+    amount,
     names,
     positive,
     word,
@@ -90,6 +91,23 @@ def add_score(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         help="progress as JSON Lines; - for standard error",
     )
     parser.add_argument("--quiet", action="store_true", help="no progress, no summary")
+    parser.add_argument(
+        "--ray",
+        nargs="?",
+        const="",
+        metavar="ADDRESS",
+        help="score on the nodes of a Ray cluster, by default of the one that this machine is of, "
+        "else on this machine; --threads is of each process",
+    )
+    parser.add_argument(
+        "--ray-actors", type=positive, metavar="N", help="processes (default: as many as fit)"
+    )
+    parser.add_argument(
+        "--ray-gpus",
+        type=amount,
+        metavar="F",
+        help="of each process, 0.5 for two on one (default: 1, or 0 where there are none)",
+    )
     add_model_options(parser)
 
 

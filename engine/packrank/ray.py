@@ -89,7 +89,8 @@ class Scorer:
         if cutoff_layer is not None and not isinstance(self.model, Reranker):
             raise InputError("cutoff_layer is for rerankers, and this model is late interaction")
         self._cutoff_layer, self._error = cutoff_layer, error
-        self._shape = Shape(Side(query), (Side(document, scores=score),))
+        has_title = "title" not in (query, document)
+        self._shape = Shape(Side(query), (Side(document, scores=score, has_title=has_title),))
 
     def __call__(self, batch: Any) -> Any:
         """Score a batch.

@@ -6,7 +6,7 @@ from typing import get_args
 
 from packrank.arguments import check_choice, check_str, checked_count, listed
 from packrank.errors import InputError
-from packrank.jobs.facts import Facts
+from packrank.jobs.facts import AnyScorer, Facts
 from packrank.jobs.lookup import Tokens
 from packrank.jobs.output import OutputFormat
 from packrank.jobs.settings import Settings
@@ -51,7 +51,7 @@ def paths_of(job: Settings) -> list[str]:
 
 def check_settings(job: Settings) -> None:
     """Raise InputError for an option that is none."""
-    if not isinstance(job.model, Scorer):
+    if not isinstance(job.model, AnyScorer):
         name = type(job.model).__name__
         raise InputError(f"model is a {name}, expected a Reranker or LateInteraction")
     checked_count("top_k", job.top_k)

@@ -24,7 +24,7 @@ from packrank.runtime.runner import Pending, Runner
 NUM_PAIRS = {"float32": 192, "bfloat16": 384}
 FAST = 100  # times as fast a forward is pretended to be
 NUM_FAST = 20_000
-ROUNDS = 5
+ROUNDS = 3
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Which sequences go together: packs under a token budget. Knows lengths only, no tensor."""
 
+from bisect import bisect_left
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,10 +18,10 @@ def plan(
 ) -> list[NDArray[np.int64]]:
     """Split sequences into packs, longest first.
 
-    Sequences of similar length share a pack, so that its attention work is even. Equal lengths
-    keep their order, and the same lengths always give the same packs. Where sequences share
-    prefixes, those of one query come one after the other, longest first, and a pack holds the
-    prefix of each of its queries once.
+    Sequences of similar length share a pack, so that its attention work is even, and shorter ones
+    fill what they leave. Equal lengths keep their order, and the same lengths always give the same
+    packs. Where sequences share prefixes, those of one query come one after the other, longest
+    first, and a pack holds the prefix of each of its queries once.
 
     Args:
         lengths: [N] tokens of each sequence.
@@ -42,14 +43,16 @@ def plan(
     if queries is not None and shared is not None:
         return _plan_by_query(tokens, budget_tokens, queries, shared)
     order = np.argsort(-tokens, kind="stable")
-    ends = np.cumsum(tokens[order])
+    waiting = order.tolist()
+    falling = (-tokens[order]).tolist()
     packs = []
-    start = used = 0
-    while start < len(order):
-        fitting = int(np.searchsorted(ends, used + budget_tokens, side="right"))
-        stop = max(fitting, start + 1)
-        packs.append(order[start:stop])
-        start, used = stop, int(ends[stop - 1])
+    while waiting:
+        pack, left = [waiting.pop(0)], budget_tokens + falling.pop(0)
+        # The longest that fits: most often the next one, at the end of a pack a shorter one.
+        while (place := bisect_left(falling, -left)) < len(falling):
+            pack.append(waiting.pop(place))
+            left += falling.pop(place)
+        packs.append(np.array(pack, dtype=np.int64))
     return packs
 
 

@@ -27,8 +27,22 @@ def test_only_a_sequence_that_is_alone_exceeds_the_budget(lengths: list[int], bu
 
 @given(LENGTHS, BUDGET)
 def test_longest_first_and_equal_lengths_in_their_order(lengths: list[int], budget: int) -> None:
-    order = [int(i) for pack in plan(lengths, budget) for i in pack]
-    assert order == sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    packs = plan(lengths, budget)
+    for falling in (*packs, [pack[0] for pack in packs]):
+        found = [lengths[i] for i in falling]
+        assert found == sorted(found, reverse=True)
+    order = [int(i) for pack in packs for i in pack]
+    assert sorted(order, key=lambda i: -lengths[i]) == sorted(
+        range(len(lengths)), key=lambda i: -lengths[i]
+    )
+
+
+@given(LENGTHS, BUDGET)
+def test_nothing_that_comes_later_would_have_fitted(lengths: list[int], budget: int) -> None:
+    packs = plan(lengths, budget)
+    for number, pack in enumerate(packs):
+        left = budget - sum(lengths[i] for i in pack)
+        assert all(lengths[i] > left for later in packs[number + 1 :] for i in later)
 
 
 @given(LENGTHS, BUDGET)

@@ -22,6 +22,9 @@ INFO = {
     "logit-score": ["logit of 'yes' less that of 'no'\n", "the folder's chat template\n"],
 }
 
+# A job takes an empty text for an error.
+WHOLE = [pair for pair in PAIRS if all(text.strip() for text in pair)]
+
 
 @pytest.mark.parametrize("name", INFO)
 def test_info_says_what_scores(
@@ -57,7 +60,7 @@ def test_commands(
     query, documents = PAIRS[0][0], [document for _, document in PAIRS[:2]]
     source, pairs, out = tmp_path / "documents.txt", tmp_path / "pairs.jsonl", tmp_path / "out"
     source.write_text("\n\n".join(documents))
-    pairs.write_text("".join(json.dumps({"query": q, "document": d}) + "\n" for q, d in PAIRS))
+    pairs.write_text("".join(json.dumps({"query": q, "document": d}) + "\n" for q, d in WHOLE))
     words = ["--template", "mxbai-v2", "--instruction", "find a panda", "--max-length", "40"]
     words += ["--activation", "normalized"]
     model = reranker_case("mxbai-v2-instructed").open()
@@ -72,7 +75,7 @@ def test_commands(
     assert summary["summary"]["layers"] == {"1": 4, "3": 4}
     assert main(["score", str(folder), str(pairs), "--output", str(out), *words]) == 0
     scores = [json.loads(line)["score"] for line in out.read_text().splitlines()]
-    assert scores == model.score(PAIRS).tolist()
+    assert scores == model.score(WHOLE).tolist()
 
 
 def test_commands_of_layers(
@@ -82,7 +85,7 @@ def test_commands_of_layers(
     query, documents = PAIRS[0][0], ["a panda", "it was " * 9]
     source, pairs, out = tmp_path / "documents.txt", tmp_path / "pairs.jsonl", tmp_path / "out"
     source.write_text("\n".join(documents))
-    pairs.write_text("".join(json.dumps({"query": q, "document": d}) + "\n" for q, d in PAIRS))
+    pairs.write_text("".join(json.dumps({"query": q, "document": d}) + "\n" for q, d in WHOLE))
     words = ["--compress-ratio", "4", "--compress-layers", "2,1", "--head-index", "layer"]
     words += ["--cutoff-layer", "3"]
     ranked_by = ["--query", query, "--documents", str(source), "--json", "--summary"]
@@ -99,7 +102,7 @@ def test_commands_of_layers(
     assert work["saved_by_compression"] > 0 < work["saved_by_prefix"]
     assert main(["score", str(case.folder), str(pairs), "--output", str(out), *words]) == 0
     scores = [json.loads(line)["score"] for line in out.read_text().splitlines()]
-    assert scores == model.score(PAIRS, cutoff_layers=3).tolist()
+    assert scores == model.score(WHOLE, cutoff_layers=3).tolist()
 
 
 @pytest.mark.parametrize(

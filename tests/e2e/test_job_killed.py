@@ -226,8 +226,11 @@ def test_a_full_disk_is_told_and_the_same_command_goes_on(
     for at in range(1, total + 1, 1 if thorough else 9):
         capsys.readouterr()
         (tmp_path / f"full-{at}").mkdir()
-        with failing(at, lambda: OSError(errno.ENOSPC, "No space left on device")):
+        with failing(at, no_space) as calls:
             status = score(f"full-{at}")
+        if calls[0] < at:  # batches and threads met otherwise, and there were fewer
+            assert status == 1
+            continue
         assert status == 2, at
         [line] = [x for x in capsys.readouterr().err.splitlines() if "was not scored" not in x]
         assert "cannot be written: No space left on device" in line

@@ -1,4 +1,4 @@
-"""A command that fills a store, killed and run again until it has ended."""
+"""A command that is killed and run again until it has ended."""
 
 import os
 import subprocess
@@ -7,9 +7,32 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 
+# Ends the process and those it started at a call to the system, half way through a write.
+KILL_AT = """
+import os, signal
+
+def kill_at(moment):
+    left = moment
+    def counted(original):
+        def call(*args, **options):
+            nonlocal left
+            left -= 1
+            if left == 0:
+                if original is pwrite:
+                    pwrite(args[0], memoryview(args[1])[: len(args[1]) // 2], args[2])
+                os.killpg(0, signal.SIGKILL)
+            return original(*args, **options)
+        return call
+    pwrite = os.pwrite
+    for name in ("pwrite", "fsync", "replace", "ftruncate", "open", "unlink", "rename"):
+        setattr(os, name, counted(getattr(os, name)))
+"""
+
 # Killed by the clock and at calls to the system, half way through a write too. Every run has
 # windows of its own, and commits in other places.
-PROGRAM = """
+PROGRAM = (
+    KILL_AT
+    + """
 import os, random, shutil, signal, sys, time
 from packrank.jobs import documents, pace
 from packrank.stores import appender, segments
@@ -27,27 +50,12 @@ def monotonic():  # of a machine that is fast and slow by turns: windows and com
 
 appender.monotonic = pace.monotonic = monotonic
 
-def kill_at(moment):
-    left = moment
-    def counted(original):
-        def call(*args, **options):
-            nonlocal left
-            left -= 1
-            if left == 0:
-                if original is pwrite:
-                    pwrite(args[0], memoryview(args[1])[: len(args[1]) // 2], args[2])
-                os.kill(os.getpid(), signal.SIGKILL)
-            return original(*args, **options)
-        return call
-    pwrite = os.pwrite
-    for name in ("pwrite", "fsync", "replace", "ftruncate", "open"):
-        setattr(os, name, counted(getattr(os, name)))
-
 kills = 0
 while True:
     moment = random.randint(1, 80)
     child = os.fork()
     if child == 0:
+        os.setpgid(0, 0)
         if kills % 3 and kills < int(most):
             kill_at(moment)
         os._exit(main(arguments))
@@ -62,16 +70,21 @@ while True:
     else:  # too late to be killed: once more
         shutil.rmtree(arguments[3])
 """
+)
 
 
 def run_killed(kills: int, *arguments: object) -> None:
     """Run COMMAND MODEL DOCUMENTS STORE, killed so many times on the way, to its end."""
-    command = [sys.executable, "-c", PROGRAM, "7", str(kills), *map(str, arguments), "--quiet"]
+    assert run_program(PROGRAM, kills, *arguments, "--quiet") == (0, "")
+
+
+def run_program(program: str, kills: int, *arguments: object) -> tuple[int, str]:
+    """Run one that kills a command so many times; its exit status and what it says of errors."""
     result = subprocess.run(
-        command,
+        [sys.executable, "-c", program, "7", str(kills), *map(str, arguments)],
         env={**os.environ, "PYTHONPATH": os.pathsep.join((f"{ROOT}/engine", f"{ROOT}/kernels"))},
         capture_output=True,
         text=True,
         cwd="/",
     )
-    assert (result.returncode, result.stderr) == (0, "")
+    return result.returncode, result.stderr

@@ -18,6 +18,7 @@ from packrank import InputError, Job, JobError, LateInteraction, Reranker
 from packrank.commands.cli import main
 from packrank.jobs.mining import Mining
 from packrank.jobs.negatives import Form, Rules
+from packrank.jobs.settings import Silent
 
 TEXTS = ["fox", "owl red", "blue", "owl", "red red", "fox owl", "blue fox", "red"]
 
@@ -110,11 +111,7 @@ def test_a_file_that_is_written_to_meanwhile_is_found_out(
     source = lines(tmp_path / "in.jsonl", [{"query": "red", "document": text} for text in TEXTS])
     out = tmp_path / "o"
 
-    class Watch:
-        def say(self, sentence: str) -> None: ...
-        def begin(self, total: int | None, done: int | None) -> None: ...
-        def fail(self, place: str, kind: str, reason: str) -> None: ...
-        def part(self, path: str, lines: int) -> None: ...
+    class Watch(Silent):
         def advance(self, summary: Any, rows: int) -> None:
             if summary.rows == 7:
                 lines(source, [{"query": "red", "document": "x" + text} for text in TEXTS])
@@ -247,6 +244,47 @@ def test_an_output_that_is_a_table_of_texts_is_refused(reranker: Reranker, tmp_p
         Job(reranker, source, table, documents=table).run()
 
 
+def test_a_field_of_few_rows_may_be_kept(reranker: Reranker, tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [{"query": "red", "document": text} for text in TEXTS]
+    rows[2]["note"] = "kept"
+    out = tmp_path / "o.jsonl"
+    Job(reranker, lines(tmp_path / "in.jsonl", rows), out, columns=["note"]).run()
+    assert [row.get("note") for row in rows_of(out)] == [None] * 2 + ["kept"] + [None] * 5
+
+
+def test_a_journal_that_cannot_be_let_go_of_says_so(
+    reranker: Reranker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After its files are closed, and before they are open, nothing is cut off."""
+    source = lines(tmp_path / "in.jsonl", [{"query": "red", "document": text} for text in TEXTS])
+    out, unlink = f"{tmp_path / 'o'}/", Path.unlink
+
+    def refused(path: Path, missing_ok: bool = False) -> None:
+        if path.name == "logits.bin":
+            raise PermissionError(1, "Operation not permitted")
+        unlink(path, missing_ok=missing_ok)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", refused)
+        with pytest.raises(JobError, match="cannot be written: Operation not permitted"):
+            Job(reranker, source, out).run()
+    assert Job(reranker, source, out).run().before == len(TEXTS)
+
+
+def test_types_of_a_table_from_a_pipe_stay(model: Path, tmp_path: Path) -> None:
+    table = pa.table({"query": ["red"], "document": ["fox"], "n": pa.array([1], pa.int8())})
+    sink = io.BytesIO()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    pipe, out = tmp_path / "pipe", tmp_path / "o.parquet"
+    os.mkfifo(pipe)
+    thread = threading.Thread(target=lambda: pipe.write_bytes(sink.getvalue()))
+    thread.start()
+    assert score(model, pipe, "--output", out) == 0
+    thread.join()
+    assert pq.read_table(out).schema.field("n").type == pa.int8()
+
+
 def test_a_field_that_comes_late_is_scored(reranker: Reranker, tmp_path: Path) -> None:
     rows: list[dict[str, Any]] = [{"query": "red", "pos": ["fox"]}] * 70
     rows = [*rows, {"query": "red", "pos": ["fox"], "neg": ["owl"]}]
@@ -289,11 +327,7 @@ def test_rows_without_pairs_are_written_as_they_come(
     rows = [{"query": "red", "document": ""}] * 9
     seen: list[int] = []
 
-    class Watch:
-        def say(self, sentence: str) -> None: ...
-        def begin(self, total: int | None, done: int | None) -> None: ...
-        def fail(self, place: str, kind: str, reason: str) -> None: ...
-        def part(self, path: str, lines: int) -> None: ...
+    class Watch(Silent):
         def advance(self, summary: Any, rows: int) -> None:
             seen.append(summary.rows)
 

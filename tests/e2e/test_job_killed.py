@@ -4,8 +4,6 @@ import errno
 import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
@@ -16,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from killing import KILL_AT, run_program
 
 from packrank.commands.cli import main
 from packrank.jobs import journal as journal_file
@@ -23,10 +22,11 @@ from packrank.jobs import parts as parts_file
 from packrank.jobs import rows as rows_file
 from packrank.jobs import score as score_file
 
-ROOT = Path(__file__).parents[2]
 WORDS = ["red", "blue", "fox", "owl"]
 
-PROGRAM = """
+PROGRAM = (
+    KILL_AT
+    + """
 import os, random, shutil, signal, sys, time
 from pathlib import Path
 import pyarrow.parquet as pq
@@ -38,22 +38,6 @@ from packrank.runtime import runner
 parts._ROWS = 23
 seed, most, source, *arguments = sys.argv[1:]
 random.seed(int(seed))
-
-def kill_at(moment):
-    left = moment
-    def counted(original):
-        def call(*args, **options):
-            nonlocal left
-            left -= 1
-            if left == 0:
-                if original is pwrite:
-                    pwrite(args[0], memoryview(args[1])[: len(args[1]) // 2], args[2])
-                os.killpg(0, signal.SIGKILL)
-            return original(*args, **options)
-        return call
-    pwrite = os.pwrite
-    for name in ("pwrite", "fsync", "replace", "ftruncate", "open", "unlink", "rename"):
-        setattr(os, name, counted(getattr(os, name)))
 
 kills = 0
 while True:
@@ -86,6 +70,7 @@ while True:
         output = Path(arguments[3].rstrip("/"))
         shutil.rmtree(output) if output.is_dir() else output.unlink(missing_ok=True)
 """
+)
 
 
 def rows_of(kind: str, count: int) -> list[dict[str, Any]]:
@@ -152,15 +137,8 @@ def test_killed_at_random_moments_the_output_is_the_same(
     assert main([*arguments[:4], f"{wanted}{slash}", *arguments[4:]]) == 1
     killed, kills = tmp_path / output, 100 if thorough else 3
     given = ["score", str(model), "--output", f"{killed}{slash}", str(source), *options]
-    command = [sys.executable, "-c", PROGRAM, 7, kills, source, *given, "--quiet"]
-    result = subprocess.run(
-        [*map(str, command), "--device", "cpu"],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join((f"{ROOT}/engine", f"{ROOT}/kernels"))},
-        capture_output=True,
-        text=True,
-        cwd="/",
-    )
-    assert result.returncode == 1, result.stderr[-2000:]
+    status, said = run_program(PROGRAM, kills, source, *given, "--quiet", "--device", "cpu")
+    assert status == 1, said[-2000:]
     assert content_of(killed) == content_of(wanted)
     assert not Path(f"{killed}.job").exists()
 
@@ -192,6 +170,26 @@ def failing(
         yield calls
 
 
+def scene(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
+) -> tuple[Callable[[str], int], str]:
+    """A job of many small commits and parts: a folder -> its exit status; and where output is."""
+    monkeypatch.setattr(parts_file, "_ROWS", 23)
+    monkeypatch.setattr(journal_file, "_COMMIT_SECONDS", 0.0)
+    monkeypatch.setattr(rows_file, "WINDOW_PAIRS", 16)
+    monkeypatch.setattr(score_file, "_FIRST_BATCH_PAIRS", 8)
+    name, output, options = CASES[case]
+    source = write(tmp_path / name, rows_of("pairs", 60))
+    slash = "/" if output.endswith("/") else ""
+
+    def score(folder: str) -> int:
+        out = f"{tmp_path / folder / output}{slash}"
+        return main(["score", str(model), str(source), "--output", out, *options, "--quiet"])
+
+    (tmp_path / "whole").mkdir()
+    return score, output
+
+
 def no_space() -> OSError:
     return OSError(errno.ENOSPC, "No space left on device")
 
@@ -206,19 +204,7 @@ def test_a_full_disk_is_told_and_the_same_command_goes_on(
     thorough: bool,
 ) -> None:
     """At every call that writes."""
-    monkeypatch.setattr(parts_file, "_ROWS", 23)
-    monkeypatch.setattr(journal_file, "_COMMIT_SECONDS", 0.0)
-    monkeypatch.setattr(rows_file, "WINDOW_PAIRS", 16)
-    monkeypatch.setattr(score_file, "_FIRST_BATCH_PAIRS", 8)
-    name, output, options = CASES[case]
-    source = write(tmp_path / name, rows_of("pairs", 60))
-    slash = "/" if output.endswith("/") else ""
-
-    def score(folder: str) -> int:
-        out = f"{tmp_path / folder / output}{slash}"
-        return main(["score", str(model), str(source), "--output", out, *options, "--quiet"])
-
-    (tmp_path / "whole").mkdir()
+    score, output = scene(model, tmp_path, monkeypatch, case)
     with failing(0, Full) as calls:
         assert score("whole") == 1
     wanted, total = content_of(tmp_path / "whole" / output), calls[0]
@@ -272,19 +258,7 @@ class Disk:
 def test_without_power_what_was_not_synced_is_lost_and_no_more(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str, thorough: bool
 ) -> None:
-    monkeypatch.setattr(parts_file, "_ROWS", 23)
-    monkeypatch.setattr(journal_file, "_COMMIT_SECONDS", 0.0)
-    monkeypatch.setattr(rows_file, "WINDOW_PAIRS", 16)
-    monkeypatch.setattr(score_file, "_FIRST_BATCH_PAIRS", 8)
-    name, output, options = CASES[case]
-    source = write(tmp_path / name, rows_of("pairs", 60))
-    slash = "/" if output.endswith("/") else ""
-
-    def score(folder: str) -> int:
-        out = f"{tmp_path / folder / output}{slash}"
-        return main(["score", str(model), str(source), "--output", out, *options, "--quiet"])
-
-    (tmp_path / "whole").mkdir()
+    score, output = scene(model, tmp_path, monkeypatch, case)
     assert score("whole") == 1
     wanted = content_of(tmp_path / "whole" / output)
     for at in range(2, 60, 1 if thorough else 11):

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from packrank import InputError, Job, JobError, Reranker
+from packrank.jobs.settings import Silent
 from packrank.stores import disk
 
 QUERIES = {"q1": "red fox", "q2": "blue owl"}
@@ -47,11 +48,7 @@ def stopped(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     class Stop(Exception):
         pass
 
-    class Watch:
-        def say(self, sentence: str) -> None: ...
-        def begin(self, total: int | None, done: int | None) -> None: ...
-        def fail(self, place: str, kind: str, reason: str) -> None: ...
-        def part(self, path: str, lines: int) -> None: ...
+    class Watch(Silent):
         def advance(self, summary: Any, rows: int) -> None:
             if summary.rows >= 4:
                 raise Stop

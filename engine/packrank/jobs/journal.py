@@ -325,10 +325,10 @@ class Journal:
         disk.sync_folder(self.path)
 
     def _cut_back(self) -> None:
-        """To the last commit."""
+        """To the last commit, as far as files are open."""
         assert self.progress is not None
         self.now = self.progress
-        for file, size in zip(self._files, self.progress.sizes, strict=True):
+        for file, size in zip(self._files, self.progress.sizes, strict=False):
             os.ftruncate(file, size)
 
     @contextmanager
@@ -371,13 +371,10 @@ class Failures(Iterator[Failure]):
 
 
 def _read(file: int, offset: int, size: int) -> bytes:
-    pieces = bytearray()
-    while len(pieces) < size:
-        piece = os.pread(file, size - len(pieces), offset + len(pieces))
-        if not piece:
-            raise JobError("the journal of the job was cut off while it was open")
-        pieces += piece
-    return bytes(pieces)
+    content = disk.read(file, offset, size)
+    if len(content) < size:
+        raise JobError("the journal of the job was cut off while it was open")
+    return content
 
 
 def _crc32(file: int, size: int) -> int:

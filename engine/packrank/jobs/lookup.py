@@ -18,6 +18,7 @@ from packrank.errors import InputError
 from packrank.records.file import RecordFile
 from packrank.records.record import Kind, Record
 from packrank.records.shapes import Problem
+from packrank.stores import disk
 from packrank.stores.document_ids import Places, StoredIds
 from packrank.stores.token_store import TokenStore
 
@@ -126,7 +127,7 @@ class Texts:
 
     def _text(self, place: int) -> str:
         start, stop = self._ends[place : place + 2].tolist()
-        return os.pread(self._texts, stop - start, start).decode(errors="surrogatepass")
+        return disk.read(self._texts, start, stop - start).decode(errors="surrogatepass")
 
     def close(self) -> None:
         """Let go of the texts."""

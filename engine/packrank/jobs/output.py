@@ -19,6 +19,7 @@ from packrank.records.shapes import LISTS, Shape
 OutputFormat = Literal["jsonl", "parquet", "trec"]
 ERROR = "error"
 _SHOWN_FAILURES = 8  # of a row
+_SLOTS_AT_ONCE = 1 << 14  # whose logits are read
 
 
 class Finished(NamedTuple):
@@ -79,7 +80,7 @@ class Columns:
             for name, one in held.items()
             if (self.kept is None or name in self.kept) and name not in replaced
         }
-        scores = [plain(row) for row in finished.scores.tolist()]
+        scores = [_plain(row) for row in finished.scores.tolist()]
         start = 0
         for side in self.shape.documents:
             if not side.is_list:
@@ -158,9 +159,6 @@ def finished_rows(
         raise JobError("the input is not what was scored: it was written to; begin anew")
 
 
-_SLOTS_AT_ONCE = 1 << 14
-
-
 def _error(finished: Finished, shape: Shape) -> str:
     """Why a row, or some of its list, has no score."""
     said = []
@@ -177,7 +175,7 @@ def _error(finished: Finished, shape: Shape) -> str:
     return "; ".join(said)
 
 
-def plain(scores: Sequence[float]) -> Any:
+def _plain(scores: Sequence[float]) -> Any:
     """One score, or several of labels; None where there is none.
 
     JSON has no -inf, of a document without token vectors.

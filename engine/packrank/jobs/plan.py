@@ -1,7 +1,7 @@
 """What a job's settings come to: which columns, texts, label and order."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import get_args
 
 from packrank.arguments import check_choice, check_str, checked_count, listed
@@ -62,8 +62,8 @@ def check_settings(job: Settings) -> None:
         raise InputError(f"tag is {job.tag!r}, expected a word without blanks")
 
 
-def kept_columns(job: Settings, columns: Mapping[str, bool]) -> tuple[str, ...] | None:
-    """Columns of the input that are written."""
+def kept_columns(job: Settings, columns: Collection[str]) -> tuple[str, ...] | None:
+    """Columns of the input that are written, each of which some of its first rows have."""
     if job.columns is None:
         return None
     names = tuple(listed("columns", job.columns, "names of columns"))

@@ -64,7 +64,10 @@ class _Run:
             tables=[os.fspath(x) for x in (job.queries, job.documents) if x is not None],
             is_table=self._file.is_table,
         )
-        columns = self._columns = self._file.columns()
+        columns = self._file.columns()
+        # Fields that few of the first rows have make no shape, but are there.
+        values = [] if self._file.is_table else self._file.first_values()
+        self._columns = {*columns, *(name for value in values for name in value)}
         if not columns:
             raise InputError(nothing_in(self._file, []))
         self._shape, positives = shape_for(job, self._file.name, columns), None
@@ -77,7 +80,7 @@ class _Run:
             self._documents = tokens_of(self._facts, job)
         label = label_of(self._facts, job, self._target.format == "trec")
         self._results = Results(
-            Columns(self._shape, kept_columns(job, columns), len(self._facts.labels)),
+            Columns(self._shape, kept_columns(job, self._columns), len(self._facts.labels)),
             self._target.format,
             lambda logits: self._facts.keys(logits, label),
             label,

@@ -19,7 +19,7 @@ _ENDINGS: dict[str, OutputFormat] = {
     ".ndjson": "jsonl",
 }
 # Names of what is not written.
-_OTHERS = (".csv", ".tsv", ".gz", ".zst", ".arrow", ".feather", ".txt.gz", ".xlsx")
+_OTHERS = (".csv", ".tsv", ".gz", ".zst", ".arrow", ".feather", ".xlsx")
 
 
 @dataclass(frozen=True)

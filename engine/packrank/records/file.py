@@ -137,7 +137,7 @@ class RecordFile:
             return self._file.table.lists
         if self._file.columns:
             return dict.fromkeys(self._file.columns, False)
-        values = self.first_values(_OBJECTS_SEEN)
+        values = self.first_values()
         there: Counter[str] = Counter()
         lists: Counter[str] = Counter()
         for value in values:
@@ -149,7 +149,7 @@ class RecordFile:
         others = {name: 2 * lists[name] > there[name] for name in there}
         return usual if len(usual) > 1 else others
 
-    def first_values(self, count: int) -> list[dict[str, Any]]:
+    def first_values(self, count: int = _OBJECTS_SEEN) -> list[dict[str, Any]]:
         """The first objects, so many as there are; what is no object is passed over.
 
         Whatever is read comes again.
@@ -176,8 +176,10 @@ class RecordFile:
 
     def schemas(self) -> list[Any]:
         """The schema, as pyarrow has it, of each file that is Parquet or Arrow."""
+        if not self.can_rewind:
+            return [] if self._file.table is None else [self._file.table.schema]
         found = []
-        for path in self.paths if self.can_rewind else []:
+        for path in self.paths:
             with OpenFile(path, self.kind, self._format) as file:
                 if file.table is not None:
                     found.append(file.table.schema)
@@ -254,19 +256,14 @@ class RecordFile:
             parts: of the file, all of it if None.
         """
         for part in self.raw() if parts is None else parts:
-            file = part.file
-            if part.error is None and file.is_blank(part.within, part.raw):
+            row = self.row(part)
+            if row is None:
                 continue
-            fields: dict[str, Any] = {}
-            error = part.error
+            fields, error = dict[str, Any](), row.error
             if error is None:
-                try:
-                    fields, error = fields_of(file.value(part.within, part.raw), self.kind)
-                except InputError as wrong:
-                    error = str(wrong)
-            alone = len(self.paths) == 1
-            within = "" if alone else f"{file.name}, {file.part} {part.within}"
-            yield Record(part.number, fields, error, file.part, within)
+                fields, error = fields_of(row.value, self.kind)
+            within = "" if len(self.paths) == 1 else row.place
+            yield Record(part.number, fields, error, part.file.part, within)
 
     def num_lines(self) -> int | None:
         """Parts of the file, if to count them is quick and it can be read again after that."""

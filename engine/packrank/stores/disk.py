@@ -1,4 +1,4 @@
-"""Writes that are on the disk when they return, and a lock; `writer` says in which order."""
+"""Reads that are whole, writes that are on the disk when they return, and a lock."""
 
 import errno
 import fcntl
@@ -60,6 +60,17 @@ def write(file: int, content: bytes | memoryview, offset: int) -> None:
     while view:
         written = os.pwrite(file, view, offset)
         view, offset = view[written:], offset + written
+
+
+def read(file: int, offset: int, size: int) -> bytes:
+    """So many bytes at an offset of an open file; fewer only where it ends."""
+    pieces = bytearray()
+    while len(pieces) < size:
+        piece = os.pread(file, size - len(pieces), offset + len(pieces))
+        if not piece:
+            break
+        pieces += piece
+    return bytes(pieces)
 
 
 def write_file(path: Path, content: bytes) -> None:

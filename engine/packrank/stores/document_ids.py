@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from packrank.errors import StoreError
+from packrank.stores import disk
 from packrank.stores.files import open_file
 
 _IDS_AT_ONCE = 1 << 16
@@ -54,13 +55,10 @@ class StoredIds(Sequence[str]):
 
     def _read(self, start: int, stop: int) -> bytes:
         """Not mapped: to read a mapping of a file that was cut off would end the process."""
-        pieces = bytearray()
-        while len(pieces) < stop - start:
-            piece = os.pread(self._file, stop - start - len(pieces), start + len(pieces))
-            if not piece:
-                raise StoreError(f"{self._path} was cut off while it was open; open it again")
-            pieces += piece
-        return bytes(pieces)
+        content = disk.read(self._file, start, stop - start)
+        if len(content) < stop - start:
+            raise StoreError(f"{self._path} was cut off while it was open; open it again")
+        return content
 
     def _decode(self, raw: bytes) -> str:
         try:

@@ -137,7 +137,7 @@ def test_no_file_imports_itself_by_way_of_others(root: Path) -> None:
 PLACES = {
     "packrank": {
         "ground": (
-            *("ahead", "errors", "request", "work", "arguments", "documents", "threads"),
+            *("ahead", "closing", "errors", "request", "work", "arguments", "documents", "threads"),
             "output_file",
         ),
         "doors": ("reranker", "late_interaction"),

@@ -4,15 +4,16 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from threading import Condition, Thread
 from time import perf_counter
-from types import TracebackType
 from typing import Generic, TypeVar
+
+from packrank.closing import Closing
 
 _Item = TypeVar("_Item")
 # A thread may wait for a pipe into which nobody writes.
 _PATIENCE_SECONDS = 1.0
 
 
-class Ahead(Generic[_Item]):
+class Ahead(Closing, Generic[_Item]):
     """An iterator that is run ahead; close it, or use it as a context manager, to end the thread.
 
     Attributes:
@@ -65,17 +66,6 @@ class Ahead(Generic[_Item]):
             self._ready.clear()
             self._changed.notify_all()
         self._thread.join(_PATIENCE_SECONDS)
-
-    def __enter__(self) -> "Ahead[_Item]":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _run(self) -> None:
         error: BaseException | None = None

@@ -18,10 +18,10 @@ import warnings
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from time import sleep
-from types import TracebackType
 from typing import Any
 
 from packrank.arguments import checked_count
+from packrank.closing import Closing
 from packrank.errors import InputError, JobError
 from packrank.jobs.facts import Facts, Found, Remote, Stream
 from packrank.jobs.node import Batches, Feed, ask, imported, or_raised
@@ -37,7 +37,7 @@ _PATIENCE_SECONDS = 10.0  # for the head of a cluster to answer
 _KINDS = ("CPU", "GPU")
 
 
-class Cluster(Remote):
+class Cluster(Remote, Closing):
     """A model on the nodes of a cluster, for a `Job`; use as a context manager.
 
     Every node has Packrank, and the same model under the same name.
@@ -97,17 +97,6 @@ class Cluster(Remote):
         """Let go of the cluster, and end one that was started here."""
         if self._is_ours:
             self._ray.shutdown()
-
-    def __enter__(self) -> "Cluster":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _asked(self) -> tuple[Facts, dict[str, Any]]:
         """What a node says of the model."""

@@ -20,12 +20,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from time import monotonic
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from packrank.closing import Closing
 from packrank.errors import JobError, StoreError
 from packrank.jobs.rows import Failure
 from packrank.stores import disk
@@ -108,7 +108,7 @@ class Progress:
         return found
 
 
-class Journal:
+class Journal(Closing):
     """The one writer of a job's folder; use as a context manager.
 
     Attributes:
@@ -305,17 +305,6 @@ class Journal:
                         os.rmdir(folder)
             os.close(self._lock)
         self._lock = -1
-
-    def __enter__(self) -> "Journal":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _replace(self, progress: Progress) -> None:
         """The new manifest in place of the old one, in one step, and on the disk."""

@@ -6,13 +6,13 @@ import tempfile
 from array import array
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 
 from packrank.arguments import check_text
 from packrank.checkpoint.files import shown
+from packrank.closing import Closing
 from packrank.documents import TokenizedText
 from packrank.errors import InputError
 from packrank.records.file import RecordFile
@@ -26,7 +26,7 @@ _IDS = ("id", "_id")
 _BEIR = {"query": "queries.jsonl", "document": "corpus.jsonl"}
 
 
-class Texts:
+class Texts(Closing):
     """Texts by id; use as a context manager. In memory are some 40 bytes a text.
 
     Attributes:
@@ -133,17 +133,6 @@ class Texts:
         """Let go of the texts."""
         os.close(self._texts)
         self._folder.cleanup()
-
-    def __enter__(self) -> "Texts":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class Tokens:

@@ -3,9 +3,9 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
-from types import TracebackType
 from typing import Any, NamedTuple
 
+from packrank.closing import Closing
 from packrank.errors import InputError
 from packrank.records.formats import Format
 from packrank.records.opened import OpenFile
@@ -51,7 +51,7 @@ class Row(NamedTuple):
     place: str
 
 
-class RecordFile:
+class RecordFile(Closing):
     """A file of records, or several read one after the other; use as a context manager.
 
     Attributes:
@@ -105,17 +105,6 @@ class RecordFile:
             raise
         self.part = parts.pop() if len(parts) == 1 else "line"
         self.can_rewind = len(self.paths) > 1 or self._file.can_rewind
-
-    def __enter__(self) -> "RecordFile":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the file; standard input stays open."""

@@ -7,9 +7,9 @@ import sys
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from types import TracebackType
 from typing import Any, BinaryIO
 
+from packrank.closing import Closing
 from packrank.errors import InputError
 from packrank.records.formats import DELIMITERS, GZIP, Format, format_of, header, is_text_alone
 from packrank.records.record import Kind, parse
@@ -20,7 +20,7 @@ _HEAD = 1 << 16  # bytes of which a format is told
 _PARTS = {"json": "element"} | dict.fromkeys(("csv", "tsv", "parquet", "arrow"), "row")
 
 
-class OpenFile:
+class OpenFile(Closing):
     """A file of records, opened; use as a context manager.
 
     Attributes:
@@ -139,17 +139,6 @@ class OpenFile:
             )
         if twice := [name for name in set(columns) if columns.count(name) > 1]:
             raise InputError(f"{self.name} has two columns {twice[0]!r}{expected}")
-
-    def __enter__(self) -> "OpenFile":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the file; standard input stays open."""

@@ -14,7 +14,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from hashlib import blake2b
 from time import monotonic
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from packrank.checkpoint.kind import TOKEN_IDS
+from packrank.closing import Closing
 from packrank.errors import StoreError
 from packrank.stores import disk
 from packrank.stores.files import folder_path
@@ -49,7 +49,7 @@ _MADE = (*FILES, SEGMENTS, CODEC, UNFINISHED)
 _COMMIT_SECONDS = 10.0
 
 
-class Appender:
+class Appender(Closing):
     """The one writer of a store; use as a context manager.
 
     Between commits it holds nothing of the documents but a digest of each id, some 100 bytes.
@@ -304,17 +304,6 @@ class Appender:
                         os.rmdir(self.path)
             os.close(self._lock)
         self._lock = None
-
-    def __enter__(self) -> "Appender":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _ids(self) -> set[bytes]:
         if self._seen is None:

@@ -69,11 +69,14 @@ class Texts(Closing):
             open(folder / "ids", "wb") as ids,
         ):
             self.name = file.name
-            file.want(_kind(file, self._what))
+            kind = _kind(file, self._what)
+            file.want(kind)
+            [name], [column] = kind.ids, kind.strings
             for record in file.records():
-                id, text = self._of(record, len(text_ends) - 1)
+                id = self._id_of(record, name, len(text_ends) - 1)
                 if id is None:
                     continue
+                text = "" if record.error is not None else record.fields[column]
                 for sink, ends, value in ((ids, id_ends, id), (texts, text_ends, text)):
                     raw = value.encode(errors="surrogatepass")
                     ends.append(ends[-1] + sink.write(raw))
@@ -83,23 +86,20 @@ class Texts(Closing):
         self._places = Places(self._ids)
         self._texts = os.open(folder / "texts", os.O_RDONLY | os.O_CLOEXEC)
 
-    def _of(self, record: Record, place: int) -> tuple[str | None, str]:
-        """The id and the text of a record; no id where nobody can ask for it."""
-        fields = record.fields
-        id = next((fields[name] for name in _id_names(self._what) if name in fields), None)
+    def _id_of(self, record: Record, name: str, place: int) -> str | None:
+        """The id of a record; None where nobody can ask for it."""
+        id = record.fields.get(name)
         if not isinstance(id, str | int) or isinstance(id, bool):
             self.left_out.append((record.place, record.error or "it has no id"))
-            return None, ""
+            return None
         try:
             check_text(str(id), "id")
         except InputError as error:
             self.left_out.append((record.place, str(error)))
-            return None, ""
+            return None
         if record.error is not None:
             self._problems[place] = record.error
-            return str(id), ""
-        text = next(fields[name] for name in ("text", self._what) if name in fields)
-        return str(id), str(text)
+        return str(id)
 
     def find(self, ids: Sequence[str]) -> dict[str, str | Problem]:
         """The text of each id, or why it has none."""

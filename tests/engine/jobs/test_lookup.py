@@ -48,6 +48,14 @@ def test_what_has_no_id_is_left_out_and_what_is_wrong_is_told_to_who_asks(tmp_pa
             assert isinstance(problem, Problem) and problem.kind == "no text"
 
 
+def test_columns_are_the_same_in_every_record(tmp_path: Path) -> None:
+    """Fields of other names, which few records have, hide no id and no text."""
+    rows = [{"id": str(n), "document": f"fox {n}"} for n in range(4)]
+    rows[1] |= {"document_id": "2", "text": "owl"}
+    with Texts(table(tmp_path / "t.jsonl", *rows), "document") as found:
+        assert found.find(list("0123")) == {str(n): f"fox {n}" for n in range(4)}
+
+
 def test_a_table_without_ids_or_texts_is_refused(tmp_path: Path) -> None:
     for row, words in (({"id": "a"}, "has no text"), ({"text": "a"}, "has no id")):
         with pytest.raises(InputError, match=words):

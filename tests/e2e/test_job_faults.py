@@ -16,6 +16,7 @@ import pytest
 
 from packrank import InputError, Job, JobError, LateInteraction, Reranker
 from packrank.commands.cli import main
+from packrank.jobs.lookup import Texts
 from packrank.jobs.mining import Mining
 from packrank.jobs.negatives import Form, Rules
 from packrank.jobs.settings import Silent
@@ -118,6 +119,27 @@ def test_a_file_that_is_written_to_meanwhile_is_found_out(
 
     with pytest.raises(JobError, match=r"was written to"):
         Job(reranker, source, f"{out}/").run(Watch())
+
+
+def test_a_file_that_is_replaced_while_tables_are_read_is_found_out(
+    reranker: Reranker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or its scores would go to the rows of the new one."""
+    ids = [f"d{n}" for n in range(8)]
+    table = [{"id": id, "text": text} for id, text in zip(ids, TEXTS, strict=True)]
+    lines(tmp_path / "t.jsonl", table)
+    source = lines(tmp_path / "in.jsonl", [{"query": "red", "document_id": id} for id in ids])
+    rows = [{"query": "red", "document_id": id} for id in reversed(ids)]
+    new = lines(tmp_path / "new.jsonl", rows)
+    read = Texts._read
+
+    def replaced(self: Texts, path: str) -> None:
+        read(self, path)
+        os.replace(new, source)
+
+    monkeypatch.setattr(Texts, "_read", replaced)
+    with pytest.raises(JobError, match=r"was written to"):
+        Job(reranker, source, tmp_path / "o.jsonl", documents=tmp_path / "t.jsonl").run()
 
 
 def test_the_best_of_standard_input(

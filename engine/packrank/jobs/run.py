@@ -56,6 +56,7 @@ class _Run:
         self._file = stack.enter_context(
             RecordFile(given, ANY, job.input_format, keep_damaged=True)
         )
+        self._stamps = self._stamped()  # tables of texts may take minutes to read
         self._target = target_of(
             os.fspath(job.output),
             job.output_format,
@@ -89,7 +90,6 @@ class _Run:
             self._miner(positives),
         )
         self._writer = self._results.writer(self._file)
-        self._stamps = self._stamped()
 
     def _miner(self, positives: str | None) -> Miner | None:
         mining = self._job.mining

@@ -381,6 +381,28 @@ def test_an_output_in_what_is_read_is_refused(reranker: Reranker, tmp_path: Path
             Job(reranker, tmp_path / "in", f"{tmp_path / 'in'}/{output}").run()
 
 
+def test_what_an_earlier_run_left_out_counts_in_the_next(
+    reranker: Reranker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a part that is there already."""
+    monkeypatch.setattr("packrank.jobs.parts._ROWS", 3)
+    monkeypatch.setattr("packrank.jobs.results._ROWS_SEEN", 1)
+    rows = [{"query": "red", "document": text, "n": 1} for text in TEXTS]
+    rows[1]["n"] = "one"
+    source, out = lines(tmp_path / "in.jsonl", rows), tmp_path / "o"
+    again = Job(reranker, source, f"{out}/", output_format="parquet")
+
+    def stopped(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("packrank.jobs.journal.Journal.finish", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            again.run()
+    assert len(list(out.glob("part-*"))) == 3
+    assert again.run().num_unfit == 1
+
+
 def test_a_folder_that_has_lost_a_part_says_so(reranker: Reranker, tmp_path: Path) -> None:
     source = lines(tmp_path / "in.jsonl", [{"query": "red", "document": text} for text in TEXTS])
     Job(reranker, source, f"{tmp_path / 'o'}/").run()

@@ -133,7 +133,7 @@ def part_of(folder: Path, number: int, writer: Writer) -> Path:
 def _write_part(path: Path, rows: _Taken, writer: Writer, size: int | None) -> None:
     """A part that is there once it is whole and on the disk; of `size` rows, if that is known."""
     if path.exists():
-        deque(rows, maxlen=0)
+        writer.skip(rows)
         return
     unfinished = path.parent / "_job" / f"{path.name}.unfinished"
     try:

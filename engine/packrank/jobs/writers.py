@@ -2,7 +2,8 @@
 
 import io
 import json
-from collections.abc import Iterable, Mapping, Set
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Set
 from itertools import islice
 from typing import Any, BinaryIO, Protocol
 
@@ -24,12 +25,25 @@ class Writer(Protocol):
         """All of them; the same rows always give the same bytes."""
         ...
 
+    def skip(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Take rows that are written already, and count what was left out of them."""
+        ...
 
-class JsonLines:
+
+class _Whole:
+    """Leaves out nothing."""
+
+    misfits = 0
+
+    def skip(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """See `Writer`."""
+        deque(rows, maxlen=0)
+
+
+class JsonLines(_Whole):
     """A JSON object a row."""
 
     suffix = ".jsonl"
-    misfits = 0
 
     def write(self, rows: Iterable[Mapping[str, Any]], sink: BinaryIO) -> None:
         """See `Writer`."""
@@ -37,11 +51,10 @@ class JsonLines:
             sink.write(json_line(row).encode())
 
 
-class Lines:
+class Lines(_Whole):
     """Rows that are lines already, of a TREC run."""
 
     suffix = ".trec"
-    misfits = 0
 
     def write(self, rows: Iterable[Mapping[str, Any]], sink: BinaryIO) -> None:
         """See `Writer`; a row is {"line": ...}."""
@@ -95,10 +108,18 @@ class Parquet:
 
     def write(self, rows: Iterable[Mapping[str, Any]], sink: BinaryIO) -> None:
         """See `Writer`. What a column cannot hold is left out, and the row's error says so."""
-        coming = iter(rows)
         with self._arrow.parquet.ParquetWriter(sink, self._schema, compression="zstd") as writer:
-            while some := [self._known(row) for row in islice(coming, _ROWS)]:
-                writer.write_batch(self._batch(some))
+            for batch in self._batches(rows):
+                writer.write_batch(batch)
+
+    def skip(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """See `Writer`."""
+        deque(self._batches(rows), maxlen=0)
+
+    def _batches(self, rows: Iterable[Mapping[str, Any]]) -> Iterator[Any]:
+        coming = iter(rows)
+        while some := [self._known(row) for row in islice(coming, _ROWS)]:
+            yield self._batch(some)
 
     def _known(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
         if self._mixed:

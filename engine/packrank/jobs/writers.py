@@ -171,9 +171,10 @@ def schema_of(values: Iterable[object]) -> tuple[Any, set[str]]:
     for name, found in seen.items():
         try:
             type = pyarrow.array(found).type
-        except (pyarrow.ArrowException, TypeError, ValueError, OverflowError):
-            type = pyarrow.null()
-        if _is_open(type, pyarrow):
+            is_open = _is_open(type, pyarrow)
+        except (pyarrow.ArrowException, TypeError, ValueError, OverflowError, RecursionError):
+            is_open = True
+        if is_open:
             type = pyarrow.string()
             mixed.add(name)
         fields.append(pyarrow.field(name, type))

@@ -47,6 +47,16 @@ def test_what_does_not_fit_is_an_error_of_its_row_alone() -> None:
     assert three["error"] == "bad; the first rows have no 'm', so no column holds it"
 
 
+def test_what_is_nested_deeply_is_text() -> None:
+    """As JSON may be, deeper than Python calls itself."""
+    deep: list[Any] = []
+    for _ in range(600):
+        deep = [deep]
+    schema, mixed = schema_of([{"n": deep}])
+    [row] = written(Parquet(schema, {}, mixed), [{"n": deep}])
+    assert row["n"] == "[" * 601 + "]" * 601
+
+
 def test_the_same_rows_give_the_same_bytes(monkeypatch: Any) -> None:
     monkeypatch.setattr(writers, "_ROWS", 7)
     schema, mixed = schema_of([{"n": 1}])

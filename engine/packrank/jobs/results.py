@@ -140,15 +140,13 @@ class Results:
             if schemas:
                 schema = pyarrow.unify_schemas(schemas)
             else:
-                schema, mixed = schema_of(file.first_values(_ROWS_SEEN))
+                schema, mixed = schema_of(file.first_values(_ROWS_SEEN), kept)
         except pyarrow.ArrowException as error:
             reason = str(error).partition("\n")[0]
             raise InputError(
                 f"the files of {file.name} have columns of several types, which no table holds: "
                 f"{reason}; write jsonl, or name the columns to keep by --columns"
             ) from None
-        if kept is not None:
-            schema = pyarrow.schema([one for one in schema if one.name in kept])
         return Parquet(schema, self._added(pyarrow), mixed)
 
     def _added(self, pyarrow: Any) -> dict[str, Any]:

@@ -3,10 +3,11 @@
 import io
 import json
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Collection, Iterable, Iterator, Mapping, Set
 from itertools import islice
 from typing import Any, BinaryIO, Protocol
 
+from packrank.arguments import check_text
 from packrank.errors import InputError
 from packrank.jobs.output import ERROR, json_line
 from packrank.records.record import shown
@@ -152,23 +153,32 @@ class Parquet:
         return fitting
 
 
-def schema_of(values: Iterable[object]) -> tuple[Any, set[str]]:
+def schema_of(
+    values: Iterable[object], kept: Collection[str] | None = None
+) -> tuple[Any, set[str]]:
     """What columns rows from JSON or CSV have, by those that come first.
 
     Args:
         values: the first rows.
+        kept: names of the columns that count; None: all.
 
     Returns:
         pyarrow's schema; and names of columns that hold texts among other things.
+
+    Raises:
+        InputError: a name is not valid Unicode.
     """
     pyarrow = arrow("Parquet is asked for")
     seen: dict[str, list[Any]] = {}
     for value in values:
         if isinstance(value, Mapping):
             for name, one in value.items():
+                if kept is not None and name not in kept:
+                    continue
                 seen.setdefault(name, []).append(one)
     fields, mixed = [], set()
     for name, found in seen.items():
+        check_text(name, "name of a column")
         try:
             type = pyarrow.array(found).type
             is_open = _is_open(type, pyarrow)

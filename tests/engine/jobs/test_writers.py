@@ -5,7 +5,9 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
+from packrank.errors import InputError
 from packrank.jobs import writers
 from packrank.jobs.writers import Parquet, schema_of
 
@@ -34,6 +36,13 @@ def test_columns_are_told_by_the_first_rows() -> None:
         "error": None,
     }
     assert two["a"] == 2.5 and two["e"] == "x" and two["d"] is None
+
+
+def test_a_name_that_no_table_has_is_refused_unless_it_is_not_kept() -> None:
+    rows = [{"n": 1, "\ud800": 2}]
+    with pytest.raises(InputError, match="lone surrogate"):
+        schema_of(rows)
+    assert schema_of(rows, {"n"})[0].names == ["n"]
 
 
 def test_what_does_not_fit_is_an_error_of_its_row_alone() -> None:

@@ -6,6 +6,8 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from datetime import timedelta
+from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -257,6 +259,15 @@ def test_columns_that_python_has_no_type_for(reranker: Reranker, tmp_path: Path)
     assert found["document"].to_pylist() == ["fox", "owl"] and found["error"].null_count == 2
     assert not Job(reranker, source, tmp_path / "o.jsonl").run().failed
     assert rows_of(tmp_path / "o.jsonl")[0]["number"] is None
+
+
+def test_what_json_has_no_type_for_is_text(reranker: Reranker, tmp_path: Path) -> None:
+    source, out = tmp_path / "in.parquet", tmp_path / "o.jsonl"
+    odd = {"price": [Decimal("1.50")], "took": [timedelta(hours=25)], "raw": [b"x"]}
+    pq.write_table(pa.table({"query": ["red"], "document": ["fox"], **odd}), source)
+    Job(reranker, source, out).run()
+    [row] = rows_of(out)
+    assert row["price"] == "1.50" and row["took"] == "1 day, 1:00:00" and row["raw"] == "eA=="
 
 
 def test_an_output_that_is_a_table_of_texts_is_refused(reranker: Reranker, tmp_path: Path) -> None:

@@ -195,7 +195,7 @@ def _jsonable(value: Any) -> Any:
     if hasattr(value, "cast"):  # a scalar of Arrow's, for which Python has no type
         with suppress(Exception):
             return value.cast("string").as_py()
-    return repr(value)
+    return str(value)
 
 
 def _finite(value: Any) -> Any:

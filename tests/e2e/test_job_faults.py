@@ -216,6 +216,13 @@ def test_a_title_that_is_scored_itself_goes_before_nothing(
     assert rows_of(out)[0]["score"] == one(reranker, "fox", "owl")
 
 
+def test_a_title_that_is_no_text_is_named(reranker: Reranker, tmp_path: Path) -> None:
+    rows = [{"query": "red", "document": "fox", "title": 5}]
+    out = tmp_path / "o.jsonl"
+    Job(reranker, lines(tmp_path / "in.jsonl", rows), out).run()
+    assert rows_of(out)[0]["error"] == '"title" is 5, expected a text'
+
+
 def test_queries_are_told_apart_as_they_are_scored(reranker: Reranker, tmp_path: Path) -> None:
     lines(tmp_path / "t.jsonl", [{"id": "1", "text": "red"}, {"id": "d", "text": "fox"}])
     out, table = tmp_path / "o.jsonl", tmp_path / "t.jsonl"

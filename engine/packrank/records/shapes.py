@@ -273,9 +273,9 @@ def _text(found: Any, name: str, title: object) -> str:
         found, title = found.get("text"), found.get("title")
     if found is None:
         raise _Refused("no text", f'there is no "{name}", or it is null')
-    for part in (found, title):
+    for part, of in ((found, name), (title, "title")):
         if part is not None and not isinstance(part, str):
-            raise _Refused(*_wrong(name, part, "a text"))
+            raise _Refused(*_wrong(of, part, "a text"))
     assert isinstance(found, str)
     text = found if title is None else f"{title} {found}".strip()
     if not text.strip():

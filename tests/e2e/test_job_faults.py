@@ -282,6 +282,9 @@ def test_an_output_that_is_a_table_of_texts_is_refused(reranker: Reranker, tmp_p
     source = lines(tmp_path / "in.jsonl", [{"query": "red", "document_id": "d"}])
     with pytest.raises(InputError, match="is a file that is read"):
         Job(reranker, source, table, documents=table).run()
+    corpus = table.rename(tmp_path / "corpus.jsonl")
+    with pytest.raises(InputError, match="is a file that is read"):
+        Job(reranker, source, corpus, documents=tmp_path).run()
 
 
 def test_a_field_of_few_rows_may_be_kept(reranker: Reranker, tmp_path: Path) -> None:
@@ -397,6 +400,18 @@ def test_an_output_in_what_is_read_is_refused(reranker: Reranker, tmp_path: Path
     for output in ("o.jsonl", "o/", "sub/"):
         with pytest.raises(InputError, match="which is read; name another place"):
             Job(reranker, tmp_path / "in", f"{tmp_path / 'in'}/{output}").run()
+
+
+def test_parts_without_their_journal_are_nobodys(reranker: Reranker, tmp_path: Path) -> None:
+    """They would pass for those of the next job."""
+    source, out = (
+        lines(tmp_path / "in.jsonl", [{"query": "red", "document": "fox"}]),
+        tmp_path / "o",
+    )
+    Job(reranker, source, f"{out}/").run()
+    (out / "_job" / "journal.json").unlink()
+    with pytest.raises(InputError, match=r"holds 'part-00000.jsonl'"):
+        Job(reranker, source, f"{out}/").run()
 
 
 def test_what_an_earlier_run_left_out_counts_in_the_next(

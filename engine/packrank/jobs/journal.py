@@ -33,7 +33,7 @@ from packrank.stores.files import open_file
 
 VERSION = 1
 FOLDER = "_job"  # in a folder of parts; readers of tables pass over such a name
-_MANIFEST, _UNFINISHED, _LOCK = "journal.json", "journal.json.unfinished", "lock"
+MANIFEST, _UNFINISHED, _LOCK = "journal.json", "journal.json.unfinished", "lock"
 _FILES = ("logits.bin", "problems.jsonl")
 _COMMIT_SECONDS = 5.0
 _BLOCK = 1 << 20
@@ -144,14 +144,14 @@ class Journal(Closing):
                     raise JobError(
                         f"another process is at work on {path}; wait until it has ended, or stop it"
                     )
-                if (path / _MANIFEST).exists():
+                if (path / MANIFEST).exists():
                     self._open()
         except BaseException:
             self.close()
             raise
 
     def _open(self) -> None:
-        self.progress = Progress.load(self.path / _MANIFEST)
+        self.progress = Progress.load(self.path / MANIFEST)
         (self.path / _UNFINISHED).unlink(missing_ok=True)
         if not self.is_finished:
             self._files = [disk.open_own(self.path / name) for name in _FILES]
@@ -285,7 +285,7 @@ class Journal(Closing):
         """Let go of all of it."""
         self._close_files()
         with suppress(OSError):  # the output is there; what else may lie here is not ours
-            for name in (_MANIFEST, *_FILES, _UNFINISHED, _LOCK):
+            for name in (MANIFEST, *_FILES, _UNFINISHED, _LOCK):
                 (self.path / name).unlink(missing_ok=True)
             self.path.rmdir()
 
@@ -309,7 +309,7 @@ class Journal(Closing):
     def _replace(self, progress: Progress) -> None:
         """The new manifest in place of the old one, in one step, and on the disk."""
         disk.write_file(self.path / _UNFINISHED, progress.dump())
-        os.replace(self.path / _UNFINISHED, self.path / _MANIFEST)
+        os.replace(self.path / _UNFINISHED, self.path / MANIFEST)
         self.progress = self.now = progress  # it counts from here on, whatever comes
         disk.sync_folder(self.path)
 

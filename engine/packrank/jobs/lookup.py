@@ -16,6 +16,7 @@ from packrank.closing import Closing
 from packrank.documents import TokenizedText
 from packrank.errors import InputError
 from packrank.records.file import RecordFile
+from packrank.records.paths import files_of
 from packrank.records.record import Kind, Record
 from packrank.records.shapes import Problem
 from packrank.stores import disk
@@ -24,6 +25,11 @@ from packrank.stores.token_store import TokenStore
 
 _IDS = ("id", "_id")
 _BEIR = {"query": "queries.jsonl", "document": "corpus.jsonl"}
+
+
+def files_of_table(path: str | os.PathLike[str] | None, what: str) -> list[str]:
+    """The files that `Texts` reads of a path, none if there is none."""
+    return [] if path is None else files_of([os.fspath(path)], _BEIR[what])
 
 
 class Texts(Closing):

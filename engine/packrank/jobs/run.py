@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from packrank.errors import InputError, JobError
 from packrank.jobs.facts import Remote, about, facts_of
 from packrank.jobs.journal import Journal
-from packrank.jobs.lookup import Texts, Tokens
+from packrank.jobs.lookup import Texts, Tokens, files_of_table
 from packrank.jobs.mining import Miner
 from packrank.jobs.output import ERROR, Columns, Finished, finished_rows
 from packrank.jobs.parts import Parts, write_parts
@@ -62,7 +62,10 @@ class _Run:
             job.output_format,
             given,
             self._file.paths,
-            tables=[os.fspath(x) for x in (job.queries, job.documents) if x is not None],
+            tables=[
+                *files_of_table(job.queries, "query"),
+                *files_of_table(job.documents, "document"),
+            ],
             is_table=self._file.is_table,
         )
         columns = self._file.columns()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from packrank.errors import InputError
-from packrank.jobs.journal import FOLDER
+from packrank.jobs.journal import FOLDER, MANIFEST
 from packrank.jobs.output import OutputFormat
 from packrank.output_file import is_stdout
 
@@ -105,8 +105,9 @@ def _check_folder(output: str, inputs: Sequence[str]) -> None:
         if os.path.commonpath([inside, os.path.realpath(name)]) == inside:
             raise InputError(f"{name}, which is read, lies in {output}; name another folder")
     if os.path.isdir(output):
-        others = sorted(name for name in os.listdir(output) if not name.startswith("."))
-        if others and FOLDER not in others:
+        names = sorted(name for name in os.listdir(output) if not name.startswith("."))
+        others = [name for name in names if name != FOLDER]
+        if others and not os.path.exists(os.path.join(output, FOLDER, MANIFEST)):
             raise InputError(
                 f"{output} holds no job, and holds {others[0]!r}; name a folder that is new or "
                 "empty"

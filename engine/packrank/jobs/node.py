@@ -62,8 +62,9 @@ class Batches:
             raise self._error
         [held] = self._ray.get(self._feed.take.remote(number))
         pairs, before = self._ray.get(held), self._model.num_tokens
-        # One piece is tokenized while another is scored.
-        pieces = (pairs[start : start + _PIECE] for start in range(0, len(pairs), _PIECE))
+        # One piece is tokenized while another is scored; a batch of no pairs is a piece of none.
+        starts = range(0, max(len(pairs), 1), _PIECE)
+        pieces = (pairs[start : start + _PIECE] for start in starts)
         logits, failures, start = [], dict[int, str](), 0
         with closing(stream_of(self._model, pieces, self._cutoff_layer)) as stream:
             for found, failed in stream:

@@ -1,15 +1,20 @@
 """Batches by way of a cluster, in order and whole, whatever fails; Ray is in tests/peers/ray."""
 
 import asyncio
+import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from packrank import Reranker
 from packrank.errors import InputError, JobError
 from packrank.jobs import cluster as cluster_file
+from packrank.jobs import node as node_file
 from packrank.jobs.cluster import Cluster, Scores
 from packrank.jobs.node import Feed, or_raised, pickled
 
@@ -139,6 +144,29 @@ def test_a_dataset_that_ends_early_is_no_end(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(cluster, "begin", lambda *_: (row for row in ()))
     with pytest.raises(JobError, match="Ray ended before batch 0"):
         found(cluster, 2)
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_a_node_scores_a_batch_in_pieces_also_one_of_no_pairs(
+    checkpoint: Callable[..., Path],
+    save_tokenizer: Callable[..., None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    count: int,
+) -> None:
+    """As of rows none of which can be scored."""
+    folder = shutil.copytree(checkpoint("Bert", num_labels=1), tmp_path / "model")
+    save_tokenizer(folder, "red fox")
+    model, pairs = Reranker(folder, device="cpu"), [("red", "fox " * (n + 1)) for n in range(count)]
+    ray = SimpleNamespace(get=lambda held: held, exceptions=FakeRay.exceptions)
+    monkeypatch.setattr(node_file, "imported", lambda: ray)
+    monkeypatch.setattr(node_file, "_PIECE", 2)
+    feed = SimpleNamespace(take=SimpleNamespace(remote=lambda number: [pairs]))
+    node = node_file.Batches(feed, str(folder), {"device": "cpu"}, None, model.identity)
+    [content] = node({"item": [0]})["content"]
+    logits, failures, tokens = or_raised(content)
+    np.testing.assert_array_equal(logits, model.score(pairs, activation="identity")[:, None])
+    assert not failures and tokens == model.num_tokens
 
 
 def test_the_feed_gives_each_batch_once_whoever_comes_first() -> None:

@@ -39,6 +39,7 @@ class Texts(Closing):
         name: of the table, for messages.
         digest: SHA-256 of ids and texts, in their order.
         left_out: records that have no id or cannot be read: where, and why.
+        mean_length: bytes of a text.
     """
 
     def __init__(self, path: str, what: str) -> None:
@@ -89,6 +90,7 @@ class Texts(Closing):
                     self._digest.update(b"%d " % len(raw) + raw)
         self._ids = StoredIds(folder / "ids", np.frombuffer(id_ends, np.int64))
         self._ends = np.frombuffer(text_ends, np.int64)
+        self.mean_length = text_ends[-1] // max(len(self._ids), 1)
         self._places = Places(self._ids)
         self._texts = os.open(folder / "texts", os.O_RDONLY | os.O_CLOEXEC)
 
@@ -146,10 +148,12 @@ class Tokens:
 
     Attributes:
         digest: of what the store holds.
+        mean_length: tokens of a document.
     """
 
     def __init__(self, store: TokenStore) -> None:
         self._store, self.digest = store, store.digest
+        self.mean_length = store.num_tokens // max(len(store), 1)
 
     def find(self, ids: Sequence[str]) -> dict[str, TokenizedText | Problem]:
         """The tokens of each id, or why it has none."""

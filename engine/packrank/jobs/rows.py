@@ -113,6 +113,7 @@ def windows(
         keep_rows: whether what rows say is needed afterwards.
     """
     window, asked, characters = Window(), list[Asked | Problem](), 0
+    by_id = sum(table.mean_length for table in (queries, documents) if table is not None)
     for row, digest in rows:
         if row.error is not None:
             problem = Problem("unreadable", row.error)
@@ -129,7 +130,7 @@ def windows(
         window.ends.append(len(asked))
         window.where.append(row.place)
         window.digests.append(digest)
-        characters += sum(len(a) + len(b) for a, b in found if whole is None)
+        characters += sum(len(a) + len(b) + by_id for a, b in found if whole is None)
         if (
             len(asked) >= WINDOW_PAIRS
             or characters >= WINDOW_CHARACTERS

@@ -1,6 +1,8 @@
 """Rows to scores: windows, batches, and that nothing is scored twice."""
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 
 from packrank.jobs import rows as rows_file
 from packrank.jobs import score as score_file
+from packrank.jobs.lookup import Texts
 from packrank.jobs.rows import Read, windows
 from packrank.jobs.score import Scored, Stages, score_windows
 from packrank.records.file import Row
@@ -82,6 +85,20 @@ def test_a_pair_that_repeats_is_scored_once_and_fails_wherever_it_is() -> None:
         (2, None, "unreadable", "line 2"),
         (5, 5, "not scored", "line 5"),
     ]
+
+
+def test_windows_hold_so_much_of_texts_by_id(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which may be long, and whose ids are not."""
+    monkeypatch.setattr(rows_file, "WINDOW_CHARACTERS", 250)
+    table = [{"id": n, "text": f"{n}" * 100} for n in range(9)]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in table))
+    rows = [Read(Row({"query": "a", "document_id": n}, None, ""), b"") for n in range(9)]
+    shape = shape_of({"query": False, "document_id": False}, documents_by_id=True)
+    with Texts(str(tmp_path / "t.jsonl"), "document") as texts:
+        made = list(windows(rows, shape, None, texts, keep_rows=False))
+    assert [len(window.pairs) for window in made] == [3, 3, 3]
 
 
 def test_lists_have_a_slot_an_element_and_a_row_that_is_wrong_none() -> None:

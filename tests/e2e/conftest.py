@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import torch
 
+from packrank import Reranker
+
 
 @pytest.fixture(scope="session")
 def reranker_case(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
@@ -34,6 +36,11 @@ def model(
     shutil.copytree(checkpoint("Bert", num_labels=1), folder)
     save_tokenizer(folder, "red blue fox owl")
     return folder
+
+
+@pytest.fixture
+def reranker(model: Path) -> Reranker:
+    return Reranker(model, device="cpu")
 
 
 @pytest.fixture

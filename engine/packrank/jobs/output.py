@@ -4,7 +4,6 @@ import base64
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -15,6 +14,7 @@ from packrank.errors import JobError
 from packrank.jobs.rows import Failure
 from packrank.records.file import Row
 from packrank.records.shapes import LISTS, Shape
+from packrank.records.tables import text_of
 
 OutputFormat = Literal["jsonl", "parquet", "trec"]
 ERROR = "error"
@@ -192,10 +192,7 @@ def _jsonable(value: Any) -> Any:
         return base64.b64encode(value).decode()
     if hasattr(value, "isoformat"):
         return value.isoformat()
-    if hasattr(value, "cast"):  # a scalar of Arrow's, for which Python has no type
-        with suppress(Exception):
-            return value.cast("string").as_py()
-    return str(value)
+    return text_of(value)
 
 
 def _finite(value: Any) -> Any:

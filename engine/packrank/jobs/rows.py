@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from packrank.jobs.lookup import Texts, Tokens
 from packrank.records.file import Part, RecordFile, Row
 from packrank.records.shapes import Asked, Problem, Shape
+from packrank.records.tables import text_of
 
 # Of a window, whose distinct pairs are scored once: 4096 pairs of 200 tokens are some 200 packs.
 WINDOW_PAIRS = 4096
@@ -91,7 +92,7 @@ def _digest(before: bytes, part: Part) -> bytes:
     if part.error is not None:
         content = part.error.encode()
     elif part.value is not None:
-        content = json.dumps(part.value, default=repr).encode()
+        content = json.dumps(part.value, default=text_of).encode()
     return blake2b(before + content, digest_size=16).digest()
 
 

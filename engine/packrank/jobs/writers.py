@@ -108,10 +108,20 @@ class Parquet:
                 ) from None
 
     def write(self, rows: Iterable[Mapping[str, Any]], sink: BinaryIO) -> None:
-        """See `Writer`. What a column cannot hold is left out, and the row's error says so."""
+        """See `Writer`. What a column cannot hold is left out, and the row's error says so.
+
+        Raises:
+            InputError: Parquet cannot hold it, though the column can.
+        """
         with self._arrow.parquet.ParquetWriter(sink, self._schema, compression="zstd") as writer:
             for batch in self._batches(rows):
-                writer.write_batch(batch)
+                try:
+                    writer.write_batch(batch)
+                except self._arrow.ArrowException as error:
+                    raise InputError(
+                        f"a row is none of Parquet's: {error}; write jsonl, or name the columns to "
+                        "keep (--columns)"
+                    ) from None
 
     def skip(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """See `Writer`."""

@@ -289,7 +289,7 @@ def values_of(column: Any) -> list[Any]:
     """A column's values.
 
     Bytes that are no UTF-8 are lone surrogates, which whoever reads meets; what Python has no type
-    for stays a scalar of Arrow's.
+    for stays a scalar of Arrow's, of which `text_of` makes a text.
     """
     try:
         values: list[Any] = column.to_pylist()
@@ -301,7 +301,24 @@ def values_of(column: Any) -> list[Any]:
 def _value(scalar: Any) -> Any:
     try:
         return scalar.as_py()
-    except UnicodeDecodeError as error:
-        return error.object.decode("utf-8", "surrogateescape")
-    except (ValueError, OverflowError, LookupError, TypeError):
+    except (ValueError, OverflowError, LookupError, TypeError) as error:
+        types = arrow("a table").types
+        if types.is_map(scalar.type):
+            return [tuple(map(_value, entry.values())) for entry in scalar.values]
+        if is_list(scalar.type):
+            return [_value(one) for one in scalar.values]
+        if types.is_struct(scalar.type):
+            return {name: _value(one) for name, one in scalar.items()}
+        if isinstance(error, UnicodeDecodeError):
+            return error.object.decode("utf-8", "surrogateescape")
         return scalar
+
+
+def text_of(value: Any) -> str:
+    """A text that stands for a cell for which JSON has no type."""
+    if hasattr(value, "cast"):  # a scalar of Arrow's
+        try:
+            return str(value.cast("string").as_py())
+        except Exception:  # of a time zone that is not known here, say
+            return str(getattr(value, "value", value.type))
+    return str(value)

@@ -68,8 +68,14 @@ class Fleet:
         recipe: what each process loads.
         devices: one process each.
 
+    Attributes:
+        num_labels: of the model.
+        budget_tokens: most tokens of a pack.
+        dtype: of the model.
+
     Raises:
-        PackrankError: a process cannot load the model; the message says which and why.
+        PackrankError: a process cannot load the model; the message says which and why. Or devices
+            differ in the dtype that they take it in.
     """
 
     def __init__(self, recipe: Recipe, devices: Sequence[torch.device]) -> None:
@@ -83,7 +89,14 @@ class Fleet:
             _stop(self._workers)
             raise
         self.num_labels = loaded[0][0]
-        self.budget_tokens = min(budget for _, budget in loaded)
+        self.budget_tokens = min(budget for _, budget, _ in loaded)
+        self.dtype = loaded[0][2]
+        if any(dtype != self.dtype for _, _, dtype in loaded):
+            _stop(self._workers)
+            raise PackrankError(
+                "the devices would take this model in different dtypes, so that a score would hang "
+                "on where it is computed; name the dtype"
+            )
 
     def submit(self, whole: Pack, cutoff_layers: tuple[int, ...] | None = None) -> Pending:
         """Share out the sequences; the result, when asked for, waits for every device.
@@ -146,9 +159,9 @@ class _Worker:
         self._waiting.append((self._loaded, 0))
         threading.Thread(target=self._receive, name=f"packrank-{device}", daemon=True).start()
 
-    def ready(self) -> tuple[int, int]:
-        """Labels of the model and its budget, once it is loaded."""
-        loaded: tuple[int, int] = self._loaded.result()
+    def ready(self) -> tuple[int, int, torch.dtype]:
+        """Labels of the model, its budget and its dtype, once it is loaded."""
+        loaded: tuple[int, int, torch.dtype] = self._loaded.result()
         return loaded
 
     def start(self, work: "_Packed | list[int]") -> "Future[Any]":
@@ -251,7 +264,7 @@ def _answer_all(connection: Connection, recipe: Recipe, device: torch.device) ->
     except BaseException as error:
         connection.send(error)
         return
-    connection.send((runner.model.num_labels, runner.budget_tokens))
+    connection.send((runner.model.num_labels, runner.budget_tokens, runner.model.dtype))
     started: deque[Pending | Exception | None] = deque()
     while True:
         if started and (len(started) >= _IN_FLIGHT or not connection.poll()):

@@ -14,7 +14,7 @@ def identity(
     folder: Path,
     assembly: Assembly,
     devices: Sequence[torch.device],
-    dtype: torch.dtype | None,
+    dtype: torch.dtype,
     deterministic: bool,
 ) -> dict[str, Any]:
     """What determines logits, by names that a message may use; anything JSON holds.
@@ -23,13 +23,13 @@ def identity(
         folder: of the model, which is read whole.
         assembly: how it is used.
         devices: where it runs.
-        dtype: of its weights; None: as each device takes it.
+        dtype: of its weights.
         deterministic: whether company may change roundings.
     """
     return {
         "model": fingerprint(folder),
         "device": devices[0].type,
-        "dtype": "auto" if dtype is None else str(dtype).removeprefix("torch."),
+        "dtype": str(dtype).removeprefix("torch."),
         "deterministic": deterministic,
         "prompt": assembly.options.prompt,
         **assembly.exit_settings,

@@ -168,7 +168,8 @@ class PairModel(Reopened):
     @property
     def identity(self) -> dict[str, Any]:
         """What determines logits: files, options, kind of device, dtype; it reads the weights."""
-        dtype = self._runner.model.dtype if isinstance(self._runner, Runner) else self._recipe.dtype
+        runner = self._runner
+        dtype = runner.model.dtype if isinstance(runner, Runner) else runner.dtype
         fixed = self._recipe.deterministic
         return identity(self._folder, self._assembly, self._devices, dtype, fixed)
 

@@ -217,6 +217,7 @@ def test_exits_take_one_device(folder: Path, fleet: Fleet, monkeypatch: Any) -> 
     model = Reranker(folder, device=["cpu", "cpu"], max_length=60)
     alone = Reranker(folder, max_length=60)
     assert model.rank("a", ["b", "the"]) == alone.rank("a", ["b", "the"])
+    assert model.identity == alone.identity  # one may go on with what the other began
     with pytest.raises(InputError, match="exit takes one device; several share out packs"):
         model.rank("a", ["b"], top_k=1, exit="calibrated")
 

@@ -46,7 +46,7 @@ def expected(folder: Path, whole: Pack) -> np.ndarray:
 
 
 def test_a_fleet_says_what_one_device_says(fleet: Fleet, whole: Pack, expected: np.ndarray) -> None:
-    assert (fleet.num_labels, fleet.budget_tokens) == (3, 60)
+    assert (fleet.num_labels, fleet.budget_tokens, fleet.dtype) == (3, 60, torch.float32)
     fleet.warm_up([40])
     waiting = [fleet.submit(whole) for _ in range(3)]
     for pending in waiting:
@@ -111,7 +111,7 @@ def test_a_forked_child_leaves_its_parents_processes_alone(
 class Stub:
     """A runner whose warm-up fails."""
 
-    model = SimpleNamespace(num_labels=1)
+    model = SimpleNamespace(num_labels=1, dtype=torch.float16)
     budget_tokens = 100
 
     def submit(self, pack: Pack, cutoff_layers: None) -> Pending:
@@ -129,7 +129,7 @@ def test_every_piece_of_work_has_one_answer(monkeypatch: pytest.MonkeyPatch) -> 
     ours, theirs = Pipe()
     serving = threading.Thread(target=_serve, args=(theirs, None, CPU))
     serving.start()
-    assert ours.recv() == (1, 100)
+    assert ours.recv() == (1, 100, torch.float16)
     ours.send([40])
     for length in (3, 5):
         ids = np.zeros(length, dtype=np.int32)
@@ -140,6 +140,15 @@ def test_every_piece_of_work_has_one_answer(monkeypatch: pytest.MonkeyPatch) -> 
     ours.close()
     serving.join(10)
     assert not serving.is_alive()
+
+
+def test_devices_that_differ_in_dtype_are_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = iter([(1, 60, torch.float16), (1, 60, torch.bfloat16)])
+    monkeypatch.setattr(packrank.runtime.fleet._Worker, "ready", lambda worker: next(answers))
+    with pytest.raises(PackrankError, match=r"different dtypes.*name the dtype"):
+        Fleet(Recipe(folder, None, False, 60), [CPU, CPU])
 
 
 def test_a_model_that_cannot_be_loaded(tmp_path: Path) -> None:

@@ -176,10 +176,7 @@ def _error(finished: Finished, shape: Shape) -> str:
 
 
 def _plain(scores: Sequence[float]) -> Any:
-    """One score, or several of labels; None where there is none.
-
-    JSON has no -inf, of a document without token vectors.
-    """
+    """One score, or several of labels; None where there is none, or one that JSON cannot spell."""
     found = [None if math.isnan(x) or math.isinf(x) else x for x in scores]
     if len(found) == 1:
         return found[0]

@@ -23,6 +23,8 @@ _FIRST_BATCH_PAIRS = 16
 _BATCH_PAIRS = 4096
 _BATCH_CHARACTERS = 4_000_000
 
+_NO_VECTORS = "no token of the document is compared, so that it has no score"
+
 
 class Scored(NamedTuple):
     """Rows that are done, in the order of the input.
@@ -136,6 +138,10 @@ class _Place:
         if window is not self._window:
             self._begin(window)
         logits, failures = found
+        # Of late interaction: a document that has no vector to be compared.
+        for index in np.flatnonzero(np.isneginf(logits).all(1)).tolist():
+            self._failed[piece.start + index] = _NO_VECTORS
+            logits[index] = np.nan
         done = piece.start + piece.size
         self._logits[piece.start : done] = logits
         for index, reason in failures.items():

@@ -87,6 +87,19 @@ def test_a_pair_that_repeats_is_scored_once_and_fails_wherever_it_is() -> None:
     ]
 
 
+def test_a_document_without_vectors_is_a_row_with_an_error() -> None:
+    class Bare(Sized):
+        def try_score(self, pairs: list[tuple[str, str]]) -> tuple[np.ndarray, dict[int, str]]:
+            scores, failures = super().try_score(pairs)
+            return np.where(scores == 2, -np.inf, scores).astype(np.float32), failures
+
+    [one] = scored(Bare(), [pair("q", d) for d in ("a", "bb", "x", "ccc", "bb")])
+    np.testing.assert_array_equal(one.logits[:, 0], [1, np.nan, np.nan, 3, np.nan])
+    assert [(f.row, f.kind, "no token" in f.reason) for f in one.failures] == [
+        (1, "not scored", True), (2, "not scored", False), (4, "not scored", True)
+    ]  # fmt: skip
+
+
 def test_windows_hold_so_much_of_texts_by_id(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

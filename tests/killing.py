@@ -7,9 +7,22 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 
-# Ends the process and those it started at a call to the system, half way through a write.
+# Ends the process and those it started at a call to the system, half way through a write. And what
+# an output holds, to be compared wherever a run comes to its end before it is killed.
 KILL_AT = """
-import os, signal
+import os, shutil, signal, sys
+from pathlib import Path
+
+def compare_and_remove(output, wanted):
+    if contents(output) != contents(wanted):
+        sys.exit(99)
+    shutil.rmtree(output) if output.is_dir() else output.unlink()
+
+def contents(output):
+    if output.is_file():
+        return output.read_bytes()
+    shown = [path for path in output.iterdir() if path.is_file() and path.name[0] not in "._"]
+    return {path.name: path.read_bytes() for path in shown}
 
 def kill_at(moment):
     left = moment
@@ -33,13 +46,13 @@ def kill_at(moment):
 PROGRAM = (
     KILL_AT
     + """
-import os, random, shutil, signal, sys, time
+import random, time
 from packrank.jobs import documents, pace
 from packrank.stores import appender, segments
 from packrank.commands.cli import main
 
 documents._WINDOW_DOCUMENTS, segments._SEGMENT_TOKENS = 4, 60
-seed, most, *arguments = sys.argv[1:]
+seed, most, wanted, *arguments = sys.argv[1:]
 random.seed(int(seed))
 now = 0.0
 
@@ -68,20 +81,26 @@ while True:
     elif kills == int(most) or os.WEXITSTATUS(status):
         sys.exit(os.WEXITSTATUS(status))
     else:  # too late to be killed: once more
-        shutil.rmtree(arguments[3])
+        compare_and_remove(Path(arguments[3]), Path(wanted))
 """
 )
 
 
-def run_killed(kills: int, *arguments: object) -> None:
-    """Run COMMAND MODEL DOCUMENTS STORE, killed so many times on the way, to its end."""
-    assert run_program(PROGRAM, kills, *arguments, "--quiet") == (0, "")
+def run_killed(kills: int, wanted: Path, *arguments: object) -> None:
+    """Run COMMAND MODEL DOCUMENTS STORE, killed so many times on the way, to its end.
+
+    Wherever it comes to its end, the store is as `wanted`.
+    """
+    assert run_program(PROGRAM, kills, wanted, *arguments, "--quiet") == (0, "")
 
 
-def run_program(program: str, kills: int, *arguments: object) -> tuple[int, str]:
-    """Run one that kills a command so many times; its exit status and what it says of errors."""
+def run_program(program: str, kills: int, wanted: Path, *arguments: object) -> tuple[int, str]:
+    """Run one that kills a command so many times; its exit status and what it says of errors.
+
+    99 where an output is not as `wanted`.
+    """
     result = subprocess.run(
-        [sys.executable, "-c", program, "7", str(kills), *map(str, arguments)],
+        [sys.executable, "-c", program, "7", str(kills), *map(str, (wanted, *arguments))],
         env={**os.environ, "PYTHONPATH": os.pathsep.join((f"{ROOT}/engine", f"{ROOT}/kernels"))},
         capture_output=True,
         text=True,

@@ -57,7 +57,15 @@ def test_killed_at_random_moments_the_store_is_the_same(
     options = [documents, tmp_path / "undisturbed", "--format", format]
     assert encode(encoder, *options) == 0
     options[1] = tmp_path / "killed"
-    run_killed(200 if thorough else 3, "encode", encoder, *options, "--device", "cpu")
+    run_killed(
+        200 if thorough else 3,
+        tmp_path / "undisturbed",
+        "encode",
+        encoder,
+        *options,
+        "--device",
+        "cpu",
+    )
     assert bytes_of(tmp_path / "killed") == bytes_of(tmp_path / "undisturbed")
     assert len(Store.open(tmp_path / "killed")) == 90
 

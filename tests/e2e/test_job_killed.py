@@ -27,8 +27,7 @@ WORDS = ["red", "blue", "fox", "owl"]
 PROGRAM = (
     KILL_AT
     + """
-import os, random, shutil, signal, sys, time
-from pathlib import Path
+import random, time
 import pyarrow.parquet as pq
 from packrank import set_num_threads
 from packrank.commands.cli import main
@@ -36,7 +35,7 @@ from packrank.jobs import journal, parts, rows, score
 from packrank.runtime import runner
 
 parts._ROWS = 23
-seed, most, source, *arguments = sys.argv[1:]
+seed, most, wanted, source, *arguments = sys.argv[1:]
 random.seed(int(seed))
 
 kills = 0
@@ -67,8 +66,7 @@ while True:
     elif kills == int(most) or os.WEXITSTATUS(status) > 1:
         sys.exit(os.WEXITSTATUS(status))
     else:  # too late to be killed: once more
-        output = Path(arguments[3].rstrip("/"))
-        shutil.rmtree(output) if output.is_dir() else output.unlink(missing_ok=True)
+        compare_and_remove(Path(arguments[3]), Path(wanted))
 """
 )
 
@@ -82,7 +80,7 @@ def rows_of(kind: str, count: int) -> list[dict[str, Any]]:
 
     found: list[dict[str, Any]] = []
     for n in range(count):
-        query = WORDS[n // 7 % 4]
+        query = f"{WORDS[n // 7 % 4]} {n // 7}"
         if kind == "lists":
             documents: list[Any] = [text() for _ in range(rng.integers(0, 5))]
             found.append({"query": query, "documents": [*documents, *([None] * (n % 5 == 0))]})
@@ -137,7 +135,7 @@ def test_killed_at_random_moments_the_output_is_the_same(
     assert main([*arguments[:4], f"{wanted}{slash}", *arguments[4:]]) == 1
     killed, kills = tmp_path / output, 100 if thorough else 3
     given = ["score", str(model), "--output", f"{killed}{slash}", str(source), *options]
-    status, said = run_program(PROGRAM, kills, source, *given, "--quiet", "--device", "cpu")
+    status, said = run_program(PROGRAM, kills, wanted, source, *given, "--quiet", "--device", "cpu")
     assert status == 1, said[-2000:]
     assert content_of(killed) == content_of(wanted)
     assert not Path(f"{killed}.job").exists()

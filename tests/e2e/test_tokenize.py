@@ -246,7 +246,8 @@ def test_killed_at_random_moments_the_store_is_the_same(
     texts = [" ".join(rng.choice(["ab", "a", "é"], n)) for n in rng.integers(0, 20, 90)]
     documents = write(tmp_path / "d.jsonl", texts)
     assert tokenize(bert, documents, tmp_path / "undisturbed") == 0
-    run_killed(200 if thorough else 2, "tokenize", bert, documents, tmp_path / "killed")
+    stores = tmp_path / "undisturbed", tmp_path / "killed"
+    run_killed(200 if thorough else 2, stores[0], "tokenize", bert, documents, stores[1])
     assert bytes_of(tmp_path / "killed") == bytes_of(tmp_path / "undisturbed")
     assert len(TokenStore.open(tmp_path / "killed")) == 90
 

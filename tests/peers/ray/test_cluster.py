@@ -3,6 +3,7 @@
 import itertools
 import json
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,28 @@ class Until(Silent):
         if summary.rows >= self._rows:
             self._rows = 10**9
             self._act()
+
+
+class WhenAllWork(Until):
+    """Does it once so many actors are at work: Ray begins with the first that is up."""
+
+    def __init__(self, rows: int, act: Callable[[], object], actors: int) -> None:
+        super().__init__(rows, act)
+        self._actors = actors
+
+    def advance(self, summary: Summary, rows: int) -> None:
+        if self._actors and summary.rows >= self._rows:
+            until = time.monotonic() + 120
+            while _num_alive() < self._actors:
+                assert time.monotonic() < until, "the actors do not come up"
+                time.sleep(0.05)
+            self._rows, self._actors = summary.rows + 64, 0
+        super().advance(summary, rows)
+
+
+def _num_alive() -> int:
+    found = ray._private.state.actors().values()
+    return sum("MapWorker" in one["ActorClassName"] and one["State"] == "ALIVE" for one in found)
 
 
 def stop() -> None:
@@ -259,7 +282,7 @@ def test_a_node_that_is_killed_in_the_middle(
         with opened(folders["one"]) as there:
             assert there.size() == 3
             assert there.score_stream(iter([]), cutoff_layer=None)._most == 12
-            kill = Until(150, lambda: nodes.remove_node(three[1], allow_graceful=False))
+            kill = WhenAllWork(150, lambda: nodes.remove_node(three[1], allow_graceful=False), 3)
             Job(there, pairs, tmp_path / "out.jsonl").run(kill)
         assert len(begun) >= 2 and begun[1] * 16 >= 128
         assert (tmp_path / "out.jsonl").read_bytes() == wanted

@@ -229,6 +229,7 @@ class Disk:
         self._folder = folder
         self._files: dict[int, bytes] = {}  # by inode
         self._names: dict[Path, dict[str, int]] = {}
+        self._held: list[int] = []  # open, so that nothing new gets their inodes
         self._fsync = os.fsync
 
     def fsync(self, file: int) -> None:
@@ -238,18 +239,19 @@ class Disk:
             inside = [one for one in path.iterdir() if one.is_file()]
             self._names[path] = {one.name: one.stat().st_ino for one in inside}
         else:
+            self._held.append(os.dup(file))
             with open(f"/proc/self/fd/{file}", "rb") as source:
                 self._files[found.st_ino] = source.read()
 
     def cut(self) -> None:
-        """Bring the folder to that."""
+        """Bring the folder to that: what took a name's place, or removed it, unsynced, did not."""
         for path in [one for one in self._folder.rglob("*") if one.is_file()]:
-            known = self._names.get(path.parent, {})
-            inode = path.stat().st_ino
-            if known.get(path.name) != inode:
-                path.unlink()
-            else:
-                path.write_bytes(self._files.get(inode, b""))
+            path.unlink()
+        for folder, names in self._names.items():
+            for name, inode in names.items():
+                (folder / name).write_bytes(self._files.get(inode, b""))
+        for file in self._held:
+            os.close(file)
 
 
 @pytest.mark.parametrize("case", ["lines", "parts"])

@@ -43,6 +43,12 @@ def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
         raise InputError(f"{name} is {value!r}, expected one of {expected}")
 
 
+def check_choice_or_none(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """The same, where None leaves it to the model."""
+    if value is not None:
+        check_choice(name, value, choices)
+
+
 def check_str(name: str, value: object) -> None:
     """Raise unless value is a string."""
     if not isinstance(value, str):

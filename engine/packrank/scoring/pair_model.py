@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from packrank.arguments import (
     Reopened,
     check_choice,
+    check_choice_or_none,
     check_str,
     check_text,
     checked_count,
@@ -108,9 +109,9 @@ class PairModel(Reopened):
             InputError: an option cannot.
         """
         devices, chosen_dtype = choose_devices(device, dtype)
-        _check_named("truncation", truncation, get_args(Truncation))
+        check_choice_or_none("truncation", truncation, get_args(Truncation))
         check_choice("head_index", head_index, get_args(HeadIndex))
-        _check_named("activation", activation, get_args(Activation))
+        check_choice_or_none("activation", activation, get_args(Activation))
         max_length = checked_count("max_length", max_length)
         budget_tokens = checked_count("budget_tokens", budget_tokens)
         limits = SideLimits(
@@ -334,7 +335,7 @@ class PairModel(Reopened):
         Returns:
             [N, labels] float32.
         """
-        _check_named("activation", activation, get_args(Activation))
+        check_choice_or_none("activation", activation, get_args(Activation))
         return self._scorer.scores(logits, activation or self._activation)
 
     score_async = in_thread(score)
@@ -348,7 +349,7 @@ class PairModel(Reopened):
         cutoff_layers: int | Sequence[int] | None,
         on_failure: Callable[[int, str], None],
     ) -> NDArray[np.float32]:
-        _check_named("activation", activation, get_args(Activation))
+        check_choice_or_none("activation", activation, get_args(Activation))
         is_one = is_pair(pairs)
         every = [pairs] if is_one else listed("pairs", pairs, "(query, document) pairs")
         layers, columns = self._assembly.cutoffs(cutoff_layers)
@@ -394,8 +395,3 @@ class PairModel(Reopened):
 
 def _raise(index: int, reason: str) -> None:
     raise PairError(index, reason, "try_score")
-
-
-def _check_named(name: str, value: object, choices: tuple[str, ...]) -> None:
-    if value is not None:
-        check_choice(name, value, choices)

@@ -202,6 +202,15 @@ void matches(const std::string& isa, const Documents& documents, const Outliers&
     kernels.matches(args);
 }
 
+void stream(const std::string& isa, uintptr_t x, uintptr_t out, uintptr_t largest, int64_t size,
+            int64_t num_shares, int64_t repeats) {
+    const StreamArgs args = {at<float>(x), at<float>(out), at<float>(largest),
+                             size,         num_shares,     repeats};
+    const Kernels& kernels = find(isa);
+    py::gil_scoped_release unlocked;
+    kernels.stream(args);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_cpu, m) {
@@ -229,4 +238,5 @@ PYBIND11_MODULE(_cpu, m) {
     m.def("linear", &linear);
     m.def("maxsim", &maxsim);
     m.def("matches", &matches);
+    m.def("stream", &stream);
 }

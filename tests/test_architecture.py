@@ -150,7 +150,7 @@ PLACES = {
         "dispatch": ("dispatch",),
         "ops": (
             *("attention", "embedding", "head", "layer_norm", "linear", "maxsim", "residual"),
-            *("rms_norm", "rows", "token_embeddings", "threads", "info"),
+            *("rms_norm", "rows", "stream", "token_embeddings", "threads", "info"),
         ),
     },
 }
@@ -192,7 +192,7 @@ FLOORS: dict[str, dict[str, tuple[str, ...]]] = {
         "backend": ("extensions", "ground"),
         "dispatch": ("reference", "backend"),
         "ops": ("ground", "backend", "dispatch"),
-        "__init__": ("ground", "ops"),
+        "__init__": ("ground", "dispatch", "ops"),
     },
 }
 MODULES = [

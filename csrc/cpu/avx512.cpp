@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstdlib>
+#include <cstring>
 #include <new>
 
 #include "../common/halves.h"
@@ -41,7 +42,7 @@ bool supported() {
 
 const Kernels kernels = {"avx512",         supported, packed_size,    pack_linear,
                          linear,           attention, add_layer_norm, add_rms_norm,
-                         embed_layer_norm, maxsim,    matches};
+                         embed_layer_norm, maxsim,    matches,        stream};
 
 }  // namespace packrank::avx512
 

@@ -122,6 +122,14 @@ struct MaxSimArgs {
     int32_t* tokens;            // [K, R] of matches
 };
 
+// Every value read, or copied, `repeats` times.
+struct StreamArgs {
+    const float* x;
+    float* out;      // or null: what is read goes nowhere
+    float* largest;  // [num_shares] of each share, where out is null
+    int64_t size, num_shares, repeats;
+};
+
 struct Kernels {
     const char* name;
     bool (*supported)();
@@ -137,6 +145,7 @@ struct Kernels {
     void (*maxsim)(const MaxSimArgs&);
     // Of one query: where each of its tokens has its maximum, and what that adds to the score.
     void (*matches)(const MaxSimArgs&);
+    void (*stream)(const StreamArgs&);
 };
 
 namespace scalar {

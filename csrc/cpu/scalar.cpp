@@ -2,6 +2,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstdlib>
+#include <cstring>
 #include <new>
 
 #include "../common/halves.h"
@@ -21,6 +22,6 @@ bool supported() { return true; }
 
 const Kernels kernels = {"scalar",         supported, packed_size,    pack_linear,
                          linear,           attention, add_layer_norm, add_rms_norm,
-                         embed_layer_norm, maxsim,    matches};
+                         embed_layer_norm, maxsim,    matches,        stream};
 
 }  // namespace packrank::scalar

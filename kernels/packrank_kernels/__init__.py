@@ -1,6 +1,7 @@
 """Kernels for packed sequences: functions on tensors, with no model, request or file in sight."""
 
 from packrank_kernels.attention import attention
+from packrank_kernels.dispatch import observed
 from packrank_kernels.embedding import embed_layer_norm
 from packrank_kernels.head import pack_head, score_head
 from packrank_kernels.info import backends
@@ -11,6 +12,7 @@ from packrank_kernels.packed import BITS, FORMATS, PackedHead, PackedLinear
 from packrank_kernels.residual import Codec
 from packrank_kernels.rms_norm import add_rms_norm
 from packrank_kernels.rows import take_sequences
+from packrank_kernels.stream import stream
 from packrank_kernels.threads import get_num_threads, set_num_threads
 from packrank_kernels.token_embeddings import TokenEmbeddings
 from packrank_kernels.top_k import TopK, merge
@@ -34,9 +36,11 @@ __all__ = [
     "matches",
     "maxsim",
     "merge",
+    "observed",
     "pack_head",
     "pack_linear",
     "score_head",
     "set_num_threads",
+    "stream",
     "take_sequences",
 ]

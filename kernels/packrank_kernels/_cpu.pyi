@@ -100,3 +100,6 @@ def matches(
     scores: int,
     tokens: int,
 ) -> None: ...
+def stream(
+    isa: str, x: int, out: int, largest: int, size: int, num_shares: int, repeats: int
+) -> None: ...

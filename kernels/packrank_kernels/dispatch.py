@@ -4,9 +4,11 @@
 runs or raises with its reason. Nothing else chooses: no environment variable, no import order.
 """
 
+import dataclasses
 import functools
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -138,7 +140,41 @@ TABLE: dict[str, tuple[Backend, ...]] = {
         _triton("matches", "maxsim", dtypes=native.MAXSIM_DTYPES),
         _reference("matches"),
     ),
+    "stream": (*_native("stream", dtypes=(torch.float32,)), _reference("stream")),
 }
+
+# (op, backend, run, arguments, options) -> what `run` returns for those: see `observed`.
+Observer = Callable[[str, str, Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
+_observer: Observer | None = None
+
+
+@contextmanager
+def observed(observer: Observer) -> Iterator[None]:
+    """Let an observer call every op of this process, in the block.
+
+    For measurements: it is told what is about to run, and must run it and return what that
+    returns. Blocks may not overlap; graphs that were captured before know nothing of it.
+    """
+    global _observer
+    if _observer is not None:
+        raise ValueError("observed: ops are observed already")
+    _observer = observer
+    try:
+        yield
+    finally:
+        _observer = None
+
+
+def _seen(op: str, backend: Backend) -> Backend:
+    """The same, or with what calls it for the observer."""
+    observer = _observer
+    if observer is None:
+        return backend
+
+    def run(*args: Any, **options: Any) -> Any:
+        return observer(op, backend.name, backend.run, args, options)
+
+    return dataclasses.replace(backend, run=run)
 
 
 def choose(
@@ -158,16 +194,17 @@ def choose(
     """
     if backend == "auto":
         ours = (None, device.type)
-        return next(
+        found = next(
             candidate
             for candidate in TABLE[op]
             if candidate.device_type in ours and candidate.why_not(device, dtype, **facts) is None
         )
+        return _seen(op, found)
     for candidate in TABLE[op]:
         if candidate.name == backend:
             reason = candidate.why_not(device, dtype, **facts)
             if reason is not None:
                 raise ValueError(f"{op}: backend {backend!r} cannot run this call: {reason}")
-            return candidate
+            return _seen(op, candidate)
     names = ", ".join(b.name for b in TABLE[op])
     raise ValueError(f"{op}: no backend {backend!r}; there are: auto, {names}")

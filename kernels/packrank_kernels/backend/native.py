@@ -318,6 +318,12 @@ def _arguments(
     )
 
 
+def _stream(isa: str, x: Tensor, out: Tensor | None, shares: int, repeats: int) -> Tensor:
+    largest = x.new_empty(shares)
+    _cpu.stream(isa, x.data_ptr(), _address(out), largest.data_ptr(), len(x), shares, repeats)
+    return largest.max() if out is None else out
+
+
 # Ops of `dispatch.TABLE`; the first argument of each is the instruction set.
 OPS: dict[str, Callable[..., Any]] = {
     "attention": _attention,
@@ -328,4 +334,5 @@ OPS: dict[str, Callable[..., Any]] = {
     "score_head": _score_head,
     "maxsim": _maxsim,
     "matches": _matches,
+    "stream": _stream,
 }

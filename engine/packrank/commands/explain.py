@@ -8,18 +8,18 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from packrank.commands.messages import check_stdout, printable, saying_warnings
+from packrank.commands.messages import check_stdout, saying_warnings
 from packrank.commands.options import (
     folder_of,
 )
 from packrank.commands.signals import keep
-from packrank.commands.table import columns
 from packrank.errors import InputError
 from packrank.late.explanation import Explanation
 from packrank.late.explanation_page import page
 from packrank.late_interaction import LateInteraction
 from packrank.output_file import is_stdout, replacing
 from packrank.request import Token
+from packrank.screen import columns, printable
 
 # Of the terminal's 256 colours, backgrounds from dim to bright and what can be read on them.
 _COLORS = ((235, 250), (22, 255), (28, 255), (34, 16), (40, 16), (46, 16))

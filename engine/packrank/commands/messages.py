@@ -40,12 +40,6 @@ def check_stdout() -> None:
         raise InputError("standard output is closed; send it to a file")
 
 
-def printable(text: str, encoding: str) -> str:
-    """A text with a "?" for what an output of this encoding cannot show."""
-    shown = "".join(c if c.isprintable() else "?" for c in text)
-    return shown.encode(encoding, "replace").decode(encoding)
-
-
 def report(failures: Sequence[tuple[int, str]], part: str) -> None:
     """Say of records, the first ones of them by their numbers, why they were left out.
 

@@ -11,7 +11,7 @@ from typing import Any, TextIO
 from packrank.commands.messages import LeftOut, check_stdout, progress, report, say
 from packrank.commands.scorer import check_no_source, open_model, report_cut, sink_of
 from packrank.commands.signals import keep
-from packrank.commands.table import Screen, table
+from packrank.commands.table import table
 from packrank.errors import InputError
 from packrank.jobs.answers import Answer, json_lines, summary_of, summary_of_many, trec_lines
 from packrank.jobs.facts import Scorer
@@ -30,6 +30,7 @@ from packrank.output_file import Discarded, is_stdout
 from packrank.records.file import RecordFile, nothing_in
 from packrank.records.record import CANDIDATES, DOCUMENTS, IDS, STORED_CANDIDATES, Record
 from packrank.reranker import Reranker
+from packrank.screen import Screen
 from packrank.work import Work
 
 

@@ -10,11 +10,12 @@ import sys
 from collections.abc import Iterator
 
 from packrank.checkpoint.kind import LATE, RERANKERS, expect
-from packrank.commands.messages import check_stdout, printable, report
+from packrank.commands.messages import check_stdout, report
 from packrank.commands.options import folder_of
 from packrank.errors import InputError
 from packrank.records.file import RecordFile, nothing_in
 from packrank.records.record import PAIRS
+from packrank.screen import printable
 from packrank.verify.comparison import Row
 from packrank.verify.report import Report
 from packrank.verify.verification import verify

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from packrank.quiet import reason_of
 from packrank.request import Int32
 from packrank.verify.reading import Float32, NotCompared, array_of, ids_of
 
@@ -76,9 +77,3 @@ class CrossEncoderReference:
         logits = torch.from_numpy(values[0])[None].to(self._model.device)
         scores: torch.Tensor = self._model.activation_fn(logits)
         return array_of(scores[0])
-
-
-def reason_of(error: Exception) -> str:
-    """What an error of another package says, in a line."""
-    line = str(error).strip().partition("\n")[0].rstrip(".")
-    return line or type(error).__name__

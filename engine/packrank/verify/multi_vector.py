@@ -10,8 +10,8 @@ from torch.nn.functional import normalize
 
 from packrank.checkpoint.files import read_object
 from packrank.late.settings import Settings
+from packrank.quiet import reason_of
 from packrank.request import Int32
-from packrank.verify.cross_encoder import reason_of
 from packrank.verify.reading import Float32, NotCompared, array_of, ids_of
 
 _SIDES = ("query", "document")

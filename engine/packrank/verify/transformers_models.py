@@ -9,10 +9,10 @@ import torch
 from packrank.checkpoint.adapter import adapter_in, read_config, tokenizer_folder
 from packrank.checkpoint.files import read_object
 from packrank.checkpoint.modules import encoder_folder
+from packrank.quiet import reason_of
 from packrank.request import Int32
 from packrank.scoring.recognition import Scoring
 from packrank.verify.adapters import add_adapter, base_alone
-from packrank.verify.cross_encoder import reason_of
 from packrank.verify.prompt import prompt_ids
 from packrank.verify.reading import Float32, NotCompared, array_of, ids_of
 

@@ -9,6 +9,7 @@ import torch
 from packrank.checkpoint.adapter import adapter_in
 from packrank.checkpoint.kind import LATE, RERANKERS, expect
 from packrank.checkpoint.modules import encoder_folder
+from packrank.quiet import quiet, reason_of
 from packrank.runtime.device import choose_devices
 from packrank.verify.comparison import (
     Allowed,
@@ -19,12 +20,11 @@ from packrank.verify.comparison import (
     token_row,
     value_row,
 )
-from packrank.verify.cross_encoder import open_cross_encoder, reason_of
+from packrank.verify.cross_encoder import open_cross_encoder
 from packrank.verify.engine import LateSide, Readings, RerankerSide
 from packrank.verify.multi_vector import open_multi_vector
 from packrank.verify.pairs import LONGEST_RUN, builtin_pairs, long_pairs
 from packrank.verify.published import published_of
-from packrank.verify.quiet import quiet
 from packrank.verify.reading import Float32, NotCompared, Pair, Reading, Reference, read
 from packrank.verify.report import Report
 from packrank.verify.roundings import MARGIN, measured_spread, relative, usual_spread

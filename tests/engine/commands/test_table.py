@@ -1,15 +1,10 @@
-"""A table is as wide as the terminal, whatever the characters, and uncut where there is none."""
+"""A table has ids where documents have them, and nothing that cannot be shown."""
 
-import io
-import os
-import sys
-
-import pytest
-
-from packrank.commands.table import Screen, columns, cut, table
+from packrank.commands.table import table
 from packrank.jobs.answers import Answer, Row
 from packrank.jobs.queries import Query
 from packrank.records.record import Record
+from packrank.screen import Screen
 
 
 def answer(*documents: tuple[object, str], query: str | None = None) -> Answer:
@@ -18,24 +13,6 @@ def answer(*documents: tuple[object, str], query: str | None = None) -> Answer:
         for n, (id, text) in enumerate(documents)
     ]
     return Answer(Query("a query", query), rows, [])
-
-
-@pytest.mark.parametrize(
-    ("text", "size", "short"),
-    [
-        ("owl", 3, "owl"),
-        ("owls by night", 8, "owls ..."),
-        ("猫と犬と", 8, "猫と犬と"),
-        ("猫と犬と", 7, "猫と..."),
-        ("猫と犬と", 6, "猫..."),
-        ("e\u0301" * 4, 4, "e\u0301" * 4),
-        ("owl", 2, ".."),
-    ],
-)
-def test_a_text_is_cut_by_columns(text: str, size: int, short: str) -> None:
-    assert cut(text, size) == short
-    assert columns(short) <= size
-    assert cut(text, None) == text
 
 
 def test_ids_are_shown_where_documents_have_them() -> None:
@@ -56,18 +33,3 @@ def test_what_cannot_be_shown_and_a_heading() -> None:
     lines = list(table(answer(("d", "\x1b[2J 猫"), query="q\t1"), Screen(None, "latin-1")))
     assert lines[0] == "query q 1: a query"
     assert lines[2].endswith("  d   ?[2J ?")
-
-
-def test_only_a_terminal_has_a_width(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Terminal(io.StringIO):
-        encoding = "ascii"
-
-        def isatty(self) -> bool:
-            return True
-
-    monkeypatch.setenv("COLUMNS", "57")
-    for sink, screen in ((Terminal(), Screen(57, "ascii")), (io.StringIO(), Screen(None, "utf-8"))):
-        monkeypatch.setattr(sys, "stdout", sink)
-        assert Screen.of(sink) == screen
-    with open(os.devnull, "w", encoding="latin-1") as file:
-        assert Screen.of(file) == Screen(None, "utf-8")

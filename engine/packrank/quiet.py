@@ -1,4 +1,4 @@
-"""What other packages would say on standard error while they load and run."""
+"""What other packages say: nothing on standard error, and of an error one line."""
 
 import logging
 import warnings
@@ -42,3 +42,9 @@ def _silence() -> Callable[[], None]:
                 theirs.enable_progress_bar()
 
     return restore
+
+
+def reason_of(error: Exception) -> str:
+    """What an error of another package says, in a line."""
+    line = str(error).strip().partition("\n")[0].rstrip(".")
+    return line or type(error).__name__

@@ -88,7 +88,7 @@ quality: $(VENV)/installed-demo
 	$(RUN) benchmarks/engine/quality.py --data="$(DATA)" $(ARGS)
 
 bench: $(VENV)/installed-bench,demo
-	$(RUN) -m pytest benchmarks -q --no-header --benchmark-quiet -o console_output_style=classic \
+	$(RUN) -m pytest benchmarks -q --no-header -o console_output_style=classic \
 	  $(if $(DATA),--data="$(DATA)") $(ARGS)
 
 # Takes what is there: .venv where its torch sees the device, else $(PYTHON) and its packages, if

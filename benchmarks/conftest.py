@@ -9,30 +9,26 @@ prints such a file as tables.
 import json
 import os
 import platform
-import shutil
 import signal
-import subprocess
-import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from datetime import date, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from threadpoolctl import threadpool_limits
 
 import packrank
-from packrank_kernels.dispatch import choose
+from packrank.bench import machine
+from packrank.bench.timing import turns
 
-VERSIONS = ("torch", "transformers", "sentence-transformers", "openvino", "maxsim-cpu", "numpy")
 # Seconds of a case on two cores of a Zen 4, by file, until it has run on this machine.
 SECONDS = {"bench_attention": 3.0, "bench_layer_norm": 1.0, "bench_linear": 2.0,
            "bench_maxsim": 20.0, "bench_cross_encoder": 150.0, "bench_decoders": 100.0,
-           "bench_encode": 60.0, "bench_memory": 120.0, "bench_jobs": 200.0}  # fmt: skip
+           "bench_encode": 60.0, "bench_ceilings": 15.0, "bench_compare": 100.0,
+           "bench_memory": 120.0, "bench_jobs": 200.0}  # fmt: skip
 UNKNOWN_S = 30.0  # of other files; and how much is to be measured before it outweighs a guess
 TIMES = "bench/seconds"  # of the cases that have run here, in pytest's cache
 
@@ -89,16 +85,13 @@ class Rows:
         self.progress = Progress([], {})
         self._config = config
         self._rows: list[dict[str, Any]] = []
+        described = machine.describe()
         self._report = {
-            "machine": {
-                "processor": _processor(),
-                "backend": choose("linear", "auto", torch.device("cpu"), torch.float32).name,
-                "threads": packrank.get_num_threads(),
-            },
+            "machine": {name: described[name] for name in ("processor", "backend", "threads")},
             "date": date.today().isoformat(),
-            "commit": _commit(config.rootpath),
+            "commit": machine.commit(config.rootpath),
             "python": platform.python_version(),
-            "versions": {name: _installed(name) for name in VERSIONS},
+            "versions": described["versions"],
             "rows": self._rows,
         }
 
@@ -161,8 +154,6 @@ def pytest_configure(config: pytest.Config) -> None:
     threadpool_limits(threads)  # numpy's products
     os.environ["RAYON_NUM_THREADS"] = str(threads)  # of tokenizers and maxsim-cpu
     signal.signal(signal.SIGTERM, _terminated)
-    # pytest-benchmark would say so of a case that is stopped, in place of what is said at the end.
-    config.addinivalue_line("filterwarnings", "ignore:Benchmark fixture was not used at all")
     config.stash[ROWS] = Rows(config)
 
 
@@ -217,28 +208,6 @@ def data_dir(request: pytest.FixtureRequest) -> Path | None:
     return folder
 
 
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor()
-
-
-def _installed(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
-
-
-def _commit(folder: Path) -> str:
-    if shutil.which("git") is None:
-        return "unknown"
-    command = ["git", "describe", "--always", "--dirty"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, check=False)
-    return done.stdout.strip() or "unknown"
-
-
 @pytest.fixture(scope="session")
 def rows(request: pytest.FixtureRequest) -> Rows:
     """Rows of the session."""
@@ -249,11 +218,11 @@ Race = Callable[..., dict[str, float]]
 
 
 @pytest.fixture
-def race(benchmark: Any, rows: Rows) -> Race:
+def race(rows: Rows) -> Race:
     """A function (bench, case, contestants, amount, unit) -> median seconds by name.
 
-    The contestant "packrank" is timed by pytest-benchmark, the others just before it in every
-    round. `amount` is what one call does, in `unit`s: rates are units a second.
+    In every round the contestant "packrank" comes last. `amount` is what one call does, in
+    `unit`s: rates are units a second.
     """
 
     def run(
@@ -264,45 +233,29 @@ def race(benchmark: Any, rows: Rows) -> Race:
         unit: str,
         rounds: int = 7,
     ) -> dict[str, float]:
-        times: dict[str, list[float]] = {name: [] for name in contestants}
-
-        def timed(name: str) -> None:
-            start = time.perf_counter()
-            contestants[name]()
-            times[name].append(time.perf_counter() - start)
-
-        def others() -> None:
-            for name in contestants:
-                if name != "packrank":
-                    timed(name)
-                    time.sleep(0.05)  # its idle threads may still be spinning
-
-        benchmark.pedantic(
-            lambda: timed("packrank"), setup=others, rounds=rounds, warmup_rounds=1, iterations=1
-        )
+        order = sorted(contestants, key=lambda name: name == "packrank")
+        calls = {name: contestants[name] for name in order}
+        times = turns(calls, rounds=rounds, pause_s=0.05)  # idle threads may still be spinning
         medians, measured = {}, []
-        for name, seconds in times.items():
-            kept = np.array(seconds[1:])  # the first was the warm-up
-            medians[name] = float(np.median(kept))
+        for name in contestants:
+            seconds = np.array(times[name])
+            medians[name] = float(np.median(seconds))
             # Of rounds, not of medians: what a round's noise did to both cancels.
-            pairs = kept / np.array(times["packrank"][1:])
+            pairs = seconds / np.array(times["packrank"])
             measured.append(
                 {
                     "bench": bench,
                     "case": case,
                     "contestant": name,
                     "median_s": medians[name],
-                    "p20_s": float(np.quantile(kept, 0.2)),
-                    "p80_s": float(np.quantile(kept, 0.8)),
+                    "p20_s": float(np.quantile(seconds, 0.2)),
+                    "p80_s": float(np.quantile(seconds, 0.8)),
                     "rate": amount / medians[name],
                     "unit": f"{unit}/s",
                     "packrank_is_faster": float(np.median(pairs)),
                 }
             )
         rows.add(*measured)
-        benchmark.extra_info.update(
-            {f"vs {row['contestant']}": round(row["packrank_is_faster"], 2) for row in measured}
-        )
         return medians
 
     return run

@@ -179,11 +179,12 @@ FLOORS: dict[str, dict[str, tuple[str, ...]]] = {
             *("ground", "records", "checkpoint", "text", "stores", "late", "scoring", "doors"),
             "pipelines",
         ),
+        "bench": ("ground",),
         "verify": ("ground", "checkpoint", "text", "runtime", "late", "scoring", "doors"),
         "demo": ("ground", "records", "doors"),
         "commands": (
             *("ground", "records", "checkpoint", "text", "runtime", "stores", "exits", "late"),
-            *("scoring", "doors", "jobs", "verify", "demo", "__init__"),
+            *("scoring", "doors", "jobs", "verify", "demo", "bench", "__init__"),
         ),
         "__init__": ("ground", "text", "stores", "exits", "late", "doors", "drop_in", "jobs"),
         "__main__": ("commands",),

@@ -9,8 +9,6 @@ import platform
 import shutil
 import subprocess
 import sys
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 try:
@@ -21,26 +19,14 @@ except ModuleNotFoundError as error:
     print(f"{sys.executable} has no torch; name one that has: make gpu PYTHON=/path/to/python3")
     sys.exit(3)
 
+from packrank.bench.machine import cores, installed, processor
+
 PACKAGES = ("torch", "triton", "transformers", "sentence-transformers", "tokenizers", "flash-attn",
             "late-interaction-kernels", "flash-maxsim", "numpy", "pybind11",
             "setuptools")  # fmt: skip
 # As they are found: nothing here changes a setting of the device.
 ASKED = ("driver_version", "clocks.sm", "clocks.mem", "clocks.max.sm", "power.limit",
          "temperature.gpu", "utilization.gpu")  # fmt: skip
-
-
-def processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor()
-
-
-def installed(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
 
 
 def nvidia_smi() -> dict[str, str]:
@@ -78,7 +64,7 @@ def no_device() -> str:
 def main() -> None:
     machine: dict[str, Any] = {
         "processor": processor(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": cores(),
         "cuda": torch.version.cuda,
         "nvcc": nvcc(),
     }

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from packrank.bench.timing import turns
 from packrank_kernels.testing import TOLERANCE, assert_close
 
 T = TypeVar("T")
@@ -271,7 +272,7 @@ class Session:
         """Seconds of all of a contestant's calls, by name and round."""
         clock = self._by_the_host if wall or self.device.type == "cpu" else self._by_events
         if wall or self.device.type == "cpu":
-            repeats = dict.fromkeys(ready, 1)
+            repeats = dict.fromkeys(ready.values(), 1)
         else:
             until = time.monotonic() + (0.0 if self._is_warm else WAKING_S)
             while True:  # an idle device is clocked down
@@ -280,14 +281,15 @@ class Session:
                 if time.monotonic() >= until or not ready:
                     break
             self._is_warm = True
-            repeats = {name: math.ceil(SAMPLE_S / clock(run, 2)) for name, run in ready.items()}
-        times: dict[str, list[float]] = {name: [] for name in ready}
-        for turn in range(rounds):
-            if turn >= min(LEAST_ROUNDS, rounds) and time.monotonic() > self._deadline:
-                break
-            for name, run in ready.items():
-                times[name].append(clock(run, repeats[name]))
-        return times
+            repeats = {run: math.ceil(SAMPLE_S / clock(run, 2)) for run in ready.values()}
+        return turns(
+            ready,
+            rounds=rounds,
+            least_rounds=min(LEAST_ROUNDS, rounds),
+            seconds=self._deadline - time.monotonic(),
+            warm_up=False,
+            clock=lambda run: clock(run, repeats[run]),
+        )
 
     def _by_the_host(self, run: Callable[[], Any], repeats: int) -> float:
         self._synchronize()

@@ -11,6 +11,7 @@ import torch
 
 import packrank_kernels
 from packrank import __version__
+from packrank.bench.machine import instruction_sets
 from packrank.checkpoint.adapter import adapter_in, base_folder
 from packrank.checkpoint.config import ModelConfig, load_config
 from packrank.checkpoint.kind import LATE, RERANKERS, expect, kind_of
@@ -33,10 +34,6 @@ from packrank.text.templates import TEMPLATES
 from packrank.text.tokenizer import Tokenizer
 
 _PACKAGES = ("torch", "numpy", "tokenizers", "safetensors", "huggingface_hub")
-_INSTRUCTION_SETS = (
-    "sse4_2", "avx", "avx2", "fma", "avx512f", "avx512bw", "avx512vl", "avx512_vnni",
-    "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "bf16", "sve",
-)  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:
@@ -65,7 +62,7 @@ def describe_machine() -> Iterator[str]:
         # torch itself names the CUDA that it was built for, the wheels on PyPI do not.
         said = torch.__version__ if package == "torch" else version(package)
         yield f"{package:16} {said}"
-    yield f"processor        {platform.machine()}: {' '.join(_instruction_sets())}"
+    yield f"processor        {platform.machine()}: {' '.join(instruction_sets())}"
     yield f"threads          {packrank_kernels.get_num_threads()}"
     devices = [torch.device("cpu")]
     if torch.cuda.is_available():
@@ -210,17 +207,3 @@ def _describe_graphs(device: torch.device) -> str:
         return f"none: {', '.join(waiting)} would wait for the device"
     reason = why_not(device)
     return "captured and replayed" if reason is None else f"none: {reason}"
-
-
-def _instruction_sets() -> list[str]:
-    """Those that matter here, by the names of the kernel; else torch's word for the widest."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        text = ""
-    for line in text.splitlines():
-        key, _, value = line.partition(":")
-        if key.strip() in ("flags", "Features"):
-            flags = set(value.split())
-            return [name for name in _INSTRUCTION_SETS if name in flags]
-    return [torch.backends.cpu.get_cpu_capability()]

@@ -1,0 +1,1 @@
+"""What a machine can do with rerankers, measured, and what holds it back."""

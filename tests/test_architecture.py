@@ -49,6 +49,7 @@ def test_kernels_know_tensors_only(path: Path) -> None:
 
 # Packages that are looked for when they are needed, by the one file that does.
 OPTIONAL = {
+    "bench/watch/nvml.py": {"pynvml"},
     "checkpoint/tokenizer_files.py": {"transformers"},
     "drop_in/surroundings.py": {"transformers"},
     "jobs/node.py": {"ray"},

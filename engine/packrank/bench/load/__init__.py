@@ -1,0 +1,1 @@
+"""Queries sent to whatever answers them, and what became of each."""

@@ -1,0 +1,142 @@
+"""SingleStream and Offline, named as MLPerf names them; server.py has Server."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import cycle
+
+import numpy as np
+
+from packrank.bench.load.clock import Clock, MachineClock
+from packrank.bench.load.target import Answer, Request, Tally, Target
+
+PERCENTILES = (50, 90, 95, 99)
+
+
+def percentiles(latencies: Sequence[float]) -> dict[str, float]:
+    """By name, "p50" and so on: the least latency that so many in a hundred did not exceed."""
+    return {
+        f"p{percent}": float(np.quantile(latencies, percent / 100, method="inverted_cdf"))
+        for percent in PERCENTILES
+    }
+
+
+@dataclass
+class Stream:
+    """What SingleStream found.
+
+    Attributes:
+        latencies: of each query that was answered, in seconds, in their order.
+        seconds: that all of them took, those that failed included.
+        failures: why a query was not answered.
+    """
+
+    latencies: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+    failures: list[str] = field(default_factory=list)
+
+    @property
+    def queries_per_s(self) -> float:
+        """Answers a second."""
+        return len(self.latencies) / self.seconds if self.seconds else 0.0
+
+
+def single_stream(
+    target: Target,
+    requests: Sequence[Request],
+    *,
+    seconds: float = 5.0,
+    least_count: int = 30,
+    most_seconds: float = 60.0,
+    warm_up_s: float = 1.0,
+    clock: Clock | None = None,
+    found: Stream | None = None,
+) -> Stream:
+    """One query at a time, the next when the last is answered: what a user waits.
+
+    Args:
+        target: what answers.
+        requests: taken in turn, again and again.
+        seconds: for which it goes on at least.
+        least_count: of queries, likewise.
+        most_seconds: after which it ends all the same.
+        warm_up_s: before, of which nothing is kept; above 0 at least one query.
+        clock: the machine's, unless another is given.
+        found: where it is kept query by query, so that an interruption loses none.
+    """
+    clock = clock or MachineClock()
+    found = Stream() if found is None else found
+    tally, coming = Tally(target, clock), cycle(requests)
+
+    def one() -> Answer:
+        answer = tally.send(next(coming))
+        clock.wait(tally.settled())
+        return answer
+
+    begun = clock.now()
+    while clock.now() - begun < warm_up_s:
+        one()
+    begun = clock.now()
+    while True:
+        answer = one()
+        if answer.latency is not None:
+            found.latencies.append(answer.latency)
+        else:
+            found.failures.append(answer.failure or "")
+        found.seconds = clock.now() - begun
+        count = len(found.latencies) + len(found.failures)
+        if found.seconds >= most_seconds or (found.seconds >= seconds and count >= least_count):
+            return found
+
+
+@dataclass
+class Rounds:
+    """What Offline found.
+
+    Attributes:
+        rates: candidates a second, one a round.
+        failures: why a query was not answered; its candidates do not count.
+    """
+
+    rates: list[float] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+
+
+def offline(
+    target: Target,
+    requests: Sequence[Request],
+    *,
+    rounds: int = 5,
+    round_s: float = 1.0,
+    clock: Clock | None = None,
+    found: Rounds | None = None,
+) -> Rounds:
+    """All queries at once: the rate, where nobody waits for a single answer.
+
+    Args:
+        target: what answers.
+        requests: sent together; a round does so once or several times.
+        rounds: after a first one that is not kept.
+        round_s: that each takes at least.
+        clock: the machine's, unless another is given.
+        found: where it is kept round by round, so that an interruption loses none.
+    """
+    clock = clock or MachineClock()
+    found = Rounds() if found is None else found
+    for number in range(rounds + 1):
+        begun, candidates, failures = clock.now(), 0, []
+        while not candidates or clock.now() - begun < round_s:
+            tally = Tally(target, clock)
+            for request in requests:
+                tally.send(request)
+            clock.wait(tally.settled())
+            for answer, (_, documents) in zip(tally.answers, requests, strict=True):
+                if answer.failure is None:
+                    candidates += len(documents)
+                else:
+                    failures.append(answer.failure)
+            if not candidates:
+                break
+        if number:
+            found.rates.append(candidates / max(clock.now() - begun, 1e-9))
+            found.failures += failures
+    return found

@@ -1,0 +1,1 @@
+"""What the machine does meanwhile: what else runs, clocks, energy."""

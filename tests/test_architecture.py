@@ -49,6 +49,13 @@ def test_kernels_know_tensors_only(path: Path) -> None:
 
 # Packages that are looked for when they are needed, by the one file that does.
 OPTIONAL = {
+    "bench/peers/classifier.py": {"transformers"},
+    "bench/peers/flag_embedding.py": {"FlagEmbedding"},
+    "bench/peers/late_interaction_kernels.py": {"late_interaction_kernels"},
+    "bench/peers/maxsim_cpu.py": {"maxsim_cpu"},
+    "bench/peers/onnxruntime.py": {"onnxruntime"},
+    "bench/peers/openvino.py": {"openvino", "nncf"},
+    "bench/peers/sentence_transformers.py": {"sentence_transformers", "onnxruntime"},
     "bench/watch/nvml.py": {"pynvml"},
     "checkpoint/tokenizer_files.py": {"transformers"},
     "drop_in/surroundings.py": {"transformers"},
@@ -180,7 +187,7 @@ FLOORS: dict[str, dict[str, tuple[str, ...]]] = {
             *("ground", "records", "checkpoint", "text", "stores", "late", "scoring", "doors"),
             "pipelines",
         ),
-        "bench": ("ground",),
+        "bench": (*("ground", "records", "checkpoint", "text", "runtime", "doors", "demo"),),
         "verify": ("ground", "checkpoint", "text", "runtime", "late", "scoring", "doors"),
         "demo": ("ground", "records", "doors"),
         "commands": (

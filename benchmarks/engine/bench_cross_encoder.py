@@ -1,4 +1,4 @@
-"""Text in, scores out: cross-encoders on the CPU against sentence-transformers and OpenVINO.
+"""Text in, scores out: cross-encoders on the CPU against the peers that are installed.
 
 Seeded random weights of real shapes (speed does not depend on them), a real WordPiece tokenizer,
 and pairs of natural length: queries and BM25 candidates of the collections under --data, or texts
@@ -8,14 +8,18 @@ drawn from the length histogram below where there are none.
 import importlib.util
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from packrank import Reranker, get_num_threads
+from packrank import Reranker
+from packrank.bench.peers.agreement import Scored, check
+from packrank.bench.peers.opening import opened
 
+REFERENCE = "sentence-transformers (float32, batch 32)"
 COLLECTIONS = ("scifact", "cranfield")
 SHAPES = {
     "MiniLM-L6": (6, 384, 12, 1536),
@@ -135,76 +139,33 @@ def folder(tmp_path_factory, tokenizer_folder) -> Callable[[str], Path]:
     return make
 
 
-def openvino_scorer(folder: Path, precision: str, batch: int = 16) -> Callable[..., np.ndarray]:
-    """OpenVINO at its best: sorted by length, padded to the batch's longest, with our threads."""
-    import openvino as ov
-    import transformers
-
-    model = transformers.AutoModelForSequenceClassification.from_pretrained(folder).eval()
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    names = ("input_ids", "attention_mask", "token_type_ids")
-    example = {name: torch.ones(2, 8, dtype=torch.int64) for name in names}
-    with torch.no_grad():
-        converted = ov.convert_model(model, example_input=example)
-    hints = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": get_num_threads()}
-    compiled = ov.compile_model(converted, "CPU", {**hints, "PERFORMANCE_HINT": "LATENCY"})
-
-    def score(pairs: list[tuple[str, str]]) -> np.ndarray:
-        order = np.argsort([-len(q) - len(d) for q, d in pairs])
-        out = np.empty(len(pairs), dtype=np.float32)
-        for start in range(0, len(pairs), batch):
-            chosen = order[start : start + batch]
-            queries, documents = zip(*(pairs[i] for i in chosen), strict=True)
-            inputs = tokenizer(
-                list(queries), list(documents), padding=True, truncation=True, return_tensors="np"
-            )
-            result = compiled([inputs[name].astype(np.int64) for name in names])
-            out[chosen] = result[0][:, 0]
-        return out
-
-    return score
-
-
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("shape", NUM_PAIRS)
-def bench_cross_encoder(race, folder, pairs, shape, dtype):
-    from sentence_transformers import CrossEncoder
-
+def bench_cross_encoder(race, rows, folder, pairs, shape, dtype):
     path, batch = folder(shape), pairs(NUM_PAIRS[shape])
     ours = Reranker(path, dtype=dtype, activation="identity")
-    peer = CrossEncoder(str(path), device="cpu", activation_fn=torch.nn.Identity(), max_length=512)
-    scorer = openvino_scorer(path, "bf16" if dtype == "bfloat16" else "f32")
-
-    def sentence_transformers() -> np.ndarray:
-        return peer.predict(batch, batch_size=32, show_progress_bar=False)
-
-    expected = sentence_transformers()
-
-    def distance(scores: np.ndarray) -> float:
-        return float(np.abs(scores - expected).max() / np.abs(expected).max())
-
-    bound = 1e-5
-    if dtype == "bfloat16":
-        # No further from float32 than half as much again as transformers in bfloat16.
-        narrow = CrossEncoder(str(path), device="cpu", model_kwargs={"dtype": torch.bfloat16})
-        narrow.max_length = 512
-        bound = 1.5 * distance(
-            narrow.predict(batch, activation_fn=torch.nn.Identity(), show_progress_bar=False)
-        )
-    assert distance(ours.score(batch)) <= bound
-    assert distance(scorer(batch)) <= max(bound, 1e-3)
+    dtypes = ("float32",) if dtype == "float32" else ("float32", "bfloat16", "int8")
+    peers, left_out = opened(path, torch.device("cpu"), 512, batch, dtypes)
+    scored = [Scored(peer.name, peer.dtype, peer.score(batch)) for peer in peers]
+    [reference] = [one.logits for one in scored if one.name == REFERENCE]
+    scored.append(Scored("packrank", dtype, ours.score(batch)))
+    agreement = check(scored, reference)
+    assert "packrank" not in agreement.left_out, agreement.left_out["packrank"]
+    for sentence in [*left_out, *agreement.left_out.values(), *agreement.remarks]:
+        rows.say(sentence)
     before = ours.num_tokens
     ours.score(batch)
     case = (
         f"{shape} {dtype}, {len(batch)} pairs of "
         f"{(ours.num_tokens - before) / len(batch):.0f} tokens on average"
     )
-    contestants = {
-        "packrank": lambda: ours.score(batch),
-        "sentence-transformers (float32, batch 32)": sentence_transformers,
-        f"OpenVINO ({'bf16' if dtype == 'bfloat16' else 'f32'}, batch 16)": lambda: scorer(batch),
-    }
+    contestants = {"packrank": lambda: ours.score(batch)}
+    for peer in peers:
+        # Beside bfloat16 no more of float32 than what everybody has.
+        beside = dtype == peer.dtype or peer.dtype == "int8" or peer.name == REFERENCE
+        if beside and peer.name not in agreement.left_out:
+            contestants[peer.name] = partial(peer.score, batch)
     race("cross-encoder", case, contestants, len(batch), "pairs", rounds=ROUNDS)
 
 
@@ -215,21 +176,21 @@ def bench_one_query(request, race, folder, data_dir, tokenizer_folder, shape, dt
     """How long a caller waits for one query of 100 candidates."""
     if shape == "large" and not request.config.getoption("--thorough"):
         pytest.skip("takes minutes; runs with --thorough")
-    from sentence_transformers import CrossEncoder
-
     if data_dir is None:
         query = "what do they know of it"
         documents = [document for _, document in drawn_pool(tokenizer_folder)[:100]]
     else:
         query, documents = candidates_of_one(data_dir)
-    ours = Reranker(folder(shape), dtype=dtype)
+    ours = Reranker(folder(shape), dtype=dtype, activation="identity")
     ranking = ours.rank(query, documents)
     assert sorted(ranked.index for ranked in ranking) == list(range(len(documents)))
-    peer = CrossEncoder(str(folder(shape)), device="cpu", max_length=512)
-    some = ranking[:4]
-    expected = peer.predict([(query, ranked.document) for ranked in some], show_progress_bar=False)
-    found = np.array([ranked.score for ranked in some])
-    assert np.abs(found - expected).max() <= (1e-5 if dtype == "float32" else 2**-6)
+    some = [(query, ranked.document) for ranked in ranking[:4]]
+    peers, _ = opened(folder(shape), torch.device("cpu"), 512, some, ["float32", dtype])
+    scored = [Scored(peer.name, peer.dtype, peer.score(some)) for peer in peers]
+    [expected] = [one.logits for one in scored if one.name == REFERENCE]
+    found = np.float32([ranked.score for ranked in ranking[:4]])
+    agreement = check([*scored, Scored("packrank", dtype, found)], expected)
+    assert "packrank" not in agreement.left_out, agreement.left_out["packrank"]
     tokens = ours.num_tokens / len(documents)
     case = f"{shape} {dtype}, {len(documents)} candidates of {tokens:.0f} tokens on average"
     contestants = {"packrank": lambda: ours.rank(query, documents)}

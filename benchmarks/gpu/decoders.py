@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import traces
 from forward import profile
 from measure import Contestant, Session
 from sizes import (
@@ -27,6 +26,8 @@ from sizes import (
     TOKENS,
 )
 
+from packrank.bench.speed.device_trace import traced
+from packrank.bench.speed.profile import counted
 from packrank.models import CausalModel, CausalSettings, load_model
 from packrank.request import Pack
 from packrank.runtime.graphs import Graphs, can_capture
@@ -185,8 +186,8 @@ def dense(session: Session, shape: str, model: CausalModel, peer: Peer) -> None:
     if not session.has_time_for(f"decoder, {case}"):
         return
     pack = candidates([length] * count, 0, model.config.vocab_size)
-    ops, order = traces.count(lambda: model.logits(pack))
-    operations = sum(work.operations for work in ops.values())
+    order = counted(lambda: model.logits(pack))
+    operations = sum(op.operations for op in order)
     batch, theirs = peer.best(session, pack)
     medians = session.race(
         "decoder", case,
@@ -202,8 +203,7 @@ def dense(session: Session, shape: str, model: CausalModel, peer: Peer) -> None:
             f"decoder, {case}: {share:.1%} of the dense rate (goal: 50 %), "
             f"{_ratio(medians, 'transformers')}"
         )
-    traces.add_times(lambda: model.logits(pack), ops, order)
-    profile(session, case, model.dtype, ops)
+    profile(session, case, model.dtype, traced(lambda: model.logits(pack), order))
 
 
 def one_query(

@@ -9,11 +9,11 @@ from pathlib import Path
 import checkpoints
 import numpy as np
 import torch
-import traces
 from measure import DTYPES, Contestant, Session, captured
 from sizes import CAPS, ENCODERS
 
 from packrank import Reranker
+from packrank.bench.speed import device_trace
 
 BATCHES = (32, 64, 128, 256, 512, 1024)
 # Pairs for the peer at a cap of 128; packrank takes four times as many.
@@ -153,7 +153,7 @@ def race(
 
 def trace(session: Session, one: Raced) -> None:
     """How busy the device is, with texts in and with tokens in."""
-    windows = [window.sequences for window in one.ours._scorer._reader.windows(one.pairs)]
+    windows = [window.sequences for window in one.ours._scorer.reader.windows(one.pairs)]
     runner = one.ours._runner
 
     def from_tokens() -> None:
@@ -165,7 +165,7 @@ def trace(session: Session, one: Raced) -> None:
         ("texts in", one.seconds, lambda: one.ours.score(one.pairs)),
         ("tokens in", tokens_in, from_tokens),
     ):
-        busy = traces.busy_s(traces.trace(call, host=False)) / len(one.pairs)
+        busy = device_trace.busy_s(device_trace.trace(call, host=False)) / len(one.pairs)
         session.write(
             {"bench": "busy", "case": f"{one.case}, {what}", "contestant": "packrank",
              "median_s": seconds, "busy_s": busy, "busy_share": busy / seconds,

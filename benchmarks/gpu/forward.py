@@ -6,11 +6,12 @@ from pathlib import Path
 import checkpoints
 import numpy as np
 import torch
-import traces
 from measure import Contestant, Session
 from sizes import ENCODERS, LENGTH, TOKENS
 from torch import Tensor
 
+from packrank.bench.speed.device_trace import traced
+from packrank.bench.speed.profile import Op, counted
 from packrank.models import Model, load_model
 from packrank.models.base import Inputs
 from packrank.request import Pack
@@ -48,8 +49,8 @@ def run(session: Session, shape: str, model: Model, tokens: int) -> None:
     logits = [model.score(one) for one in inputs]
     if not all(one.isfinite().all() for one in logits):
         raise ValueError("the logits are not finite")
-    ops, order = traces.count(lambda: model.score(inputs[0]))
-    operations = sum(work.operations for work in ops.values())
+    order = counted(lambda: model.score(inputs[0]))
+    operations = sum(op.operations for op in order)
     calls = [lambda one=one: model.score(one) for one in inputs]
     contestants = {
         "packrank": Contestant(calls),
@@ -71,15 +72,15 @@ def run(session: Session, shape: str, model: Model, tokens: int) -> None:
             f"{medians.get('packrank, early launch', 0) / medians['packrank']:.2f}x the time if "
             "launched early"
         )
-    traces.add_times(lambda: model.score(inputs[0]), ops, order)
-    profile(session, case, model.dtype, ops)
+    profile(session, case, model.dtype, traced(lambda: model.score(inputs[0]), order))
 
 
-def profile(session: Session, case: str, dtype: torch.dtype, ops: dict[str, traces.Work]) -> None:
+def profile(session: Session, case: str, dtype: torch.dtype, ops: list[Op]) -> None:
     """A row for each op of one forward, slowest first, and the largest gap."""
-    total = sum(work.seconds for work in ops.values())
+    total = sum(work.seconds for work in ops)
     gaps = {}
-    for name, work in sorted(ops.items(), key=lambda item: -item[1].seconds):
+    for work in ops:
+        name = work.name
         limit = session.possible_s(dtype, work.operations, work.moved)
         possible = limit.get("possible_s", 0.0)
         gaps[name] = work.seconds - possible

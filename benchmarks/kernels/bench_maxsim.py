@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from packrank.bench.peers.late import disagreement
+from packrank.bench.peers.opening import opened_maxsim
 from packrank_kernels import BITS, FORMATS, Codec, TokenEmbeddings, maxsim
 from packrank_kernels.testing import cu_seqlens
-
-maxsim_cpu = pytest.importorskip("maxsim_cpu")
 
 QUERY_TOKENS, DOCS, SIZE = 32, 1000, 128
 CENTROIDS = 4096  # by ColBERT's rule for 180,000 tokens
@@ -72,7 +72,7 @@ def bound(format, query, documents):
 
 @pytest.mark.parametrize("lengths", ["uniform", "ragged"])
 @pytest.mark.parametrize("format", FORMATS)
-def bench_maxsim(race, lengths, format):
+def bench_maxsim(race, rows, lengths, format):
     rng = np.random.default_rng(0)
     sizes = document_lengths(lengths, rng)
     tokens = sum(sizes)
@@ -90,25 +90,21 @@ def bench_maxsim(race, lengths, format):
     def ours():
         return maxsim(q, copies[next(turn) % COPIES])
 
-    padded = np.zeros((DOCS, max(sizes), SIZE), dtype=np.float32)
-    for row, part in zip(padded, parts, strict=True):
-        row[: len(part)] = part
-
-    def peer():
-        if lengths == "uniform":
-            return maxsim_cpu.maxsim_scores(query, padded)
-        return maxsim_cpu.maxsim_scores_variable(query, parts)
-
     def blas():
         similarity = docs @ query.T
         return np.maximum.reduceat(similarity, starts[:-1], axis=0).sum(axis=1)
 
     exact = np.array([(query.astype(np.float64) @ part.T).max(axis=1).sum() for part in parts])
-    assert np.abs(np.asarray(peer()) - exact).max() <= 1e-3
+    peers, left_out = opened_maxsim(torch.device("cpu"))
+    theirs = {peer.name: peer.prepare(q, torch.from_numpy(docs), sizes) for peer in peers}
+    for peer in peers:
+        assert disagreement(peer, theirs[peer.name](), exact) is None
+    for sentence in left_out:
+        rows.say(sentence)
     error = np.abs(ours().numpy() - exact_scores(query, documents)).max()
     assert error <= bound(format, query, documents)
     if format == "int8" or format in BITS:
         assert torch.equal(ours(), maxsim(q, documents, backend="reference"))
     case = f"1 x {QUERY_TOKENS} x {DOCS} x {lengths} 180 x {SIZE}, {format}"
-    contestants = {"packrank": ours, "maxsim-cpu (float32)": peer, "numpy (float32)": blas}
+    contestants = {"packrank": ours, **theirs, "numpy (float32)": blas}
     race("maxsim", case, contestants, 2e-9 * QUERY_TOKENS * tokens * SIZE, "GFLOP", rounds=30)

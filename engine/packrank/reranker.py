@@ -316,3 +316,8 @@ def _threshold(score: Any) -> float:
     if isinstance(score, bool) or not isinstance(score, Real) or math.isnan(score):
         raise InputError(f"score_threshold is {score!r}, expected a number, or None")
     return float(score)
+
+
+def scorer_of(model: PairModel) -> PairScorer:
+    """What a model scores pairs by, with its reader and its runner: for measurements of those."""
+    return model._scorer

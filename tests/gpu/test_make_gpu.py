@@ -16,12 +16,9 @@ import torch
 from pretend.process import need_it_pretended, run
 from visits import ROOT, load, visit
 
-from packrank_kernels.testing import cu_seqlens
-
 checks: Any = visit("checks")
 measure: Any = load("measure")
 results: Any = visit("results")
-traces: Any = load("traces")
 
 
 def start(*arguments: object, **environment: str) -> "subprocess.CompletedProcess[str]":
@@ -194,64 +191,3 @@ def test_a_wrong_contestant_is_not_timed(tmp_path: Path) -> None:
     (row,) = map(json.loads, (tmp_path / "rows").read_text().splitlines())
     assert row["share_of_ceiling"] == pytest.approx(2e-6 / row["median_s"])
     assert row["bound_by"] == "operations"
-
-
-def event(category: str, name: str, start: float, length: float, **arguments: Any) -> Any:
-    return {"cat": category, "name": name, "ts": start, "dur": length, "args": arguments}
-
-
-def test_kernels_count_for_the_op_that_launched_them() -> None:
-    """Wherever and whenever they ran; what no op launched goes by its own name."""
-    events = [
-        event("user_annotation", "packrank op linear", 10.0, 5.0),
-        event("user_annotation", "packrank op attention", 20.0, 5.0),
-        event("user_annotation", "another's", 0.0, 99.0),
-        event("cuda_runtime", "cudaLaunchKernel", 11.0, 1.0, correlation=1),
-        event("cuda_driver", "cuLaunchKernelEx", 14.0, 1.0, correlation=2),
-        event("cuda_driver", "cuLaunchKernelEx", 21.0, 1.0, correlation=3),
-        event("cuda_runtime", "cudaLaunchKernel", 17.0, 1.0, correlation=4),
-        event("kernel", "gemm", 30.0, 7.0, correlation=1),
-        event("kernel", "gelu", 40.0, 2.0, correlation=2),
-        event("kernel", "tiles", 42.0, 4.0, correlation=3),
-        event("kernel", "fill", 46.0, 1.0, correlation=4),
-    ]
-    found = {"linear": traces.Work(calls=1), "attention": traces.Work(calls=1)}
-    traces.attribute(events, found)
-    microseconds = {name: round(work.seconds * 1e6, 6) for name, work in found.items()}
-    assert microseconds == {"linear": 9.0, "attention": 4.0, "outside: fill": 1.0}
-    assert found["linear"].kernels == {"gemm", "gelu"}
-
-
-def test_a_device_is_busy_once_however_many_streams_are() -> None:
-    events = [
-        event("kernel", "a", 0.0, 10.0),
-        event("gpu_memcpy", "b", 2.0, 3.0),
-        event("kernel", "c", 8.0, 6.0),
-        event("kernel", "d", 20.0, 1.0),
-        event("cpu_op", "e", 0.0, 100.0),
-    ]
-    assert traces.busy_s(events) == pytest.approx(15e-6)
-
-
-@pytest.mark.parametrize(("length", "window", "pairs"), [(5, 1, 13), (3, 9, 9), (4, 0, 4)])
-def test_the_pairs_of_a_window(length: int, window: int, pairs: int) -> None:
-    x, cu = torch.zeros(length, 2, 8), torch.tensor([0, length, length])
-    _, operations, _ = traces._attention(x, x, x, cu, cu, window=window)
-    assert operations == 4 * pairs * 2 * 8
-
-
-@pytest.mark.parametrize(
-    ("queries", "keys", "prefix_of", "window", "pairs"),
-    [([5], [5], None, None, 15), ([5], [5], None, 1, 9), ([1], [5], None, None, 5),
-     ([2, 3], [2, 3], [-1, 0], None, 15), ([0, 3], [2, 3], [-1, 0], 1, 6)],
-)  # fmt: skip
-def test_the_pairs_of_a_decoder(
-    queries: list[int], keys: list[int], prefix_of: Any, window: Any, pairs: int
-) -> None:
-    q, k = torch.zeros(sum(queries), 2, 8), torch.zeros(sum(keys), 1, 8)
-    owners = None if prefix_of is None else torch.tensor(prefix_of)
-    _, operations, _ = traces._attention(
-        q, k, k, cu_seqlens(queries), cu_seqlens(keys),
-        causal=True, prefix_of=owners, window=window,
-    )  # fmt: skip
-    assert operations == 4 * pairs * 2 * 8

@@ -27,18 +27,22 @@ class PairScorer:
         assembly: how the model is used.
         runner: where it runs.
         tally: that counts the tokens; None for one of its own.
+
+    Attributes:
+        assembly: as above; likewise runner.
+        reader: of pairs.
     """
 
     def __init__(
         self, assembly: Assembly, runner: Runner | Fleet, tally: Tally | None = None
     ) -> None:
-        self.assembly, self._runner = assembly, runner
-        self._reader = assembly.reader
+        self.assembly, self.runner = assembly, runner
+        self.reader = assembly.reader
         self._run = tally or Tally()
 
     def with_options(self, **changes: Any) -> "PairScorer":
         """The same model, which lays pairs out otherwise: see `Assembly.with_options`."""
-        return PairScorer(self.assembly.with_options(**changes), self._runner, self._run)
+        return PairScorer(self.assembly.with_options(**changes), self.runner, self._run)
 
     @property
     def num_tokens(self) -> int:
@@ -73,8 +77,8 @@ class PairScorer:
                     on_window(window.sequences)
                 yield window
 
-        with closing(self._reader.windows(pairs)) as windows:
-            for window, found, failures in self._finished(told(windows), cutoff_layers):
+        with closing(self.reader.windows(pairs)) as windows:
+            for window, found, failures in self.finished(told(windows), cutoff_layers):
                 for index, reason in failures.items():
                     on_failure(index, reason)
                 out[window.indices] = found
@@ -92,7 +96,7 @@ class PairScorer:
     def _columns(self, cutoff_layers: tuple[int, ...] | None) -> int:
         return self.assembly.config.num_labels * len(cutoff_layers or (0,))
 
-    def _finished(
+    def finished(
         self,
         windows: Iterable[Window],
         cutoff_layers: tuple[int, ...] | None,
@@ -111,7 +115,7 @@ class PairScorer:
         # A device still works on one window while the packs of the next are made.
         running: tuple[Window, Pending] | None = None
         for window in windows:
-            started = window, self._runner.submit(window.sequences, cutoff_layers)
+            started = window, self.runner.submit(window.sequences, cutoff_layers)
             self._run.add(len(window.sequences.token_ids))
             if running is not None:
                 yield finish(*running)
@@ -135,7 +139,7 @@ class PairScorer:
         """
         for layer in stages.stops:
             self.assembly.check_layer("exit layer", layer)
-        runner, config = self._runner, self.assembly.config
+        runner, config = self.runner, self.assembly.config
         whole = (config.num_layers,)
         # A model that runs all its layers and shares no prefix has nothing to gain from stages.
         staged = config.shares_prefixes or stages.stops != whole
@@ -143,7 +147,7 @@ class PairScorer:
         if staged and alone is not None and isinstance(alone.model, StagedModel):
             model, budget = alone.model, alone.budget_tokens
             run = StagedRun(model, stages, budget, requests, alone.graphs)
-            work = run.run(self._reader)
+            work = run.run(self.reader)
             alone.budget_tokens = min(alone.budget_tokens, run.cascade.budget_tokens)
             self._run.add(work.total // stages.stops[-1])
             return run.outcomes, work
@@ -199,9 +203,9 @@ class LogitStream(Iterator[tuple[NDArray[np.float32], dict[int, str]]]):
         cutoff_layers: tuple[int, ...] | None,
     ) -> None:
         self._columns = scorer._columns(cutoff_layers)
-        windows = map(scorer._reader.window, batches)
+        windows = map(scorer.reader.window, batches)
         self.tokenizing: Ahead[Window] = Ahead(windows, 1, "packrank-pairs")
-        self._coming = scorer._finished(self.tokenizing, cutoff_layers)
+        self._coming = scorer.finished(self.tokenizing, cutoff_layers)
 
     def __next__(self) -> tuple[NDArray[np.float32], dict[int, str]]:
         window, found, failures = next(self._coming)

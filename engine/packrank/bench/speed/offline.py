@@ -1,0 +1,201 @@
+"""Offline: everything at once. The rate in rounds of all models in turn, and what is behind it."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+
+from packrank.bench.report import Result
+from packrank.bench.speed.arithmetic import PRODUCTS
+from packrank.bench.speed.profile import Op, counted
+from packrank.bench.speed.roofs import Roofs
+from packrank.bench.subjects.subject import Subject, added_memory, padding_shares, seconds
+from packrank.bench.subjects.texts import Pairs
+from packrank.bench.timing import turns
+from packrank.bench.watch.energy import Meter
+
+ROUNDS, LEAST_ROUNDS = 9, 5
+CALIBRATED = 16  # pairs of the first calls
+_PADDED_BATCH = 32
+_LENGTHS = (32, 64, 128, 256, 512, 1024)
+_BATCHES = (1, 4, 16, 64, 256)
+_FEWEST, _MOST = 32, 8192  # pairs of a call
+
+
+@dataclass
+class Racer:
+    """Whoever scores the pairs of a case, once a round.
+
+    Attributes:
+        result: what was found; its samples come with the rounds.
+        score: scores them.
+        pairs: how many.
+        meter: of energy.
+        joules: of each round, where they can be known.
+    """
+
+    result: Result
+    score: Callable[[], object]
+    pairs: int
+    meter: Meter
+    joules: list[float] = field(default_factory=list)
+
+    def run(self) -> None:
+        """One round; its sample is there even where the next is interrupted."""
+        with self.meter:
+            taken = seconds(self.score)
+        self.result.samples.append(self.pairs / taken)
+        if self.meter.joules is not None:
+            self.joules.append(self.meter.joules)
+
+    def sum_up(self) -> None:
+        """Facts that follow from the samples."""
+        rate, facts = self.result.value, self.result.facts
+        facts["tokens_per_s"] = rate * facts["tokens_per_candidate"]
+        if self.joules:
+            facts["joules_per_1000"] = 1000 * float(np.median(self.joules)) / self.pairs
+            facts["watts"] = rate * facts["joules_per_1000"] / 1000
+
+
+@dataclass
+class Offline:
+    """A subject, its pairs, and the racer that scores them.
+
+    Attributes:
+        subject: the model.
+        pairs: of every call.
+        racer: for the rounds.
+    """
+
+    subject: Subject
+    pairs: Pairs
+    racer: Racer
+
+    @property
+    def result(self) -> Result:
+        """Of the racer."""
+        return self.racer.result
+
+
+def prepare(
+    subject: Subject, candidates: int, seconds_a_call: float, meter: Meter, seed: int
+) -> Offline:
+    """Pairs for calls of about so many seconds.
+
+    Raises:
+        ValueError: scores are not finite, so that nothing of this model is worth timing.
+    """
+    few = subject.texts.pairs(CALIBRATED, candidates, seed)
+    scores = subject.score(few[: CALIBRATED // 2])  # compiles, captures
+    if not np.isfinite(scores).all():
+        raise ValueError(f"{subject.name} in {subject.dtype} gives scores that are not finite")
+    taken = min(seconds(lambda: subject.score(few)) for _ in range(2))
+    wanted = CALIBRATED * seconds_a_call / max(taken, 1e-9)
+    count = int(min(max(wanted, _FEWEST), _MOST)) // CALIBRATED * CALIBRATED
+    pairs = subject.texts.pairs(count, candidates, seed)
+    lengths = subject.tokens(pairs)
+    sorted_share, unsorted_share = padding_shares(lengths, _PADDED_BATCH)
+    result = subject.result("Offline", "rate", "candidates/s")
+    result.facts = {
+        "candidates": count,
+        "tokens_per_candidate": float(lengths.mean()),
+        "padding_share": sorted_share,
+        "padding_share_unsorted": unsorted_share,
+    }
+    racer = Racer(result, partial(subject.score, pairs), count, meter)
+    return Offline(subject, pairs, racer)
+
+
+def race(racers: list[Racer], most_s: float, beside: list[Callable[[], object]]) -> None:
+    """Rounds in which each has its turn, and whatever else is to be done once a round."""
+    every = [racer.run for racer in racers] + beside
+    calls: dict[str, Callable[[], object]] = {str(place): one for place, one in enumerate(every)}
+    turns(calls, rounds=ROUNDS, least_rounds=LEAST_ROUNDS, seconds=most_s, warm_up=False)
+    for racer in racers:
+        racer.sum_up()
+
+
+def take_apart(one: Offline, roofs: Roofs, most_s: float) -> None:
+    """Where the time of a call goes, and what share of the possible that is."""
+    subject, facts = one.subject, one.result.facts
+    rate = one.result.value
+    # Seven calls: one for memory, two as they are, four by the profile.
+    count = int(min(max(rate * most_s / 7, CALIBRATED), len(one.pairs)))
+    some = one.pairs[:count]
+    added = added_memory(lambda: subject.score(some), subject.device)
+    facts["memory_bytes"] = None if added is None else subject.weights_bytes + added
+    whole = min(seconds(lambda: subject.score(some)) for _ in range(2))
+    profile = subject.profile(some)
+    facts["parts"] = {name: taken / count for name, taken in profile.parts.items()}
+    facts["whole_s"] = whole / count
+    ops, possible, by = held_against(profile.ops, roofs, subject.dtype)
+    facts["ops"] = ops
+    if possible:
+        facts["share_of_ceiling"] = possible / whole
+        facts["bound_by"] = by
+
+
+def held_against(
+    ops: list[Op], roofs: Roofs, dtype: str
+) -> tuple[list[dict[str, object]], float, str]:
+    """Ops with their bounds; the least seconds of all of them, and what sets most of those."""
+    rows: list[dict[str, object]] = []
+    limits = {"operations": 0.0, "bytes": 0.0}
+    for op in ops:
+        kind = "float32" if op.name == "score_head" else dtype
+        bound = roofs.bound(kind, op.operations, op.moved, op.calls)
+        row: dict[str, object] = {
+            "op": op.name, "part": op.part, "calls": op.calls, "seconds": op.seconds,
+            "operations": op.operations, "bytes": op.moved,
+        }  # fmt: skip
+        if bound is not None:
+            row |= {"possible_s": bound.seconds, "bound_by": bound.by}
+            limits[bound.by] += bound.seconds
+        rows.append(row)
+    # What is not known to be bounded at all says nothing of a ceiling.
+    known = any(op.part == PRODUCTS for op in ops) and dtype in roofs.operations
+    total = sum(limits.values()) if known else 0.0
+    return rows, total, max(limits, key=lambda by: limits[by])
+
+
+def product_shapes(one: Offline) -> list[tuple[int, int]]:
+    """(columns in, columns out) of the products that a model spends most on, at most four."""
+    few = one.pairs[: CALIBRATED // 2]
+    found: dict[tuple[int, int], float] = {}
+    for op in counted(partial(one.subject.score, few)):
+        match = re.match(r"linear (\d+) -> (\d+)(.*)", op.name)
+        if match is not None:
+            wide = int(match[2]) * (2 if " gated" in match[3] else 1)
+            shape = int(match[1]), wide
+            found[shape] = found.get(shape, 0.0) + op.operations
+    return sorted(found, key=lambda shape: -found[shape])[:4]
+
+
+def curves(one: Offline, most_s: float, seed: int) -> None:
+    """The rate by length, tokens in, and by candidates of a query, texts in."""
+    subject, facts = one.subject, one.result.facts
+    per_token = one.result.value * facts["tokens_per_candidate"]
+    each = most_s / (len(_LENGTHS) + len(_BATCHES))
+    facts["by_length"], facts["by_batch"] = [], []
+    for length in _LENGTHS:
+        packs = subject.random_packs(length, max(int(per_token * each / 3), length), seed)
+        if packs is None:
+            continue
+        taken = min(seconds(partial(subject.forward, packs)) for _ in range(2))
+        count = sum(len(pack) for pack in packs)
+        facts["by_length"].append({"tokens": length, "rate": count / taken})
+    for batch in _BATCHES:
+        query, documents = subject.texts.request(batch, seed)
+        repeats = max(1, int(one.result.value * each / 2 / batch))
+        if batch / one.result.value > 2 * each:
+            continue
+
+        def ask(query: str = query, documents: list[str] = documents, times: int = repeats) -> None:
+            for _ in range(times):
+                subject.rank(query, documents)
+
+        ask(times=1)
+        rate = repeats * batch / seconds(ask)
+        facts["by_batch"].append({"candidates": batch, "rate": rate})

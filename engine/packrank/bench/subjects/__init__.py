@@ -1,0 +1,1 @@
+"""Models that are measured: their sizes, their weights, what they read."""

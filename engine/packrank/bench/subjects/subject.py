@@ -1,0 +1,286 @@
+"""A model that is measured: opened, with texts, and taken apart."""
+
+import gc
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from packrank.bench.report import Result
+from packrank.bench.speed.device_trace import traced
+from packrank.bench.speed.profile import Profile, counted, profiled
+from packrank.bench.subjects.texts import Pairs, Texts
+from packrank.checkpoint.kind import LATE, RERANKERS, expect
+from packrank.checkpoint.weights import Weights
+from packrank.errors import InputError
+from packrank.late_interaction import LateInteraction
+from packrank.request import Pack
+from packrank.reranker import Reranker, scorer_of
+from packrank.runtime.runner import Runner
+from packrank.text.pairs import Window
+from packrank.text.tokenizer import Tokenizer
+
+
+@dataclass
+class Subject:
+    """A model, open on a device, in one dtype, at one distribution of lengths.
+
+    Attributes:
+        folder: of the model.
+        name: of the model.
+        dtype: as it was asked for.
+        texts: what it reads.
+        model: open.
+        cutoff_layer: layers to run; None: all.
+    """
+
+    folder: Path
+    name: str
+    dtype: str
+    texts: Texts
+    model: Reranker | LateInteraction
+    cutoff_layer: int | None = None
+
+    @classmethod
+    def open(
+        cls,
+        folder: Path,
+        name: str,
+        device: str,
+        dtype: str,
+        texts: Texts,
+        layer: int | None = None,
+    ) -> "Subject":
+        """Open the model of a folder.
+
+        Raises:
+            ModelError: the folder cannot be used.
+            InputError: the model has no head after so many layers, or fewer positions than texts
+                are to have tokens.
+        """
+        if expect(folder, RERANKERS + LATE) in LATE:
+            if texts.max_length is not None:
+                raise InputError(
+                    f"{texts.name} is a length of pairs, and {name} reads query and document apart"
+                )
+            late = LateInteraction(folder, device=device, dtype=dtype)
+            return cls(folder, name, dtype, texts, late)
+        model = Reranker(folder, device=device, dtype=dtype, max_length=texts.max_length)
+        if layer is not None and layer not in model.exit_layers:
+            raise InputError(f"{name} has no head after {layer} layers")
+        return cls(folder, name, dtype, texts, model, layer)
+
+    def result(self, workload: str, quantity: str, unit: str) -> Result:
+        """An empty one of this model."""
+        return Result(workload, self.name, self.dtype, self.texts.name, quantity, unit, [])
+
+    def score(self, pairs: Pairs) -> NDArray[np.float32]:
+        """Scores, texts in; of whatever the model is."""
+        if isinstance(self.model, LateInteraction):
+            return self.model.score(pairs)
+        return self.model.score(pairs, cutoff_layers=self.cutoff_layer)
+
+    def logits(self, pairs: Pairs) -> NDArray[np.float32]:
+        """The same before any activation, of one label."""
+        if isinstance(self.model, LateInteraction):
+            return self.model.score(pairs)
+        found = self.model.score(pairs, cutoff_layers=self.cutoff_layer, activation="identity")
+        return found.reshape(len(pairs), -1)[:, 0]
+
+    def rank(self, query: str, documents: Sequence[str]) -> object:
+        """A ranking, as a caller asks for one."""
+        if isinstance(self.model, LateInteraction):
+            return self.model.rank(query, documents)
+        return self.model.rank(query, documents, cutoff_layer=self.cutoff_layer)
+
+    def tokenize(self, pairs: Pairs) -> list[Pack]:
+        """The sequences of pairs, a window each; of late interaction none."""
+        if isinstance(self.model, LateInteraction):
+            return []
+        with_closing = scorer_of(self.model).reader.windows(pairs)
+        return [window.sequences for window in with_closing]
+
+    def tokens(self, pairs: Pairs) -> NDArray[np.int64]:
+        """How many tokens each pair has, as the model reads it."""
+        if isinstance(self.model, LateInteraction):
+            before = self.model.num_tokens
+            self.score(pairs)
+            return np.full(len(pairs), (self.model.num_tokens - before) // len(pairs))
+        return np.concatenate([pack.lengths for pack in self.tokenize(pairs)]).astype(np.int64)
+
+    def forward(self, packs: list[Pack]) -> None:
+        """The model alone, on sequences of `tokenize`."""
+        for pending in [self.runner.submit(pack, self._layers) for pack in packs]:
+            pending.result()
+
+    def random_packs(self, length: int, tokens: int, seed: int) -> list[Pack] | None:
+        """About so many tokens of random ids, as sequences of one length.
+
+        None where the model takes no such sequences, or is late interaction.
+        """
+        if isinstance(self.model, LateInteraction) or length > self.runner.model.config.max_length:
+            return None
+        count = max(tokens // length, 1)
+        vocabulary = self.runner.model.config.vocab_size
+        ids = np.random.default_rng(seed).integers(5, vocabulary, count * length, dtype=np.int32)
+        starts = np.arange(count + 1, dtype=np.int32) * np.int32(length)
+        return [Pack(ids, np.zeros_like(ids), starts)]
+
+    def profile(self, pairs: Pairs) -> Profile:
+        """Scores of pairs, texts in, taken apart."""
+        if isinstance(self.model, LateInteraction):
+            texts = list(dict.fromkeys(text for pair in pairs for text in pair))
+            alone = seconds(lambda: self.tokenizer.try_encode(texts))
+
+            def late() -> float:
+                self.score(pairs)
+                return alone  # nothing else runs meanwhile
+
+            return profiled(late)
+        scorer, waited = scorer_of(self.model), 0.0
+
+        def timed(windows: Iterator[Window]) -> Iterator[Window]:
+            nonlocal waited
+            while True:
+                start = time.perf_counter()
+                window = next(windows, None)
+                waited += time.perf_counter() - start
+                if window is None:
+                    return
+                yield window
+
+        def call() -> float:
+            nonlocal waited
+            waited = 0.0
+            with closing(scorer.reader.windows(pairs)) as windows:
+                for _ in scorer.finished(timed(windows), self._layers):
+                    pass
+            return waited
+
+        return profiled(call) if self.device.type == "cpu" else self.profile_on_device(call, pairs)
+
+    def profile_on_device(self, call: Callable[[], float], pairs: Pairs) -> Profile:
+        """The same by the device's own events: of a pack that is launched op by op.
+
+        Args:
+            call: scores the pairs, as they always are; returns for how long it waited for tokens.
+            pairs: of the call.
+        """
+        packs, model = self.tokenize(pairs), self.runner.model
+        part = packs[0].take(np.arange(_fitting(packs[0], self.runner.budget_tokens)))
+        order = counted(lambda: model.logits(part))
+        ops = traced(lambda: model.logits(part), order)
+        share = sum(len(pack.token_ids) for pack in packs) / len(part.token_ids)
+        for op in ops:
+            op.calls = round(op.calls * share)
+            op.seconds, op.operations, op.moved = (
+                amount * share for amount in (op.seconds, op.operations, op.moved)
+            )
+        forward = min(seconds(lambda: self.forward(packs)) for _ in range(2))
+        start = time.perf_counter()
+        waited = call()
+        whole = time.perf_counter() - start
+        busy = sum(op.seconds for op in ops)
+        return Profile(ops, whole, waited, max(forward - busy, 0.0))
+
+    @property
+    def runner(self) -> Runner:
+        """Of a reranker."""
+        assert isinstance(self.model, Reranker)
+        found = scorer_of(self.model).runner
+        assert isinstance(found, Runner)
+        return found
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Of the model."""
+        if isinstance(self.model, LateInteraction):
+            return self.model._parts[1]
+        return scorer_of(self.model).assembly.tokenizer
+
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+        if isinstance(self.model, LateInteraction):
+            return self.model.device
+        return self.model.devices[0]
+
+    @property
+    def weights_bytes(self) -> int:
+        """Of all weights in the model's files, in its dtype."""
+        stored = Weights.open(self.folder).headers.values()
+        width = torch.empty(0, dtype=getattr(torch, self.dtype)).element_size()
+        return width * sum(math.prod(header.shape) for header in stored)
+
+    @property
+    def _layers(self) -> tuple[int, ...] | None:
+        return None if self.cutoff_layer is None else (self.cutoff_layer,)
+
+
+def _fitting(pack: Pack, budget: int) -> int:
+    """How many sequences from the first on go into one pack; one at least."""
+    return max(int(np.searchsorted(pack.cu_seqlens, budget, side="right")) - 1, 1)
+
+
+def padding_shares(lengths: NDArray[np.int64], batch: int) -> tuple[float, float]:
+    """What share of its tokens an engine that pads would have computed for nothing.
+
+    Args:
+        lengths: of the sequences, in the order they come.
+        batch: sequences that it pads to the longest of them.
+
+    Returns:
+        Where it sorts by length first, and where it does not.
+    """
+    shares = []
+    for ordered in (np.sort(lengths), lengths):
+        batches = [ordered[start : start + batch] for start in range(0, len(ordered), batch)]
+        padded = sum(len(one) * int(one.max()) for one in batches)
+        shares.append(1.0 - float(lengths.sum()) / padded)
+    return shares[0], shares[1]
+
+
+def added_memory(call: Callable[[], Any], device: torch.device) -> int | None:
+    """Most bytes that a call took beside those in use before: the device's, or the process's.
+
+    None where the system does not let it be seen.
+    """
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        call()
+        return torch.cuda.max_memory_allocated(device) - before
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+        before = _status("VmRSS")
+        call()
+        return max(_status("VmHWM") - before, 0)
+    except OSError:
+        return None
+
+
+def _status(name: str) -> int:
+    """Bytes, by a name of the process's status."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith(f"{name}:"))
+
+
+def seconds(call: Callable[[], object]) -> float:
+    """Of one call."""
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def free() -> None:
+    """Give memory back that nobody holds."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,122 @@
+"""Models as they are measured: what they compute is what their front doors say."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from recorder import Recorder
+
+from packrank import Reranker
+from packrank.bench.subjects.checkpoints import write_checkpoint
+from packrank.bench.subjects.shapes import SHAPES
+from packrank.bench.subjects.subject import Subject, padding_shares
+from packrank.bench.subjects.texts import Texts
+from packrank.demo import default_model
+from packrank.errors import InputError
+from packrank.runtime.graphs import PATIENCE, Graphs
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    shape = replace(SHAPES["MiniLM-L6"], layers=2, hidden=64, heads=4, inner=96)
+    return write_checkpoint(shape, tmp_path_factory.mktemp("small"))
+
+
+def opened(folder: Path, lengths: str = "msmarco-like") -> Subject:
+    return Subject.open(folder, "small", "cpu", "float32", Texts.named(lengths))
+
+
+def test_it_scores_as_the_front_door_does(folder: Path) -> None:
+    subject = opened(folder)
+    pairs = subject.texts.pairs(30, 10, seed=0)
+    expected = Reranker(folder, device="cpu").score(pairs)
+    assert np.array_equal(subject.score(pairs), expected)
+    query = pairs[0][0]
+    documents = [document for _, document in pairs[:10]]
+    assert subject.rank(query, documents) == Reranker(folder).rank(query, documents)
+
+
+def test_its_tokens_are_those_that_the_model_reads(folder: Path) -> None:
+    subject = opened(folder)
+    pairs = subject.texts.pairs(30, 10, seed=0)
+    model = Reranker(folder)
+    model.score(pairs)
+    assert subject.tokens(pairs).sum() == model.num_tokens
+
+
+def test_a_fixed_length_is_that_of_every_pair(folder: Path) -> None:
+    subject = opened(folder, "fixed:96")
+    assert (subject.tokens(subject.texts.pairs(20, 5, seed=0)) == 96).all()
+    with pytest.raises(InputError, match="max_length is 1000"):
+        opened(folder, "fixed:1000")
+
+
+def test_a_profile_has_the_ops_of_the_model_and_they_fit_into_the_whole(folder: Path) -> None:
+    subject = opened(folder)
+    pairs = subject.texts.pairs(30, 10, seed=0)
+    tokens = int(subject.tokens(pairs).sum())
+    profile = subject.profile(pairs)
+    by_name = {op.name.split(",")[0]: op for op in profile.ops}
+    assert by_name["linear 64 -> 192"].operations == 2 * tokens * 64 * 192  # but for the last layer
+    assert profile.seconds >= sum(op.seconds for op in profile.ops) + profile.waited
+    assert profile.waited > 0
+    on_device = subject.profile_on_device(lambda: 0.0, pairs)
+    for op in on_device.ops:
+        expected = by_name.get(op.name.split(",")[0])
+        if expected is not None and expected.part == "products":
+            assert op.operations == pytest.approx(expected.operations, rel=0.05)
+    assert {"launches", "host", "products", "attention"} <= on_device.parts.keys()
+
+
+def test_what_runs_in_graphs_is_taken_apart_op_by_op(folder: Path) -> None:
+    """As on a CUDA device, where packs run in graphs, which show no op."""
+    subject = opened(folder)
+    pairs = subject.texts.pairs(30, 10, seed=0)
+    expected = subject.score(pairs)
+    launched = {op.name: op.calls for op in subject.profile_on_device(lambda: 0.0, pairs).ops}
+    recorder = Recorder()
+    subject.runner.graphs = Graphs(subject.runner.model, recorder)  # type: ignore[arg-type]
+    packs = subject.tokenize(pairs)
+    for _ in range(PATIENCE + 2):
+        subject.forward(packs)
+    assert subject.runner.graphs.num_graphs > 0
+    np.testing.assert_array_equal(subject.score(pairs), expected)
+    replayed = subject.profile_on_device(lambda: 0.0, pairs)
+    assert {op.name: op.calls for op in replayed.ops} == launched
+    assert replayed.launches >= 0.0
+
+
+def test_random_packs_are_of_one_length_as_far_as_the_model_goes(folder: Path) -> None:
+    subject = opened(folder)
+    packs = subject.random_packs(128, 1000, seed=0)
+    assert packs is not None
+    assert packs[0].lengths.tolist() == [128] * 7
+    assert subject.random_packs(513, 1000, seed=0) is None
+    subject.forward(packs)
+
+
+def test_late_interaction_is_measured_too() -> None:
+    subject = opened(default_model())
+    pairs = subject.texts.pairs(6, 3, seed=0)
+    assert np.isfinite(subject.score(pairs)).all()
+    assert (subject.tokens(pairs) > 20).all()
+    assert {op.part for op in subject.profile(pairs).ops} >= {"products", "attention"}
+    with pytest.raises(InputError, match="query and document apart"):
+        opened(default_model(), "fixed:128")
+
+
+@pytest.mark.parametrize(
+    ("lengths", "batch", "sorted_share", "unsorted_share"),
+    [
+        ([4, 4, 4, 4], 2, 0.0, 0.0),
+        ([1, 3, 1, 3], 2, 0.0, 4 / 12),
+        ([5, 1, 2], 2, 1 / 9, 4 / 12),
+        ([7], 32, 0.0, 0.0),
+    ],
+)
+def test_padding_by_hand(
+    lengths: list[int], batch: int, sorted_share: float, unsorted_share: float
+) -> None:
+    found = padding_shares(np.array(lengths), batch)
+    assert found == pytest.approx((sorted_share, unsorted_share))

@@ -56,6 +56,7 @@ OPTIONAL = {
     "bench/peers/onnxruntime.py": {"onnxruntime"},
     "bench/peers/openvino.py": {"openvino", "nncf"},
     "bench/peers/sentence_transformers.py": {"sentence_transformers", "onnxruntime"},
+    "bench/shown/page.py": {"plotly"},
     "bench/watch/nvml.py": {"pynvml"},
     "checkpoint/tokenizer_files.py": {"transformers"},
     "drop_in/surroundings.py": {"transformers"},

@@ -7,7 +7,7 @@ run in what the others leave.
 from visit.checks import again, checks, counters, rehearse, sanitize, smoke
 from visit.plan import Step
 from visit.state import AHEAD
-from visit.steps import ahead, benchmark, build, machine
+from visit.steps import ahead, bench, benchmark, build, machine
 
 STAGES = ("works", "speed")
 # A model's shape, or a kind of MaxSim's requests.
@@ -39,6 +39,7 @@ _SPEED = [
     Step("maxsim-many", 50, 26, benchmark("maxsim", shapes=("many queries", "ragged"))),
     Step("forward-large", 45, 24, benchmark("forward", shapes=_ENCODERS[2:])),
     Step("maxsim-few", 40, 20, benchmark("maxsim", shapes=("few documents", "long query")), True),
+    Step("bench", 90, 60, bench, True),
     Step("norms", 20, 13, benchmark("norms"), True),
     Step("maxsim-peers", 45, 20, benchmark("maxsim_peers"), True),  # tuned at their first calls
     Step("decoders-1.5b", 45, 30, benchmark("decoders", shapes=("Qwen2.5-1.5B",)), True),

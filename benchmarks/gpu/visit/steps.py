@@ -78,6 +78,14 @@ def _warm(visit: Visit, limit: float, *options: str, **environment: str) -> Done
     return Done("ok", f"{compiled} kernels compiled, {found} found {counts[0][2]}", seconds)
 
 
+def bench(visit: Visit, limit: float) -> Done:
+    """`packrank bench`, as anybody would run it; its report is among the logs."""
+    seconds, report = str(max(limit - 2 * GRACE_S, 1.0)), str(visit.logs / "bench.json")
+    asked = ["--device", "cuda", "--models", "MiniLM-L6", "base", "--dtypes", "float16"]
+    words = ["-m", "packrank", "bench", *asked, "--seconds", seconds, "--output", report]
+    return visit.commands.python("bench", words, limit).done()
+
+
 def benchmark(*names: str, shapes: tuple[str, ...] = ()) -> Callable[[Visit, float], Done]:
     """A step that runs benchmarks of benchmarks/gpu, of some shapes or of all.
 

@@ -1,4 +1,4 @@
-"""packrank rank | score | encode | tokenize | explain | calibrate | verify | info.
+"""packrank rank | score | encode | tokenize | explain | calibrate | verify | bench | info.
 
 Exit status: 0 all was done; 1 some records could not be used and the rest was scored; 2 it could
 not be done, or not be finished, and one sentence on stderr says why; 3 the same, for a reason that
@@ -106,6 +106,8 @@ def _run(args: argparse.Namespace) -> int:
         from packrank.commands.calibrate import run
     elif args.command == "verify":
         from packrank.commands.verify import run
+    elif args.command == "bench":
+        from packrank.commands.bench import run
     else:
         from packrank.commands.info import run
     return run(args)

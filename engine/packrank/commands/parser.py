@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import TypeAlias
 
 from packrank import __version__
+from packrank.commands.bench_options import add_bench
 from packrank.commands.options import (
     FORMAT_HELP,
     MODEL_HELP,
@@ -76,6 +77,7 @@ def parser() -> argparse.ArgumentParser:
     _add_explain(commands)
     _add_calibrate(commands)
     _add_verify(commands)
+    add_bench(commands)
     _add_info(commands)
     for command in commands.choices.values():
         command.add_argument(

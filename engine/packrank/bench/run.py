@@ -1,0 +1,341 @@
+"""A run, from the machine's ceilings to what each model makes of them."""
+
+import math
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from datetime import datetime, timezone
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from packrank.bench import machine
+from packrank.bench.budget import Budget
+from packrank.bench.load.queue import Queue
+from packrank.bench.load.search import Search, highest_rate
+from packrank.bench.load.server import LEAST_FOR_P99, Server, Terms
+from packrank.bench.load.stream_rounds import LEAST_A_ROUND, Streamed, stream
+from packrank.bench.load.stream_rounds import ROUNDS as STREAM_ROUNDS
+from packrank.bench.peers.racing import beside
+from packrank.bench.plan import Case, Settings
+from packrank.bench.report import Report, Result
+from packrank.bench.speed import ceilings, maxsim, offline
+from packrank.bench.speed.offline import Offline, Racer
+from packrank.bench.speed.roofs import Roofs
+from packrank.bench.subjects.checkpoints import write_checkpoint
+from packrank.bench.subjects.shapes import SHAPES
+from packrank.bench.subjects.subject import Subject, free
+from packrank.bench.watch.energy import Meter, cost_per_million
+from packrank.bench.watch.nvml import gpus
+from packrank.bench.watch.validity import Watch
+from packrank.errors import InputError, PackrankError
+
+Say = Callable[[str], None]
+
+SEED = 0
+# Of what is left when its turn comes; the last gets all.
+_ROUNDS, _APART, _STREAM = 0.4, 0.25, 0.4
+_MAXSIM_S, _OFFLINE_CALL_S, _CURVES_S, _APART_S = 15.0, 2.0, 6.0, 10.0
+_STREAM_S = 15.0
+_POINTS, _LEAST_WINDOW_S = 6, 5.0
+_ROWS = 2048  # of products of a model's shapes
+_BUSY = 0.6  # of a server's time, at the first rate of a search
+_USUAL_LIMIT = 4.0  # times what one query takes alone
+_REQUESTS = 64  # drawn ahead, and taken in turn
+_FEWER = (1, 4, 10, 25)  # times fewer candidates, where a search with all would take too long
+
+
+class Run:
+    """One run; what it has found so far is in its report, whatever ends it.
+
+    Attributes:
+        report: growing.
+    """
+
+    def __init__(self, settings: Settings, say: Say) -> None:
+        self.settings, self._say = settings, say
+        begun = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        self.report = Report(begun, machine.describe(), settings.shown | {"seed": SEED})
+        self._budget = Budget(settings.seconds)
+        self._device = torch.device(settings.device)
+        self._gpus = gpus() if self._device.type == "cuda" else []
+        self._watch = Watch(gpus=self._gpus)
+        self._rounds: list[list[float]] = []
+        self._made = Path()
+        self._has_maxsim = False
+
+    def run(self) -> None:
+        """Measure all that was asked for, as far as time goes."""
+        report = self.report
+        try:
+            self._say("what the machine can do")
+            for some in (ceilings.memory, ceilings.products, ceilings.launches):
+                self.report.ceilings += ceilings.measure(some(self._device))
+                self._watch.look()
+            with tempfile.TemporaryDirectory(prefix="packrank-bench-") as folder:
+                self._made = Path(folder)
+                for group in self._groups():
+                    with group() as subjects:
+                        self._measure(subjects)
+            report.complete = True
+        finally:
+            report.seconds = self._budget.spent
+            report.verdict = self._watch.verdict(self._rounds)
+
+    def _measure(self, subjects: list[Subject]) -> None:
+        """All workloads of models that are open."""
+        ready = self._prepared(subjects)
+        self._race(ready)
+        self._take_apart(ready)
+        alone = self._stream(ready)
+        for place, (one, alone_s) in enumerate(alone):
+            self._say(f"{_named(one.subject)}: Server")
+            with self._leaving_out(f"Server of {_named(one.subject)}"):
+                spare = max(self._budget.left - _CURVES_S * len(ready), 0.0)
+                self._serve(one, alone_s, spare / (len(alone) - place), spare)
+        for place, one in enumerate(ready):
+            self._say(f"{_named(one.subject)}: by length and by number of candidates")
+            with self._leaving_out(f"{_named(one.subject)}, by length and number of candidates"):
+                most = self._budget.share(1 / (len(ready) - place), _CURVES_S)
+                offline.curves(one, most, SEED)
+
+    def _prepared(self, subjects: list[Subject]) -> list[Offline]:
+        """Pairs for each model, and ceilings that hang on them."""
+        ready: list[Offline] = []
+        for subject in subjects:
+            self._say(f"{_named(subject)}: getting ready")
+            call_s = self._budget.share(_ROUNDS / (len(subjects) * offline.ROUNDS), _OFFLINE_CALL_S)
+            with self._leaving_out(_named(subject)):
+                meter, count = Meter(gpus=self._gpus), self.settings.candidates
+                ready.append(offline.prepare(subject, count, call_s, meter, SEED))
+        for one in ready[:1]:
+            texts = [text for pair in one.pairs for text in pair]
+            found = ceilings.tokenization(one.subject.tokenizer, texts, one.subject.name)
+            self.report.ceilings += ceilings.measure(found, rounds=5)
+        return ready
+
+    def _race(self, ready: list[Offline]) -> None:
+        """Offline of all of them in turns; with them products of their shapes, as ceilings."""
+        self._say("Offline, in rounds of all models")
+        racers = [one.racer for one in ready] + self._peers(ready)
+        products = [ceilings.Repeated.of(one) for one in self._own_products(ready)]
+        self.report.results += [one.result for one in racers]
+        self.report.ceilings += [one.ceiling for one in products]
+        self._rounds += [one.result.samples for one in ready]
+        beside: list[Callable[[], object]] = [self._watch.look]
+        beside += [one.run for one in products]
+        try:
+            offline.race(racers, self._budget.share(_ROUNDS, math.inf), beside)
+        finally:
+            self._drop_empty()
+
+    def _own_products(self, ready: list[Offline]) -> list[ceilings.Measured]:
+        """Products of each model's shapes, by torch and by the kernels here."""
+        found: dict[str, ceilings.Measured] = {}
+        for one in ready:
+            subject = one.subject
+            rows = min(_ROWS, int(one.result.facts["tokens_per_candidate"] * len(one.pairs)))
+            for inputs, outputs in offline.product_shapes(one):
+                of = (self._device, subject.dtype, rows, inputs, outputs, subject.name)
+                found |= {each.name: each for each in ceilings.product(*of)}
+        return list(found.values())
+
+    def _take_apart(self, ready: list[Offline]) -> None:
+        roofs = Roofs.of(self.report.ceilings)
+        for place, one in enumerate(ready):
+            self._say(f"{_named(one.subject)}: where the time goes")
+            with self._leaving_out(f"{_named(one.subject)}, where the time goes"):
+                most = self._budget.share(_APART / (len(ready) - place), _APART_S)
+                offline.take_apart(one, roofs, most)
+            self._price(one.result)
+        if self.settings.maxsim and not self._has_maxsim:
+            self._has_maxsim = True
+            self._say("MaxSim")
+            most = self._budget.share(0.15, _MAXSIM_S)
+            peers = self.settings.peers
+            found, sentences = maxsim.measure(self._device, roofs, most, peers=peers)
+            self.report.results += found
+            self.report.left_out += sentences
+
+    def _peers(self, ready: list[Offline]) -> list[Racer]:
+        """Other packages on the pairs of each model, where they are asked for."""
+        groups: dict[tuple[str, str], list[Offline]] = {}
+        for one in ready if self.settings.peers else ():
+            groups.setdefault((one.subject.name, one.subject.texts.name), []).append(one)
+        racers: list[Racer] = []
+        for (model, texts), ours in groups.items():
+            self._say(f"{model}, {texts}: peers")
+            case = next(case for case in self.settings.cases if case.name == model)
+            with self._leaving_out(f"peers of {model}, {texts}"):
+                if case.layer is not None:
+                    raise InputError("no other package stops a model at a layer that is asked for")
+                folder, meter = self._where(case), partial(Meter, gpus=self._gpus)
+                found, sentences = beside(ours, folder, meter)
+                racers += found
+                self.report.left_out += [f"{model}, {texts}: {one}" for one in sentences]
+        return racers
+
+    def _stream(self, ready: list[Offline]) -> list[tuple[Offline, float]]:
+        """SingleStream; those that had time for it, fast ones first, and seconds of a query."""
+        count, chosen = self.settings.candidates, list[tuple[Offline, Streamed]]()
+        seconds_of: list[float] = []
+        whole = self._budget.left * _STREAM
+        for one in sorted(ready, key=lambda one: -one.result.value):
+            takes = count / one.result.value * (LEAST_A_ROUND * STREAM_ROUNDS + 1)
+            most = max(takes, min(whole / len(ready), _STREAM_S))
+            if sum(seconds_of) + most > max(whole, 0.0):
+                self._leave_out(
+                    f"SingleStream and Server of {_named(one.subject)}",
+                    f"queries take {takes:.0f} s, and less is left for them",
+                )
+                continue
+            chosen.append((one, Streamed.of(one.subject, count)))
+            seconds_of.append(most)
+        self._say("SingleStream, in rounds of all models")
+        every = [streamed for _, streamed in chosen]
+        self.report.results += [streamed.result for streamed in every]
+        try:
+            stream(every, seconds_of, SEED)
+        finally:
+            self._drop_empty()
+        return [(one, streamed.result.value) for one, streamed in chosen]
+
+    def _drop_empty(self) -> None:
+        self.report.results = [one for one in self.report.results if one.samples]
+
+    def _serve(self, one: Offline, alone_s: float, share_s: float, most_s: float) -> None:
+        """The highest rate that keeps the limit, with fewer candidates where time is short.
+
+        Args:
+            one: the model.
+            alone_s: seconds of a query with all candidates.
+            share_s: seconds that a search may take, so that others have as much.
+            most_s: seconds that it may take where it could not be done otherwise.
+        """
+        subject = one.subject
+        for fewer in _FEWER:
+            count, expected = max(self.settings.candidates // fewer, 1), alone_s / fewer
+            window = max(_LEAST_WINDOW_S, LEAST_FOR_P99 * expected / _BUSY)
+            takes = window * 1.3 * _POINTS
+            if takes <= (share_s if fewer != _FEWER[-1] else most_s):
+                break
+        else:
+            self._leave_out(
+                f"Server of {_named(subject)}",
+                f"a search takes {takes:.0f} s, and {most_s:.0f} s are left for it",
+            )
+            return
+        limit = self.settings.limit_s or _USUAL_LIMIT * expected
+        requests = [subject.texts.request(count, SEED + n) for n in range(_REQUESTS)]
+        found = Search()
+        terms = Terms(limit, window, most_seconds=2 * window, warm_up_s=window / 5,
+                      patience_s=2 * window, seed=SEED)  # fmt: skip
+        with Queue(subject) as queue:
+            server = Server(queue, requests, terms)
+            try:
+                highest_rate(server.point, limit, _BUSY / expected, precision=0.1,
+                             most_points=_POINTS, most_seconds=most_s, found=found)  # fmt: skip
+            finally:
+                self._keep(subject, found, server, count, limit)
+
+    def _keep(
+        self, subject: Subject, found: Search, server: Server, count: int, limit: float
+    ) -> None:
+        if found.rate is None:
+            self._leave_out(
+                f"Server of {_named(subject)}",
+                f"at none of {len(server.points)} rates the p99 was within {limit:.3g} s",
+            )
+            return
+        result = subject.result("Server", "rate", "queries/s")
+        result.samples = [found.rate]
+        result.facts = {
+            "candidates": count,
+            "limit_s": limit,
+            "points": [asdict(point) for point in server.points],
+            "unsettled": found.unsettled,
+        }
+        self.report.results.append(result)
+
+    def _price(self, result: Result) -> None:
+        price = self.settings.price_per_hour
+        if price is not None and result.samples:
+            result.facts["cost_per_million"] = cost_per_million(price, result.value)
+
+    def _groups(self) -> Iterator[Callable[[], Any]]:
+        """Models that are open at the same time: all, where memory holds them, or one by one."""
+        cases = list(self.settings.cases)
+        together = sum(self._bytes_of(case) for case in cases) <= self._room()
+        for some in [cases] if together else [[case] for case in cases]:
+            yield partial(self._opened, some)
+
+    @contextmanager
+    def _opened(self, cases: list[Case]) -> Iterator[list[Subject]]:
+        subjects: list[Subject] = []
+        for case in cases:
+            self._say(f"{case.name}: opening")
+            with self._leaving_out(case.name):
+                where = self._where(case)
+                for dtype in self.settings.dtypes:
+                    subjects += self._subjects(case, where, dtype)
+        try:
+            yield subjects
+        finally:
+            subjects.clear()
+            free()
+
+    def _where(self, case: Case) -> Path:
+        """The folder of a model; of a named shape written when it is first asked for."""
+        given = self.settings.folders.get(case.model)
+        if given is not None:
+            return given
+        folder = self._made / case.model
+        return folder if folder.exists() else write_checkpoint(SHAPES[case.model], folder)
+
+    def _subjects(self, case: Case, folder: Path, dtype: str) -> Iterator[Subject]:
+        """One a distribution of lengths; those that cut alike share the model."""
+        opened: dict[int | None, Subject] = {}
+        for texts in self.settings.texts:
+            with self._leaving_out(f"{case.name}, {dtype}, {texts.name}"):
+                known = opened.get(texts.max_length)
+                if known is None:
+                    known = Subject.open(
+                        folder, case.name, str(self._device), dtype, texts, case.layer
+                    )
+                    opened[texts.max_length] = known
+                yield replace(known, texts=texts)
+
+    def _bytes_of(self, case: Case) -> float:
+        width = sum(4 if dtype == "float32" else 2 for dtype in self.settings.dtypes)
+        if case.model in SHAPES:
+            return float(SHAPES[case.model].parameters * width)
+        folder = self.settings.folders[case.model]
+        stored = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+        return stored / 2 * width
+
+    def _room(self) -> float:
+        if self._device.type == "cuda":
+            return 0.5 * float(torch.cuda.get_device_properties(self._device).total_memory)
+        return 0.3 * (machine.memory_bytes() or math.inf)
+
+    @contextmanager
+    def _leaving_out(self, what: str) -> Iterator[None]:
+        """Go on without what cannot be measured, and say why."""
+        try:
+            yield
+        except (PackrankError, ValueError, RuntimeError, MemoryError) as error:
+            if isinstance(error, InputError) and len(self.settings.cases) == 1:
+                raise
+            self._leave_out(what, " ".join(str(error).split())[:300])
+
+    def _leave_out(self, what: str, why: str) -> None:
+        sentence = f"{what}: {why}"
+        self._say(f"left out, {sentence}")
+        self.report.left_out.append(sentence)
+
+
+def _named(subject: Subject) -> str:
+    return f"{subject.name}, {subject.dtype}, {subject.texts.name}"

@@ -191,14 +191,17 @@ def test_a_document_without_vectors_is_last(skipping: Path) -> None:
     assert model.similarity(model.encode_queries(["sea"])[0], []).shape == (0,)
 
 
-def test_a_score_of_minus_infinity_is_null_in_json(
+def test_a_document_without_vectors_has_an_error_in_a_job_and_null_in_a_ranking(
     skipping: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pairs, documents, out = (tmp_path / name for name in ("pairs.jsonl", "texts.txt", "out.jsonl"))
     write(pairs, {"query": "sea", "document": "?"})
     documents.write_text("?\nsea\n")
-    assert not cli.main(["score", str(skipping), str(pairs), "--output", str(out), "--quiet"])
-    assert json.loads(out.read_text()) == {"query": "sea", "document": "?", "score": None}
+    assert cli.main(["score", str(skipping), str(pairs), "--output", str(out), "--quiet"]) == 1
+    found = json.loads(out.read_text())
+    assert "no token of the document is compared" in found.pop("error")
+    assert found == {"query": "sea", "document": "?", "score": None}
+    capsys.readouterr()
     query = ["--query", "sea", "--documents", str(documents), "--json"]
     assert not cli.main(["rank", str(skipping), *query])
     first, last = map(json.loads, capsys.readouterr().out.splitlines())

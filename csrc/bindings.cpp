@@ -15,7 +15,7 @@ using namespace packrank;
 
 namespace {
 
-const Kernels* const kAll[] = {&avx512::kernels, &avx2::kernels, &scalar::kernels};
+const Kernels* const kAll[] = {&amx::kernels, &avx512::kernels, &avx2::kernels, &scalar::kernels};
 
 const Kernels& find(const std::string& isa) {
     for (const Kernels* kernels : kAll)

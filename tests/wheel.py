@@ -112,7 +112,7 @@ class Stranger:
             if BUILD / "venv" not in Path(line).parents:
                 raise SystemExit(f"{line} was imported in place of what the wheel installed")
         info = self.run("packrank", "info")
-        if not re.search(r"^ +linear +(avx512|avx2|scalar)\b", info, re.MULTILINE):
+        if not re.search(r"^ +linear +(amx|avx512|avx2|scalar)\b", info, re.MULTILINE):
             raise SystemExit(f"packrank info names no kernel of the wheel for linear:\n{info}")
         ask = ["--query", "how do snakes find prey", "--top-k", "3"]
         ranked = self.run("packrank", "rank", "cross-encoder", *ask, "--documents", "documents.txt")

@@ -157,5 +157,8 @@ extern const Kernels kernels;
 namespace avx512 {
 extern const Kernels kernels;
 }
+namespace amx {
+extern const Kernels kernels;  // of linear layers alone, in bfloat16
+}
 
 }  // namespace packrank

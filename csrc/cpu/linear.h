@@ -8,14 +8,23 @@
 // 384 on.
 
 constexpr int64_t kRowsPerTask = 96;
-constexpr int64_t kRowsPerBlock = 24;  // whole tiles of most heights
+
+// Who multiplies; made for each task, on the thread that runs it.
+template <class T>
+struct InRegisters {
+    static constexpr int64_t kRowsPerBlock = 24;  // whole tiles of most heights
+    void multiply(int nv, const char* a, int64_t a_stride, const uint32_t* b, int64_t units,
+                  float* c, int64_t rows) const {
+        product<T>(nv, a, a_stride, b, units, c, kPanelColumns, rows);
+    }
+};
 
 template <class T>
 int64_t packed_linear_units(int64_t out_features, int64_t in_features) {
     return padded_columns(out_features) * num_units<T>(in_features);
 }
 
-// Bias, activation and rounding of up to kRowsPerBlock rows of one panel.
+// Bias, activation and rounding of some rows of one panel.
 template <class T, Activation kActivation>
 void finish_rows(const LinearArgs& args, const float* sums, const float* gates, int64_t row,
                  int64_t rows, int64_t column, int nv) {
@@ -62,8 +71,9 @@ auto finish_for(Activation activation) {
     return &finish_rows<T, Activation::kNone>;
 }
 
-template <class T>
+template <class T, class Products = InRegisters<T>>
 void linear_typed(const LinearArgs& args) {
+    constexpr int64_t kRowsPerBlock = Products::kRowsPerBlock;
     const int64_t units = num_units<T>(args.in_features);
     const int64_t padded = padded_columns(args.out_features);
     const int64_t num_panels = (padded + kPanelColumns - 1) / kPanelColumns;
@@ -93,6 +103,7 @@ void linear_typed(const LinearArgs& args) {
             stride = units * 4;
         }
         const uint32_t* weight = static_cast<const uint32_t*>(args.packed);
+        const Products products;
         const int64_t last = num_panels * (group + 1) / groups;
         for (int64_t panel = num_panels * group / groups; panel < last; ++panel) {
             const int64_t column = panel * kPanelColumns;
@@ -100,11 +111,11 @@ void linear_typed(const LinearArgs& args) {
             for (int64_t r = 0; r < rows; r += kRowsPerBlock) {
                 const int64_t count = rows - r < kRowsPerBlock ? rows - r : kRowsPerBlock;
                 const char* block_rows = a + r * stride;
-                product<T>(nv, block_rows, stride, weight + column * units, units, sums,
-                           kPanelColumns, count);
+                products.multiply(nv, block_rows, stride, weight + column * units, units, sums,
+                                  count);
                 if (gates != nullptr)
-                    product<T>(nv, block_rows, stride, weight + (padded + column) * units, units,
-                               gates, kPanelColumns, count);
+                    products.multiply(nv, block_rows, stride, weight + (padded + column) * units,
+                                      units, gates, count);
                 finish(args, sums, gates, row + r, count, column, nv);
             }
         }

@@ -22,7 +22,7 @@ inline float largest_of(const float* x, int64_t size, int64_t repeats) {
     return result;
 }
 
-void stream(const StreamArgs& args) {
+inline void stream(const StreamArgs& args) {
     parallel(args.num_shares, [&](int64_t share) {
         const int64_t start = args.size * share / args.num_shares;
         const int64_t size = args.size * (share + 1) / args.num_shares - start;

@@ -103,6 +103,13 @@ TABLE: dict[str, tuple[Backend, ...]] = {
         _reference("attention"),
     ),
     "linear": (
+        Backend(
+            name="amx",
+            run=functools.partial(native.OPS["linear"], "amx"),
+            why_not=native.why_not_amx,
+            device_type="cpu",
+            pack=functools.partial(native.pack_linear, "amx"),
+        ),
         *_native("linear"),
         Backend("cublas", cublas.linear, cublas.why_not, "cuda", narrow_bias=True),
         _triton("linear", "linear"),

@@ -31,6 +31,7 @@ _DTYPES = {torch.float32: 0, torch.bfloat16: 1}
 # What a MaxSim multiplies: int8 stands for the residual formats too.
 _MAXSIM = {**_DTYPES, torch.float16: 2, torch.int8: 3}
 MAXSIM_DTYPES = tuple(_MAXSIM)
+_AMX_COLUMNS = 32  # of a tile, in bfloat16
 _WIDEST = 2**31 - 1  # no sequence is longer: offsets are int32
 _num_threads: int | None = None  # until it is set, torch's
 _ACTIVATIONS = {None: 0, "gelu": 1, "gelu_tanh": 2, "relu": 3, "silu": 4, "tanh": 5}
@@ -54,6 +55,18 @@ def why_not(
     if dtype not in dtypes:
         return f"the tensors are {dtype}, not {' or '.join(map(str, dtypes))}"
     return None
+
+
+def why_not_amx(
+    device: torch.device, dtype: torch.dtype, *, in_features: int = 0, **facts: object
+) -> str | None:
+    """None where AMX multiplies: linear layers in bfloat16 whose rows fill its tiles."""
+    if _missing is None and "amx" not in _start():
+        return "this processor lacks AMX with BF16, or the system does not let it be used"
+    refusal = why_not("amx", device, dtype, dtypes=(torch.bfloat16,))
+    if refusal is None and in_features % _AMX_COLUMNS:
+        return f"its rows have {in_features} values, which do not fill tiles of {_AMX_COLUMNS}"
+    return refusal
 
 
 def pack_linear(isa: str, weight: Tensor, gated: bool) -> Tensor:

@@ -10,7 +10,7 @@
 #include "../common/thread_pool.h"
 #include "kernels.h"
 
-#if defined(__x86_64__) && defined(__linux__)
+#if defined(__x86_64__) && defined(__linux__) && __GNUC__ >= 11  // it knows the tiles
 #include <cpuid.h>
 #include <immintrin.h>
 #include <sys/syscall.h>

@@ -91,3 +91,14 @@ def test_it_is_taken_where_rows_fill_tiles_and_nowhere_else() -> None:
     with pytest.raises(ValueError, match="rows have 33 values, which do not fill tiles of 32"):
         pack_linear(torch.randn(8, 33).bfloat16(), backend="amx")
     assert linear(torch.randn(0, 64).bfloat16(), pack_linear(torch.randn(8, 64).bfloat16())).shape
+
+
+@needs_amx
+def test_others_may_use_the_tiles_in_turns() -> None:
+    """torch's products do so, by tiles of other sizes that it sets on the same threads."""
+    x, weight, bias = made(96, 256, 96)
+    layer = pack_linear(weight, bias, backend="amx")
+    ours, theirs = linear(x, layer), x[:40] @ weight[:33].T
+    for _ in range(5):
+        assert torch.equal(x[:40] @ weight[:33].T, theirs)
+        assert torch.equal(linear(x, layer), ours)

@@ -188,7 +188,9 @@ FLOORS: dict[str, dict[str, tuple[str, ...]]] = {
             *("ground", "records", "checkpoint", "text", "stores", "late", "scoring", "doors"),
             "pipelines",
         ),
-        "bench": (*("ground", "records", "checkpoint", "text", "runtime", "doors", "demo"),),
+        "bench": (
+            *("ground", "records", "checkpoint", "text", "models", "runtime", "doors", "demo"),
+        ),
         "verify": ("ground", "checkpoint", "text", "runtime", "late", "scoring", "doors"),
         "demo": ("ground", "records", "doors"),
         "commands": (

@@ -87,8 +87,7 @@ class Run:
 
     def _measure(self, subjects: list[Subject]) -> None:
         """All workloads of models that are open."""
-        ready = self._prepared(subjects)
-        self._race(ready)
+        ready = self._race(self._prepared(subjects))
         self._take_apart(ready)
         alone = self._stream(ready)
         for place, (one, alone_s) in enumerate(alone):
@@ -117,8 +116,8 @@ class Run:
             self.report.ceilings += ceilings.measure(found, rounds=5)
         return ready
 
-    def _race(self, ready: list[Offline]) -> None:
-        """Offline of all of them in turns; with them products of their shapes, as ceilings."""
+    def _race(self, ready: list[Offline]) -> list[Offline]:
+        """Offline of all in turns, and products of their shapes, as ceilings; those that ended."""
         self._say("Offline, in rounds of all models")
         racers = [one.racer for one in ready] + self._peers(ready)
         products = [ceilings.Repeated.of(one) for one in self._own_products(ready)]
@@ -131,6 +130,11 @@ class Run:
             offline.race(racers, self._budget.share(_ROUNDS, math.inf), beside)
         finally:
             self._drop_empty()
+        for racer in racers:
+            if racer.failure is not None:
+                why = " ".join(racer.failure.split())[:300]
+                self._leave_out(f"further rounds of {racer.result.id}", why)
+        return [one for one in ready if one.racer.failure is None]
 
     def _own_products(self, ready: list[Offline]) -> list[ceilings.Measured]:
         """Products of each model's shapes, by torch and by the kernels here."""

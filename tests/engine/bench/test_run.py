@@ -118,6 +118,26 @@ def test_a_model_that_cannot_be_measured_is_left_out_and_the_others_are_not(
     assert measured.report.complete
 
 
+def test_who_fails_in_a_round_is_left_out_and_the_others_go_on(monkeypatch: Any) -> None:
+    calls, score = iter(range(10**6)), run.Subject.score
+
+    def failing(subject: Any, pairs: Any) -> Any:
+        if subject.name == "base" and next(calls) > 4:
+            raise RuntimeError("out of memory")
+        return score(subject, pairs)
+
+    monkeypatch.setattr(run.Subject, "score", failing)
+    measured = of(dtypes=["float32"])
+    measured.run()
+    assert measured.report.complete
+    [sentence] = [one for one in measured.report.left_out if "out of memory" in one]
+    assert sentence.startswith("further rounds of Offline, base, float32")
+    rounds = {one.model: len(one.samples) for one in measured.report.results
+              if one.workload == "Offline" and one.model in SMALL}  # fmt: skip
+    assert rounds["MiniLM-L6"] == 5
+    assert rounds.get("base", 0) < 5
+
+
 def test_scores_that_are_not_finite_are_not_timed(monkeypatch: Any) -> None:
     monkeypatch.setattr(run.Subject, "score", lambda self, pairs: np.full(len(pairs), np.nan))
     measured = of(dtypes=["float32"], models=["MiniLM-L6"])

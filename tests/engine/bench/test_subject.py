@@ -87,6 +87,19 @@ def test_what_runs_in_graphs_is_taken_apart_op_by_op(folder: Path) -> None:
     assert replayed.launches >= 0.0
 
 
+def test_on_a_device_the_layers_that_are_asked_for_count(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    shape = replace(SHAPES["MiniCPM-2B"], layers=10, hidden=64, heads=4, inner=96)
+    folder = write_checkpoint(shape, tmp_path_factory.mktemp("layers"))
+    calls = []
+    for layer in (8, 10):
+        subject = Subject.open(folder, "it", "cpu", "float32", Texts.named("msmarco-like"), layer)
+        profile = subject.profile_on_device(lambda: 0.0, subject.texts.pairs(4, 2, seed=0))
+        calls.append(sum(op.calls for op in profile.ops if op.part == "attention"))
+    assert calls == [8, 10]
+
+
 def test_random_packs_are_of_one_length_as_far_as_the_model_goes(folder: Path) -> None:
     subject = opened(folder)
     packs = subject.random_packs(128, 1000, seed=0)

@@ -11,9 +11,9 @@ from packrank.bench.report import Result
 from packrank.bench.speed.arithmetic import PRODUCTS
 from packrank.bench.speed.profile import Op, counted
 from packrank.bench.speed.roofs import Roofs
-from packrank.bench.subjects.subject import Subject, added_memory, padding_shares, seconds
+from packrank.bench.subjects.subject import Subject, added_memory, padding_shares
 from packrank.bench.subjects.texts import Pairs
-from packrank.bench.timing import turns
+from packrank.bench.timing import by_host, turns
 from packrank.bench.watch.energy import Meter
 
 ROUNDS, LEAST_ROUNDS = 9, 5
@@ -34,6 +34,7 @@ class Racer:
         pairs: how many.
         meter: of energy.
         joules: of each round, where they can be known.
+        failure: why it runs no more; the others go on.
     """
 
     result: Result
@@ -41,11 +42,18 @@ class Racer:
     pairs: int
     meter: Meter
     joules: list[float] = field(default_factory=list)
+    failure: str | None = None
 
     def run(self) -> None:
         """One round; its sample is there even where the next is interrupted."""
-        with self.meter:
-            taken = seconds(self.score)
+        if self.failure is not None:
+            return
+        try:
+            with self.meter:
+                taken = by_host(self.score)
+        except Exception as error:  # whatever another package raises
+            self.failure = f"{type(error).__name__}: {error}"
+            return
         self.result.samples.append(self.pairs / taken)
         if self.meter.joules is not None:
             self.joules.append(self.meter.joules)
@@ -91,7 +99,7 @@ def prepare(
     scores = subject.score(few[: CALIBRATED // 2])  # compiles, captures
     if not np.isfinite(scores).all():
         raise ValueError(f"{subject.name} in {subject.dtype} gives scores that are not finite")
-    taken = min(seconds(lambda: subject.score(few)) for _ in range(2))
+    taken = min(by_host(lambda: subject.score(few)) for _ in range(2))
     wanted = CALIBRATED * seconds_a_call / max(taken, 1e-9)
     count = int(min(max(wanted, _FEWEST), _MOST)) // CALIBRATED * CALIBRATED
     pairs = subject.texts.pairs(count, candidates, seed)
@@ -114,7 +122,8 @@ def race(racers: list[Racer], most_s: float, beside: list[Callable[[], object]])
     calls: dict[str, Callable[[], object]] = {str(place): one for place, one in enumerate(every)}
     turns(calls, rounds=ROUNDS, least_rounds=LEAST_ROUNDS, seconds=most_s, warm_up=False)
     for racer in racers:
-        racer.sum_up()
+        if racer.result.samples:
+            racer.sum_up()
 
 
 def take_apart(one: Offline, roofs: Roofs, most_s: float) -> None:
@@ -126,7 +135,7 @@ def take_apart(one: Offline, roofs: Roofs, most_s: float) -> None:
     some = one.pairs[:count]
     added = added_memory(lambda: subject.score(some), subject.device)
     facts["memory_bytes"] = None if added is None else subject.weights_bytes + added
-    whole = min(seconds(lambda: subject.score(some)) for _ in range(2))
+    whole = min(by_host(lambda: subject.score(some)) for _ in range(2))
     profile = subject.profile(some)
     facts["parts"] = {name: taken / count for name, taken in profile.parts.items()}
     facts["whole_s"] = whole / count
@@ -183,7 +192,7 @@ def curves(one: Offline, most_s: float, seed: int) -> None:
         packs = subject.random_packs(length, max(int(per_token * each / 3), length), seed)
         if packs is None:
             continue
-        taken = min(seconds(partial(subject.forward, packs)) for _ in range(2))
+        taken = min(by_host(partial(subject.forward, packs)) for _ in range(2))
         count = sum(len(pack) for pack in packs)
         facts["by_length"].append({"tokens": length, "rate": count / taken})
     for batch in _BATCHES:
@@ -197,5 +206,5 @@ def curves(one: Offline, most_s: float, seed: int) -> None:
                 subject.rank(query, documents)
 
         ask(times=1)
-        rate = repeats * batch / seconds(ask)
+        rate = repeats * batch / by_host(ask)
         facts["by_batch"].append({"candidates": batch, "rate": rate})

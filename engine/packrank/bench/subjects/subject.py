@@ -17,10 +17,12 @@ from packrank.bench.report import Result
 from packrank.bench.speed.device_trace import traced
 from packrank.bench.speed.profile import Profile, counted, profiled
 from packrank.bench.subjects.texts import Pairs, Texts
+from packrank.bench.timing import by_host
 from packrank.checkpoint.kind import LATE, RERANKERS, expect
 from packrank.checkpoint.weights import Weights
 from packrank.errors import InputError
 from packrank.late_interaction import LateInteraction
+from packrank.models.staged import StagedModel
 from packrank.request import Pack
 from packrank.reranker import Reranker, scorer_of
 from packrank.runtime.runner import Runner
@@ -104,8 +106,8 @@ class Subject:
         """The sequences of pairs, a window each; of late interaction none."""
         if isinstance(self.model, LateInteraction):
             return []
-        with_closing = scorer_of(self.model).reader.windows(pairs)
-        return [window.sequences for window in with_closing]
+        windows = scorer_of(self.model).reader.windows(pairs)
+        return [window.sequences for window in windows]
 
     def tokens(self, pairs: Pairs) -> NDArray[np.int64]:
         """How many tokens each pair has, as the model reads it."""
@@ -137,13 +139,16 @@ class Subject:
         """Scores of pairs, texts in, taken apart."""
         if isinstance(self.model, LateInteraction):
             texts = list(dict.fromkeys(text for pair in pairs for text in pair))
-            alone = seconds(lambda: self.tokenizer.try_encode(texts))
+            alone = by_host(lambda: self.tokenizer.try_encode(texts))
 
             def late() -> float:
                 self.score(pairs)
                 return alone  # nothing else runs meanwhile
 
-            return profiled(late)
+            if self.device.type == "cpu":
+                return profiled(late)
+            ops = traced(late, counted(late))
+            return Profile(ops, by_host(late), alone)
         scorer, waited = scorer_of(self.model), 0.0
 
         def timed(windows: Iterator[Window]) -> Iterator[Window]:
@@ -175,15 +180,21 @@ class Subject:
         """
         packs, model = self.tokenize(pairs), self.runner.model
         part = packs[0].take(np.arange(_fitting(packs[0], self.runner.budget_tokens)))
-        order = counted(lambda: model.logits(part))
-        ops = traced(lambda: model.logits(part), order)
+
+        def launch() -> object:
+            if self._layers is None:
+                return model.logits(part)
+            assert isinstance(model, StagedModel)
+            return model.logits_at(part, self._layers)
+
+        ops = traced(launch, counted(launch))
         share = sum(len(pack.token_ids) for pack in packs) / len(part.token_ids)
         for op in ops:
             op.calls = round(op.calls * share)
             op.seconds, op.operations, op.moved = (
                 amount * share for amount in (op.seconds, op.operations, op.moved)
             )
-        forward = min(seconds(lambda: self.forward(packs)) for _ in range(2))
+        forward = min(by_host(lambda: self.forward(packs)) for _ in range(2))
         start = time.perf_counter()
         waited = call()
         whole = time.perf_counter() - start
@@ -270,13 +281,6 @@ def _status(name: str) -> int:
     """Bytes, by a name of the process's status."""
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) << 10 for line in lines if line.startswith(f"{name}:"))
-
-
-def seconds(call: Callable[[], object]) -> float:
-    """Of one call."""
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
 
 
 def free() -> None:

@@ -23,8 +23,10 @@ _BATCH = 32
 
 def variants(task: Task) -> list[Variant]:
     """In the device's precisions."""
-    dtypes = ["float32", "bfloat16", *(["float16"] if task.device.type == "cuda" else [])]
-    return [Variant(f"{_NAME} ({dtype})", dtype, partial(_open, task, dtype)) for dtype in dtypes]
+    return [
+        Variant(f"{_NAME} ({dtype})", dtype, partial(_open, task, dtype))
+        for dtype in task.precisions
+    ]
 
 
 def _open(task: Task, dtype: str) -> Peer:

@@ -55,6 +55,11 @@ class Task:
     pairs: Pairs
 
     @property
+    def precisions(self) -> list[str]:
+        """Dtypes that the device multiplies in, but integers."""
+        return ["float32", "bfloat16", *(["float16"] if self.device.type == "cuda" else [])]
+
+    @property
     def uneven(self) -> Pairs:
         """The shortest pair and the longest: in one batch hardly anything but padding."""
         ordered = sorted(self.pairs, key=_characters)

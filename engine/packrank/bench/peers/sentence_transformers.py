@@ -28,9 +28,9 @@ _BATCH = 32
 
 def variants(task: Task) -> list[Variant]:
     """By torch in the device's precisions; on a CPU by the other backends."""
-    dtypes = ["float32", "bfloat16", *(["float16"] if task.device.type == "cuda" else [])]
     found = [
-        Variant(f"{_NAME} ({dtype})", dtype, partial(open_torch, task, dtype)) for dtype in dtypes
+        Variant(f"{_NAME} ({dtype})", dtype, partial(open_torch, task, dtype))
+        for dtype in task.precisions
     ]
     found += [
         Variant(f"{_NAME} with ONNX ({dtype})", dtype, partial(_open_onnx, task, dtype))

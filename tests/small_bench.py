@@ -6,7 +6,7 @@ import pytest
 
 from packrank.bench import plan, run
 from packrank.bench.load import stream_rounds
-from packrank.bench.speed import ceilings, maxsim, offline
+from packrank.bench.speed import ceilings, maxsim, offline, yardstick
 from packrank.bench.subjects import shapes
 
 SMALL = {
@@ -22,6 +22,9 @@ def shorten(monkeypatch: pytest.MonkeyPatch) -> None:
     for module, name, value in (
         (ceilings, "SAMPLE_S", 1e-5),
         (ceilings, "ROUNDS", 1),
+        (yardstick, "SAMPLE_S", 1e-5),
+        (yardstick, "_PRODUCT", {"cpu": (8, 8, 8)}),
+        (yardstick, "_COPIED", {"cpu": 1 << 10}),
         (run, "_ROWS", 32),
         (ceilings, "_LARGE", {"cpu": 32}),
         (ceilings, "_LARGEST_STREAM", 1 << 18),

@@ -1,4 +1,4 @@
-"""Peak memory of `packrank score` at 10,000 and 100,000 pairs: it must not follow their number."""
+"""Peak memory of `packrank score` at 100,000 and a million pairs: their number does not count."""
 
 import importlib.util
 import json
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-ALLOWED = 1.1  # the allocator's own unrest
+ALLOWED = 1.05  # the allocator's own unrest
 
 
 def peak_megabytes(folder: Path, pairs: Path) -> float:
@@ -46,20 +46,20 @@ def bench_memory(tmp_path: Path, rows: Any) -> None:
     words = np.array([word for word in vocabulary if word.isalpha() and word.isascii()])
     rng = np.random.default_rng(0)
     peaks = {}
-    for count in (10_000, 100_000):
+    for count in (100_000, 1_000_000):
         target = tmp_path / f"{count}.jsonl"
         with target.open("w") as sink:
             for _ in range(count):
-                query, document = (" ".join(rng.choice(words, n)) for n in (8, 80))
+                query, document = (" ".join(rng.choice(words, n)) for n in (4, 12))
                 sink.write(json.dumps({"query": query, "document": document}) + "\n")
         peaks[count] = peak_megabytes(folder, target)
         rows.add(
             {
                 "bench": "peak memory",
-                "case": f"{count} pairs, 2-layer model",
+                "case": f"{count:,} short pairs, 2-layer model",
                 "contestant": "packrank",
                 "rate": peaks[count],
                 "unit": "MB",
             }
         )
-    assert peaks[100_000] <= ALLOWED * peaks[10_000], peaks
+    assert peaks[1_000_000] <= ALLOWED * peaks[100_000], peaks

@@ -19,6 +19,8 @@ _INSTRUCTION_SETS = (
     *("avx512_bf16", "avx512_fp16", "amx_bf16", "amx_int8", "avx_vnni"),
     *("asimd", "asimddp", "bf16", "i8mm", "sve"),
 )
+# Of `describe`, what makes the same work take as long.
+HARDWARE = ("processor", "cores", "threads", "gpu", "gpus")
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 # Of a processor that does not say.
 _USUAL_CACHES = {"L1": 32 << 10, "L2": 512 << 10}

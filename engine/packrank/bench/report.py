@@ -53,6 +53,7 @@ class Result:
             the highest rate found, one a search.
         by: whose engine; "packrank" or a peer's name.
         facts: what else was found; docs/bench.md has the fields.
+        beside: rates of fixed work right before and after each sample, by name; see `Yardstick`.
     """
 
     workload: str
@@ -64,11 +65,19 @@ class Result:
     samples: list[float]
     by: str = "packrank"
     facts: dict[str, Any] = field(default_factory=dict)
+    beside: dict[str, list[float]] = field(default_factory=dict)
 
     @property
     def id(self) -> str:
         """What it has in common with the same measurement of another run."""
         return ", ".join((self.workload, self.model, self.dtype, self.lengths, self.by))
+
+    @property
+    def accompanied(self) -> bool:
+        """Whether each sample has its fixed work beside it."""
+        return bool(self.beside) and {len(each) for each in self.beside.values()} == {
+            len(self.samples)
+        }
 
     @property
     def by_round(self) -> list[float]:

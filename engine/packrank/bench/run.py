@@ -1,6 +1,7 @@
 """A run, from the machine's ceilings to what each model makes of them."""
 
 import math
+import statistics
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,9 +26,11 @@ from packrank.bench.report import Report, Result
 from packrank.bench.speed import ceilings, maxsim, offline
 from packrank.bench.speed.offline import Offline, Racer
 from packrank.bench.speed.roofs import Roofs
+from packrank.bench.speed.yardstick import Yardstick
 from packrank.bench.subjects.checkpoints import write_checkpoint
 from packrank.bench.subjects.shapes import SHAPES
 from packrank.bench.subjects.subject import Subject, free
+from packrank.bench.timing import by_host, clock_of
 from packrank.bench.watch.energy import Meter, cost_per_million
 from packrank.bench.watch.nvml import gpus
 from packrank.bench.watch.validity import Watch
@@ -37,10 +40,13 @@ Say = Callable[[str], None]
 
 SEED = 0
 # Of what is left when its turn comes; the last gets all.
-_ROUNDS, _APART, _STREAM = 0.4, 0.25, 0.4
-_MAXSIM_S, _OFFLINE_CALL_S, _CURVES_S, _APART_S = 15.0, 2.0, 6.0, 10.0
+_ROUNDS, _APART, _STREAM = 0.36, 0.2, 0.3
+_MAXSIM_S, _OFFLINE_CALL_S, _CURVES_S, _APART_S = 15.0, 0.4, 6.0, 10.0
 _STREAM_S = 15.0
-_POINTS, _LEAST_WINDOW_S = 6, 5.0
+_POINTS, _LEAST_WINDOW_S, _WARMED_UP = 6, 5.0, 1.3
+_TRIED = 5  # queries before a search, to know what one takes
+# Of the time for all searches: one that is worth something, not two that are not.
+_FIRST_SERVED = 0.6
 _ROWS = 2048  # of products of a model's shapes
 _BUSY = 0.6  # of a server's time, at the first rate of a search
 _USUAL_LIMIT = 4.0  # times what one query takes alone
@@ -63,6 +69,8 @@ class Run:
         self._device = torch.device(settings.device)
         self._gpus = gpus() if self._device.type == "cuda" else []
         self._watch = Watch(gpus=self._gpus)
+        self._clock = clock_of(self._device)
+        self._yardstick = Yardstick.of(self._device)
         self._rounds: list[list[float]] = []
         self._made = Path()
         self._has_maxsim = False
@@ -73,7 +81,7 @@ class Run:
         try:
             self._say("what the machine can do")
             for some in (ceilings.memory, ceilings.products, ceilings.launches):
-                self.report.ceilings += ceilings.measure(some(self._device))
+                self.report.ceilings += ceilings.measure(some(self._device), clock=self._clock)
                 self._watch.look()
             with tempfile.TemporaryDirectory(prefix="packrank-bench-") as folder:
                 self._made = Path(folder)
@@ -94,7 +102,8 @@ class Run:
             self._say(f"{_named(one.subject)}: Server")
             with self._leaving_out(f"Server of {_named(one.subject)}"):
                 spare = max(self._budget.left - _CURVES_S * len(ready), 0.0)
-                self._serve(one, alone_s, spare / (len(alone) - place), spare)
+                share = max(spare / (len(alone) - place), _FIRST_SERVED * spare)
+                self._serve(one, alone_s, share, spare)
         for place, one in enumerate(ready):
             self._say(f"{_named(one.subject)}: by length and by number of candidates")
             with self._leaving_out(f"{_named(one.subject)}, by length and number of candidates"):
@@ -120,14 +129,18 @@ class Run:
         """Offline of all in turns, and products of their shapes, as ceilings; those that ended."""
         self._say("Offline, in rounds of all models")
         racers = [one.racer for one in ready] + self._peers(ready)
-        products = [ceilings.Repeated.of(one) for one in self._own_products(ready)]
+        products = [ceilings.Repeated.of(one, self._clock) for one in self._own_products(ready)]
         self.report.results += [one.result for one in racers]
         self.report.ceilings += [one.ceiling for one in products]
         self._rounds += [one.result.samples for one in ready]
-        beside: list[Callable[[], object]] = [self._watch.look]
-        beside += [one.run for one in products]
+
+        def between() -> None:
+            self._watch.look()
+            for one in products:
+                one.run()
+
         try:
-            offline.race(racers, self._budget.share(_ROUNDS, math.inf), beside)
+            offline.race(racers, self._budget.share(_ROUNDS, math.inf), self._yardstick, between)
         finally:
             self._drop_empty()
         for racer in racers:
@@ -202,7 +215,7 @@ class Run:
         every = [streamed for _, streamed in chosen]
         self.report.results += [streamed.result for streamed in every]
         try:
-            stream(every, seconds_of, SEED)
+            stream(every, seconds_of, self._yardstick, SEED)
         finally:
             self._drop_empty()
         return [(one, streamed.result.value) for one, streamed in chosen]
@@ -221,9 +234,8 @@ class Run:
         """
         subject = one.subject
         for fewer in _FEWER:
-            count, expected = max(self.settings.candidates // fewer, 1), alone_s / fewer
-            window = max(_LEAST_WINDOW_S, LEAST_FOR_P99 * expected / _BUSY)
-            takes = window * 1.3 * _POINTS
+            count = max(self.settings.candidates // fewer, 1)
+            takes = _window(alone_s / fewer) * _WARMED_UP * _POINTS
             if takes <= (share_s if fewer != _FEWER[-1] else most_s):
                 break
         else:
@@ -232,8 +244,11 @@ class Run:
                 f"a search takes {takes:.0f} s, and {most_s:.0f} s are left for it",
             )
             return
-        limit = self.settings.limit_s or _USUAL_LIMIT * expected
         requests = [subject.texts.request(count, SEED + n) for n in range(_REQUESTS)]
+        # A few candidates take longer than their share of many.
+        times = [by_host(partial(subject.rank, *requests[n])) for n in range(_TRIED)]
+        expected = statistics.median(times)
+        window, limit = _window(expected), self.settings.limit_s or _USUAL_LIMIT * expected
         found = Search()
         terms = Terms(limit, window, most_seconds=2 * window, warm_up_s=window / 5,
                       patience_s=2 * window, seed=SEED)  # fmt: skip
@@ -339,6 +354,11 @@ class Run:
         sentence = f"{what}: {why}"
         self._say(f"left out, {sentence}")
         self.report.left_out.append(sentence)
+
+
+def _window(alone_s: float) -> float:
+    """Seconds of a point in which so many queries come as a p99 needs."""
+    return max(_LEAST_WINDOW_S, LEAST_FOR_P99 * alone_s / _BUSY)
 
 
 def _named(subject: Subject) -> str:

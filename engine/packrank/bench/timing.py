@@ -4,6 +4,8 @@ import time
 from collections.abc import Callable, Mapping
 from functools import partial
 
+import torch
+
 Call = Callable[[], object]
 Clock = Callable[[Call], float]
 
@@ -13,6 +15,21 @@ def by_host(call: Call) -> float:
     start = time.perf_counter()
     call()
     return time.perf_counter() - start
+
+
+def clock_of(device: torch.device) -> Clock:
+    """The host's clock; of a GPU until it has done all that a call asked of it."""
+    if device.type != "cuda":
+        return by_host
+
+    def until_done(call: Call) -> float:
+        torch.cuda.synchronize(device)
+        start = time.perf_counter()
+        call()
+        torch.cuda.synchronize(device)
+        return time.perf_counter() - start
+
+    return until_done
 
 
 def turns(

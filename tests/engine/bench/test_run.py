@@ -11,6 +11,7 @@ from packrank.bench import plan, run
 from packrank.bench.report import Report, Result
 from packrank.bench.run import Run
 from packrank.bench.speed import offline
+from packrank.bench.speed.yardstick import Yardstick
 from packrank.bench.subjects import checkpoints, shapes
 
 
@@ -38,6 +39,7 @@ def test_a_report_has_everything_of_every_model(tmp_path: Path) -> None:
     for one in offline_of.values():
         facts = one.facts
         assert len(one.samples) == 5
+        assert one.accompanied and set(one.beside) == {"product", "copy"}
         assert facts["tokens_per_candidate"] == 24
         assert facts["padding_share"] == 0.0
         assert facts["cost_per_million"] == pytest.approx(1000 / one.value)
@@ -51,6 +53,7 @@ def test_a_report_has_everything_of_every_model(tmp_path: Path) -> None:
     streams = [one for one in models if one.workload == "SingleStream"]
     assert len(streams) == 4
     assert all(sum(one.facts["rounds"]) == len(one.samples) for one in streams)
+    assert all(one.accompanied for one in streams)
     assert len({one.id for one in report.results}) == len(report.results)
     report.write(tmp_path / "report.json")
     assert Report.read(tmp_path / "report.json") == report
@@ -86,10 +89,10 @@ def test_what_was_measured_is_kept_where_it_is_interrupted(monkeypatch: Any) -> 
     calls = iter(range(100))
     score = offline.Racer.run
 
-    def interrupted(racer: offline.Racer) -> None:
+    def interrupted(racer: offline.Racer, yardstick: Yardstick) -> None:
         if next(calls) == 5:
             raise KeyboardInterrupt
-        score(racer)
+        score(racer, yardstick)
 
     monkeypatch.setattr(offline.Racer, "run", interrupted)
     measured = of(models=["MiniLM-L6"])

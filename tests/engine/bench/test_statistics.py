@@ -152,3 +152,53 @@ def test_holm() -> None:
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([0.9, 0.8]) == [1.0, 1.0]
     assert holm([]) == []
+
+
+def beside_work(
+    random: np.random.Generator, count: int, slope: float = 0.7
+) -> tuple[list[float], list[float]]:
+    """Rates of a machine whose mood wanders by a tenth, and of fixed work right beside them."""
+    mood = np.zeros(count)
+    for half in (1, 4, 16):  # as much within a round or two as within all: 1/f noise
+        keep = 0.5 ** (1 / half)
+        step = random.normal(0, 0.05)
+        for n in range(count):
+            mood[n] += step
+            step = keep * step + math.sqrt(1 - keep * keep) * random.normal(0, 0.05)
+    rates = slope * mood + random.normal(0, 0.04, count)
+    rates -= (random.random(count) < 0.07) * random.pareto(3.0, count) * 0.1
+    work = mood + random.normal(0, 0.02, count)
+    return [float(each) for each in np.exp(rates)], [float(each) for each in np.exp(work)]
+
+
+def test_what_fixed_work_explains_is_the_machines() -> None:
+    random = np.random.default_rng(7)
+    raw = same = found = 0
+    for _ in range(200):
+        (a, by_a), (b, by_b) = (beside_work(random, 48) for _ in range(2))
+        slower = [rate / 1.1 for rate in b]
+        raw += compared(a, b).different
+        same += compared(a, b, by_a, by_b).different
+        each = compared(a, slower, by_a, by_b)
+        found += each.different and each.ratio < 1
+    assert raw > 0.1 * 200  # of moods alone
+    assert same <= 0.05 * 200
+    assert found >= 0.95 * 200
+
+
+def test_work_that_explains_nothing_changes_nothing() -> None:
+    random = np.random.default_rng(8)
+    a, b = (shared_machine(random, 36) for _ in range(2))
+    steady = [5.0] * 36
+    assert compared(a, b, steady, steady) == compared(a, b)
+    assert compared(a, b, steady[1:], steady) == compared(a, b)  # not one a sample
+    few = [float(each) for each in random.uniform(1, 2, 9)]
+    assert compared(a[:9], b[:9], few, few) == compared(a[:9], b[:9])
+
+
+def test_stalls_do_not_tell_how_work_follows_the_machine() -> None:
+    random = np.random.default_rng(9)
+    (a, by_a), (b, by_b) = (beside_work(random, 36) for _ in range(2))
+    before = compared(a, b, by_a, by_b).ratio
+    stalled = [rate / 3 if n % 9 == 4 else rate for n, rate in enumerate(a)]
+    assert compared(stalled, b, by_a, by_b).ratio == pytest.approx(before, abs=0.03)

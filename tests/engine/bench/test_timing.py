@@ -1,9 +1,10 @@
 """Turns, in order, on a clock that passes only while something runs."""
 
 import pytest
+import torch
 
 from packrank.bench import timing
-from packrank.bench.timing import repeats_for, turns
+from packrank.bench.timing import by_host, clock_of, repeats_for, turns
 
 
 class Passing:
@@ -71,3 +72,13 @@ def test_what_gets_in_the_way_of_one_call_does_not_count() -> None:
 
     asked: list[int] = []
     assert repeats_for(asked.append, 0.1, clock) == 100
+
+
+def test_a_gpu_is_waited_for_before_and_after(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its work is only asked for by a call, and would be timed as done when it has not begun."""
+    done: list[object] = []
+    monkeypatch.setattr(torch.cuda, "synchronize", done.append)
+    gpu = torch.device("cuda:1")
+    assert clock_of(gpu)(lambda: done.append("work")) >= 0
+    assert done == [gpu, "work", gpu]
+    assert clock_of(torch.device("cpu")) is by_host

@@ -67,10 +67,10 @@ def test_what_was_measured_before_ctrl_c_is_kept_and_called_partial(
 ) -> None:
     calls, run = iter(range(9)), offline.Racer.run
 
-    def interrupted(racer: Any) -> None:
+    def interrupted(racer: Any, yardstick: Any) -> None:
         if next(calls) == 2:
             raise KeyboardInterrupt
-        run(racer)
+        run(racer, yardstick)
 
     monkeypatch.setattr(offline.Racer, "run", interrupted)
     assert main(["bench", *SHORT, "--output", "r.json"]) == 130

@@ -1,11 +1,13 @@
 """SingleStream of several models in turns: one query at a time, what a request waits."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 from packrank.bench.load.queue import Queue
 from packrank.bench.load.target import Request
 from packrank.bench.load.workloads import Stream, percentiles, single_stream
 from packrank.bench.report import Result
+from packrank.bench.speed.yardstick import Rates, Yardstick, keep
 from packrank.bench.subjects.subject import Subject
 
 ROUNDS = 7
@@ -39,7 +41,7 @@ class Streamed:
         self.result.facts["queries_per_s"] = len(latencies) / sum(latencies)
 
 
-def stream(every: list[Streamed], seconds_of: list[float], seed: int) -> None:
+def stream(every: list[Streamed], seconds_of: list[float], yardstick: Yardstick, seed: int) -> None:
     """Rounds in which each has queries one after the other, for its share of its seconds.
 
     Queries that fail end it: an error of the engine is no latency.
@@ -50,14 +52,21 @@ def stream(every: list[Streamed], seconds_of: list[float], seed: int) -> None:
     requests = [_drawn(one, seed) for one in every]
     for number in range(ROUNDS):
         for one, seconds, asked in zip(every, seconds_of, requests, strict=True):
-            found = Stream()
+            found, looks = Stream(), list[Rates]()
+
+            def look(looks: list[Rates] = looks) -> None:
+                looks.append(yardstick.look())
+
             try:
                 with Queue(one.subject) as queue:
                     single_stream(queue, asked, seconds=seconds / ROUNDS, least_count=LEAST_A_ROUND,
-                                  warm_up_s=0.0 if number else 1e-9, found=found)  # fmt: skip
+                                  warm_up_s=0.0 if number else 1e-9, found=found,
+                                  between=look)  # fmt: skip
             finally:
                 one.result.samples += found.latencies
                 one.result.facts["rounds"].append(len(found.latencies))
+                for before, after in pairwise(looks):
+                    keep(one.result, before, after)
             if found.failures:
                 raise RuntimeError(f"a query was not answered: {found.failures[0]}")
             asked.append(asked.pop(0))

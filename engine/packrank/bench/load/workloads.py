@@ -1,6 +1,6 @@
 """SingleStream and Offline, named as MLPerf names them; server.py has Server."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle
 
@@ -50,6 +50,7 @@ def single_stream(
     warm_up_s: float = 1.0,
     clock: Clock | None = None,
     found: Stream | None = None,
+    between: Callable[[], object] = lambda: None,
 ) -> Stream:
     """One query at a time, the next when the last is answered: what a user waits.
 
@@ -62,6 +63,7 @@ def single_stream(
         warm_up_s: before, of which nothing is kept; above 0 at least one query.
         clock: the machine's, unless another is given.
         found: where it is kept query by query, so that an interruption loses none.
+        between: called before each query of which something is kept, and after the last.
     """
     clock = clock or MachineClock()
     found = Stream() if found is None else found
@@ -76,12 +78,14 @@ def single_stream(
     while clock.now() - begun < warm_up_s:
         one()
     begun = clock.now()
+    between()
     while True:
         answer = one()
         if answer.latency is not None:
             found.latencies.append(answer.latency)
         else:
             found.failures.append(answer.failure or "")
+        between()
         found.seconds = clock.now() - begun
         count = len(found.latencies) + len(found.failures)
         if found.seconds >= most_seconds or (found.seconds >= seconds and count >= least_count):

@@ -1,9 +1,11 @@
 """Two reports beside each other: what became slower or faster by more than the noise."""
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 
+from packrank.bench.machine import HARDWARE
 from packrank.bench.report import Report
 from packrank.bench.shown.facts import points
 from packrank.bench.shown.grid import Grid, wrapped
@@ -19,7 +21,8 @@ _CEILINGS = "Ceilings"
 _LEGEND = (
     "B / A lies between the two of 95 %, with that confidence. A difference counts if noise alone, "
     "among so many rows, would make one in 20 such comparisons at most, and from 1 % on. Not "
-    "comparable is what was measured once, is zero, or is in another unit."
+    "comparable is what was measured once, is zero, or is in another unit. Where fixed work ran "
+    "beside, what it tells of the machine is taken off B / A, which then need not be B over A."
 )
 
 
@@ -78,20 +81,21 @@ def compare(a: Report, b: Report) -> Compared:
     """
     rows: list[Row] = []
     tested: list[tuple[Row, Comparison]] = []
+    alike = _hardware(a) == _hardware(b)
     for measured, in_both in ((_measured, False), (_at_rates, True)):
-        first, second = ({one.id: (one, raw) for one, raw in measured(each)} for each in (a, b))
+        first, second = ({one.row.id: one for one in measured(each)} for each in (a, b))
         for id in {**first, **second}:
             if id in first and id in second:
-                row, found = _compared(*first[id], *second[id])
+                row, found = _compared(first[id], second[id], alike)
                 tested += [] if found is None else [(row, found)]
             elif in_both:
                 continue  # a search goes by rates of its own
             elif id in first:
-                row, samples = first[id]
-                row.a, row.verdict = median(samples), ONLY_A
+                row = first[id].row
+                row.a, row.verdict = median(first[id].samples), ONLY_A
             else:
-                row, samples = second[id]
-                row.b, row.verdict = median(samples), ONLY_B
+                row = second[id].row
+                row.b, row.verdict = median(second[id].samples), ONLY_B
             rows.append(row)
     adjusted = holm([found.p for _, found in tested])
     for (row, found), p in zip(tested, adjusted, strict=True):
@@ -121,33 +125,57 @@ def lines(found: Compared, screen: Screen) -> Iterator[str]:
     yield from wrapped(_LEGEND, screen)
 
 
-def _measured(report: Report) -> Iterator[tuple[Row, list[float]]]:
+@dataclass(frozen=True)
+class _Samples:
+    """Of one measurement; of each sample, if anything, what fixed work did right beside it."""
+
+    row: Row
+    samples: list[float]
+    beside: list[float] = field(default_factory=list)
+
+
+def _measured(report: Report) -> Iterator[_Samples]:
     for ceiling in report.ceilings:
-        yield Row(ceiling.name, _CEILINGS, [ceiling.name], ceiling.unit), ceiling.samples
+        row = Row(ceiling.name, _CEILINGS, [ceiling.name], ceiling.unit)
+        yield _Samples(row, ceiling.samples)
     for one in report.results:
         names = [one.model, one.dtype, one.lengths, one.by]
         group = f"{one.workload}, {'latency' if one.unit == 's' else one.unit}"
-        yield Row(one.id, group, names, one.unit), one.by_round
+        row = Row(one.id, group, names, one.unit)
+        if one.accompanied:
+            yield _Samples(row, one.samples, mean_beside(one.beside))
+        else:
+            yield _Samples(row, one.by_round)
 
 
-def _at_rates(report: Report) -> Iterator[tuple[Row, list[float]]]:
+def mean_beside(beside: dict[str, list[float]]) -> list[float]:
+    """The geometric one of all works, sample by sample: none tells the machine's mood alone."""
+    return [math.prod(each) ** (1 / len(each)) for each in zip(*beside.values(), strict=True)]
+
+
+def _at_rates(report: Report) -> Iterator[_Samples]:
     for one in report.results:
         for point in points(one):
             if point.valid and point.latencies:
                 at = f"at {point.offered:g}/s"
                 names = [one.model, one.dtype, one.lengths, one.by, at]
                 row = Row(f"{one.id}, {at}", f"{one.workload}, latency at a rate", names, "s")
-                yield row, point.latencies
+                yield _Samples(row, point.latencies)
 
 
-def _compared(
-    row: Row, a: list[float], other: Row, b: list[float]
-) -> tuple[Row, Comparison | None]:
-    row.a, row.b = median(a), median(b)
-    if row.unit != other.unit or len(a) == len(b) == 1:
+def _hardware(report: Report) -> dict[str, object]:
+    """What must be the same for fixed work to tell moods, and not machines."""
+    return {name: report.machine.get(name) for name in HARDWARE}
+
+
+def _compared(a: _Samples, b: _Samples, alike: bool) -> tuple[Row, Comparison | None]:
+    row = a.row
+    row.a, row.b = median(a.samples), median(b.samples)
+    if row.unit != b.row.unit or len(a.samples) == len(b.samples) == 1:
         return row, None
     try:
-        found = compared(a, b)
+        beside = (a.beside, b.beside) if alike else ()
+        found = compared(a.samples, b.samples, *beside)
     except ValueError:
         return row, None
     row.ratio, row.low, row.high = found.ratio, found.low, found.high

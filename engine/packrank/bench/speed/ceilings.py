@@ -72,9 +72,9 @@ class Repeated:
     clock: Clock = by_host
 
     @classmethod
-    def of(cls, what: Measured, clock: Clock = by_host) -> "Repeated":
-        """None so far."""
-        times = repeats_for(what.call, SAMPLE_S, clock)
+    def of(cls, what: Measured, clock: Clock = by_host, seconds: float | None = None) -> "Repeated":
+        """None so far; a sample takes so many seconds, by default `SAMPLE_S`."""
+        times = repeats_for(what.call, seconds or SAMPLE_S, clock)
         return cls(what, times, Ceiling(what.name, what.kind, what.unit, [], what.facts), clock)
 
     def run(self) -> None:
@@ -87,7 +87,7 @@ def memory(device: torch.device) -> list[Measured]:
     """Reading and copying, of what lies in each cache and of what lies in none."""
     if device.type == "cuda":
         size = 1 << 28
-        return [_copy(device, "memory", size), _read(device, "memory", size)]
+        return [copy(device, "memory", size), _read(device, "memory", size)]
     threads, levels = get_num_threads(), caches()
     sizes, lower = {}, 0
     for name, (size, shared) in levels.items():
@@ -99,7 +99,7 @@ def memory(device: torch.device) -> list[Measured]:
     sizes["memory"] = min(max(4 * lower, 1 << 26), _LARGEST_STREAM, room)
     ready = []
     for name, size in sizes.items():
-        ready += [_read(device, name, size), _copy(device, name, size // 2)]
+        ready += [_read(device, name, size), copy(device, name, size // 2)]
     return ready
 
 
@@ -273,7 +273,8 @@ def _read(device: torch.device, where: str, size: int) -> Measured:
     )  # fmt: skip
 
 
-def _copy(device: torch.device, where: str, size: int) -> Measured:
+def copy(device: torch.device, where: str, size: int) -> Measured:
+    """Copying so many bytes, of which as many are read as are written."""
     x = torch.ones(max(size // 4, 64), device=device)
     out = torch.zeros_like(x)
     return Measured(

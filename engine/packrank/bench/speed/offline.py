@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import count
 
 import numpy as np
 
@@ -11,17 +12,19 @@ from packrank.bench.report import Result
 from packrank.bench.speed.arithmetic import PRODUCTS
 from packrank.bench.speed.profile import Op, counted
 from packrank.bench.speed.roofs import Roofs
+from packrank.bench.speed.yardstick import Yardstick, keep
 from packrank.bench.subjects.subject import Subject, added_memory, padding_shares
 from packrank.bench.subjects.texts import Pairs
 from packrank.bench.timing import by_host, turns
 from packrank.bench.watch.energy import Meter
 
-ROUNDS, LEAST_ROUNDS = 9, 5
+ROUNDS, LEAST_ROUNDS = 48, 5
+_BETWEEN_EVERY = 5  # rounds
 CALIBRATED = 16  # pairs of the first calls
 _PADDED_BATCH = 32
 _LENGTHS = (32, 64, 128, 256, 512, 1024)
 _BATCHES = (1, 4, 16, 64, 256)
-_FEWEST, _MOST = 32, 8192  # pairs of a call
+_FEWEST, _MOST = 16, 8192  # pairs of a call
 
 
 @dataclass
@@ -44,10 +47,11 @@ class Racer:
     joules: list[float] = field(default_factory=list)
     failure: str | None = None
 
-    def run(self) -> None:
+    def run(self, yardstick: Yardstick) -> None:
         """One round; its sample is there even where the next is interrupted."""
         if self.failure is not None:
             return
+        before = yardstick.latest
         try:
             with self.meter:
                 taken = by_host(self.score)
@@ -57,6 +61,7 @@ class Racer:
         self.result.samples.append(self.pairs / taken)
         if self.meter.joules is not None:
             self.joules.append(self.meter.joules)
+        keep(self.result, before, yardstick.look())
 
     def sum_up(self) -> None:
         """Facts that follow from the samples."""
@@ -116,10 +121,19 @@ def prepare(
     return Offline(subject, pairs, racer)
 
 
-def race(racers: list[Racer], most_s: float, beside: list[Callable[[], object]]) -> None:
-    """Rounds in which each has its turn, and whatever else is to be done once a round."""
-    every = [racer.run for racer in racers] + beside
-    calls: dict[str, Callable[[], object]] = {str(place): one for place, one in enumerate(every)}
+def race(
+    racers: list[Racer], most_s: float, yardstick: Yardstick, between: Callable[[], object]
+) -> None:
+    """Rounds in which each has its turn, and now and then, between two, whatever else is to do."""
+    rounds = count()
+
+    def begin() -> None:
+        if next(rounds) % _BETWEEN_EVERY == 0:
+            between()
+        yardstick.look()
+
+    calls: dict[str, Callable[[], object]] = {"": begin}
+    calls |= {str(n): partial(racer.run, yardstick) for n, racer in enumerate(racers)}
     turns(calls, rounds=ROUNDS, least_rounds=LEAST_ROUNDS, seconds=most_s, warm_up=False)
     for racer in racers:
         if racer.result.samples:

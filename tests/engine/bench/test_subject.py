@@ -5,12 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from recorder import Recorder
 
 from packrank import Reranker
 from packrank.bench.subjects.checkpoints import write_checkpoint
 from packrank.bench.subjects.shapes import SHAPES
-from packrank.bench.subjects.subject import Subject, padding_shares
+from packrank.bench.subjects.subject import Subject, added_memory, padding_shares
 from packrank.bench.subjects.texts import Texts
 from packrank.demo import default_model
 from packrank.errors import InputError
@@ -117,6 +118,16 @@ def test_late_interaction_is_measured_too() -> None:
     assert {op.part for op in subject.profile(pairs).ops} >= {"products", "attention"}
     with pytest.raises(InputError, match="query and document apart"):
         opened(default_model(), "fixed:128")
+
+
+def test_memory_that_an_earlier_call_left_behind_counts_again() -> None:
+    """As the C library keeps it: what a process holds does not grow by what it uses once more."""
+    size = 20 << 20
+    np.ones(size + (10 << 20), dtype=np.uint8)  # so much is taken from the heap from now on
+    for _ in range(2):
+        added = added_memory(lambda: np.ones(size, dtype=np.uint8).sum(), torch.device("cpu"))
+        assert added is not None
+        assert added == pytest.approx(size, rel=0.1)
 
 
 @pytest.mark.parametrize(

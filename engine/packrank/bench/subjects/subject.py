@@ -1,10 +1,11 @@
 """A model that is measured: opened, with texts, and taken apart."""
 
+import ctypes
 import gc
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -263,6 +264,7 @@ def added_memory(call: Callable[[], Any], device: torch.device) -> int | None:
 
     None where the system does not let it be seen.
     """
+    free()  # else what an earlier call let go of would be used again, and not counted
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
@@ -273,18 +275,20 @@ def added_memory(call: Callable[[], Any], device: torch.device) -> int | None:
         before = _status("VmRSS")
         call()
         return max(_status("VmHWM") - before, 0)
-    except OSError:
+    except (OSError, KeyError):
         return None
 
 
 def _status(name: str) -> int:
     """Bytes, by a name of the process's status."""
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    return next(int(line.split()[1]) << 10 for line in lines if line.startswith(f"{name}:"))
+    return int(dict(line.split(":", 1) for line in lines)[name].split()[0]) << 10
 
 
 def free() -> None:
     """Give memory back that nobody holds."""
     gc.collect()
+    with suppress(AttributeError):  # of another C library than glibc
+        ctypes.CDLL(None).malloc_trim(0)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

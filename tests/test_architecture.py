@@ -189,7 +189,7 @@ FLOORS: dict[str, dict[str, tuple[str, ...]]] = {
             "pipelines",
         ),
         "bench": (
-            *("ground", "records", "checkpoint", "text", "models", "runtime", "doors", "demo"),
+            *("ground", "records", "checkpoint", "text", "runtime", "late", "doors", "demo"),
         ),
         "verify": ("ground", "checkpoint", "text", "runtime", "late", "scoring", "doors"),
         "demo": ("ground", "records", "doors"),

@@ -87,7 +87,7 @@ class LateEncoder(Reopened):
         # One for both sides, whose packs then share graphs; loaded before the runner's stream
         # waits for the weights.
         finish = Finish(projection, settings.normalize)
-        runner = Runner(loaded, budget_tokens)
+        self._runner = runner = Runner(loaded, budget_tokens)
         self._queries = TokenVectors(
             "query", tokenizer, runner, settings.query, settings.expansion, finish
         )
@@ -233,6 +233,16 @@ class LateEncoder(Reopened):
         vectors, failures = self._documents.encode(every, cut)
         reasons = {i: failures[text] for i, text in enumerate(every) if text in failures}
         return [vectors.get(text) for text in every], reasons
+
+
+def tokenizer_of(model: LateEncoder) -> Tokenizer:
+    """What a model's texts are tokenized by: for measurements of it."""
+    return model._parts[1]
+
+
+def runner_of(model: LateEncoder) -> Runner:
+    """What a model encodes by: for measurements of it."""
+    return model._runner
 
 
 def check_weights(folder: FilePath, settings: Settings) -> None:

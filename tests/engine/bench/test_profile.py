@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from packrank.bench.speed.profile import profiled
+from packrank.bench.speed.profile import Op, Profile, profiled
 from packrank_kernels import add_layer_norm, attention, linear, observed, pack_linear
 from packrank_kernels.testing import cu_seqlens
 
@@ -75,6 +75,25 @@ def test_the_fastest_run_counts(monkeypatch: pytest.MonkeyPatch) -> None:
         return call()
 
     assert profiled(disturbed, clock).parts["host"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("whole", "waited", "forward", "launches", "tokenizer", "host"),
+    [
+        (10.0, 0.5, 4.0, 1.0, 0.5, 5.5),
+        (10.0, 9.5, 4.0, 1.0, 6.0, 0.0),  # most of them while the device computed
+        (3.5, 3.0, 4.0, 0.5, 0.0, 0.0),
+        (10.0, 9.5, 0.0, 0.0, 7.0, 0.0),  # where the forward alone is not known
+    ],
+)
+def test_what_goes_on_at_once_on_a_device_counts_once(
+    whole: float, waited: float, forward: float, launches: float, tokenizer: float, host: float
+) -> None:
+    ops = [Op("linear", "products", 1, 2.0), Op("attention", "attention", 1, 1.0)]
+    parts = Profile.on_device(ops, whole, waited, forward).parts
+    assert sum(parts.values()) == whole
+    assert parts == {"products": 2.0, "attention": 1.0, "launches": launches,
+                     "tokenizer": tokenizer, "host": host}  # fmt: skip
 
 
 def test_nothing_is_observed_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:

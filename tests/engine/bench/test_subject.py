@@ -70,22 +70,32 @@ def test_a_profile_has_the_ops_of_the_model_and_they_fit_into_the_whole(folder: 
     assert {"launches", "host", "products", "attention"} <= on_device.parts.keys()
 
 
-def test_what_runs_in_graphs_is_taken_apart_op_by_op(folder: Path) -> None:
-    """As on a CUDA device, where packs run in graphs, which show no op."""
-    subject = opened(folder)
+def in_graphs(subject: Subject) -> Graphs:
+    """As on a CUDA device: what it runs from now on is captured, and then shows no op."""
+    graphs = Graphs(subject.runner.model, Recorder())  # type: ignore[arg-type]
+    subject.runner.graphs = graphs
+    return graphs
+
+
+@pytest.mark.parametrize("kind", ["cross-encoder", "late interaction"])
+def test_what_runs_in_graphs_is_taken_apart_op_by_op(folder: Path, kind: str) -> None:
+    subject = opened(folder if kind == "cross-encoder" else default_model())
     pairs = subject.texts.pairs(30, 10, seed=0)
     expected = subject.score(pairs)
-    launched = {op.name: op.calls for op in subject.profile_on_device(lambda: 0.0, pairs).ops}
-    recorder = Recorder()
-    subject.runner.graphs = Graphs(subject.runner.model, recorder)  # type: ignore[arg-type]
-    packs = subject.tokenize(pairs)
+
+    def apart() -> dict[str, int]:
+        profile = subject.profile_on_device(lambda: 0.0, pairs)
+        return {op.name: op.calls for op in profile.ops}
+
+    launched = apart()
+    graphs = in_graphs(subject)
     for _ in range(PATIENCE + 2):
-        subject.forward(packs)
-    assert subject.runner.graphs.num_graphs > 0
+        assert apart() == launched
+        subject.score(pairs)
+    assert graphs.num_graphs > 0
     np.testing.assert_array_equal(subject.score(pairs), expected)
-    replayed = subject.profile_on_device(lambda: 0.0, pairs)
-    assert {op.name: op.calls for op in replayed.ops} == launched
-    assert replayed.launches >= 0.0
+    assert apart() == launched
+    assert subject.runner.graphs is graphs
 
 
 def test_on_a_device_the_layers_that_are_asked_for_count(

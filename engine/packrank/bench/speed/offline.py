@@ -187,7 +187,9 @@ def product_shapes(one: Offline) -> list[tuple[int, int]]:
     """(columns in, columns out) of the products that a model spends most on, at most four."""
     few = one.pairs[: CALIBRATED // 2]
     found: dict[tuple[int, int], float] = {}
-    for op in counted(partial(one.subject.score, few)):
+    with one.subject.op_by_op():
+        ops = counted(partial(one.subject.score, few))
+    for op in ops:
         match = re.match(r"linear (\d+) -> (\d+)(.*)", op.name)
         if match is not None:
             wide = int(match[2]) * (2 if " gated" in match[3] else 1)

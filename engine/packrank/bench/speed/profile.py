@@ -3,12 +3,13 @@
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from packrank.bench.speed.arithmetic import work_of
 from packrank_kernels import observed
 
 _RUNS = 3
+_T = TypeVar("_T")
 
 
 @dataclass
@@ -41,7 +42,7 @@ class Profile:
     Attributes:
         ops: slowest first.
         seconds: of the whole.
-        waited: of those, for tokens.
+        waited: of those, for tokens, while no op ran.
         launches: of those, a device did nothing between its kernels; what neither ops nor these
             take is the host's.
     """
@@ -50,6 +51,21 @@ class Profile:
     seconds: float
     waited: float = 0.0
     launches: float = 0.0
+
+    @classmethod
+    def on_device(cls, ops: list[Op], seconds: float, waited: float, forward: float) -> "Profile":
+        """Of a device, which computes while the host waits for the next tokens: it counts first.
+
+        Args:
+            ops: with the seconds that the device took for them.
+            seconds: of the whole.
+            waited: of those, for tokens, whatever the device did meanwhile.
+            forward: that the model alone takes, from ids to logits; what of these the device did
+                nothing are launches.
+        """
+        busy = sum(op.seconds for op in ops)
+        launches = max(min(forward, seconds) - busy, 0.0)
+        return cls(ops, seconds, min(waited, max(seconds - busy - launches, 0.0)), launches)
 
     @property
     def parts(self) -> dict[str, float]:
@@ -91,19 +107,28 @@ def profiled(call: Callable[[], float], now: Callable[[], float] = time.perf_cou
         now: the clock.
     """
     order = counted(call)
-    best: tuple[float, float, list[float]] | None = None
-    for _ in range(_RUNS):
+
+    def timed() -> tuple[float, list[float]]:
         times: list[float] = []
-        start = now()
         with observed(_timing(times, now)):
-            waited = call()
-        whole = now() - start
-        if best is None or whole < best[0]:
-            best = whole, waited, times
-    assert best is not None
-    for op, seconds in zip(order, best[2], strict=True):
-        op.seconds = seconds
-    return Profile(added(order), *best[:2])
+            return call(), times
+
+    seconds, (waited, times) = fastest(timed, now)
+    for op, taken in zip(order, times, strict=True):
+        op.seconds = taken
+    return Profile(added(order), seconds, waited)
+
+
+def fastest(
+    call: Callable[[], _T], now: Callable[[], float] = time.perf_counter
+) -> tuple[float, _T]:
+    """Seconds of the fastest of some runs of a call, and what that one returned."""
+    runs = []
+    for _ in range(_RUNS):
+        start = now()
+        returned = call()
+        runs.append((now() - start, returned))
+    return min(runs, key=lambda run: run[0])
 
 
 def added(order: Iterable[Op]) -> list[Op]:

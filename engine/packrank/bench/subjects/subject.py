@@ -5,8 +5,9 @@ import gc
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +17,20 @@ from numpy.typing import NDArray
 
 from packrank.bench.report import Result
 from packrank.bench.speed.device_trace import traced
-from packrank.bench.speed.profile import Profile, counted, profiled
+from packrank.bench.speed.profile import Profile, counted, fastest, profiled
 from packrank.bench.subjects.texts import Pairs, Texts
-from packrank.bench.timing import by_host
 from packrank.checkpoint.kind import LATE, RERANKERS, expect
 from packrank.checkpoint.weights import Weights
 from packrank.errors import InputError
+from packrank.late.encoder import runner_of, tokenizer_of
 from packrank.late_interaction import LateInteraction
-from packrank.models.staged import StagedModel
 from packrank.request import Pack
 from packrank.reranker import Reranker, scorer_of
 from packrank.runtime.runner import Runner
 from packrank.text.pairs import Window
 from packrank.text.tokenizer import Tokenizer
+
+_TRACED = 256  # pairs of late interaction
 
 
 @dataclass
@@ -138,18 +140,50 @@ class Subject:
 
     def profile(self, pairs: Pairs) -> Profile:
         """Scores of pairs, texts in, taken apart."""
+        late = isinstance(self.model, LateInteraction)
+        call = self._encoded(pairs) if late else self._read_and_scored(pairs)
+        return profiled(call) if self.device.type == "cpu" else self.profile_on_device(call, pairs)
+
+    def profile_on_device(self, call: Callable[[], float], pairs: Pairs) -> Profile:
+        """The same by the device's own events: of some of the pairs, launched op by op.
+
+        Args:
+            call: scores the pairs, as they always are; returns for how long it waited for tokens.
+            pairs: of the call.
+        """
         if isinstance(self.model, LateInteraction):
-            texts = list(dict.fromkeys(text for pair in pairs for text in pair))
-            alone = by_host(lambda: self.tokenizer.try_encode(texts))
+            some = pairs[:_TRACED]
+            launch: Callable[[], object] = partial(self.score, some)
+            share, forward = len(pairs) / len(some), 0.0
+        else:
+            packs = self.tokenize(pairs)
+            part = packs[0].take(np.arange(_fitting(packs[0], self.runner.budget_tokens)))
+            launch = partial(self.forward, [part])
+            share = sum(len(pack.token_ids) for pack in packs) / len(part.token_ids)
+            forward, _ = fastest(partial(self.forward, packs))
+        with self.op_by_op():
+            ops = traced(launch, counted(launch))
+        for op in ops:
+            op.calls = round(op.calls * share)
+            op.seconds, op.operations, op.moved = (
+                amount * share for amount in (op.seconds, op.operations, op.moved)
+            )
+        return Profile.on_device(ops, *fastest(call), forward)
 
-            def late() -> float:
-                self.score(pairs)
-                return alone  # nothing else runs meanwhile
+    def _encoded(self, pairs: Pairs) -> Callable[[], float]:
+        """Scores by late interaction, which tokenizes while nothing else runs on the host."""
+        texts = list(dict.fromkeys(text for pair in pairs for text in pair))
+        alone, _ = fastest(partial(self.tokenizer.try_encode, texts))
 
-            if self.device.type == "cpu":
-                return profiled(late)
-            ops = traced(late, counted(late))
-            return Profile(ops, by_host(late), alone)
+        def call() -> float:
+            self.score(pairs)
+            return alone
+
+        return call
+
+    def _read_and_scored(self, pairs: Pairs) -> Callable[[], float]:
+        """Scores of a reranker, with a stopwatch on its reader."""
+        assert isinstance(self.model, Reranker)
         scorer, waited = scorer_of(self.model), 0.0
 
         def timed(windows: Iterator[Window]) -> Iterator[Window]:
@@ -170,42 +204,25 @@ class Subject:
                     pass
             return waited
 
-        return profiled(call) if self.device.type == "cpu" else self.profile_on_device(call, pairs)
+        return call
 
-    def profile_on_device(self, call: Callable[[], float], pairs: Pairs) -> Profile:
-        """The same by the device's own events: of a pack that is launched op by op.
+    @contextmanager
+    def op_by_op(self) -> Iterator[None]:
+        """Nothing runs from a graph, which shows none of its ops, nor is one captured.
 
-        Args:
-            call: scores the pairs, as they always are; returns for how long it waited for tokens.
-            pairs: of the call.
+        A capture breaks where what looks at an op waits for its device.
         """
-        packs, model = self.tokenize(pairs), self.runner.model
-        part = packs[0].take(np.arange(_fitting(packs[0], self.runner.budget_tokens)))
-
-        def launch() -> object:
-            if self._layers is None:
-                return model.logits(part)
-            assert isinstance(model, StagedModel)
-            return model.logits_at(part, self._layers)
-
-        ops = traced(launch, counted(launch))
-        share = sum(len(pack.token_ids) for pack in packs) / len(part.token_ids)
-        for op in ops:
-            op.calls = round(op.calls * share)
-            op.seconds, op.operations, op.moved = (
-                amount * share for amount in (op.seconds, op.operations, op.moved)
-            )
-        forward = min(by_host(lambda: self.forward(packs)) for _ in range(2))
-        start = time.perf_counter()
-        waited = call()
-        whole = time.perf_counter() - start
-        busy = sum(op.seconds for op in ops)
-        return Profile(ops, whole, waited, max(forward - busy, 0.0))
+        graphs, self.runner.graphs = self.runner.graphs, None
+        try:
+            yield
+        finally:
+            self.runner.graphs = graphs
 
     @property
     def runner(self) -> Runner:
-        """Of a reranker."""
-        assert isinstance(self.model, Reranker)
+        """The model on its device."""
+        if isinstance(self.model, LateInteraction):
+            return runner_of(self.model)
         found = scorer_of(self.model).runner
         assert isinstance(found, Runner)
         return found
@@ -214,7 +231,7 @@ class Subject:
     def tokenizer(self) -> Tokenizer:
         """Of the model."""
         if isinstance(self.model, LateInteraction):
-            return self.model._parts[1]
+            return tokenizer_of(self.model)
         return scorer_of(self.model).assembly.tokenizer
 
     @property

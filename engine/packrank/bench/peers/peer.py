@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from packrank.bench.subjects.texts import Pairs
-from packrank.bench.timing import by_host
+from packrank.bench.timing import clock_of
 
 Logits = NDArray[np.float32]
 
@@ -132,10 +132,11 @@ def best_batch(task: Task, usual: int, score: Callable[[Pairs, int], object]) ->
     if task.device.type != "cuda":
         return usual
     times: dict[int, float] = {}
+    clock = clock_of(task.device)
     for batch in _BATCHES:
         try:
             score(task.pairs[:batch], batch)
-            times[batch] = by_host(partial(score, task.pairs, batch))
+            times[batch] = clock(partial(score, task.pairs, batch))
         except torch.cuda.OutOfMemoryError:
             torch.cuda.empty_cache()
             break

@@ -57,4 +57,5 @@ def _racer(first: Offline, peer: Peer, meter: Meter) -> Racer:
         "Offline", subject.name, peer.dtype, subject.texts.name, "rate", "candidates/s", [],
         by=peer.name, facts={name: facts[name] for name in kept},
     )  # fmt: skip
-    return Racer(result, partial(peer.score, first.pairs), len(first.pairs), meter)
+    score = partial(peer.score, first.pairs)
+    return Racer(result, score, len(first.pairs), meter, subject.clock)

@@ -15,16 +15,16 @@ from packrank.bench.speed.roofs import Roofs
 from packrank.bench.speed.yardstick import Yardstick, keep
 from packrank.bench.subjects.subject import Subject, added_memory, padding_shares
 from packrank.bench.subjects.texts import Pairs
-from packrank.bench.timing import by_host, turns
+from packrank.bench.timing import Clock, by_host, turns
 from packrank.bench.watch.energy import Meter
 
 ROUNDS, LEAST_ROUNDS = 48, 5
 _BETWEEN_EVERY = 5  # rounds
-CALIBRATED = 16  # pairs of the first calls
+CALIBRATED = 16  # pairs of the first calls, and the least of any
 _PADDED_BATCH = 32
 _LENGTHS = (32, 64, 128, 256, 512, 1024)
 _BATCHES = (1, 4, 16, 64, 256)
-_FEWEST, _MOST = 16, 8192  # pairs of a call
+_MOST = 8192  # pairs of a call
 
 
 @dataclass
@@ -36,6 +36,7 @@ class Racer:
         score: scores them.
         pairs: how many.
         meter: of energy.
+        clock: that times it.
         joules: of each round, where they can be known.
         failure: why it runs no more; the others go on.
     """
@@ -44,6 +45,7 @@ class Racer:
     score: Callable[[], object]
     pairs: int
     meter: Meter
+    clock: Clock = by_host
     joules: list[float] = field(default_factory=list)
     failure: str | None = None
 
@@ -54,21 +56,23 @@ class Racer:
         before = yardstick.latest
         try:
             with self.meter:
-                taken = by_host(self.score)
+                taken = self.clock(self.score)
         except Exception as error:  # whatever another package raises
             self.failure = f"{type(error).__name__}: {error}"
             return
+        after = yardstick.look()
         self.result.samples.append(self.pairs / taken)
+        keep(self.result, before, after)
         if self.meter.joules is not None:
             self.joules.append(self.meter.joules)
-        keep(self.result, before, yardstick.look())
 
     def sum_up(self) -> None:
         """Facts that follow from the samples."""
         rate, facts = self.result.value, self.result.facts
         facts["tokens_per_s"] = rate * facts["tokens_per_candidate"]
         if self.joules:
-            facts["joules_per_1000"] = 1000 * float(np.median(self.joules)) / self.pairs
+            # The mean: a GPU's counter moves in steps that may be as long as a round.
+            facts["joules_per_1000"] = 1000 * float(np.mean(self.joules)) / self.pairs
             facts["watts"] = rate * facts["joules_per_1000"] / 1000
 
 
@@ -100,25 +104,38 @@ def prepare(
     Raises:
         ValueError: scores are not finite, so that nothing of this model is worth timing.
     """
-    few = subject.texts.pairs(CALIBRATED, candidates, seed)
-    scores = subject.score(few[: CALIBRATED // 2])  # compiles, captures
-    if not np.isfinite(scores).all():
+    few = subject.texts.pairs(CALIBRATED // 2, candidates, seed)
+    if not np.isfinite(subject.score(few)).all():
         raise ValueError(f"{subject.name} in {subject.dtype} gives scores that are not finite")
-    taken = min(by_host(lambda: subject.score(few)) for _ in range(2))
-    wanted = CALIBRATED * seconds_a_call / max(taken, 1e-9)
-    count = int(min(max(wanted, _FEWEST), _MOST)) // CALIBRATED * CALIBRATED
-    pairs = subject.texts.pairs(count, candidates, seed)
+    pairs = _pairs_for(subject, candidates, seconds_a_call, seed)
+    subject.warm_up(partial(subject.score, pairs))
     lengths = subject.tokens(pairs)
     sorted_share, unsorted_share = padding_shares(lengths, _PADDED_BATCH)
     result = subject.result("Offline", "rate", "candidates/s")
     result.facts = {
-        "candidates": count,
+        "candidates": len(pairs),
         "tokens_per_candidate": float(lengths.mean()),
         "padding_share": sorted_share,
         "padding_share_unsorted": unsorted_share,
     }
-    racer = Racer(result, partial(subject.score, pairs), count, meter)
+    racer = Racer(result, partial(subject.score, pairs), len(pairs), meter, subject.clock)
     return Offline(subject, pairs, racer)
+
+
+def _pairs_for(subject: Subject, candidates: int, seconds: float, seed: int) -> Pairs:
+    """Pairs whose scores take about so many seconds, by calls that grow.
+
+    Of a few pairs a device would spend most of the time on what any call costs.
+    """
+    count = CALIBRATED
+    while True:
+        pairs = subject.texts.pairs(count, candidates, seed)
+        taken = max(min(subject.clock(partial(subject.score, pairs)) for _ in range(2)), 1e-9)
+        if taken >= seconds / 4 or count >= _MOST:
+            break
+        count = min(count * max(2, min(int(seconds / taken / 2), 64)), _MOST)
+    count = int(min(max(count * seconds / taken, CALIBRATED), _MOST)) // CALIBRATED * CALIBRATED
+    return subject.texts.pairs(count, candidates, seed)
 
 
 def race(
@@ -134,10 +151,12 @@ def race(
 
     calls: dict[str, Callable[[], object]] = {"": begin}
     calls |= {str(n): partial(racer.run, yardstick) for n, racer in enumerate(racers)}
-    turns(calls, rounds=ROUNDS, least_rounds=LEAST_ROUNDS, seconds=most_s, warm_up=False)
-    for racer in racers:
-        if racer.result.samples:
-            racer.sum_up()
+    try:
+        turns(calls, rounds=ROUNDS, least_rounds=LEAST_ROUNDS, seconds=most_s, warm_up=False)
+    finally:
+        for racer in racers:
+            if racer.result.samples:
+                racer.sum_up()
 
 
 def take_apart(one: Offline, roofs: Roofs, most_s: float) -> None:
@@ -149,7 +168,7 @@ def take_apart(one: Offline, roofs: Roofs, most_s: float) -> None:
     some = one.pairs[:count]
     added = added_memory(lambda: subject.score(some), subject.device)
     facts["memory_bytes"] = None if added is None else subject.weights_bytes + added
-    whole = min(by_host(lambda: subject.score(some)) for _ in range(2))
+    whole = min(subject.clock(partial(subject.score, some)) for _ in range(2))
     profile = subject.profile(some)
     facts["parts"] = {name: taken / count for name, taken in profile.parts.items()}
     facts["whole_s"] = whole / count
@@ -208,7 +227,8 @@ def curves(one: Offline, most_s: float, seed: int) -> None:
         packs = subject.random_packs(length, max(int(per_token * each / 3), length), seed)
         if packs is None:
             continue
-        taken = min(by_host(partial(subject.forward, packs)) for _ in range(2))
+        subject.runner.warm_up([length])
+        taken = min(subject.clock(partial(subject.forward, packs)) for _ in range(2))
         count = sum(len(pack) for pack in packs)
         facts["by_length"].append({"tokens": length, "rate": count / taken})
     for batch in _BATCHES:
@@ -221,6 +241,6 @@ def curves(one: Offline, most_s: float, seed: int) -> None:
             for _ in range(times):
                 subject.rank(query, documents)
 
-        ask(times=1)
-        rate = repeats * batch / by_host(ask)
+        subject.warm_up(partial(ask, times=1))
+        rate = repeats * batch / subject.clock(ask)
         facts["by_batch"].append({"candidates": batch, "rate": rate})

@@ -19,6 +19,7 @@ from packrank.bench.report import Result
 from packrank.bench.speed.device_trace import traced
 from packrank.bench.speed.profile import Profile, counted, fastest, profiled
 from packrank.bench.subjects.texts import Pairs, Texts
+from packrank.bench.timing import Clock, clock_of
 from packrank.checkpoint.kind import LATE, RERANKERS, expect
 from packrank.checkpoint.weights import Weights
 from packrank.errors import InputError
@@ -26,6 +27,7 @@ from packrank.late.encoder import runner_of, tokenizer_of
 from packrank.late_interaction import LateInteraction
 from packrank.request import Pack
 from packrank.reranker import Reranker, scorer_of
+from packrank.runtime.graphs import PATIENCE
 from packrank.runtime.runner import Runner
 from packrank.text.pairs import Window
 from packrank.text.tokenizer import Tokenizer
@@ -205,6 +207,16 @@ class Subject:
             return waited
 
         return call
+
+    @property
+    def clock(self) -> Clock:
+        """That times what it does."""
+        return clock_of(self.device)
+
+    def warm_up(self, call: Callable[[], object]) -> None:
+        """Make a call as often as it takes until it compiles and captures nothing any more."""
+        for _ in range(1 if self.runner.graphs is None else PATIENCE + 1):
+            call()
 
     @contextmanager
     def op_by_op(self) -> Iterator[None]:

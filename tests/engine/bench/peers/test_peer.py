@@ -19,6 +19,7 @@ from packrank.bench.peers.peer import (
     on_cpu_only,
 )
 from packrank.bench.subjects.texts import Pairs
+from packrank.bench.timing import Clock
 
 PAIRS = [("q", "d" * length) for length in (3, 9, 1, 7, 5)]
 CUDA = torch.device("cuda")
@@ -62,10 +63,11 @@ def test_a_device_takes_the_fastest_batch(
         if batch not in times:
             raise torch.cuda.OutOfMemoryError
 
-    def clock(call: "object") -> float:
-        return times[asked[-1]]
+    def clock_of(device: torch.device) -> Clock:
+        assert device == CUDA
+        return lambda call: times[asked[-1]]
 
-    monkeypatch.setattr(peer, "by_host", clock)
+    monkeypatch.setattr(peer, "clock_of", clock_of)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     assert best_batch(task(CUDA, PAIRS * 1000), 7, score) == best
     assert best_batch(task(torch.device("cpu")), 7, score) == 7

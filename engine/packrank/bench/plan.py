@@ -49,7 +49,7 @@ class Settings:
         price_per_hour: of the machine, in whatever currency; None: not known.
         seconds: for all of it; None: as many as it takes.
         peers: whether other packages run beside.
-        maxsim: whether MaxSim is measured.
+        folders: of models that have no name here.
     """
 
     cases: tuple[Case, ...]
@@ -61,7 +61,6 @@ class Settings:
     price_per_hour: float | None = None
     seconds: float | None = DEFAULT_S
     peers: bool = False
-    maxsim: bool = True
     folders: dict[str, Path] = field(default_factory=dict)
 
     @property

@@ -93,11 +93,6 @@ class Result:
         """The median of the samples."""
         return float(np.median(self.samples))
 
-    @property
-    def higher_is_better(self) -> bool:
-        """Of rates, not of times."""
-        return self.unit != "s"
-
 
 @dataclass
 class Verdict:

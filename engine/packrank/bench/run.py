@@ -168,7 +168,7 @@ class Run:
                 most = self._budget.share(_APART / (len(ready) - place), _APART_S)
                 offline.take_apart(one, roofs, most)
             self._price(one.result)
-        if self.settings.maxsim and not self._has_maxsim:
+        if not self._has_maxsim:
             self._has_maxsim = True
             self._say("MaxSim")
             most = self._budget.share(0.15, _MAXSIM_S)

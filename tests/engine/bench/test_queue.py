@@ -8,7 +8,7 @@ import pytest
 
 from packrank.bench.load.queue import Queue
 from packrank.bench.load.server import Server, Terms
-from packrank.bench.load.workloads import offline, single_stream
+from packrank.bench.load.workloads import single_stream
 
 PATIENCE = 30.0  # seconds after which a test would hang
 
@@ -137,8 +137,6 @@ def test_the_workloads_run_on_it() -> None:
         stream = single_stream(queue, requests, seconds=0.0, least_count=9, warm_up_s=0.0)
         assert (len(stream.latencies), stream.failures) == (9, [])
         assert min(stream.latencies) > 0
-        rounds = offline(queue, requests, rounds=2, round_s=0.0)
-        assert (len(rounds.rates), rounds.failures) == (2, [])
         terms = Terms(1e6, seconds=0.0, least_count=120, warm_up_s=0.0)
         point = Server(queue, requests, terms).point(2000.0)
         assert (point.count, len(point.latencies)) == (120, 120)

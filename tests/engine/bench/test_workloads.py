@@ -1,4 +1,4 @@
-"""SingleStream and Offline on a server of known service time."""
+"""SingleStream on a server of known service time."""
 
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -8,7 +8,7 @@ import pytest
 from queueing import FixedService
 
 from packrank.bench.load.clock import VirtualClock
-from packrank.bench.load.workloads import Rounds, Stream, offline, percentiles, single_stream
+from packrank.bench.load.workloads import Stream, percentiles, single_stream
 
 REQUESTS = [("one", ["a", "b", "c"]), ("two", ["d"]), ("three", ["e", "f"])]
 
@@ -32,7 +32,7 @@ def test_one_query_at_a_time_waits_for_its_service(
         clock=clock,
     )
     assert found.latencies == [0.25] * count
-    assert (found.queries_per_s, found.seconds, found.failures) == (4.0, 0.25 * count, [])
+    assert (found.seconds, found.failures) == (0.25 * count, [])
     names = ["one", "two", "three"]
     assert target.took == [names[place % 3] for place in range(4 + count)]  # 4 warmed it up
 
@@ -51,7 +51,7 @@ def test_a_failure_is_kept_as_a_reason_and_not_as_a_latency() -> None:
     found = single_stream(target, REQUESTS, seconds=0.0, least_count=6, warm_up_s=0.25, clock=clock)
     assert found.latencies == [0.25] * 4
     assert found.failures == ["ValueError: no such text"] * 2
-    assert found.queries_per_s == 4 / 1.5
+    assert found.seconds == 1.5
 
 
 class Refusing:
@@ -65,32 +65,11 @@ class Refusing:
         raise ConnectionError("nobody listens")
 
 
-def test_a_target_that_refuses_everything_ends_the_workloads() -> None:
+def test_a_target_that_refuses_everything_ends_it() -> None:
     clock = VirtualClock()
     found = single_stream(Refusing(clock), REQUESTS, least_count=3, seconds=0, clock=clock)
-    assert (found.latencies, found.queries_per_s) == ([], 0.0)
+    assert found.latencies == []
     assert found.failures == ["ConnectionError: nobody listens"] * 3
-    rounds = offline(Refusing(clock), REQUESTS, rounds=2, clock=clock)
-    assert rounds == Rounds([0.0, 0.0], ["ConnectionError: nobody listens"] * 6)
-
-
-@pytest.mark.parametrize("round_s", [0.1, 2.0])
-def test_everything_at_once_gives_the_rate_of_the_server(round_s: float) -> None:
-    clock = VirtualClock()
-    target = FixedService(clock, 0.25)
-    found = offline(target, REQUESTS, rounds=4, round_s=round_s, clock=clock)
-    assert found == Rounds([6 / 0.75] * 4, [])
-    repeats = 1 if round_s < 0.75 else 3
-    assert len(target.took) == 5 * repeats * 3
-    assert target.arrived[:3] == [0.0] * 3
-
-
-def test_candidates_of_a_query_that_failed_do_not_count() -> None:
-    clock = VirtualClock()
-    target = FixedService(clock, 0.25, fails=[0, 4])  # the first one is of the round not kept
-    found = offline(target, REQUESTS, rounds=2, round_s=0.1, clock=clock)
-    assert found.rates == [5 / 0.75, 6 / 0.75]
-    assert found.failures == ["ValueError: no such text"]
 
 
 class Interrupted(FixedService):
@@ -103,13 +82,10 @@ class Interrupted(FixedService):
 
 
 def test_what_was_found_before_an_interruption_is_kept() -> None:
-    clock, stream, rounds = VirtualClock(), Stream(), Rounds()
+    clock, stream = VirtualClock(), Stream()
     with pytest.raises(KeyboardInterrupt):
         single_stream(Interrupted(clock, 0.25), REQUESTS, clock=clock, found=stream)
     assert stream == Stream([0.25] * 3, 0.75)
-    with pytest.raises(KeyboardInterrupt):
-        offline(Interrupted(clock, 0.25), REQUESTS, round_s=0.1, clock=clock, found=rounds)
-    assert rounds.rates == [8.0]
 
 
 @pytest.mark.parametrize("count", [1, 2, 99, 100, 101, 1000])

@@ -1,4 +1,4 @@
-"""SingleStream and Offline, named as MLPerf names them; server.py has Server."""
+"""SingleStream, named as MLPerf names it; server.py has Server, and speed/offline.py Offline."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -33,11 +33,6 @@ class Stream:
     latencies: list[float] = field(default_factory=list)
     seconds: float = 0.0
     failures: list[str] = field(default_factory=list)
-
-    @property
-    def queries_per_s(self) -> float:
-        """Answers a second."""
-        return len(self.latencies) / self.seconds if self.seconds else 0.0
 
 
 def single_stream(
@@ -90,57 +85,3 @@ def single_stream(
         count = len(found.latencies) + len(found.failures)
         if found.seconds >= most_seconds or (found.seconds >= seconds and count >= least_count):
             return found
-
-
-@dataclass
-class Rounds:
-    """What Offline found.
-
-    Attributes:
-        rates: candidates a second, one a round.
-        failures: why a query was not answered; its candidates do not count.
-    """
-
-    rates: list[float] = field(default_factory=list)
-    failures: list[str] = field(default_factory=list)
-
-
-def offline(
-    target: Target,
-    requests: Sequence[Request],
-    *,
-    rounds: int = 5,
-    round_s: float = 1.0,
-    clock: Clock | None = None,
-    found: Rounds | None = None,
-) -> Rounds:
-    """All queries at once: the rate, where nobody waits for a single answer.
-
-    Args:
-        target: what answers.
-        requests: sent together; a round does so once or several times.
-        rounds: after a first one that is not kept.
-        round_s: that each takes at least.
-        clock: the machine's, unless another is given.
-        found: where it is kept round by round, so that an interruption loses none.
-    """
-    clock = clock or MachineClock()
-    found = Rounds() if found is None else found
-    for number in range(rounds + 1):
-        begun, candidates, failures = clock.now(), 0, []
-        while not candidates or clock.now() - begun < round_s:
-            tally = Tally(target, clock)
-            for request in requests:
-                tally.send(request)
-            clock.wait(tally.settled())
-            for answer, (_, documents) in zip(tally.answers, requests, strict=True):
-                if answer.failure is None:
-                    candidates += len(documents)
-                else:
-                    failures.append(answer.failure)
-            if not candidates:
-                break
-        if number:
-            found.rates.append(candidates / max(clock.now() - begun, 1e-9))
-            found.failures += failures
-    return found

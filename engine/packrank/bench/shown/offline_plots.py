@@ -173,8 +173,3 @@ def cost(results: Sequence[Result]) -> Section:
     said = "Cost is in the currency of the price an hour that was given." if is_priced else ""
     heading = "What a million pairs cost" if is_priced else "What a thousand pairs take"
     return Section(heading, said, plots)
-
-
-def _written(texts: list[str]) -> dict[str, Any]:
-    """Texts in bars, or beside those that are too short for them."""
-    return {"text": texts, "textposition": "auto", "textangle": 0}

@@ -59,7 +59,6 @@ class Meter:
     """Measures the energy of a block; processors, their memory and GPUs, as far as they say it.
 
     Attributes:
-        seconds: that the block took.
         parts: joules by name, "package-0", "package-0, dram" or "GPU 0"; empty where nothing says.
     """
 
@@ -73,12 +72,10 @@ class Meter:
             gpus: that are used, by `nvml.gpus`.
             clock: the machine's, unless another is given.
         """
-        self.seconds = 0.0
         self.parts: dict[str, float] = {}
         self._system, self._gpus = system or System(), list(gpus)
         self._clock = clock or MachineClock()
         self._sources: dict[str, _Rapl | _CountingGpu | _PoweredGpu] = {}
-        self._begun = 0.0
         self._is_over = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -86,15 +83,6 @@ class Meter:
     def joules(self) -> float | None:
         """Of all parts together; None where nothing says."""
         return sum(self.parts.values()) if self.parts else None
-
-    @property
-    def watts(self) -> float | None:
-        """The mean of the block."""
-        return None if self.joules is None or not self.seconds else self.joules / self.seconds
-
-    def joules_per_1000(self, pairs: float) -> float | None:
-        """Energy of a thousand pairs, if the block scored so many."""
-        return None if self.joules is None or not pairs else 1000 * self.joules / pairs
 
     def look(self) -> None:
         """Read every source; a thread does so while the block runs."""
@@ -114,7 +102,6 @@ class Meter:
             counts = gpu.joules() is not None
             source = _CountingGpu(gpu) if counts else _PoweredGpu(gpu, self._clock)
             self._sources[f"GPU {number}"] = source
-        self._begun = self._clock.now()
         self.look()
         if self.parts:  # else there is nothing to look at
             powered = any(isinstance(one, _PoweredGpu) for one in self._sources.values())
@@ -139,7 +126,6 @@ class Meter:
             self._thread.join()
             self._thread = None
         self.look()
-        self.seconds = self._clock.now() - self._begun
 
     def _run(self, every: float) -> None:
         while not self._is_over.wait(every):

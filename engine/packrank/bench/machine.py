@@ -26,8 +26,13 @@ _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 _USUAL_CACHES = {"L1": 32 << 10, "L2": 512 << 10}
 
 
-def describe() -> dict[str, Any]:
-    """The machine and what is installed on it, as JSON takes it."""
+def describe(device: str = "cpu") -> dict[str, Any]:
+    """The machine and what is installed on it, as JSON takes it.
+
+    Args:
+        device: that is used, by torch's name. Of CUDA devices that or the first is described, and
+            of the others no more is said than how many there are.
+    """
     import torch
 
     import packrank_kernels
@@ -48,15 +53,15 @@ def describe() -> dict[str, Any]:
         "versions": {name: known for name in PACKAGES if (known := installed(name))},
     }
     if torch.cuda.is_available():
-        found |= gpu()
+        found |= gpu(device if device != "cpu" else "cuda:0")
     return found
 
 
-def gpu() -> dict[str, Any]:
-    """The first CUDA device."""
+def gpu(device: str) -> dict[str, Any]:
+    """A CUDA device."""
     import torch
 
-    properties = torch.cuda.get_device_properties(0)
+    properties = torch.cuda.get_device_properties(device)
     return {
         "gpu": properties.name,
         "gpus": torch.cuda.device_count(),

@@ -4,7 +4,7 @@ import math
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from functools import partial
@@ -32,7 +32,7 @@ from packrank.bench.subjects.shapes import SHAPES
 from packrank.bench.subjects.subject import Subject, free
 from packrank.bench.timing import clock_of
 from packrank.bench.watch.energy import Meter, cost_per_million
-from packrank.bench.watch.nvml import gpus
+from packrank.bench.watch.nvml import gpus, ids_of
 from packrank.bench.watch.validity import Watch
 from packrank.errors import InputError, PackrankError
 
@@ -64,10 +64,11 @@ class Run:
     def __init__(self, settings: Settings, say: Say) -> None:
         self.settings, self._say = settings, say
         begun = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        self.report = Report(begun, machine.describe(), settings.shown | {"seed": SEED})
-        self._budget = Budget(settings.seconds)
         self._device = torch.device(settings.device)
-        self._gpus = gpus() if self._device.type == "cuda" else []
+        described = machine.describe(settings.device)
+        self.report = Report(begun, described, settings.shown | {"seed": SEED})
+        self._budget = Budget(settings.seconds)
+        self._gpus = gpus(ids_of(self._device))
         self._watch = Watch(gpus=self._gpus)
         self._clock = clock_of(self._device)
         self._yardstick = Yardstick.of(self._device)
@@ -77,21 +78,27 @@ class Run:
 
     def run(self) -> None:
         """Measure all that was asked for, as far as time goes."""
-        report = self.report
+        report, is_cuda = self.report, self._device.type == "cuda"
+        # What has a device from nowhere else (a graph, a trace) takes the one that is current.
+        current = torch.cuda.device(self._device) if is_cuda else nullcontext()
         try:
-            self._say("what the machine can do")
-            for some in (ceilings.memory, ceilings.products, ceilings.launches):
-                self.report.ceilings += ceilings.measure(some(self._device), clock=self._clock)
-                self._watch.look()
-            with tempfile.TemporaryDirectory(prefix="packrank-bench-") as folder:
-                self._made = Path(folder)
-                for group in self._groups():
-                    with group() as subjects:
-                        self._measure(subjects)
+            with current:
+                self._run()
             report.complete = True
         finally:
             report.seconds = self._budget.spent
             report.verdict = self._watch.verdict(self._rounds)
+
+    def _run(self) -> None:
+        self._say("what the machine can do")
+        for some in (ceilings.memory, ceilings.products, ceilings.launches):
+            self.report.ceilings += ceilings.measure(some(self._device), clock=self._clock)
+            self._watch.look()
+        with tempfile.TemporaryDirectory(prefix="packrank-bench-") as folder:
+            self._made = Path(folder)
+            for group in self._groups():
+                with group() as subjects:
+                    self._measure(subjects)
 
     def _measure(self, subjects: list[Subject]) -> None:
         """All workloads of models that are open."""

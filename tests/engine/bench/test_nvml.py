@@ -1,11 +1,13 @@
 """GPUs answer what their driver knows, and nothing where there is none."""
 
 import sys
+from types import SimpleNamespace
 
 import pytest
+import torch
 from fake_nvml import FakeNvml, busy
 
-from packrank.bench.watch.nvml import gpus
+from packrank.bench.watch.nvml import gpus, ids_of
 
 H200 = {
     ("Name",): "NVIDIA H200",
@@ -52,25 +54,23 @@ def test_without_package_driver_or_device_there_are_none(monkeypatch: pytest.Mon
     assert len(gpus(["a"])) == 1
 
 
-def test_where_torch_sees_no_device_no_driver_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_a_cpu_no_driver_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     nvml = FakeNvml(a={})
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    assert gpus() == []
+    assert gpus(ids_of(torch.device("cpu"))) == []
     assert nvml.started == 0
 
 
 @pytest.mark.parametrize(("torchs", "drivers"), [("1-2", "GPU-1-2"), ("MIG-3", "MIG-3")])
-def test_the_devices_are_those_that_torch_sees(
+def test_only_the_device_that_is_used_counts(
     monkeypatch: pytest.MonkeyPatch, torchs: str, drivers: str
 ) -> None:
-    class Properties:
-        uuid = torchs
+    properties = {0: "other", 1: torchs}
 
-    monkeypatch.setitem(
-        sys.modules, "pynvml", FakeNvml(**{drivers: {("Name",): b"old"}, "GPU-other": {}})
-    )
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
-    monkeypatch.setattr("torch.cuda.get_device_properties", lambda number: Properties())
-    assert [gpu.name for gpu in gpus()] == ["old"]
+    def of(device: torch.device) -> SimpleNamespace:
+        return SimpleNamespace(uuid=properties[device.index])
+
+    nvml = FakeNvml(**{drivers: {("Name",): b"old"}, "GPU-other": {}})
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", of)
+    assert [gpu.name for gpu in gpus(ids_of(torch.device("cuda:1")))] == ["old"]

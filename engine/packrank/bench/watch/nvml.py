@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
 # Why a clock is lower than it might be: bits of nvmlClocksEventReason.
 _POWER_LIMIT = 0x4
 _DOUBTFUL = {
@@ -70,14 +72,12 @@ class Gpu:
             return None
 
 
-def gpus(uuids: Sequence[str] | None = None) -> list[Gpu]:
-    """Devices by the driver's ids, such as "GPU-..."; unless said otherwise those that torch sees.
+def gpus(ids: Sequence[str]) -> list[Gpu]:
+    """Devices by the driver's ids, such as "GPU-...".
 
     Empty where nvidia-ml-py, the driver or a device is missing.
     """
-    if uuids is None:
-        uuids = _of_torch()
-    if not uuids:
+    if not ids:
         return []
     try:
         import pynvml
@@ -86,19 +86,19 @@ def gpus(uuids: Sequence[str] | None = None) -> list[Gpu]:
     found = []
     try:
         pynvml.nvmlInit()  # for as long as the process
-        for uuid in uuids:
-            found.append(Gpu(pynvml, pynvml.nvmlDeviceGetHandleByUUID(uuid)))
+        for id in ids:
+            found.append(Gpu(pynvml, pynvml.nvmlDeviceGetHandleByUUID(id)))
     except pynvml.NVMLError:
         return []
     return found
 
 
-def _of_torch() -> list[str]:
-    """The numbers of torch follow CUDA_VISIBLE_DEVICES, those of the driver do not."""
-    import torch
+def ids_of(device: torch.device) -> list[str]:
+    """The driver's id of one of torch's devices, whose numbers follow CUDA_VISIBLE_DEVICES.
 
-    if not torch.cuda.is_available():
+    None of a CPU.
+    """
+    if device.type != "cuda":
         return []
-    every = range(torch.cuda.device_count())
-    ids = [str(torch.cuda.get_device_properties(number).uuid) for number in every]
-    return [uuid if uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}" for uuid in ids]
+    id = str(torch.cuda.get_device_properties(device).uuid)
+    return [id if id.startswith(("GPU-", "MIG-")) else f"GPU-{id}"]

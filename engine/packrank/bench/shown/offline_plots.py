@@ -1,7 +1,6 @@
 """Offline as pictures: where the time goes, throughput, other engines, cost."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from packrank.bench.report import Result
 from packrank.bench.shown.facts import PARTS, curve, number, parts

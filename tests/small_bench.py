@@ -28,6 +28,7 @@ def shorten(monkeypatch: pytest.MonkeyPatch) -> None:
         (run, "_ROWS", 32),
         (ceilings, "_LARGE", {"cpu": 32}),
         (ceilings, "_LARGEST_STREAM", 1 << 18),
+        (maxsim, "SAMPLE_S", 1e-5),
         (maxsim, "COPIES_BYTES", 1 << 16),
         (maxsim, "DOCUMENTS", 4),
         (maxsim, "_DRAWN", 2),

@@ -72,7 +72,7 @@ class Run:
         self._watch = Watch(gpus=self._gpus)
         self._clock = clock_of(self._device)
         self._yardstick = Yardstick.of(self._device)
-        self._rounds: list[list[float]] = []
+        self._rounds: list[list[list[float]]] = []
         self._made = Path()
         self._has_maxsim = False
 
@@ -137,9 +137,8 @@ class Run:
         self._say("Offline, in rounds of all models")
         racers = [one.racer for one in ready] + self._peers(ready)
         products = [ceilings.Repeated.of(one, self._clock) for one in self._own_products(ready)]
-        self.report.results += [one.result for one in racers]
         self.report.ceilings += [one.ceiling for one in products]
-        self._rounds += [one.result.samples for one in ready]
+        self._rounds.append([one.result.samples for one in ready])
 
         def between() -> None:
             self._watch.look()
@@ -147,14 +146,26 @@ class Run:
                 one.run()
 
         try:
-            offline.race(racers, self._budget.share(_ROUNDS, math.inf), self._yardstick, between)
+            self._in_rounds(racers, self._budget.share(_ROUNDS, math.inf), between)
+        finally:
+            for one in ready:
+                self._price(one.result)
+        return [one for one in ready if one.racer.failure is None]
+
+    def _in_rounds(self, racers: list[Racer], most_s: float, between: Callable[[], object]) -> None:
+        """Race, keep what comes of it however it ends, and say who ended on the way."""
+        self.report.results += [one.result for one in racers]
+        try:
+            offline.race(racers, most_s, self._yardstick, between)
         finally:
             self._drop_empty()
         for racer in racers:
-            if racer.failure is not None:
-                why = " ".join(racer.failure.split())[:300]
-                self._leave_out(f"further rounds of {racer.result.id}", why)
-        return [one for one in ready if one.racer.failure is None]
+            self._say_failed(racer)
+
+    def _say_failed(self, one: Racer | Streamed) -> None:
+        if one.failure is not None:
+            why = " ".join(one.failure.split())[:300]
+            self._leave_out(f"further rounds of {one.result.id}", why)
 
     def _own_products(self, ready: list[Offline]) -> list[ceilings.Measured]:
         """Products of each model's shapes, by torch and by the kernels here."""
@@ -174,15 +185,17 @@ class Run:
             with self._leaving_out(f"{_named(one.subject)}, where the time goes"):
                 most = self._budget.share(_APART / (len(ready) - place), _APART_S)
                 offline.take_apart(one, roofs, most)
-            self._price(one.result)
         if not self._has_maxsim:
             self._has_maxsim = True
-            self._say("MaxSim")
-            most = self._budget.share(0.15, _MAXSIM_S)
-            peers = self.settings.peers
-            found, sentences = maxsim.measure(self._device, roofs, most, peers=peers)
-            self.report.results += found
-            self.report.left_out += sentences
+            with self._leaving_out("MaxSim"):
+                self._race_maxsim(roofs)
+
+    def _race_maxsim(self, roofs: Roofs) -> None:
+        self._say("MaxSim")
+        most, meter = self._budget.share(0.15, _MAXSIM_S), partial(Meter, gpus=self._gpus)
+        racers, sentences = maxsim.racers(self._device, roofs, meter, peers=self.settings.peers)
+        self.report.left_out += sentences
+        self._in_rounds(racers, most, self._watch.look)
 
     def _peers(self, ready: list[Offline]) -> list[Racer]:
         """Other packages on the pairs of each model, where they are asked for."""
@@ -216,16 +229,18 @@ class Run:
                     f"queries take {takes:.0f} s, and less is left for them",
                 )
                 continue
-            chosen.append((one, Streamed.of(one.subject, count)))
+            chosen.append((one, Streamed.of(one.subject, count, SEED)))
             seconds_of.append(most)
         self._say("SingleStream, in rounds of all models")
         every = [streamed for _, streamed in chosen]
         self.report.results += [streamed.result for streamed in every]
         try:
-            stream(every, seconds_of, self._yardstick, SEED)
+            stream(every, seconds_of, self._yardstick)
         finally:
             self._drop_empty()
-        return [(one, streamed.result.value) for one, streamed in chosen]
+        for streamed in every:
+            self._say_failed(streamed)
+        return [(one, each.result.value) for one, each in chosen if each.failure is None]
 
     def _drop_empty(self) -> None:
         self.report.results = [one for one in self.report.results if one.samples]

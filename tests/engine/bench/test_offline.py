@@ -11,7 +11,7 @@ import pytest
 from recorder import Recorder
 
 from packrank.bench.load.clock import VirtualClock
-from packrank.bench.report import Result
+from packrank.bench.report import Ceiling, Result
 from packrank.bench.speed import offline
 from packrank.bench.speed.ceilings import Measured, Repeated
 from packrank.bench.speed.offline import Racer, curves, prepare, product_shapes, race
@@ -92,9 +92,8 @@ def test_what_was_measured_before_an_interruption_is_summed_up() -> None:
             raise KeyboardInterrupt
         return 1.0
 
-    works = {"x": Repeated.of(Measured("x", "products", "op/s", lambda times: None, 1.0, {}),
-                              lambda call: 9.0, 1.0)}  # fmt: skip
-    works["x"].clock = clock
+    work = Measured("x", "products", "op/s", lambda times: None, 1.0, {})
+    works = {"x": Repeated(work, 1, Ceiling("x", "products", "op/s", []), clock)}
     one = racer(lambda: None)
     with pytest.raises(KeyboardInterrupt):
         race([one], np.inf, Yardstick(works), lambda: None)

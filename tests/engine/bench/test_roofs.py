@@ -47,6 +47,13 @@ def test_what_moves_little_at_a_time_moves_at_the_rate_of_a_cache() -> None:
         assert bound.seconds == seconds
 
 
+def test_what_is_moved_in_turn_comes_from_where_all_of_it_lies() -> None:
+    for held, seconds in ((100.0, 0.2), (200.0, 0.2), (201.0, 20.0)):
+        bound = ROOFS.bound("float32", 0.0, 200.0, held=held)
+        assert bound is not None
+        assert bound.seconds == seconds
+
+
 def test_nothing_is_known_of_another_dtype_or_of_no_work() -> None:
     assert ROOFS.bound("bfloat16", 10.0, 0.0) is None
     assert ROOFS.bound("float32", 0.0, 0.0) is None

@@ -141,6 +141,21 @@ def test_who_fails_in_a_round_is_left_out_and_the_others_go_on(monkeypatch: Any)
     assert rounds.get("base", 0) < 5
 
 
+def test_what_fails_in_maxsim_or_in_a_query_is_left_out_alone(monkeypatch: Any) -> None:
+    def failing(*given: Any, **options: Any) -> Any:
+        raise ValueError("no kernel")
+
+    monkeypatch.setattr(run.maxsim, "racers", failing)
+    monkeypatch.setattr(run.Subject, "rank", failing)
+    measured = of(dtypes=["float32"], models=["MiniLM-L6"])
+    measured.run()
+    assert measured.report.complete
+    assert [one.workload for one in measured.report.results] == ["Offline"]
+    said = " / ".join(measured.report.left_out)
+    assert "MaxSim: no kernel" in said
+    assert "further rounds of SingleStream, MiniLM-L6, float32, fixed:24, packrank: Value" in said
+
+
 def test_scores_that_are_not_finite_are_not_timed(monkeypatch: Any) -> None:
     monkeypatch.setattr(run.Subject, "score", lambda self, pairs: np.full(len(pairs), np.nan))
     measured = of(dtypes=["float32"], models=["MiniLM-L6"])

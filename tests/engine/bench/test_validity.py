@@ -206,12 +206,14 @@ def test_this_machine_can_be_watched() -> None:
     """Whatever it says."""
     watch = Watch()
     watch.look()
-    assert isinstance(watch.verdict([[1.0] * 8]).valid, bool)
+    assert isinstance(watch.verdict([[[1.0] * 8]]).valid, bool)
 
 
 def test_drift_is_part_of_the_verdict(machine: Machine) -> None:
-    rounds = [[100.0, 101.0, 99.0, 100.0, 90.0, 91.0, 89.0, 90.0]]
-    assert machine.watch().verdict(rounds).reasons == [
+    """Of each race by itself: models that were measured at other times had other rounds."""
+    steady = [[100.0, 101.0, 99.0, 100.0, 100.0, 101.0, 99.0, 100.0]]
+    fallen = [[100.0, 101.0, 99.0, 100.0, 90.0, 91.0, 89.0, 90.0]]
+    assert machine.watch().verdict([steady, fallen, steady]).reasons == [
         "rates fell by 10% from the first half of the rounds to the second"
     ]
 

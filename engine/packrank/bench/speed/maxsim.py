@@ -1,10 +1,8 @@
 """MaxSim of one query against documents in memory, in every format."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from itertools import cycle
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,26 +10,29 @@ from torch import Tensor
 from packrank.bench.peers.late import disagreement
 from packrank.bench.peers.opening import opened_maxsim
 from packrank.bench.report import Result
+from packrank.bench.speed.offline import Racer
 from packrank.bench.speed.roofs import Roofs
-from packrank.bench.timing import turns
+from packrank.bench.timing import Call, clock_of, repeats_for
+from packrank.bench.watch.energy import Meter
+from packrank.quiet import reason_of
 from packrank_kernels import BITS, FORMATS, Codec, TokenEmbeddings, maxsim
 
 QUERY_TOKENS, DOCUMENTS, LENGTH, SIZE = 32, 1000, 180, 128
 COPIES_BYTES = 64 << 20  # more than caches hold, mostly, so that documents come from memory
 _CENTROIDS = 256
 _DRAWN = 50  # documents; the others are the same again, elsewhere in memory
-_WORKLOAD, _ROUNDS = "Offline", 9
+SAMPLE_S = 0.05  # of a round, about
 
 
-def measure(
-    device: torch.device, roofs: Roofs, most_s: float, *, peers: bool = False
-) -> tuple[list[Result], list[str]]:
-    """Documents a second, a result a format, in turns; and of peers why some have none.
+def racers(
+    device: torch.device, roofs: Roofs, meter: Callable[[], Meter], *, peers: bool = False
+) -> tuple[list[Racer], list[str]]:
+    """Whatever scores the documents, ours in each format; and sentences on what does not.
 
     Args:
         device: where documents are.
         roofs: what bounds it.
-        most_s: seconds after which no round begins.
+        meter: makes one of energy.
         peers: whether other packages race, as far as they are installed.
     """
     generator = torch.Generator().manual_seed(0)
@@ -41,65 +42,75 @@ def measure(
     query = torch.randn(QUERY_TOKENS, SIZE, generator=generator)
     query = (query / query.norm(dim=1, keepdim=True)).to(device)
     codec = _codecs(vectors, generator)
-    calls: dict[str, Callable[[], object]] = {}
-    results: list[Result] = []
+    found: list[Racer] = []
+    sentences: list[str] = []
     for format in FORMATS:
         drawn = _encoded(format, vectors, codec).to(device)
-        _check(query, drawn, format)
+        if not _is_right(query, drawn):
+            sentences.append(f"MaxSim of {format} is not what the reference says")
+            continue
         documents = _repeated(drawn, DOCUMENTS // _DRAWN)
         moved = tokens * documents.bytes_per_token
         copies = [documents]
         while len(copies) * moved < COPIES_BYTES:
             copies.append(_repeated(documents, 1))
-        calls[format] = partial(_next, query, cycle(copies), device)
-        operations = 2.0 * QUERY_TOKENS * tokens * SIZE
-        facts: dict[str, Any] = {
-            "candidates": DOCUMENTS,
-            "tokens_per_candidate": LENGTH,
-            "bytes": moved,
-            "operations": operations,
-            "bytes_per_token": documents.bytes_per_token,
-        }
-        kind = format if format in roofs.operations else "int8"
-        bound = roofs.bound(kind, operations, moved)
-        name = f"MaxSim {QUERY_TOKENS} x {LENGTH} tokens of {SIZE}"
-        result = Result(_WORKLOAD, name, format, f"{LENGTH} tokens", "rate", "candidates/s", [],
-                        facts=facts)  # fmt: skip
-        results.append(result)
+        result = _result(format)
+        result.facts |= {"bytes": moved, "bytes_per_token": documents.bytes_per_token}
+        kind, held = format if format in roofs.operations else "int8", len(copies) * moved
+        bound = roofs.bound(kind, result.facts["operations"], moved, held=held)
         if bound is not None:
-            facts |= {"possible_s": bound.seconds, "bound_by": bound.by}
-    sentences: list[str] = []
+            result.facts |= {"possible_s": bound.seconds, "bound_by": bound.by}
+        found.append(_racer(result, partial(_next, query, cycle(copies), device), device, meter()))
     if peers:
-        others, sentences = _peers(query, vectors.to(device), results[0])
-        results += [result for result, _ in others]
-        calls |= {result.by: call for result, call in others}
-    times = turns(calls, rounds=_ROUNDS, least_rounds=5, seconds=most_s)
-    for result in results:
-        name = result.dtype if result.by == "packrank" else result.by
-        result.samples = [DOCUMENTS / taken for taken in times[name]]
-        if "possible_s" in result.facts:
-            result.facts["share_of_ceiling"] = result.facts["possible_s"] * result.value / DOCUMENTS
-    return results, sentences
+        others, why = _peers(query, vectors.to(device), meter)
+        found += others
+        sentences += [f"MaxSim: {one}" for one in why]
+    return found, sentences
 
 
 def _peers(
-    query: Tensor, vectors: Tensor, ours: Result
-) -> tuple[list[tuple[Result, Callable[[], object]]], list[str]]:
+    query: Tensor, vectors: Tensor, meter: Callable[[], Meter]
+) -> tuple[list[Racer], list[str]]:
     """Other packages over the same documents, checked on those that differ."""
-    expected = _scores(query, TokenEmbeddings.encode(torch.split(vectors, LENGTH), "float32"))
-    found: list[tuple[Result, Callable[[], object]]] = []
+    few = TokenEmbeddings.encode(torch.split(vectors, LENGTH), "float32")
+    expected = _scores(query, few).cpu().numpy()
+    every = vectors.repeat(DOCUMENTS // _DRAWN, 1)
+    found: list[Racer] = []
     peers, sentences = opened_maxsim(query.device)
     for peer in peers:
-        few = peer.prepare(query, vectors, [LENGTH] * _DRAWN)()
-        if (wrong := disagreement(peer, few, expected.cpu().numpy())) is not None:
-            sentences.append(wrong)
-            continue
-        every = vectors.repeat(DOCUMENTS // _DRAWN, 1)
-        kept = ("candidates", "tokens_per_candidate", "operations")
-        facts = {name: ours.facts[name] for name in kept}
-        result = replace(ours, dtype=peer.dtype, by=peer.name, samples=[], facts=facts)
-        found.append((result, peer.prepare(query, every, [LENGTH] * DOCUMENTS)))
-    return found, [f"MaxSim: {one}" for one in sentences]
+        try:
+            scores = peer.prepare(query, vectors, [LENGTH] * _DRAWN)()
+            if (wrong := disagreement(peer, scores, expected)) is not None:
+                sentences.append(wrong)
+                continue
+            call = peer.prepare(query, every, [LENGTH] * DOCUMENTS)
+            found.append(_racer(_result(peer.dtype, peer.name), call, query.device, meter()))
+        except Exception as error:  # whatever another package raises
+            sentences.append(f"{peer.name} does not race: {reason_of(error)}")
+    return found, sentences
+
+
+def _result(dtype: str, by: str = "packrank") -> Result:
+    name = f"MaxSim {QUERY_TOKENS} x {LENGTH} tokens of {SIZE}"
+    facts = {
+        "candidates": DOCUMENTS,
+        "tokens_per_candidate": LENGTH,
+        "operations": 2.0 * QUERY_TOKENS * DOCUMENTS * LENGTH * SIZE,
+    }
+    lengths = f"{LENGTH} tokens"
+    return Result("Offline", name, dtype, lengths, "rate", "candidates/s", [], by, facts)
+
+
+def _racer(result: Result, call: Call, device: torch.device, meter: Meter) -> Racer:
+    """Calls repeat, so that a round is long enough to tell."""
+    clock = clock_of(device)
+
+    def often(times: int) -> None:
+        for _ in range(times):
+            call()
+
+    times = repeats_for(often, SAMPLE_S, clock)
+    return Racer(result, partial(often, times), DOCUMENTS * times, meter, clock)
 
 
 def _next(query: Tensor, copies: "cycle[TokenEmbeddings]", device: torch.device) -> None:
@@ -129,11 +140,10 @@ def _codecs(vectors: Tensor, generator: torch.Generator) -> dict[str, Codec]:
     return found
 
 
-def _check(query: Tensor, documents: TokenEmbeddings, format: str) -> None:
+def _is_right(query: Tensor, documents: TokenEmbeddings) -> bool:
     expected = _scores(query, documents, backend="reference")
     tolerance = 1e-3 * float(expected.abs().max())
-    if not torch.allclose(_scores(query, documents), expected, rtol=0, atol=tolerance):
-        raise ValueError(f"MaxSim of {format} is not what the reference says")
+    return torch.allclose(_scores(query, documents), expected, rtol=0, atol=tolerance)
 
 
 def _encoded(format: str, vectors: Tensor, codecs: dict[str, Codec]) -> TokenEmbeddings:

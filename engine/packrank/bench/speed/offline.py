@@ -70,6 +70,8 @@ class Racer:
         """Facts that follow from the samples."""
         rate, facts = self.result.value, self.result.facts
         facts["tokens_per_s"] = rate * facts["tokens_per_candidate"]
+        if "possible_s" in facts:
+            facts["share_of_ceiling"] = facts["possible_s"] * rate / facts["candidates"]
         if self.joules:
             # The mean: a GPU's counter moves in steps that may be as long as a round.
             facts["joules_per_1000"] = 1000 * float(np.mean(self.joules)) / self.pairs

@@ -47,7 +47,9 @@ class Roofs:
             operations, tuple((size, rate) for (size, _), rate in zip(ordered, rates, strict=True))
         )
 
-    def bound(self, dtype: str, operations: float, moved: float, calls: int = 1) -> Bound | None:
+    def bound(
+        self, dtype: str, operations: float, moved: float, calls: int = 1, held: float = 0.0
+    ) -> Bound | None:
         """The least seconds of some calls of an op; None where no ceiling is known.
 
         Args:
@@ -55,11 +57,14 @@ class Roofs:
             operations: of all calls.
             moved: bytes that all calls must read and write.
             calls: how many.
+            held: bytes that calls move in turn, where that is more than one moves: what a cache
+                does not hold of them comes from farther away each time.
         """
         found = []
         if operations and dtype in self.operations:
             found.append(Bound(operations / self.operations[dtype], "operations"))
-        rate = next((rate for size, rate in self.bytes if moved / calls <= size), None)
+        nearest = max(moved / calls, held)
+        rate = next((rate for size, rate in self.bytes if nearest <= size), None)
         if moved and rate:
             found.append(Bound(moved / rate, "bytes"))
         return max(found, key=lambda one: one.seconds, default=None)

@@ -162,19 +162,19 @@ class Watch:
         for gpu, seen in zip(self._gpus, self._slowed, strict=True):
             seen.append(gpu.slowed_by())
 
-    def verdict(self, rounds: Sequence[Sequence[float]] = ()) -> Verdict:
+    def verdict(self, races: Sequence[Sequence[Sequence[float]]] = ()) -> Verdict:
         """What speaks against the run up to now.
 
         Args:
-            rounds: rates of each measurement, in the order of the rounds that they share.
+            races: of each the rates of its measurements, in the order of the rounds that they
+                share; what raced at another time had other rounds.
         """
         reasons = [*self._from_counts(), *self._from_clocks(), *self._from_gpus()]
-        rise = drift(rounds)
-        if rise is not None:
-            way = "rose" if rise > 0 else "fell"
-            reasons.append(
-                f"rates {way} by {abs(rise):.0%} from the first half of the rounds to the second"
-            )
+        for rise in map(drift, races):
+            if rise is not None:
+                way = "rose" if rise > 0 else "fell"
+                between = "from the first half of the rounds to the second"
+                reasons.append(f"rates {way} by {abs(rise):.0%} {between}")
         return Verdict(not reasons, reasons)
 
     def _counts(self) -> Counts:

@@ -82,14 +82,15 @@ def test_many_rows_count_together() -> None:
 def test_fixed_work_tells_moods_of_one_machine_and_not_two_machines_apart() -> None:
     random = np.random.default_rng(0)
 
-    def one(mood: float, processor: str) -> Report:
+    def one(mood: float, processor: str, device: str = "cpu") -> Report:
         moods = np.exp(mood + random.normal(0, 0.05, 40))
         result = offline([100 * each * np.exp(random.normal(0, 0.01)) for each in moods])
         result.beside = {"product": list(moods), "copy": list(3e9 * moods)}
-        return made(result, machine={"processor": processor})
+        return made(result, machine={"processor": processor}, settings={"device": device})
 
     assert set(verdicts(one(0.0, "x"), one(-0.3, "x")).values()) == {"no difference"}
     assert set(verdicts(one(0.0, "x"), one(-0.3, "y")).values()) == {"slower"}
+    assert set(verdicts(one(0.0, "x"), one(-0.3, "x", "cuda")).values()) == {"slower"}
 
 
 def test_what_only_one_has_or_cannot_be_told() -> None:

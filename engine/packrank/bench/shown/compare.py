@@ -164,8 +164,9 @@ def _at_rates(report: Report) -> Iterator[_Samples]:
 
 
 def _hardware(report: Report) -> dict[str, object]:
-    """What must be the same for fixed work to tell moods, and not machines."""
-    return {name: report.machine.get(name) for name in HARDWARE}
+    """What must be the same for fixed work to tell moods, and not machines or devices."""
+    device = {"device": report.settings.get("device")}
+    return device | {name: report.machine.get(name) for name in HARDWARE}
 
 
 def _compared(a: _Samples, b: _Samples, alike: bool) -> tuple[Row, Comparison | None]:

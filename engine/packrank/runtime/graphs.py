@@ -113,6 +113,11 @@ class Graphs:
         """Graphs captured so far."""
         return self._num_graphs
 
+    @property
+    def num_bytes(self) -> int:
+        """Of the device's memory that graphs hold on to."""
+        return self._num_bytes
+
     def submit(self, program: Program) -> Fetch:
         """Start a program; what is returned waits, when called, for its float32 result.
 

@@ -9,7 +9,14 @@ import torch
 
 from packrank.bench.speed.arithmetic import seen_keys, work_of
 from packrank.bench.speed.profile import added, counted
-from packrank_kernels import add_layer_norm, attention, linear, pack_linear
+from packrank_kernels import (
+    TokenEmbeddings,
+    add_layer_norm,
+    attention,
+    linear,
+    maxsim,
+    pack_linear,
+)
 from packrank_kernels.testing import cu_seqlens
 
 
@@ -71,6 +78,22 @@ def test_ops_of_one_shape_are_added_up() -> None:
     assert found["add_layer_norm 16"].moved == 4 * 6 * 16 * 4
     weight_and_bias = 4 * layer.data.numel() + 4 * 8
     assert found["linear 16 -> 8 gelu"].moved == 2 * weight_and_bias + 4 * (6 + 3) * (16 + 8)
+
+
+@pytest.mark.parametrize(
+    ("candidates", "pairs", "tokens"),
+    [(None, 5 * 6, 6), (torch.tensor([2, 0]), 5 * 5, 5),
+     ([torch.tensor([1]), torch.tensor([2, 2])], 2 * 1 + 3 * 6, 7)],
+)  # fmt: skip
+def test_every_token_of_a_query_meets_every_token_of_its_documents(
+    candidates: Any, pairs: int, tokens: int
+) -> None:
+    """Two queries of 2 and 3 tokens, three documents of 2, 1 and 3."""
+    queries = [torch.randn(2, 8), torch.randn(3, 8)]
+    documents = TokenEmbeddings.encode([torch.randn(n, 8) for n in (2, 1, 3)], "float16")
+    [op] = counted(lambda: maxsim(queries, documents, candidates))
+    assert (op.name, op.part, op.operations) == ("maxsim 8", "products", 2 * 8 * pairs)
+    assert op.moved == 2 * 8 * tokens + 2 * 8 * 5
 
 
 def test_an_op_that_is_not_known_counts_with_its_bytes() -> None:

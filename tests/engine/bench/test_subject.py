@@ -43,12 +43,15 @@ def test_its_tokens_are_those_that_the_model_reads(folder: Path) -> None:
     pairs = subject.texts.pairs(30, 10, seed=0)
     model = Reranker(folder)
     model.score(pairs)
-    assert subject.tokens(pairs).sum() == model.num_tokens
+    [lengths] = subject.lengths(pairs)
+    assert len(lengths) == len(pairs)
+    assert lengths.sum() == model.num_tokens
 
 
 def test_a_fixed_length_is_that_of_every_pair(folder: Path) -> None:
     subject = opened(folder, "fixed:96")
-    assert (subject.tokens(subject.texts.pairs(20, 5, seed=0)) == 96).all()
+    [lengths] = subject.lengths(subject.texts.pairs(20, 5, seed=0))
+    assert lengths.tolist() == [96] * 20
     with pytest.raises(InputError, match="max_length is 1000"):
         opened(folder, "fixed:1000")
 
@@ -56,7 +59,7 @@ def test_a_fixed_length_is_that_of_every_pair(folder: Path) -> None:
 def test_a_profile_has_the_ops_of_the_model_and_they_fit_into_the_whole(folder: Path) -> None:
     subject = opened(folder)
     pairs = subject.texts.pairs(30, 10, seed=0)
-    tokens = int(subject.tokens(pairs).sum())
+    tokens = int(subject.lengths(pairs)[0].sum())
     profile = subject.profile(pairs)
     by_name = {op.name.split(",")[0]: op for op in profile.ops}
     assert by_name["linear 64 -> 192"].operations == 2 * tokens * 64 * 192  # but for the last layer
@@ -124,7 +127,12 @@ def test_late_interaction_is_measured_too() -> None:
     subject = opened(default_model())
     pairs = subject.texts.pairs(6, 3, seed=0)
     assert np.isfinite(subject.score(pairs)).all()
-    assert (subject.tokens(pairs) > 20).all()
+    queries, documents = subject.lengths(pairs)
+    assert (len(queries), len(documents)) == (2, 6)
+    before = subject.model.num_tokens
+    subject.score(pairs)
+    assert subject.model.num_tokens - before == queries.sum() + documents.sum()
+    assert len(set(documents.tolist())) > 1
     assert {op.part for op in subject.profile(pairs).ops} >= {"products", "attention"}
     with pytest.raises(InputError, match="query and document apart"):
         opened(default_model(), "fixed:128")
@@ -140,6 +148,17 @@ def test_memory_that_an_earlier_call_left_behind_counts_again() -> None:
         assert added == pytest.approx(size, rel=0.1)
 
 
+def test_memory_is_that_of_weights_graphs_and_a_call(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject = opened(folder)
+    monkeypatch.setattr("packrank.bench.subjects.subject.added_memory", lambda call, device: 7)
+    assert subject.memory(lambda: None) == subject.weights_bytes + 7
+    in_graphs(subject)
+    monkeypatch.setattr(Graphs, "num_bytes", 1000)
+    assert subject.memory(lambda: None) == subject.weights_bytes + 1007
+
+
 @pytest.mark.parametrize(
     ("lengths", "batch", "sorted_share", "unsorted_share"),
     [
@@ -152,5 +171,10 @@ def test_memory_that_an_earlier_call_left_behind_counts_again() -> None:
 def test_padding_by_hand(
     lengths: list[int], batch: int, sorted_share: float, unsorted_share: float
 ) -> None:
-    found = padding_shares(np.array(lengths), batch)
+    found = padding_shares([np.array(lengths)], batch)
     assert found == pytest.approx((sorted_share, unsorted_share))
+
+
+def test_queries_and_documents_are_padded_apart() -> None:
+    found = padding_shares([np.array([1, 1]), np.array([4, 2, 2])], 2)
+    assert found == pytest.approx((0.0, 1 - 10 / 12))

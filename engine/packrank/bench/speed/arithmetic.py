@@ -139,6 +139,18 @@ def _head(backend: str, hidden: Tensor, rows: Tensor | None, head: Any) -> Work:
     return Work("score_head", PRODUCTS, operations, _bytes(read, head.dense, head.out))
 
 
+def _maxsim(
+    backend: str, queries: Any, documents: Any, ids: Tensor | None, owners: Tensor | None
+) -> Work:
+    lengths = documents.cu_seqlens.diff().cpu()
+    lengths = lengths if ids is None else lengths[ids.cpu()]
+    rows = np.diff(queries.starts)
+    per_document = rows.sum() if owners is None else rows[owners.cpu().numpy()]
+    products = float((lengths.numpy() * per_document).sum())
+    moved = documents.bytes_per_token * float(lengths.sum()) + _bytes(queries.values)
+    return Work(f"maxsim {documents.size}", PRODUCTS, 2.0 * products * documents.size, moved)
+
+
 _OPS: dict[str, Callable[..., Work]] = {
     "linear": _linear,
     "attention": _attention,
@@ -146,4 +158,5 @@ _OPS: dict[str, Callable[..., Work]] = {
     "add_rms_norm": _norm("add_rms_norm"),
     "embed_layer_norm": _embed,
     "score_head": _head,
+    "maxsim": _maxsim,
 }

@@ -13,7 +13,7 @@ from packrank.bench.speed.arithmetic import PRODUCTS
 from packrank.bench.speed.profile import Op, counted
 from packrank.bench.speed.roofs import Roofs
 from packrank.bench.speed.yardstick import Yardstick, keep
-from packrank.bench.subjects.subject import Subject, added_memory, padding_shares
+from packrank.bench.subjects.subject import Subject, padding_shares
 from packrank.bench.subjects.texts import Pairs
 from packrank.bench.timing import Clock, by_host, turns
 from packrank.bench.watch.energy import Meter
@@ -111,12 +111,12 @@ def prepare(
         raise ValueError(f"{subject.name} in {subject.dtype} gives scores that are not finite")
     pairs = _pairs_for(subject, candidates, seconds_a_call, seed)
     subject.warm_up(partial(subject.score, pairs))
-    lengths = subject.tokens(pairs)
+    lengths = subject.lengths(pairs)
     sorted_share, unsorted_share = padding_shares(lengths, _PADDED_BATCH)
     result = subject.result("Offline", "rate", "candidates/s")
     result.facts = {
         "candidates": len(pairs),
-        "tokens_per_candidate": float(lengths.mean()),
+        "tokens_per_candidate": sum(int(some.sum()) for some in lengths) / len(pairs),
         "padding_share": sorted_share,
         "padding_share_unsorted": unsorted_share,
     }
@@ -168,9 +168,9 @@ def take_apart(one: Offline, roofs: Roofs, most_s: float) -> None:
     # Seven calls: one for memory, two as they are, four by the profile.
     count = int(min(max(rate * most_s / 7, CALIBRATED), len(one.pairs)))
     some = one.pairs[:count]
-    added = added_memory(lambda: subject.score(some), subject.device)
-    facts["memory_bytes"] = None if added is None else subject.weights_bytes + added
-    whole = min(subject.clock(partial(subject.score, some)) for _ in range(2))
+    score = partial(subject.score, some)
+    facts["memory_bytes"] = subject.memory(score)
+    whole = min(subject.clock(score) for _ in range(2))
     profile = subject.profile(some)
     facts["parts"] = {name: taken / count for name, taken in profile.parts.items()}
     facts["whole_s"] = whole / count

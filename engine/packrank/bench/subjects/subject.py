@@ -114,13 +114,19 @@ class Subject:
         windows = scorer_of(self.model).reader.windows(pairs)
         return [window.sequences for window in windows]
 
-    def tokens(self, pairs: Pairs) -> NDArray[np.int64]:
-        """How many tokens each pair has, as the model reads it."""
+    def lengths(self, pairs: Pairs) -> list[NDArray[np.int64]]:
+        """How many tokens each sequence has that the model runs for pairs.
+
+        A pair is one; of late interaction each text is, once, queries and documents apart.
+        """
         if isinstance(self.model, LateInteraction):
-            before = self.model.num_tokens
-            self.score(pairs)
-            return np.full(len(pairs), (self.model.num_tokens - before) // len(pairs))
-        return np.concatenate([pack.lengths for pack in self.tokenize(pairs)]).astype(np.int64)
+            read, (query, document) = self.model.token_ids, pairs[0]
+            queries, documents = (dict.fromkeys(side) for side in zip(*pairs, strict=True))
+            return [
+                np.array([len(read(text, document)[0]) for text in queries]),
+                np.array([len(read(query, text)[1]) for text in documents]),
+            ]
+        return [np.concatenate([pack.lengths for pack in self.tokenize(pairs)]).astype(np.int64)]
 
     def forward(self, packs: list[Pack]) -> None:
         """The model alone, on sequences of `tokenize`."""
@@ -253,6 +259,15 @@ class Subject:
             return self.model.device
         return self.model.devices[0]
 
+    def memory(self, call: Callable[[], object]) -> int | None:
+        """Bytes of the weights, of what graphs hold on to, and most that a call takes besides.
+
+        None where the system does not let it be seen.
+        """
+        graphs, added = self.runner.graphs, added_memory(call, self.device)
+        held = 0 if graphs is None else graphs.num_bytes
+        return None if added is None else self.weights_bytes + held + added
+
     @property
     def weights_bytes(self) -> int:
         """Of all weights in the model's files, in its dtype."""
@@ -270,22 +285,27 @@ def _fitting(pack: Pack, budget: int) -> int:
     return max(int(np.searchsorted(pack.cu_seqlens, budget, side="right")) - 1, 1)
 
 
-def padding_shares(lengths: NDArray[np.int64], batch: int) -> tuple[float, float]:
+def padding_shares(lengths: list[NDArray[np.int64]], batch: int) -> tuple[float, float]:
     """What share of its tokens an engine that pads would have computed for nothing.
 
     Args:
-        lengths: of the sequences, in the order they come.
+        lengths: of sequences in the order they come; those of each array have batches of their own.
         batch: sequences that it pads to the longest of them.
 
     Returns:
         Where it sorts by length first, and where it does not.
     """
-    shares = []
-    for ordered in (np.sort(lengths), lengths):
-        batches = [ordered[start : start + batch] for start in range(0, len(ordered), batch)]
-        padded = sum(len(one) * int(one.max()) for one in batches)
-        shares.append(1.0 - float(lengths.sum()) / padded)
-    return shares[0], shares[1]
+    tokens = sum(int(some.sum()) for some in lengths)
+    padded = (
+        sum(_padded(order(some), batch) for some in lengths) for order in (np.sort, np.asarray)
+    )
+    by_length, as_they_come = (1.0 - tokens / total for total in padded)
+    return by_length, as_they_come
+
+
+def _padded(lengths: NDArray[np.int64], batch: int) -> int:
+    batches = [lengths[start : start + batch] for start in range(0, len(lengths), batch)]
+    return sum(len(one) * int(one.max()) for one in batches)
 
 
 def added_memory(call: Callable[[], Any], device: torch.device) -> int | None:

@@ -126,9 +126,9 @@ class Run:
             with self._leaving_out(_named(subject)):
                 meter, count = Meter(gpus=self._gpus), self.settings.candidates
                 ready.append(offline.prepare(subject, count, call_s, meter, SEED))
-        for one in ready[:1]:
-            texts = [text for pair in one.pairs for text in pair]
-            found = ceilings.tokenization(one.subject.tokenizer, texts, one.subject.name)
+        for subject in {one.subject.folder: one.subject for one in reversed(ready)}.values():
+            pairs = subject.texts.pairs(ceilings.PAIRS, self.settings.candidates, SEED)
+            found = ceilings.tokenization(subject.tokenizer, pairs, subject.name)
             self.report.ceilings += ceilings.measure(found, rounds=5)
         return ready
 

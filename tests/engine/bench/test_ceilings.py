@@ -69,7 +69,7 @@ def test_one_core_is_one_core_and_the_environment_is_as_before(
 
     monkeypatch.setattr(tokenizer, "try_encode", encode)
     monkeypatch.delenv("TOKENIZERS_PARALLELISM", raising=False)
-    alone, every = ceilings.tokenization(tokenizer, ["a", "b", "c", "d"], "it")
+    alone, every = ceilings.tokenization(tokenizer, [("a", "b"), ("c", "d")], "it")
     assert (alone.amount, every.amount) == (2, 2)
     alone.call(1)
     every.call(2)

@@ -31,6 +31,11 @@ def test_a_report_has_everything_of_every_model(tmp_path: Path) -> None:
     report = measured.report
     assert report.complete
     assert {one.kind for one in report.ceilings} == {"bandwidth", "products", "tokenizer"}
+    tokenizers = {
+        one.name: one.facts["pairs"] for one in report.ceilings if one.kind == "tokenizer"
+    }
+    where = ("one core", "all cores")
+    assert tokenizers == {f"tokenizer, {at}, {model}": 512 for model in SMALL for at in where}
     models = [one for one in report.results if not one.model.startswith("MaxSim")]
     offline_of = {(one.model, one.dtype): one for one in models if one.workload == "Offline"}
     assert set(offline_of) == {

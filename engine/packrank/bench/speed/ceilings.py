@@ -12,6 +12,7 @@ from torch import Tensor
 
 from packrank.bench.machine import caches, memory_bytes
 from packrank.bench.report import Ceiling
+from packrank.bench.subjects.texts import Pairs
 from packrank.bench.timing import Call, Clock, by_host, repeats_for, turns
 from packrank.text.tokenizer import Tokenizer
 from packrank_kernels import get_num_threads, linear, pack_linear, stream
@@ -21,7 +22,7 @@ SAMPLE_S = 0.05
 PRODUCT_DTYPES = ("float32", "bfloat16", "float16", "int8")
 _LARGEST_STREAM = 1 << 30  # bytes, of what is read or written
 _LARGE = {"cpu": 1024, "cuda": 8192}  # rows and columns of a large product
-_PAIRS = 512
+PAIRS = 512  # that are tokenized: enough to keep all cores busy
 
 
 @dataclass(frozen=True)
@@ -202,15 +203,15 @@ def _that_run(found: dict[str, Callable[[int], object]]) -> dict[str, Callable[[
     return able
 
 
-def tokenization(tokenizer: Tokenizer, texts: list[str], name: str) -> list[Measured]:
-    """Texts to ids, on one core and on all; two texts are a pair.
+def tokenization(tokenizer: Tokenizer, pairs: Pairs, name: str) -> list[Measured]:
+    """Texts to ids, on one core and on all.
 
     Args:
         tokenizer: of a model.
-        texts: of pairs, query and document in turn.
+        pairs: whose texts they are.
         name: of the model.
     """
-    given = texts[: 2 * _PAIRS]
+    given = [text for pair in pairs for text in pair]
 
     def encode(times: int) -> None:
         for _ in range(times):
@@ -220,9 +221,9 @@ def tokenization(tokenizer: Tokenizer, texts: list[str], name: str) -> list[Meas
         with _one_core():
             encode(times)
 
-    facts = {"pairs": len(given) // 2, "characters": sum(map(len, given))}
+    facts = {"pairs": len(pairs), "characters": sum(map(len, given))}
     return [
-        Measured(f"tokenizer, {where}, {name}", "tokenizer", "pairs/s", call, len(given) / 2, facts)
+        Measured(f"tokenizer, {where}, {name}", "tokenizer", "pairs/s", call, len(pairs), facts)
         for where, call in (("one core", alone), ("all cores", encode))
     ]
 

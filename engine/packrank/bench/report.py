@@ -113,6 +113,7 @@ class Report:
         seconds: that it took.
         complete: False where it was interrupted.
         left_out: what was asked for and not measured, each with the reason.
+        seen: clocks, temperature and power, look by look, by what it is and its unit.
     """
 
     begun: str
@@ -124,6 +125,7 @@ class Report:
     results: list[Result] = field(default_factory=list)
     verdict: Verdict = field(default_factory=Verdict)
     left_out: list[str] = field(default_factory=list)
+    seen: dict[str, list[float]] = field(default_factory=dict)
 
     def write(self, path: str | Path) -> None:
         """Write it as JSON, whole or not at all; "-" is standard output."""

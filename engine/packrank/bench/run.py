@@ -87,7 +87,7 @@ class Run:
             report.complete = True
         finally:
             report.seconds = self._budget.spent
-            report.verdict = self._watch.verdict(self._rounds)
+            report.verdict, report.seen = self._watch.verdict(self._rounds), self._watch.seen
 
     def _run(self) -> None:
         self._say("what the machine can do")

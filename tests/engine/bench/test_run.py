@@ -60,6 +60,7 @@ def test_a_report_has_everything_of_every_model(tmp_path: Path) -> None:
     assert all(sum(one.facts["rounds"]) == len(one.samples) for one in streams)
     assert all(one.accompanied for one in streams)
     assert len({one.id for one in report.results}) == len(report.results)
+    assert all(len(looks) >= 3 for looks in report.seen.values())
     report.write(tmp_path / "report.json")
     assert Report.read(tmp_path / "report.json") == report
 

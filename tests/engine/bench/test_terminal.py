@@ -115,6 +115,18 @@ def test_an_interrupted_or_doubtful_run_says_so_last() -> None:
     assert "Begun 2026-11-30T20:00:00Z; it was interrupted after 2 minutes." in lines(one, WIDE)
 
 
+def test_what_was_seen_is_said_after_the_verdict() -> None:
+    one = small()
+    one.left_out, one.seen = [], {
+        "CPU clock, Hz": [3.1e9, 2.4e9, 3.0e9], "GPU 0 temperature, C": [61.0, 61.0],
+        "GPU 0 at its power limit, share": [0.0, 1.0, 0.0, 0.0],
+    }  # fmt: skip
+    assert " ".join(line.strip() for line in list(lines(one, Screen(200, "utf-8")))[-2:]) == (
+        "Valid: nothing speaks against these numbers. Seen: CPU clock 2.40 GHz to 3.10 GHz; "
+        "GPU 0 temperature 61.0 C; GPU 0 at its power limit at 25 % of the looks."
+    )
+
+
 def test_nothing_measured() -> None:
     shown = list(lines(Report("2026-11-30T20:00:00Z", {}), WIDE))
     assert shown[0] == "Nothing was measured."

@@ -181,7 +181,27 @@ def test_of_gpus_only_what_should_not_be_is_doubted(
         watch.look()
     device[("UtilizationRates",)] = busy(100)
     assert said(watch) == ["H200 was slowed by temperature at 3 of 20 looks"]
+    assert watch.seen == {"GPU 0 at its power limit, share": [1.0] * 20}  # the device says no more
     assert said(machine.watch(gpus(["a"]))) == ["H200 was 100% busy before it began"]
+
+
+def test_clocks_temperature_and_power_are_kept_look_by_look(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = {("ClockInfo", 1): 1980, ("PowerUsage",): 350_000, ("Temperature", 0): 61}
+    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(a=device))
+    machine.write(f"{CPU}/cpu0/cpufreq/scaling_cur_freq", 3_100_000)
+    watch = machine.watch(gpus(["a"]))
+    watch.look()
+    device |= {("ClockInfo", 1): 1700, ("Temperature", 0): 70}
+    watch.look()
+    assert watch.seen == {
+        "CPU clock, Hz": [3.1e9, 3.1e9],
+        "GPU 0 clock, Hz": [1.98e9, 1.7e9],
+        "GPU 0 temperature, C": [61.0, 70.0],
+        "GPU 0 power, W": [350.0, 350.0],
+        "GPU 0 at its power limit, share": [0.0, 0.0],
+    }
 
 
 def test_what_is_not_told_is_no_doubt(tmp_path: Path) -> None:

@@ -72,7 +72,11 @@ def begun(report: Report) -> str:
 
 
 def verdict(report: Report) -> list[str]:
-    """Whether the numbers may be relied upon, and each doubt, in sentences."""
+    """Whether the numbers may be relied upon, each doubt, and what was seen, in sentences."""
+    return [*_verdict(report), *_seen(report)]
+
+
+def _verdict(report: Report) -> list[str]:
     doubts = [sentence(reason) for reason in report.verdict.reasons]
     if not report.complete:
         doubts.insert(0, "The run was interrupted: what is here is a part of what was asked for.")
@@ -81,6 +85,19 @@ def verdict(report: Report) -> list[str]:
     if not doubts:
         return ["Valid: nothing speaks against these numbers."]
     return [f"Valid, with {'a doubt' if len(doubts) == 1 else f'{len(doubts)} doubts'}.", *doubts]
+
+
+def _seen(report: Report) -> list[str]:
+    """Clocks and such, from the least to the most of all looks."""
+    found = []
+    for name, looks in report.seen.items():
+        what, _, unit = name.rpartition(", ")
+        if unit == "share":
+            found.append(f"{what} at {percent(sum(looks) / len(looks))} of the looks")
+            continue
+        ends = dict.fromkeys(amount(value, unit) for value in (min(looks), max(looks)))
+        found.append(f"{what} {' to '.join(ends)}")
+    return [sentence("Seen: " + "; ".join(found))] if found else []
 
 
 def sentence(text: str) -> str:

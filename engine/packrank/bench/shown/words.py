@@ -11,7 +11,7 @@ def amount(value: float | None, unit: str = "") -> str:
         return ""
     if unit == "s":
         return time(value)
-    if unit in ("B/s", "op/s"):
+    if unit in ("B/s", "op/s", "Hz"):
         for size, prefix in _PREFIXES:
             if abs(value) >= size:
                 return f"{digits(value / size)} {prefix}{unit}"

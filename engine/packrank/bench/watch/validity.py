@@ -17,6 +17,7 @@ _FALL = 0.1  # of a clock
 _DRIFT = 0.05  # of rates
 _SLOWED, _BUSY = 0.1, 0.1  # of the looks at a GPU; of it, before anything of ours runs there
 _LEAST_ROUNDS = 4
+_CPU_CLOCK = "CPU clock, Hz"
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,11 @@ def drift(rounds: Sequence[Sequence[float]]) -> float | None:
 
 
 class Watch:
-    """Looks at the machine before, during and after a run. It costs some milliseconds a look."""
+    """Looks at the machine before, during and after a run. It costs some milliseconds a look.
+
+    Attributes:
+        seen: at each look, by what it is and its unit; what nothing says is not there.
+    """
 
     def __init__(
         self,
@@ -150,17 +155,23 @@ class Watch:
         load = (self._system.text("proc/loadavg") or "").split()
         self._load = float(load[0]) if load else None
         self._busy = [gpu.busy() for gpu in self._gpus]
-        self._clocks: list[float] = []
+        self.seen: dict[str, list[float]] = {}
         self._slowed: list[list[list[str]]] = [[] for _ in self._gpus]
         self._first = self._counts()
 
     def look(self) -> None:
         """Look at clocks, while something runs; between any two rounds, for instance."""
-        hertz = clock_hz(self._system, self._cpus)
-        if hertz is not None:
-            self._clocks.append(hertz)
-        for gpu, seen in zip(self._gpus, self._slowed, strict=True):
-            seen.append(gpu.slowed_by())
+        self._note(_CPU_CLOCK, clock_hz(self._system, self._cpus))
+        for number, gpu in enumerate(self._gpus):
+            self._slowed[number].append(gpu.slowed_by())
+            self._note(f"GPU {number} clock, Hz", gpu.clock_hz())
+            self._note(f"GPU {number} temperature, C", gpu.celsius())
+            self._note(f"GPU {number} power, W", gpu.watts())
+            self._note(f"GPU {number} at its power limit, share", gpu.is_power_limited())
+
+    def _note(self, what: str, value: float | None) -> None:
+        if value is not None:
+            self.seen.setdefault(what, []).append(float(value))
 
     def verdict(self, races: Sequence[Sequence[Sequence[float]]] = ()) -> Verdict:
         """What speaks against the run up to now.
@@ -199,12 +210,11 @@ class Watch:
         return reasons
 
     def _from_clocks(self) -> list[str]:
-        half = len(self._clocks) // 2
+        clocks = self.seen.get(_CPU_CLOCK, [])
+        half = len(clocks) // 2
         if not half:
             return []
-        first, last = (
-            float(np.median(each)) for each in (self._clocks[:half], self._clocks[-half:])
-        )
+        first, last = (float(np.median(each)) for each in (clocks[:half], clocks[-half:]))
         if last > (1 - _FALL) * first:
             return []
         return [f"the CPUs' clock fell from {first / 1e9:.2f} to {last / 1e9:.2f} GHz"]

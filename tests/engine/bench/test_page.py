@@ -137,6 +137,20 @@ def test_engines_by_hand() -> None:
     assert "0.50 to 2.50 times as fast" in text_of(made)
 
 
+def test_names_that_would_be_shortened_alike_are_not() -> None:
+    """Else one model's engines would be held against another's, and their bars be one."""
+    report = Report("2026-11-30T20:00:00Z", {}, complete=True)
+    for place, rate in (("a", 10.0), ("b", 40.0)):
+        for by, factor in (("packrank", 1.0), ("other", 0.5)):
+            model = f"/srv/models/{place}/reranker-final"
+            report.results.append(
+                Result("Offline", model, "float32", "long", "rate", "c/s", [rate * factor], by)
+            )
+    made = page(report)
+    assert by_name(figures(made)[-1])["other"]["x"] == [0.5, 0.5]
+    assert "2.00 times as fast" in text_of(made)
+
+
 def test_a_report_of_nothing_is_a_page() -> None:
     made = page(Report("2026-11-30T20:00:00Z", {}))
     assert "Nothing was measured." in text_of(made)

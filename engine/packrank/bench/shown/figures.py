@@ -50,6 +50,11 @@ class Style:
         self.models = list(dict.fromkeys(one.model for one in results))
         self.dtypes = list(dict.fromkeys(one.dtype for one in results))
         self.lengths = {one.lengths for one in results}
+        short = [_short(name) for name in self.models]
+        self._labels = {
+            name: label if short.count(label) == 1 else name
+            for name, label in zip(self.models, short, strict=True)
+        }
 
     def color(self, one: Result) -> str:
         """By model."""
@@ -74,13 +79,16 @@ class Style:
     def pairs(self, one: Result, between: str = "<br>") -> str:
         """What several engines are compared on."""
         last = f"{one.dtype}, {one.lengths}" if len(self.lengths) > 1 else one.dtype
-        name = one.model
-        if len(name) > _LABEL:
-            name = f"{name[: _LABEL // 2 - 1]}...{name[2 - _LABEL // 2 :]}"
-        return plain(name) + between + plain(last)
+        return plain(self._labels[one.model]) + between + plain(last)
 
     def _by(self, one: Result, between: str) -> str:
         return "" if one.by == OURS else between + plain(one.by)
+
+
+def _short(name: str) -> str:
+    if len(name) <= _LABEL:
+        return name
+    return f"{name[: _LABEL // 2 - 1]}...{name[2 - _LABEL // 2 :]}"
 
 
 def bars(

@@ -1,7 +1,7 @@
 """Kernels for packed sequences: functions on tensors, with no model, request or file in sight."""
 
 from packrank_kernels.attention import attention
-from packrank_kernels.dispatch import observed
+from packrank_kernels.dispatch import OpCall, observed
 from packrank_kernels.embedding import embed_layer_norm
 from packrank_kernels.head import pack_head, score_head
 from packrank_kernels.info import backends
@@ -22,6 +22,7 @@ __all__ = [
     "FORMATS",
     "Codec",
     "Matches",
+    "OpCall",
     "PackedHead",
     "PackedLinear",
     "TokenEmbeddings",

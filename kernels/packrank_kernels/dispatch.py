@@ -150,8 +150,31 @@ TABLE: dict[str, tuple[Backend, ...]] = {
     "stream": (*_native("stream", dtypes=(torch.float32,)), _reference("stream")),
 }
 
-# (op, backend, run, arguments, options) -> what `run` returns for those: see `observed`.
-Observer = Callable[[str, str, Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
+
+@dataclass(frozen=True)
+class OpCall:
+    """An op that is about to run, as `observed` shows it; called, it runs.
+
+    Attributes:
+        op: its name.
+        backend: that of its implementation.
+        run: the implementation.
+        args: as that takes them.
+        options: likewise.
+    """
+
+    op: str
+    backend: str
+    run: Callable[..., Any]
+    args: tuple[Any, ...]
+    options: dict[str, Any]
+
+    def __call__(self) -> Any:
+        """What the op returns."""
+        return self.run(*self.args, **self.options)
+
+
+Observer = Callable[[OpCall], Any]
 _observer: Observer | None = None
 
 
@@ -159,8 +182,8 @@ _observer: Observer | None = None
 def observed(observer: Observer) -> Iterator[None]:
     """Let an observer call every op of this process, in the block.
 
-    For measurements: it is told what is about to run, and must run it and return what that
-    returns. Blocks may not overlap; graphs that were captured before know nothing of it.
+    For measurements: it is given each as an `OpCall`, calls it, and returns what that returns.
+    Blocks may not overlap; graphs that were captured before know nothing of it.
     """
     global _observer
     if _observer is not None:
@@ -179,7 +202,7 @@ def _seen(op: str, backend: Backend) -> Backend:
         return backend
 
     def run(*args: Any, **options: Any) -> Any:
-        return observer(op, backend.name, backend.run, args, options)
+        return observer(OpCall(op, backend.name, backend.run, args, options))
 
     return dataclasses.replace(backend, run=run)
 

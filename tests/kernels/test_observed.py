@@ -12,9 +12,9 @@ def test_an_observer_sees_every_op_and_its_result_stands() -> None:
     expected = linear(x, layer), add_layer_norm(x, x, ones, None, 1e-5)[0]
     seen = []
 
-    def observe(op, backend, run, args, options):
-        seen.append((op, backend, args[0].shape))
-        return run(*args, **options)
+    def observe(call):
+        seen.append((call.op, call.backend, call.args[0].shape))
+        return call()
 
     with observed(observe):
         found = linear(x, layer), add_layer_norm(x, x, ones, None, 1e-5)[0]
@@ -27,15 +27,15 @@ def test_an_observer_sees_every_op_and_its_result_stands() -> None:
 
 def test_an_observer_may_stand_in_for_an_op() -> None:
     layer = pack_linear(torch.randn(3, 8))
-    with observed(lambda op, backend, run, args, options: op):
+    with observed(lambda call: call.op):
         assert linear(torch.randn(5, 8), layer) == "linear"
 
 
 def test_one_observer_at_a_time_and_none_after_an_error() -> None:
     with (
         pytest.raises(ValueError, match="observed already"),
-        observed(lambda *given: None),
-        observed(lambda *given: None),
+        observed(lambda call: None),
+        observed(lambda call: None),
     ):
         pass
     assert linear(torch.randn(2, 8), pack_linear(torch.randn(3, 8))).shape == (2, 3)

@@ -10,6 +10,7 @@ import torch
 from packrank.bench.speed.arithmetic import seen_keys, work_of
 from packrank.bench.speed.profile import added, counted
 from packrank_kernels import (
+    OpCall,
     TokenEmbeddings,
     add_layer_norm,
     attention,
@@ -50,7 +51,8 @@ def test_the_pairs_of_a_decoder(
     owners = None if prefix_of is None else torch.tensor(prefix_of)
     options = {"causal": True, "prefix_of": owners, "window": window}
     args = q, k, k, cu_seqlens(queries), cu_seqlens(keys)
-    assert work_of("attention", "any", args, options).operations == 4 * pairs * 2 * 8
+    work = work_of(OpCall("attention", "any", attention, args, options))
+    assert work.operations == 4 * pairs * 2 * 8
 
 
 def test_ops_of_one_shape_are_added_up() -> None:
@@ -98,5 +100,5 @@ def test_every_token_of_a_query_meets_every_token_of_its_documents(
 
 def test_an_op_that_is_not_known_counts_with_its_bytes() -> None:
     x, out = torch.zeros(3, dtype=torch.float16), torch.zeros(5)
-    work = work_of("sort", "any", (x, [x, None]), {"to": x}, out)
+    work = work_of(OpCall("sort", "any", torch.sort, (x, [x, None]), {"to": x}), out)
     assert (work.operations, work.moved) == (0.0, 3 * 6 + 20)

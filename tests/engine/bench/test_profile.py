@@ -102,5 +102,5 @@ def test_nothing_is_observed_afterwards(monkeypatch: pytest.MonkeyPatch) -> None
 
     with pytest.raises(RuntimeError, match="out of memory"):
         profiled(fails)
-    with observed(lambda *given: None):
+    with observed(lambda call: None):
         pass

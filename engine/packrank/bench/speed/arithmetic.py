@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from packrank_kernels import OpCall
+
 PRODUCTS, ATTENTION, REST = "products", "attention", "norms and elementwise"
 
 
@@ -27,25 +29,20 @@ class Work:
     moved: float
 
 
-def work_of(
-    op: str, backend: str, args: tuple[Any, ...], options: dict[str, Any], result: Any = None
-) -> Work:
+def work_of(call: OpCall, result: Any = None) -> Work:
     """The work of a call that `packrank_kernels.observed` shows.
 
     On a CUDA device it asks for lengths, and so waits. An op that is not known here counts with
     the bytes of its tensors.
 
     Args:
-        op: its name.
-        backend: that runs it.
-        args: as the backend takes them.
-        options: likewise.
+        call: of an op.
         result: what it gave; its bytes are written.
     """
-    known = _OPS.get(op)
+    known = _OPS.get(call.op)
     if known is not None:
-        return known(backend, *args, **options)
-    return Work(op, REST, 0.0, _bytes(*args, *options.values(), result))
+        return known(call.backend, *call.args, **call.options)
+    return Work(call.op, REST, 0.0, _bytes(*call.args, *call.options.values(), result))
 
 
 def seen_keys(

@@ -11,7 +11,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from packrank.bench.speed.profile import Op, added
-from packrank_kernels import observed
+from packrank_kernels import OpCall, observed
 
 Event = dict[str, Any]
 _ON_DEVICE = ("kernel", "gpu_memcpy", "gpu_memset")
@@ -58,15 +58,9 @@ def traced(call: Callable[[], object], order: list[Op]) -> list[Op]:
     """
     turn = iter(order)
 
-    def marking(
-        op: str,
-        backend: str,
-        run: Callable[..., Any],
-        args: tuple[Any, ...],
-        options: dict[str, Any],
-    ) -> Any:
+    def marking(op: OpCall) -> Any:
         with record_function(_RANGE + next(turn).name):
-            return run(*args, **options)
+            return op()
 
     def marked() -> None:
         with observed(marking):

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from packrank.bench.speed.arithmetic import work_of
-from packrank_kernels import observed
+from packrank_kernels import OpCall, observed
 
 _RUNS = 3
 _T = TypeVar("_T")
@@ -81,15 +81,9 @@ def counted(call: Callable[[], object]) -> list[Op]:
     """The ops of a call in their order, a record for each, by arithmetic; no time."""
     order: list[Op] = []
 
-    def count(
-        op: str,
-        backend: str,
-        run: Callable[..., Any],
-        args: tuple[Any, ...],
-        options: dict[str, Any],
-    ) -> Any:
-        result = run(*args, **options)
-        work = work_of(op, backend, args, options, result)
+    def count(op: OpCall) -> Any:
+        result = op()
+        work = work_of(op, result)
         order.append(Op(work.name, work.part, 1, 0.0, work.operations, work.moved))
         return result
 
@@ -143,16 +137,10 @@ def added(order: Iterable[Op]) -> list[Op]:
     return sorted(found.values(), key=lambda op: -op.seconds)
 
 
-def _timing(times: list[float], now: Callable[[], float]) -> Callable[..., Any]:
-    def timed(
-        op: str,
-        backend: str,
-        run: Callable[..., Any],
-        args: tuple[Any, ...],
-        options: dict[str, Any],
-    ) -> Any:
+def _timing(times: list[float], now: Callable[[], float]) -> Callable[[OpCall], Any]:
+    def timed(op: OpCall) -> Any:
         start = now()
-        result = run(*args, **options)
+        result = op()
         times.append(now() - start)
         return result
 

@@ -108,9 +108,8 @@ class Subject:
         return self.model.rank(query, documents, cutoff_layer=self.cutoff_layer)
 
     def tokenize(self, pairs: Pairs) -> list[Pack]:
-        """The sequences of pairs, a window each; of late interaction none."""
-        if isinstance(self.model, LateInteraction):
-            return []
+        """The sequences of pairs, a window each; of a reranker."""
+        assert isinstance(self.model, Reranker)
         windows = scorer_of(self.model).reader.windows(pairs)
         return [window.sequences for window in windows]
 

@@ -86,8 +86,9 @@ class Run:
                 self._run()
             report.complete = True
         finally:
-            report.seconds = self._budget.spent
-            report.verdict, report.seen = self._watch.verdict(self._rounds), self._watch.seen
+            report.seconds, report.seen = self._budget.spent, self._watch.seen
+            shares = [one.facts.get("share_of_ceiling", 0.0) for one in report.results]
+            report.verdict = self._watch.verdict(self._rounds, shares)
 
     def _run(self) -> None:
         self._say("what the machine can do")
@@ -126,7 +127,10 @@ class Run:
             with self._leaving_out(_named(subject)):
                 meter, count = Meter(gpus=self._gpus), self.settings.candidates
                 ready.append(offline.prepare(subject, count, call_s, meter, SEED))
-        for subject in {one.subject.folder: one.subject for one in reversed(ready)}.values():
+        first: dict[Path, Subject] = {}
+        for one in ready:
+            first.setdefault(one.subject.folder, one.subject)
+        for subject in first.values():
             pairs = subject.texts.pairs(ceilings.PAIRS, self.settings.candidates, SEED)
             found = ceilings.tokenization(subject.tokenizer, pairs, subject.name)
             self.report.ceilings += ceilings.measure(found, rounds=5)

@@ -40,7 +40,7 @@ class Known(Subject):
         return np.zeros(len(pairs), dtype=np.float32)
 
     def lengths(self, pairs: Pairs) -> Any:
-        return [np.full(len(pairs), 10)]
+        return [10 + np.arange(len(pairs)) % 2]
 
     @property
     def runner(self) -> Any:
@@ -74,7 +74,10 @@ def test_a_call_takes_as_long_as_asked_and_gives_the_known_rate(
     race([one.racer], np.inf, NOTHING, lambda: None)
     rate = len(one.pairs) / (call_s + pair_s * len(one.pairs))
     assert one.result.samples == pytest.approx([rate] * 6)
-    assert one.result.facts["tokens_per_s"] == pytest.approx(10 * rate)
+    assert one.result.facts["tokens_per_s"] == pytest.approx(10.5 * rate)
+    # However few they are, sorted by length they fill more than a batch.
+    assert one.result.facts["padding_share"] == 0.0
+    assert one.result.facts["padding_share_unsorted"] == pytest.approx(0.5 / 11)
 
 
 def racer(score: Callable[[], object], meter: Any = None) -> Racer:

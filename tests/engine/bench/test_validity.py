@@ -238,6 +238,13 @@ def test_drift_is_part_of_the_verdict(machine: Machine) -> None:
     ]
 
 
+def test_nothing_is_faster_than_what_can_be(machine: Machine) -> None:
+    assert machine.watch().verdict([], [0.7, 1.04]).valid
+    assert machine.watch().verdict([], [0.7, 1.04, 1.06]).reasons == [
+        "1 of 3 measurements came above their ceilings, which were measured while less was possible"
+    ]
+
+
 @pytest.mark.parametrize(("rise", "expected"), [(-0.1, -0.1), (0.2, 0.2), (0.03, None)])
 @pytest.mark.parametrize("count", [4, 5, 12])
 def test_drift_is_what_measurements_have_in_common(

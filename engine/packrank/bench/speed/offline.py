@@ -21,7 +21,7 @@ from packrank.bench.watch.energy import Meter
 ROUNDS, LEAST_ROUNDS = 48, 5
 _BETWEEN_EVERY = 5  # rounds
 CALIBRATED = 16  # pairs of the first calls, and the least of any
-_PADDED_BATCH = 32
+_PADDED_BATCH, _LEAST_PADDED = 32, 512  # pairs: few are all in one batch, sorted or not
 _LENGTHS = (32, 64, 128, 256, 512, 1024)
 _BATCHES = (1, 4, 16, 64, 256)
 _MOST = 8192  # pairs of a call
@@ -112,7 +112,8 @@ def prepare(
     pairs = _pairs_for(subject, candidates, seconds_a_call, seed)
     subject.warm_up(partial(subject.score, pairs))
     lengths = subject.lengths(pairs)
-    sorted_share, unsorted_share = padding_shares(lengths, _PADDED_BATCH)
+    several = subject.texts.pairs(max(len(pairs), _LEAST_PADDED), candidates, seed)
+    sorted_share, unsorted_share = padding_shares(subject.lengths(several), _PADDED_BATCH)
     result = subject.result("Offline", "rate", "candidates/s")
     result.facts = {
         "candidates": len(pairs),

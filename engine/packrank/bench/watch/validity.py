@@ -15,6 +15,7 @@ _OTHERS, _STEAL = 0.05, 0.02  # of the CPUs' time
 _LOAD = 0.5  # processes that are ready, a CPU
 _FALL = 0.1  # of a clock
 _DRIFT = 0.05  # of rates
+_OVER = 0.05  # of a ceiling
 _SLOWED, _BUSY = 0.1, 0.1  # of the looks at a GPU; of it, before anything of ours runs there
 _LEAST_ROUNDS = 4
 _CPU_CLOCK = "CPU clock, Hz"
@@ -173,12 +174,15 @@ class Watch:
         if value is not None:
             self.seen.setdefault(what, []).append(float(value))
 
-    def verdict(self, races: Sequence[Sequence[Sequence[float]]] = ()) -> Verdict:
+    def verdict(
+        self, races: Sequence[Sequence[Sequence[float]]] = (), shares: Sequence[float] = ()
+    ) -> Verdict:
         """What speaks against the run up to now.
 
         Args:
             races: of each the rates of its measurements, in the order of the rounds that they
                 share; what raced at another time had other rounds.
+            shares: of their ceilings, that measurements came to.
         """
         reasons = [*self._from_counts(), *self._from_clocks(), *self._from_gpus()]
         for rise in map(drift, races):
@@ -186,6 +190,11 @@ class Watch:
                 way = "rose" if rise > 0 else "fell"
                 between = "from the first half of the rounds to the second"
                 reasons.append(f"rates {way} by {abs(rise):.0%} {between}")
+        if over := sum(share > 1 + _OVER for share in shares):
+            reasons.append(
+                f"{over} of {len(shares)} measurements came above their ceilings, which were "
+                "measured while less was possible"
+            )
         return Verdict(not reasons, reasons)
 
     def _counts(self) -> Counts:

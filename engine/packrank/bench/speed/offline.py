@@ -230,7 +230,7 @@ def curves(one: Offline, most_s: float, seed: int) -> None:
         packs = subject.random_packs(length, max(int(per_token * each / 3), length), seed)
         if packs is None:
             continue
-        subject.runner.warm_up([length])
+        subject.warm_up(partial(subject.forward, [subject.first(packs)]))
         taken = min(subject.clock(partial(subject.forward, packs)) for _ in range(2))
         count = sum(len(pack) for pack in packs)
         facts["by_length"].append({"tokens": length, "rate": count / taken})

@@ -132,6 +132,11 @@ class Subject:
         for pending in [self.runner.submit(pack, self._layers) for pack in packs]:
             pending.result()
 
+    def first(self, packs: list[Pack]) -> Pack:
+        """Of their sequences as many as the model runs at once."""
+        fitting = np.searchsorted(packs[0].cu_seqlens, self.runner.budget_tokens, side="right") - 1
+        return packs[0].take(np.arange(max(int(fitting), 1)))
+
     def random_packs(self, length: int, tokens: int, seed: int) -> list[Pack] | None:
         """About so many tokens of random ids, as sequences of one length.
 
@@ -164,7 +169,7 @@ class Subject:
             share, forward = len(pairs) / len(some), 0.0
         else:
             packs = self.tokenize(pairs)
-            part = packs[0].take(np.arange(_fitting(packs[0], self.runner.budget_tokens)))
+            part = self.first(packs)
             launch = partial(self.forward, [part])
             share = sum(len(pack.token_ids) for pack in packs) / len(part.token_ids)
             forward, _ = fastest(partial(self.forward, packs))
@@ -277,11 +282,6 @@ class Subject:
     @property
     def _layers(self) -> tuple[int, ...] | None:
         return None if self.cutoff_layer is None else (self.cutoff_layer,)
-
-
-def _fitting(pack: Pack, budget: int) -> int:
-    """How many sequences from the first on go into one pack; one at least."""
-    return max(int(np.searchsorted(pack.cu_seqlens, budget, side="right")) - 1, 1)
 
 
 def padding_shares(lengths: list[NDArray[np.int64]], batch: int) -> tuple[float, float]:

@@ -34,7 +34,7 @@ from packrank.bench.timing import clock_of
 from packrank.bench.watch.energy import Meter, cost_per_million
 from packrank.bench.watch.nvml import gpus, ids_of
 from packrank.bench.watch.validity import Watch
-from packrank.errors import InputError, PackrankError
+from packrank.errors import InputError
 
 Say = Callable[[str], None]
 
@@ -372,10 +372,10 @@ class Run:
         """Go on without what cannot be measured, and say why."""
         try:
             yield
-        except (PackrankError, ValueError, RuntimeError, MemoryError) as error:
+        except Exception as error:  # such as of safetensors where a disk is full
             if isinstance(error, InputError) and len(self.settings.cases) == 1:
                 raise
-            self._leave_out(what, " ".join(str(error).split())[:300])
+            self._leave_out(what, " ".join(str(error).split())[:300] or type(error).__name__)
 
     def _leave_out(self, what: str, why: str) -> None:
         sentence = f"{what}: {why}"

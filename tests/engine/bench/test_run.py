@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors import SafetensorError
 from small_bench import SMALL, shorten
 
 from packrank.bench import plan, run
@@ -111,12 +112,13 @@ def test_what_was_measured_is_kept_where_it_is_interrupted(monkeypatch: Any) -> 
     assert report.ceilings
 
 
+@pytest.mark.parametrize("error", [MemoryError("no room"), SafetensorError("no room")])
 def test_a_model_that_cannot_be_measured_is_left_out_and_the_others_are_not(
-    monkeypatch: Any,
+    monkeypatch: Any, error: Exception
 ) -> None:
     def write(shape: shapes.Shape, folder: Path) -> Path:
         if shape is SMALL["base"]:
-            raise MemoryError("no room")
+            raise error
         return checkpoints.write_checkpoint(shape, folder)
 
     monkeypatch.setattr(run, "write_checkpoint", write)

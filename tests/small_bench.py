@@ -25,7 +25,7 @@ def shorten(monkeypatch: pytest.MonkeyPatch) -> None:
         (yardstick, "SAMPLE_S", 1e-5),
         (yardstick, "_PRODUCT", {"cpu": (8, 8, 8)}),
         (yardstick, "_COPIED", {"cpu": 1 << 10}),
-        (run, "_ROWS", 32),
+        (offline, "_ROWS", 32),
         (ceilings, "_LARGE", {"cpu": 32}),
         (ceilings, "_LARGEST_STREAM", 1 << 18),
         (maxsim, "SAMPLE_S", 1e-5),

@@ -30,3 +30,7 @@ class Budget:
     def share(self, of_what_is_left: float, most: float) -> float:
         """Seconds for something: a share of what is left, and no more than is good for it."""
         return min(self.left * of_what_is_left, most)
+
+    def part(self, count: int) -> "Budget":
+        """One of so many parts of what is left, from now on."""
+        return Budget(self.left / count, self._now)

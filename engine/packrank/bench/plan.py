@@ -1,14 +1,17 @@
 """What is asked of a run, checked before anything takes time."""
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from packrank.bench.machine import memory_bytes
 from packrank.bench.subjects.shapes import EXITS, SHAPES
 from packrank.bench.subjects.texts import NAMED, Texts
 from packrank.checkpoint.hub import resolve
+from packrank.checkpoint.kind import LATE, RERANKERS, expect
 from packrank.demo.model import default_model
 from packrank.errors import InputError, ModelError
 from packrank.runtime.device import choose_device
@@ -62,6 +65,19 @@ class Settings:
     seconds: float | None = DEFAULT_S
     peers: bool = False
     folders: dict[str, Path] = field(default_factory=dict)
+
+    @property
+    def bytes(self) -> float:
+        """Of the weights of all models, where all are open at the same time."""
+        width = sum(4 if dtype == "float32" else 2 for dtype in self.dtypes)
+        return sum(self._stored(case) / 2 * width for case in self.cases)
+
+    def _stored(self, case: Case) -> float:
+        """Bytes of a model's weights on disk; of a shape in two bytes each."""
+        if case.model in SHAPES:
+            return 2.0 * SHAPES[case.model].parameters
+        folder = self.folders[case.model]
+        return float(sum(path.stat().st_size for path in folder.glob("*.safetensors")))
 
     @property
     def shown(self) -> dict[str, Any]:
@@ -127,6 +143,13 @@ def checked(
     )  # fmt: skip
 
 
+def room(device: torch.device) -> float:
+    """Bytes that weights may take on a device, so that as much is left for all else."""
+    if device.type == "cuda":
+        return 0.5 * float(torch.cuda.get_device_properties(device).total_memory)
+    return 0.3 * (memory_bytes() or math.inf)
+
+
 def _check_lengths(cases: list[Case], texts: tuple[Texts, ...]) -> None:
     """Refuse lengths that no model here reads; of several models the others go on without."""
     most = max(SHAPES[case.model].positions if case.model in SHAPES else 1 << 40 for case in cases)
@@ -145,7 +168,9 @@ def _folder(name: str) -> Path:
     if name == "default":
         return default_model()
     try:
-        return resolve(name)
+        folder = resolve(name)
     except ModelError as error:
         known = ", ".join(SHAPES)
         raise ModelError(f"{error}; models with a name here: {known}") from None
+    expect(folder, RERANKERS + LATE)
+    return folder

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from packrank.bench.typed import typed
 from packrank.errors import InputError
 from packrank.output_file import replacing
 
@@ -75,15 +76,19 @@ class Result:
     @property
     def accompanied(self) -> bool:
         """Whether each sample has its fixed work beside it."""
-        return bool(self.beside) and {len(each) for each in self.beside.values()} == {
-            len(self.samples)
-        }
+        count = len(self.samples)
+        return bool(self.beside) and all(
+            len(rates) == count and all(rate > 0 for rate in rates)
+            for rates in self.beside.values()
+        )
 
     @property
     def by_round(self) -> list[float]:
         """A sample a round: queries of one round had the same neighbours, and count as one."""
         counts = self.facts.get("rounds")
-        if not counts or sum(counts) != len(self.samples):
+        if not isinstance(counts, list) or not all(type(n) is int and n >= 0 for n in counts):
+            return self.samples
+        if sum(counts) != len(self.samples):
             return self.samples
         parts = np.split(self.samples, np.cumsum(counts)[:-1])
         return [float(np.median(part)) for part in parts if len(part)]
@@ -145,32 +150,26 @@ class Report:
             InputError: it is no report, or of a version that this one does not know.
         """
         try:
-            document = json.loads(Path(path).read_text(encoding="utf-8"))
+            document = json.loads(Path(path).read_text(encoding="utf-8-sig"))
         except OSError as error:
             raise InputError(f"{path}: {error.strerror}") from None
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{path} is no JSON: {error}") from None
-        if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+        if not isinstance(document, dict) or document.pop("schema", None) != SCHEMA:
             raise InputError(f"{path} is no report of packrank bench")
-        if document.get("version") != VERSION:
-            raise InputError(
-                f"{path} is of version {document.get('version')}, this is version {VERSION}"
-            )
+        if (version := document.pop("version", None)) != VERSION:
+            raise InputError(f"{path} is of version {version}, this is version {VERSION}")
+        for name in ("ceilings", "results"):
+            measured = document.get(name)
+            for shown in measured if isinstance(measured, list) else ():
+                if isinstance(shown, dict):  # what follows from the rest
+                    shown.pop("id", None)
+                    shown.pop("value", None)
         try:
-            for name in ("schema", "version"):
-                del document[name]
-            for shown in document["results"]:
-                del shown["id"], shown["value"]
-            for shown in document["ceilings"]:
-                del shown["value"]
-            document["ceilings"] = [Ceiling(**one) for one in document["ceilings"]]
-            document["results"] = [Result(**one) for one in document["results"]]
-            document["verdict"] = Verdict(**document["verdict"])
-            report = cls(**document)
-        except (KeyError, TypeError) as error:
-            raise InputError(f"{path} lacks or has a field that it should not: {error}") from None
-        samples = [one.samples for one in report.ceilings]
-        samples += [one.samples for one in report.results]
-        if not all(samples):
+            report: Report = typed(cls, document, "report")
+        except ValueError as error:
+            raise InputError(f"{path} cannot be read: {error}") from None
+        measurements: list[Any] = [*report.ceilings, *report.results]
+        if not all(one.samples for one in measurements):
             raise InputError(f"{path} has a measurement without samples")
         return report

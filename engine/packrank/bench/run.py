@@ -9,7 +9,6 @@ from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -21,13 +20,14 @@ from packrank.bench.load.server import LEAST_FOR_P99, Server, Terms
 from packrank.bench.load.stream_rounds import LEAST_A_ROUND, Streamed, stream
 from packrank.bench.load.stream_rounds import ROUNDS as STREAM_ROUNDS
 from packrank.bench.peers.racing import beside
-from packrank.bench.plan import Case, Settings
+from packrank.bench.plan import Case, Settings, room
 from packrank.bench.report import Report, Result
+from packrank.bench.shown.words import time
 from packrank.bench.speed import ceilings, maxsim, offline
 from packrank.bench.speed.offline import Offline, Racer
 from packrank.bench.speed.roofs import Roofs
 from packrank.bench.speed.yardstick import Yardstick
-from packrank.bench.subjects.checkpoints import write_checkpoint
+from packrank.bench.subjects.checkpoints import made_whole, write_checkpoint
 from packrank.bench.subjects.shapes import SHAPES
 from packrank.bench.subjects.subject import Subject, free
 from packrank.bench.timing import clock_of
@@ -47,7 +47,6 @@ _POINTS, _LEAST_WINDOW_S, _WARMED_UP = 6, 5.0, 1.3
 _TRIED = 5  # queries before a search, to know what one takes
 # Of the time for all searches: one that is worth something, not two that are not.
 _FIRST_SERVED = 0.6
-_ROWS = 2048  # of products of a model's shapes
 _BUSY = 0.6  # of a server's time, at the first rate of a search
 _USUAL_LIMIT = 4.0  # times what one query takes alone
 _REQUESTS = 64  # drawn ahead, and taken in turn
@@ -64,6 +63,7 @@ class Run:
     def __init__(self, settings: Settings, say: Say) -> None:
         self.settings, self._say = settings, say
         begun = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        self._whole = self._budget = Budget(settings.seconds)  # of the run, and of its group
         self._device = torch.device(settings.device)
         described = machine.describe(settings.device)
         self.report = Report(begun, described, settings.shown | {"seed": SEED})
@@ -74,19 +74,27 @@ class Run:
         self._yardstick = Yardstick.of(self._device)
         self._rounds: list[list[list[float]]] = []
         self._made = Path()
-        self._has_maxsim = False
+        self._has_maxsim = self._has_opened = self._has_model = False
+        self._failure: Exception | None = None  # the first one
 
     def run(self) -> None:
-        """Measure all that was asked for, as far as time goes."""
+        """Measure all that was asked for, as far as time goes.
+
+        Raises:
+            Exception: why no model could be measured, where none could.
+        """
         report, is_cuda = self.report, self._device.type == "cuda"
+        report.left_out += [one for texts in self.settings.texts for one in texts.left_out]
         # What has a device from nowhere else (a graph, a trace) takes the one that is current.
         current = torch.cuda.device(self._device) if is_cuda else nullcontext()
         try:
             with current:
                 self._run()
+            if self._failure is not None and not self._has_model:
+                raise self._failure
             report.complete = True
         finally:
-            report.seconds, report.seen = self._budget.spent, self._watch.seen
+            report.seconds, report.seen = self._whole.spent, self._watch.seen
             shares = [one.facts.get("share_of_ceiling", 0.0) for one in report.results]
             report.verdict = self._watch.verdict(self._rounds, shares)
 
@@ -97,13 +105,18 @@ class Run:
             self._watch.look()
         with tempfile.TemporaryDirectory(prefix="packrank-bench-") as folder:
             self._made = Path(folder)
-            for group in self._groups():
-                with group() as subjects:
+            groups = self._groups()
+            for place, cases in enumerate(groups):
+                self._budget = self._whole.part(len(groups) - place)
+                with self._opened(cases) as subjects:
                     self._measure(subjects)
 
     def _measure(self, subjects: list[Subject]) -> None:
         """All workloads of models that are open."""
-        ready = self._race(self._prepared(subjects))
+        prepared = self._prepared(subjects)
+        if not prepared:
+            return
+        ready = self._race(prepared)
         self._take_apart(ready)
         alone = self._stream(ready)
         for place, (one, alone_s) in enumerate(alone):
@@ -113,20 +126,25 @@ class Run:
                 share = max(spare / (len(alone) - place), _FIRST_SERVED * spare)
                 self._serve(one, alone_s, share, spare)
         for place, one in enumerate(ready):
-            self._say(f"{_named(one.subject)}: by length and by number of candidates")
-            with self._leaving_out(f"{_named(one.subject)}, by length and number of candidates"):
+            what = f"{_named(one.subject)}, by length and by number of candidates"
+            self._say(what)
+            with self._leaving_out(what):
                 most = self._budget.share(1 / (len(ready) - place), _CURVES_S)
-                offline.curves(one, most, SEED)
+                if slow := offline.curves(one, most, SEED):
+                    self._leave_out(what, f"no time was left for {slow}")
 
     def _prepared(self, subjects: list[Subject]) -> list[Offline]:
         """Pairs for each model, and ceilings that hang on them."""
         ready: list[Offline] = []
         for subject in subjects:
+            if ready and not self._has_time(_named(subject)):
+                continue
             self._say(f"{_named(subject)}: getting ready")
             call_s = self._budget.share(_ROUNDS / (len(subjects) * offline.ROUNDS), _OFFLINE_CALL_S)
             with self._leaving_out(_named(subject)):
                 meter, count = Meter(gpus=self._gpus), self.settings.candidates
                 ready.append(offline.prepare(subject, count, call_s, meter, SEED))
+                self._has_model = True
         first: dict[Path, Subject] = {}
         for one in ready:
             first.setdefault(one.subject.folder, one.subject)
@@ -140,7 +158,7 @@ class Run:
         """Offline of all in turns, and products of their shapes, as ceilings; those that ended."""
         self._say("Offline, in rounds of all models")
         racers = [one.racer for one in ready] + self._peers(ready)
-        products = [ceilings.Repeated.of(one, self._clock) for one in self._own_products(ready)]
+        products = [ceilings.Repeated.of(one, self._clock) for one in offline.own_products(ready)]
         self.report.ceilings += [one.ceiling for one in products]
         self._rounds.append([one.result.samples for one in ready])
 
@@ -171,25 +189,18 @@ class Run:
             why = " ".join(one.failure.split())[:300]
             self._leave_out(f"further rounds of {one.result.id}", why)
 
-    def _own_products(self, ready: list[Offline]) -> list[ceilings.Measured]:
-        """Products of each model's shapes, by torch and by the kernels here."""
-        found: dict[str, ceilings.Measured] = {}
-        for one in ready:
-            subject = one.subject
-            rows = min(_ROWS, int(one.result.facts["tokens_per_candidate"] * len(one.pairs)))
-            for inputs, outputs in offline.product_shapes(one):
-                of = (self._device, subject.dtype, rows, inputs, outputs, subject.name)
-                found |= {each.name: each for each in ceilings.product(*of)}
-        return list(found.values())
-
     def _take_apart(self, ready: list[Offline]) -> None:
         roofs = Roofs.of(self.report.ceilings)
         for place, one in enumerate(ready):
-            self._say(f"{_named(one.subject)}: where the time goes")
-            with self._leaving_out(f"{_named(one.subject)}, where the time goes"):
+            self._price(one.result)
+            what = f"{_named(one.subject)}, where the time goes"
+            if not self._has_time(what):
+                continue
+            self._say(what)
+            with self._leaving_out(what):
                 most = self._budget.share(_APART / (len(ready) - place), _APART_S)
                 offline.take_apart(one, roofs, most)
-        if not self._has_maxsim:
+        if not self._has_maxsim and self._has_time("MaxSim"):
             self._has_maxsim = True
             with self._leaving_out("MaxSim"):
                 self._race_maxsim(roofs)
@@ -227,15 +238,17 @@ class Run:
         for one in sorted(ready, key=lambda one: -one.result.value):
             takes = count / one.result.value * (LEAST_A_ROUND * STREAM_ROUNDS + 1)
             most = max(takes, min(whole / len(ready), _STREAM_S))
-            if sum(seconds_of) + most > max(whole, 0.0):
+            left = max(whole - sum(seconds_of), 0.0)
+            if most > left:
                 self._leave_out(
                     f"SingleStream and Server of {_named(one.subject)}",
-                    f"queries take {takes:.0f} s, and less is left for them",
+                    f"a few queries take {time(takes)}, and {time(left)} are left for them",
                 )
                 continue
             chosen.append((one, Streamed.of(one.subject, count, SEED)))
             seconds_of.append(most)
-        self._say("SingleStream, in rounds of all models")
+        if chosen:
+            self._say("SingleStream, in rounds of all models")
         every = [streamed for _, streamed in chosen]
         self.report.results += [streamed.result for streamed in every]
         try:
@@ -267,7 +280,7 @@ class Run:
         else:
             self._leave_out(
                 f"Server of {_named(subject)}",
-                f"a search takes {takes:.0f} s, and {most_s:.0f} s are left for it",
+                f"a search takes {time(takes)}, and {time(most_s)} are left for it",
             )
             return
         requests = [subject.texts.request(count, SEED + n) for n in range(_REQUESTS)]
@@ -290,20 +303,17 @@ class Run:
     def _keep(
         self, subject: Subject, found: Search, server: Server, count: int, limit: float
     ) -> None:
+        points = server.points
         if found.rate is None:
-            self._leave_out(
-                f"Server of {_named(subject)}",
-                f"at none of {len(server.points)} rates the p99 was within {limit:.3g} s",
-            )
+            why = f"at none of {len(points)} rates the p99 was within {time(limit)}"
+            if points and not any(point.valid for point in points):
+                why = f"at none of {len(points)} rates it could be measured: {points[-1].reason}"
+            self._leave_out(f"Server of {_named(subject)}", why)
             return
         result = subject.result("Server", "rate", "queries/s")
-        result.samples = [found.rate]
-        result.facts = {
-            "candidates": count,
-            "limit_s": limit,
-            "points": [asdict(point) for point in server.points],
-            "unsettled": found.unsettled,
-        }
+        result.samples, every = [found.rate], [asdict(point) for point in points]
+        result.facts = {"candidates": count, "limit_s": limit, "points": every,
+                        "unsettled": found.unsettled}  # fmt: skip
         self.report.results.append(result)
 
     def _price(self, result: Result) -> None:
@@ -311,12 +321,11 @@ class Run:
         if price is not None and result.samples:
             result.facts["cost_per_million"] = cost_per_million(price, result.value)
 
-    def _groups(self) -> Iterator[Callable[[], Any]]:
+    def _groups(self) -> list[list[Case]]:
         """Models that are open at the same time: all, where memory holds them, or one by one."""
         cases = list(self.settings.cases)
-        together = sum(self._bytes_of(case) for case in cases) <= self._room()
-        for some in [cases] if together else [[case] for case in cases]:
-            yield partial(self._opened, some)
+        together = self.settings.bytes <= room(self._device)
+        return [cases] if together else [[case] for case in cases]
 
     @contextmanager
     def _opened(self, cases: list[Case]) -> Iterator[list[Subject]]:
@@ -338,34 +347,25 @@ class Run:
         given = self.settings.folders.get(case.model)
         if given is not None:
             return given
-        folder = self._made / case.model
-        return folder if folder.exists() else write_checkpoint(SHAPES[case.model], folder)
+        folder, shape = self._made / case.model, SHAPES[case.model]
+        return folder if folder.exists() else made_whole(write_checkpoint, shape, folder)
 
     def _subjects(self, case: Case, folder: Path, dtype: str) -> Iterator[Subject]:
         """One a distribution of lengths; those that cut alike share the model."""
         opened: dict[int | None, Subject] = {}
         for texts in self.settings.texts:
-            with self._leaving_out(f"{case.name}, {dtype}, {texts.name}"):
+            name = f"{case.name}, {dtype}, {texts.name}"
+            if not self._has_time(name):
+                continue
+            with self._leaving_out(name):
                 known = opened.get(texts.max_length)
                 if known is None:
                     known = Subject.open(
                         folder, case.name, str(self._device), dtype, texts, case.layer
                     )
                     opened[texts.max_length] = known
+                self._has_opened = True
                 yield replace(known, texts=texts)
-
-    def _bytes_of(self, case: Case) -> float:
-        width = sum(4 if dtype == "float32" else 2 for dtype in self.settings.dtypes)
-        if case.model in SHAPES:
-            return float(SHAPES[case.model].parameters * width)
-        folder = self.settings.folders[case.model]
-        stored = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-        return stored / 2 * width
-
-    def _room(self) -> float:
-        if self._device.type == "cuda":
-            return 0.5 * float(torch.cuda.get_device_properties(self._device).total_memory)
-        return 0.3 * (machine.memory_bytes() or math.inf)
 
     @contextmanager
     def _leaving_out(self, what: str) -> Iterator[None]:
@@ -373,9 +373,15 @@ class Run:
         try:
             yield
         except Exception as error:  # such as of safetensors where a disk is full
-            if isinstance(error, InputError) and len(self.settings.cases) == 1:
-                raise
+            self._failure = self._failure or error
             self._leave_out(what, " ".join(str(error).split())[:300] or type(error).__name__)
+
+    def _has_time(self, what: str) -> bool:
+        """Whether any is left; what there is none for is left out, but for the first model."""
+        if not self._has_opened or self._budget.left:
+            return True
+        self._leave_out(what, "no time was left for it")
+        return False
 
     def _leave_out(self, what: str, why: str) -> None:
         sentence = f"{what}: {why}"

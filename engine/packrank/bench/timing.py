@@ -41,6 +41,7 @@ def turns(
     warm_up: bool = True,
     pause_s: float = 0.0,
     clock: Clock = by_host,
+    found: dict[str, list[float]] | None = None,
 ) -> dict[str, list[float]]:
     """Seconds of each call, by name and round.
 
@@ -52,8 +53,10 @@ def turns(
         warm_up: a round before, which does not count.
         pause_s: after each call: its idle threads may still be spinning.
         clock: what times a call.
+        found: where they are kept call by call, so that an interruption loses none.
     """
-    times: dict[str, list[float]] = {name: [] for name in calls}
+    times = {} if found is None else found
+    times |= {name: [] for name in calls}
     until = time.perf_counter() + seconds
     for number in range(-1 if warm_up else 0, rounds):
         least = rounds if least_rounds is None else least_rounds

@@ -1,18 +1,22 @@
 """packrank bench: what this machine can do with rerankers, and what holds it back."""
 
 import argparse
+import os
 import sys
+import tempfile
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
+from pathlib import Path
 
 from packrank.bench.plan import checked
 from packrank.bench.report import Report
 from packrank.bench.run import Run
 from packrank.bench.shown import compare, page, table, terminal
 from packrank.commands.messages import check_stdout, say
-from packrank.commands.signals import Stopped, keep
-from packrank.errors import PackrankError
+from packrank.commands.signals import holding, keep
+from packrank.errors import InputError, PackrankError
 from packrank.output_file import Discarded, is_stdout, replacing
 from packrank.screen import Screen
 
@@ -25,6 +29,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _measure(args: argparse.Namespace) -> int:
     outputs = [path for path in (args.output, args.csv, args.html) if path is not None]
+    _check_apart(outputs)
     for path in outputs:
         _check_writable(path)
     if args.html is not None:
@@ -46,40 +51,56 @@ def _measure(args: argparse.Namespace) -> int:
     keep()
     try:
         measured.run()
-    except (KeyboardInterrupt, Stopped, PackrankError) as error:
+    except BaseException as error:  # whatever it is: what took minutes is kept
         if not measured.report.ceilings:
             raise
         ended = error
-    name = args.output or f"packrank-bench-{datetime.now():%Y-%m-%d-%H%M%S}.json"
-    _write(measured.report, name, args)
+    with holding():
+        _write(measured.report, args)
+        if ended is not None:
+            say("packrank: what was measured until then is in the report, which says it is partial")
     if ended is not None:
-        say("packrank: what was measured until then is in the report, which says it is partial")
         raise ended
     return 0
 
 
-def _write(report: Report, name: str, args: argparse.Namespace) -> None:
+def _write(report: Report, args: argparse.Namespace) -> None:
     """All outputs; one that cannot be written keeps none of the others back."""
-    failed: list[PackrankError | OSError] = []
-    for path, write in (
+    failed: list[Exception] = []
+    usual = f"packrank-bench-{datetime.now():%Y-%m-%d-%H%M%S}.json"
+    name = args.output or usual
+    forms: list[tuple[str | None, Callable[[str], None]]] = [
         (name, report.write),
         (args.csv, partial(_write_table, report)),
         (args.html, partial(_write_page, report)),
-    ):
+    ]
+    for path, write in forms:
         if path is None:
             continue
         try:
             write(path)
-        except (PackrankError, OSError) as error:
+        except Exception as error:  # plotly has its own
             failed.append(error)
+            if write == report.write:
+                _write_elsewhere(report, usual)
         else:
             if not is_stdout(path):
                 say(f"packrank: written to {path}")
-    if not any(is_stdout(path) for path in (name, args.csv or "", args.html or "")):
+    if not any(path is not None and is_stdout(path) for path, _ in forms):
         for line in terminal.lines(report, Screen.of(sys.stdout)):
             print(line)
     if failed:
         raise failed[0]
+
+
+def _write_elsewhere(report: Report, name: str) -> None:
+    """The report, where it cannot be written as it was asked for: raw samples are found once."""
+    for folder in ("", tempfile.gettempdir()):
+        path = os.path.join(folder, name)
+        with suppress(PackrankError, OSError):
+            report.write(path)
+            say(f"packrank: the report is in {path} instead")
+            return
 
 
 def _write_table(report: Report, path: str) -> None:
@@ -107,8 +128,16 @@ def _progress(line: str) -> None:
     say(f"packrank: {line}")
 
 
+def _check_apart(outputs: list[str]) -> None:
+    """Raise InputError where one output would take the place of another."""
+    places = ["-" if is_stdout(path) else os.path.realpath(path) for path in outputs]
+    for path, place in zip(outputs, places, strict=True):
+        if places.count(place) > 1:
+            raise InputError(f"{path} is named for several outputs, of which one would be left")
+
+
 def _check_writable(path: str) -> None:
     """Raise InputError now rather than after minutes of measuring."""
-    if not is_stdout(path):
+    if not is_stdout(path) and not Path(path).is_fifo():  # whose reader would see it end
         with suppress(Discarded), replacing(path):
             raise Discarded("")

@@ -14,6 +14,14 @@ option it takes five minutes. What was found goes to a file, which packrank benc
 _COMPARE = """\
 Compare two reports: ratios with their spread, and which differences are larger than the noise.
 """
+_MODELS = """\
+names of sizes (MiniLM-L6, base, large, ModernBERT-base, Qwen2.5-0.5B, Qwen2.5-1.5B, MiniCPM-2B),
+folders, hub names, or "default" (default: MiniLM-L6 and base, on a CUDA device more)
+"""
+_DTYPES = """\
+float32, bfloat16 or, on a CUDA device, float16 (default: float32 and bfloat16, on a CUDA device
+float16 and bfloat16)
+"""
 _LENGTHS = "msmarco-like, nq-like, long, fixed:TOKENS, or a file of texts (default: msmarco-like)"
 
 
@@ -30,11 +38,9 @@ def add_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         nargs="+",
         action="extend",
         metavar="MODEL",
-        help="names of sizes (MiniLM-L6, base, large, ModernBERT-base, Qwen2.5-0.5B, Qwen2.5-1.5B, "
-        'MiniCPM-2B), folders, hub names, or "default" (default: as many as the time is for)',
+        help=_MODELS,
     )
-    parser.add_argument("--dtypes", nargs="+", action="extend", metavar="DTYPE",
-                        help="float32, bfloat16 or, on a CUDA device, float16")  # fmt: skip
+    parser.add_argument("--dtypes", nargs="+", action="extend", metavar="DTYPE", help=_DTYPES)
     parser.add_argument("--lengths", nargs="+", action="extend", metavar="NAME", help=_LENGTHS)
     parser.add_argument(
         "--candidates", type=positive, default=100, metavar="N", help="of a query (default: 100)"
@@ -49,7 +55,9 @@ def add_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     parser.add_argument(
         "--price-per-hour", type=_amount, metavar="X", help="of this machine, for costs"
     )
-    parser.add_argument("--seconds", type=_amount, metavar="S", help="for all (default: 285)")
+    parser.add_argument(
+        "--seconds", type=_amount, metavar="S", help="for all, some 20 at least (default: 285)"
+    )
     parser.add_argument(
         "--full", action="store_true", help="all sizes and lengths, as long as it takes"
     )

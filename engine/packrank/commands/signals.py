@@ -12,6 +12,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _DEFAULTS = (signal.SIG_DFL, signal.default_int_handler)
 
 _keeping = False  # whether there is anything to put in order
+_holding = False  # whether a signal waits for the end of what is being put in order
 _told: int | None = None  # the signal that has come
 
 
@@ -36,13 +37,16 @@ def stopping() -> Iterator[None]:
     in order is left to do so. A signal that is ignored or has a handler keeps that, and so do all
     outside the main thread.
     """
-    global _keeping, _told
-    _keeping, _told = False, None
+    global _keeping, _holding, _told
+    _keeping, _holding, _told = False, False, None
     before: dict[int, Any] = {}
 
     def stop(number: int, _: FrameType | None) -> None:
-        global _told
+        global _told, _holding
         _told = number
+        if _holding:
+            _holding = False
+            return
         if not _keeping:
             with suppress(OSError):
                 os.write(2, b"packrank: stopped\n")
@@ -68,6 +72,18 @@ def keep() -> None:
     """From here on there is a file, or work, to put in order before the process ends."""
     global _keeping
     _keeping = True
+
+
+@contextmanager
+def holding() -> Iterator[None]:
+    """A signal that comes in this block ends the program after it; a second one at once."""
+    global _holding
+    _holding = True
+    try:
+        yield
+    finally:
+        _holding = False
+    check()
 
 
 def check() -> None:

@@ -166,11 +166,18 @@ def test_json_is_whole_and_strict() -> None:
     assert document["rows"] == [dataclasses.asdict(row) for row in found.rows]
 
 
-@pytest.mark.parametrize("width", [80, 200])
+@pytest.mark.parametrize("width", [40, 80, 200])
 def test_the_table_fits(width: int) -> None:
     shown = list(lines(compare(report(1), slower(report(2), 1.1)), Screen(width, "utf-8")))
     assert max(map(columns, shown)) <= width
-    narrow = " ".join(shown)
+    narrow = " ".join(" ".join(shown).split())
     assert narrow.count("slower") == 1 + 22 + 1  # the sentence, the rows, the machine's
     assert "sentence-transformers, ONNX" in narrow
     assert shown[0].startswith("The machine itself was slower in B")
+
+
+@pytest.mark.parametrize(("by", "shown"), [(1.0, "1.000"), (2.5e-4, "0.00025"), (4e3, "4e+03")])
+def test_a_ratio_has_digits_however_small_or_large(by: float, shown: str) -> None:
+    found = compare(made(offline(STEADY)), made(offline([by * each for each in STEADY])))
+    [row] = [line for line in lines(found, Screen(80, "utf-8")) if line.startswith("m ")]
+    assert shown in row.split()

@@ -5,6 +5,7 @@ import json
 import math
 import re
 import sys
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -112,6 +113,18 @@ def test_the_roofline_by_hand() -> None:
     assert math.log10(150e9) > figure["layout"]["yaxis"]["range"][0]
 
 
+def test_roofs_are_those_of_what_is_under_them_and_their_names_lie_apart() -> None:
+    one = {"op": "linear", "seconds": 2.0, "operations": 300e9, "bytes": 10e9}
+    made = one_result(ops=[one])
+    made.results.append(replace(made.results[0], dtype="bfloat16"))
+    for dtype, rate in (("bfloat16", 220e9), ("float16", 210e9)):
+        made.ceilings.append(Ceiling(f"product, {dtype}, torch", "", "op/s", [rate]))
+    [figure] = figures(page(made))
+    names = {each["text"]: each["yanchor"] for each in figure["layout"]["annotations"]}
+    assert names.pop("memory read, 20.0 GB/s") == "top"
+    assert names == {"product, float32, 200 Gop/s": "top", "product, bfloat16, 220 Gop/s": "bottom"}
+
+
 def test_the_parts_by_hand() -> None:
     parts = {"products": 0.03, "attention": 0.01}
     [figure] = figures(page(one_result(parts=parts, share_of_ceiling=0.6)))
@@ -125,7 +138,7 @@ def test_the_parts_by_hand() -> None:
 def test_engines_by_hand() -> None:
     one = one_result()
     kind = ("Offline", "m", "float32", "long", "rate", "candidates/s")
-    one.results += [Result(*kind, [4.0], "slow one"), Result(*kind, [20.0], "fast one")]
+    one.results += [Result(*kind, [4.0], "slow one"), Result(*kind, [20.0], "fast one (batch 32)")]
     one.results.append(Result("Offline", "m", "int8", *kind[3:], [1.0], "without ours"))
     made = page(one)
     [figure] = figures(made)

@@ -1,5 +1,7 @@
 """What is asked for, and what is refused before anything takes time."""
 
+from pathlib import Path
+
 import pytest
 
 from packrank.bench.budget import Budget
@@ -32,6 +34,11 @@ def test_a_folder_is_a_model() -> None:
     assert (case.name, case.layer) == ("default", None)
 
 
+def test_a_folder_that_holds_no_model_is_refused_before_anything_takes_time(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"config\.json"):
+        checked(device="cpu", models=[str(tmp_path)])
+
+
 @pytest.mark.parametrize(
     ("asked", "kind", "reason"),
     [
@@ -55,4 +62,8 @@ def test_a_budget_is_shared_out_of_what_is_left() -> None:
     assert (budget.spent, budget.left, budget.share(0.5, 99.0)) == (6.0, 4.0, 2.0)
     now[0] += 6
     assert budget.left == 0.0
+    now[0] -= 5
+    half = budget.part(2)
+    now[0] += 1
+    assert (half.left, budget.left) == (0.5, 2.0)
     assert Budget(None, lambda: now[0]).share(0.5, 7.0) == 7.0

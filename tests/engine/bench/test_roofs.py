@@ -58,3 +58,10 @@ def test_nothing_is_known_of_another_dtype_or_of_no_work() -> None:
     assert ROOFS.bound("bfloat16", 10.0, 0.0) is None
     assert ROOFS.bound("float32", 0.0, 0.0) is None
     assert Roofs.of([]).bound("float32", 1.0, 1.0) is None
+
+
+def test_a_dtype_that_nothing_multiplies_fast_is_multiplied_in_float32() -> None:
+    slow = [product("float16", "torch", 20.0), product("bfloat16", "torch", 90.0)]
+    found = Roofs.of([*slow, product("float32", "torch", 50.0)]).operations
+    assert found == {"float32": 50.0, "float16": 50.0, "bfloat16": 90.0}
+    assert Roofs.of(slow).operations == {"float16": 20.0, "bfloat16": 90.0}

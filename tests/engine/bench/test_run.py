@@ -14,6 +14,7 @@ from packrank.bench.run import Run
 from packrank.bench.speed import offline
 from packrank.bench.speed.yardstick import Yardstick
 from packrank.bench.subjects import checkpoints, shapes
+from packrank.errors import InputError
 
 
 @pytest.fixture(autouse=True)
@@ -64,6 +65,27 @@ def test_a_report_has_everything_of_every_model(tmp_path: Path) -> None:
     assert all(len(looks) >= 3 for looks in report.seen.values())
     report.write(tmp_path / "report.json")
     assert Report.read(tmp_path / "report.json") == report
+
+
+def test_padding_is_that_of_many_pairs() -> None:
+    measured = of(models=["MiniLM-L6", "default"], dtypes=["float32"], lengths=["nq-like"])
+    measured.run()
+    shares = {
+        one.model: [one.facts.get(f"padding_share{end}") for end in ("", "_unsorted")]
+        for one in measured.report.results
+        if one.workload == "Offline"
+    }
+    assert 0 < shares["MiniLM-L6"][0] < 0.2 < shares["MiniLM-L6"][1]
+    # Of late interaction queries and documents have batches of their own.
+    assert 0 <= shares["default"][0] < shares["default"][1]
+
+
+def test_the_share_of_the_ceiling_is_that_of_the_rate(monkeypatch: Any) -> None:
+    measured = of(models=["MiniLM-L6"], dtypes=["float32"])
+    measured.run()
+    one = measured.report.results[0]
+    possible = sum(op.get("possible_s", 0.0) for op in one.facts["ops"])
+    assert one.facts["share_of_ceiling"] == pytest.approx(possible / 16 * one.value)
 
 
 def test_peers_race_on_the_pairs_of_each_model() -> None:
@@ -124,9 +146,25 @@ def test_a_model_that_cannot_be_measured_is_left_out_and_the_others_are_not(
     monkeypatch.setattr(run, "write_checkpoint", write)
     measured = of(dtypes=["float32"])
     measured.run()
-    assert "base: no room" in measured.report.left_out
+    assert "base: its files cannot be made: no room" in measured.report.left_out
     assert {one.model for one in measured.report.results} >= {"MiniLM-L6"}
     assert measured.report.complete
+
+
+def test_maxsim_keeps_what_was_measured_where_it_is_interrupted(monkeypatch: Any) -> None:
+    calls, race = iter(range(10**6)), offline.Racer.run
+
+    def interrupted(racer: offline.Racer, yardstick: Yardstick) -> None:
+        if racer.result.model.startswith("MaxSim") and next(calls) == 12:  # of 8 formats
+            raise KeyboardInterrupt
+        race(racer, yardstick)
+
+    monkeypatch.setattr(offline.Racer, "run", interrupted)
+    measured = of(models=["MiniLM-L6"], dtypes=["float32"])
+    with pytest.raises(KeyboardInterrupt):
+        measured.run()
+    found = [one for one in measured.report.results if one.model.startswith("MaxSim")]
+    assert [len(one.samples) for one in found] == [2] * 4 + [1] * 4
 
 
 def test_who_fails_in_a_round_is_left_out_and_the_others_go_on(monkeypatch: Any) -> None:
@@ -167,9 +205,10 @@ def test_what_fails_in_maxsim_or_in_a_query_is_left_out_alone(monkeypatch: Any) 
 def test_scores_that_are_not_finite_are_not_timed(monkeypatch: Any) -> None:
     monkeypatch.setattr(run.Subject, "score", lambda self, pairs: np.full(len(pairs), np.nan))
     measured = of(dtypes=["float32"], models=["MiniLM-L6"])
-    measured.run()
-    assert not [one for one in measured.report.results if one.model == "MiniLM-L6"]
-    [sentence] = [one for one in measured.report.left_out if "not finite" in one]
+    with pytest.raises(ValueError, match="not finite"):
+        measured.run()
+    assert not measured.report.results
+    [sentence] = measured.report.left_out
     assert sentence.startswith("MiniLM-L6, float32, fixed:24")
 
 
@@ -178,8 +217,42 @@ def test_what_there_is_no_time_for_is_left_out_by_name(monkeypatch: Any) -> None
     measured = of(dtypes=["float32"], models=["MiniLM-L6"], seconds=1000)
     measured.run()
     assert not [one for one in measured.report.results if one.workload == "SingleStream"]
-    [sentence] = measured.report.left_out
+    sentence = measured.report.left_out[0]
     assert sentence.startswith("SingleStream and Server of MiniLM-L6, float32, fixed:24: ")
+
+
+def test_without_time_the_first_model_is_measured_and_all_else_left_out() -> None:
+    measured = of(models=["MiniLM-L6"], seconds=1e-9)
+    measured.run()
+    report = measured.report
+    assert report.complete
+    [only] = report.results
+    assert (only.model, only.dtype, len(only.samples)) == ("MiniLM-L6", "float32", 5)
+    assert only.facts["by_length"] == only.facts["by_batch"] == []
+    assert [one.partition(": ")[::2] for one in report.left_out[:3]] == [
+        ("MiniLM-L6, bfloat16, fixed:24", "no time was left for it"),
+        ("MiniLM-L6, float32, fixed:24, where the time goes", "no time was left for it"),
+        ("MaxSim", "no time was left for it"),
+    ]
+    assert "no time was left for 32, 64, 128, 256, 512 tokens and 1, 4" in report.left_out[-1]
+
+
+def test_models_that_are_open_one_by_one_have_as_much_time_each(monkeypatch: Any) -> None:
+    left = []
+    monkeypatch.setattr(run, "room", lambda device: 0.0)
+    monkeypatch.setattr(Run, "_measure", lambda self, subjects: left.append(self._budget.left))
+    measured = of(dtypes=["float32"], seconds=1000)
+    measured.run()
+    assert 400 < left[0] < 500 < left[1]
+
+
+def test_a_length_that_no_model_reads_ends_nothing_but_a_run_of_it_alone() -> None:
+    measured = of(models=["MiniLM-L6"], dtypes=["float32"], lengths=["fixed:2", "fixed:24"])
+    measured.run()
+    assert "MiniLM-L6, float32, fixed:2: max_length is 2" in measured.report.left_out[0]
+    assert {one.lengths for one in measured.report.results} >= {"fixed:24"}
+    with pytest.raises(InputError, match="max_length is 2"):
+        of(models=["MiniLM-L6"], dtypes=["float32"], lengths=["fixed:2"]).run()
 
 
 def test_a_search_has_fewer_candidates_where_time_is_short(

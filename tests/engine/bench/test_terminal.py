@@ -80,9 +80,11 @@ def test_it_fits_and_can_be_shown(width: int, encoding: str) -> None:
     assert not any("\x1b" in line for line in shown)
 
 
-def test_nothing_is_lost_in_80_columns() -> None:
-    text = "\n".join(lines(report(), WIDE))
-    for name in ("sentence-transformers, ONNX", "Qwen2.5-0.5B", "tokenizer, all cores", EVIL[:60]):
+@pytest.mark.parametrize("width", [40, 60, 80])
+def test_nothing_is_lost_in_few_columns(width: int) -> None:
+    text = " ".join(" ".join(lines(report(with_odd=False), Screen(width, "utf-8"))).split())
+    assert "..." not in text
+    for name in ("sentence-transformers, ONNX", "Qwen2.5-0.5B", "tokenizer, all cores"):
         assert name in text
     # Of each table its last column, which a line that is too long would have lost.
     for number in ("operations", "1.94 x", "2.33 ms", "0.23", "8.12", "650", "6.37"):
@@ -90,10 +92,54 @@ def test_nothing_is_lost_in_80_columns() -> None:
     assert "does not count: the queue was still growing." in text
 
 
+def test_a_name_is_whole_however_long() -> None:
+    assert EVIL[:60] in "\n".join(lines(report(), WIDE))
+
+
+def test_cells_without_room_go_below() -> None:
+    grid = Grid("", ["name", "a", "b", "c"], [["name", *("0123456789ab" for _ in range(3))]])
+    blank = " " * 11
+    assert list(grid.lines(Screen(40, "utf-8"))) == [
+        f"name  {blank}a  {blank}b",
+        f"  {blank}c",
+        "name  0123456789ab  0123456789ab",
+        "  0123456789ab",
+    ]
+
+
+def test_maxsim_is_a_table_of_its_own_and_no_headline() -> None:
+    """Beside its documents a second, bars of models could not be seen."""
+    one, fast = small(), ("Offline", "MaxSim 32 x 180", "int8", "180 tokens", "rate")
+    one.results += [Result(*fast, "candidates/s", [900_000.0, 900_000.0])]
+    shown = list(lines(one, WIDE))
+    assert not any("MaxSim" in line for line in shown[:3])
+    assert "MiniLM-L6  1,000    5 %        61 %     bytes  " + "█" * 33 in shown
+    place = shown.index("MaxSim 32 x 180, candidates/s")
+    assert shown[place + 2].split()[:4] == ["int8", "900,000", "0", "%"]
+    one.results = one.results[1:]
+    assert next(lines(one, WIDE)).startswith("MaxSim 32 x 180, int8: 900,000 candidates/s")
+
+
+def test_a_command_is_not_broken_at_a_hyphen() -> None:
+    one = small()
+    one.left_out = ["x" * 60 + " needs pip install late-interaction-kernels"]
+    assert "  late-interaction-kernels" in lines(one, WIDE)
+
+
 def test_a_file_has_80_columns_and_a_wide_terminal_more() -> None:
     narrow, wide = (list(lines(report(), Screen(size, "utf-8"))) for size in (None, 200))
     assert max(map(columns, narrow)) <= 80
     assert max(map(columns, wide)) > 100
+
+
+@pytest.mark.parametrize(("count", "said"), [(99, False), (100, True)])
+def test_of_few_queries_there_is_no_p99(count: int, said: bool) -> None:
+    one = small()
+    one.results = [Result("SingleStream", "m", "float32", "x", "latency", "s", [0.5] * count)]
+    one.results[0].facts = {"p99": 0.75}
+    text = "\n".join(lines(one, WIDE))
+    assert ("p99" in text) is ("99 of 100 at most 750 ms" in text) is said
+    assert "p95" in text
 
 
 def test_where_there_are_no_blocks() -> None:
@@ -152,7 +198,8 @@ def test_names_that_are_too_long_stand_above() -> None:
     rows[0][0] = "a" * 45
     assert list(grid.lines(Screen(40, "utf-8"))) == [
         "name                            of  rate",
-        "a" * 37 + "...",
+        "a" * 40,
+        "  " + "a" * 5 + ", b",
         " " * 37 + "1.5",
         "short" + " " * 27 + "c    2.5",
     ]

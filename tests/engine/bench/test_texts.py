@@ -1,10 +1,12 @@
 """Pairs of named lengths, of one length, and from files."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from packrank.bench.subjects import texts
 from packrank.bench.subjects.texts import NAMED, Texts
 from packrank.errors import InputError
 
@@ -49,6 +51,24 @@ def test_a_file_is_read_in_its_order_and_again_from_its_beginning(tmp_path: Path
     _, documents = texts.request(5, seed=0)
     assert set(documents) == {"one", "T two"}
     assert documents[0] == documents[2] != documents[1]
+    assert texts.left_out == (f"{file}: line 3: its text is empty",)
+
+
+def test_of_a_long_file_the_first_texts_count(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(texts, "_MOST_OF_A_FILE", 2)
+    file = tmp_path / "texts.txt"
+    file.write_text("one\ntwo\n")
+    assert Texts.named(str(file)).left_out == ()
+    file.write_text("one\ntwo\nthree\n")
+    found = Texts.named(str(file))
+    assert found.documents == ("one", "two")
+    assert found.left_out == (f"{file}: what comes after 2 texts",)
+
+
+def test_a_query_of_more_candidates_than_there_are_pairs_is_drawn_as_far() -> None:
+    texts = Texts.named("msmarco-like")
+    assert texts.pairs(3, 10**15, seed=1) == texts.pairs(3, 3, seed=1)
+    assert texts.pairs(7, 3, seed=1)[:6] == texts.pairs(6, 3, seed=1)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,9 @@ from small_bench import shorten
 from packrank.bench.report import Report
 from packrank.bench.shown import page
 from packrank.bench.speed import offline
+from packrank.commands import bench
 from packrank.commands.cli import main
+from packrank.commands.signals import holding, keep, stopping
 from packrank.errors import InputError
 
 SHORT = ["--models", "MiniLM-L6", "--dtypes", "float32", "--lengths", "fixed:24",
@@ -62,18 +66,24 @@ def test_standard_output_has_json_alone(capsys: pytest.CaptureFixture[str]) -> N
     assert shown.err == ""
 
 
-def test_what_was_measured_before_ctrl_c_is_kept_and_called_partial(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("error", "status"), [(KeyboardInterrupt(), 130), (OSError(28, "full"), 2), (KeyError("x"), 3)]
+)
+def test_whatever_ends_it_what_was_measured_before_is_kept_and_called_partial(
+    error: BaseException,
+    status: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     calls, run = iter(range(9)), offline.Racer.run
 
     def interrupted(racer: Any, yardstick: Any) -> None:
         if next(calls) == 2:
-            raise KeyboardInterrupt
+            raise error
         run(racer, yardstick)
 
     monkeypatch.setattr(offline.Racer, "run", interrupted)
-    assert main(["bench", *SHORT, "--output", "r.json"]) == 130
+    assert main(["bench", *SHORT, "--output", "r.json"]) == status
     report = Report.read("r.json")
     assert not report.complete
     [one] = [one for one in report.results if one.model == "MiniLM-L6"]
@@ -83,11 +93,47 @@ def test_what_was_measured_before_ctrl_c_is_kept_and_called_partial(
     assert "interrupted" in shown.out
 
 
+def test_a_report_that_cannot_be_written_where_it_should_be_is_written_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bench, "_check_writable", lambda path: None)
+    assert main(["bench", *SHORT, "--output", "gone/r.json", "--quiet"]) == 2
+    [path] = Path().glob("*.json")
+    assert Report.read(path).complete
+    instead, why = capsys.readouterr().err.splitlines()
+    assert instead == f"packrank: the report is in {path} instead"
+    assert "gone/r.json cannot be written" in why
+
+
+def test_a_signal_while_a_report_is_written_waits_for_it_and_a_second_one_does_not() -> None:
+    done = []
+
+    def write(signals: int) -> None:
+        with stopping():
+            keep()
+            with holding():
+                for _ in range(signals):
+                    os.kill(os.getpid(), signal.SIGINT)
+                done.append(signals)
+
+    for signals in (1, 2):
+        with pytest.raises(KeyboardInterrupt):
+            write(signals)
+    assert done == [1]
+
+
+def test_who_reads_a_pipe_is_not_told_that_it_ends_before_it_begins() -> None:
+    os.mkfifo("pipe")
+    bench._check_writable("pipe")  # would wait for a reader
+
+
 @pytest.mark.parametrize(
     ("asked", "sentence"),
     [
         (["--output", "there/r.json"], "there/r.json cannot be written: No such file or directory"),
         (["--csv", "."], "."),
+        (["--csv", "r", "--html", "./r"], "r is named for several outputs"),
+        (["--output", "-", "--csv", "-"], "- is named for several outputs"),
         (["--lengths", "nowhere.jsonl"], "'nowhere.jsonl' are none of msmarco-like"),
         (["--lengths", "empty.jsonl"], "empty.jsonl holds no text"),
         (["--models", "no-such-model"], "no-such-model"),
@@ -145,7 +191,7 @@ def test_two_reports_are_compared(capsys: pytest.CaptureFixture[str]) -> None:
         ("{}", "is no report of packrank bench"),
         ("[", "is no JSON"),
         ('{"schema": "packrank bench", "version": 9}', "is of version 9, this is version 1"),
-        ('{"schema": "packrank bench", "version": 1}', "lacks or has a field"),
+        ('{"schema": "packrank bench", "version": 1}', "report has no field 'begun'"),
     ],
 )
 def test_what_is_no_report_is_refused(

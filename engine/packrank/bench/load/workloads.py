@@ -12,11 +12,20 @@ from packrank.bench.load.target import Answer, Request, Tally, Target
 PERCENTILES = (50, 90, 95, 99)
 
 
+def least_for(percent: int) -> int:
+    """Of how many samples one at least is not below so many in a hundred: 100 for 99."""
+    return -(-100 // (100 - percent))
+
+
 def percentiles(latencies: Sequence[float]) -> dict[str, float]:
-    """By name, "p50" and so on: the least latency that so many in a hundred did not exceed."""
+    """By name, "p50" and so on: the least latency that so many in a hundred did not exceed.
+
+    Those are left out of which so few latencies say nothing but which was the longest.
+    """
     return {
         f"p{percent}": float(np.quantile(latencies, percent / 100, method="inverted_cdf"))
         for percent in PERCENTILES
+        if len(latencies) >= least_for(percent)
     }
 
 

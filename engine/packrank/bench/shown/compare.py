@@ -234,9 +234,16 @@ def _grid(group: str, rows: list[Row]) -> Grid:
                 *(row.names[n] for n in shown),
                 amount(row.a, unit),
                 amount(row.b, unit),
-                "" if row.ratio is None else f"{row.ratio:.3f}",
-                "" if row.low is None or row.high is None else f"{row.low:.3f}-{row.high:.3f}",
+                "" if row.ratio is None else _ratio(row.ratio),
+                ""
+                if row.low is None or row.high is None
+                else f"{_ratio(row.low)}-{_ratio(row.high)}",
                 row.verdict,
             ]
         )
     return grid
+
+
+def _ratio(value: float) -> str:
+    """Three digits after the point; of what is very small or large two in all."""
+    return f"{value:.3f}" if 0.1 <= value < 1000 else f"{value:.2g}"

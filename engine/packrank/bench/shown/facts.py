@@ -1,11 +1,11 @@
 """What results found, field by field: absent where it is missing or of another kind."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from packrank.bench.report import Result
+from packrank.bench.typed import is_number
 
 # Where a forward's time goes, in the order in which it is shown.
 PARTS = ("products", "attention", "norms and elementwise", "launches", "host", "tokenizer")
@@ -14,10 +14,8 @@ PERCENTILES = ("p50", "p90", "p95", "p99")
 
 def number(facts: Mapping[str, Any], name: str) -> float | None:
     """A finite number, None where there is none."""
-    value = facts.get(name)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    return float(value)
+    value: Any = facts.get(name)
+    return float(value) if is_number(value) else None
 
 
 def words(facts: Mapping[str, Any], name: str) -> str:
@@ -151,4 +149,4 @@ def bottleneck(result: Result) -> str:
 
 
 def _is_time(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value) and value > 0
+    return is_number(value) and value > 0

@@ -56,12 +56,12 @@ class Grid:
         room = width - sum(sizes) - len(_GAP) * len(sizes)
         for place, row in enumerate(texts):
             if any(columns(text) > size for text, size in zip(row[:names], sizes, strict=False)):
-                yield cut(", ".join(filter(None, row[:names])), width)
+                yield from wrapped(", ".join(filter(None, row[:names])), screen)
                 row[:names] = [""] * names
             cells = [_cell(text, sizes[n], n < names) for n, text in enumerate(row)]
             if place and self.bars and room >= _LEAST_BAR:
                 cells.append(bar(self.bars[place - 1], min(room, _MOST_BAR), screen))
-            yield cut(_GAP.join(cells).rstrip(), width)
+            yield from _fitted(cells, width)
         for note in self.notes:
             yield from wrapped(note, screen)
 
@@ -82,7 +82,10 @@ def bar(shares: Sequence[float], size: int, screen: Screen) -> str:
 def wrapped(text: str, screen: Screen) -> Iterator[str]:
     """A sentence in as many lines as it takes."""
     width = width_of(screen)
-    for line in textwrap.wrap(screen.shown(text), width, subsequent_indent="  ") or [""]:
+    lines = textwrap.wrap(
+        screen.shown(text), width, subsequent_indent="  ", break_on_hyphens=False
+    )  # what may be a command is not to be broken
+    for line in lines or [""]:
         yield cut(line, width)
 
 
@@ -98,6 +101,17 @@ def _fills(screen: Screen) -> str:
     except (UnicodeEncodeError, LookupError):
         return _FILLS_ASCII
     return FILLS
+
+
+def _fitted(cells: Sequence[str], width: int) -> Iterator[str]:
+    """Cells in a line; those that have no room go below it, since half a number is another one."""
+    line = ""
+    for n, cell in enumerate(cells):
+        if n and columns(line) + len(_GAP) + columns(cell) > width:
+            yield line.rstrip()
+            line = ""
+        line += _GAP * bool(n) + cell
+    yield cut(line.rstrip(), width)
 
 
 def _cell(text: str, size: int, is_name: bool) -> str:

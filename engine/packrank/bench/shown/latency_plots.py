@@ -136,6 +136,8 @@ def single_stream(results: Sequence[Result]) -> Section:
             )
     for place, (name, color) in enumerate(zip(PERCENTILES, LATENCY, strict=True)):
         marks = [(row[place], label) for row, label in zip(known, names, strict=True) if row[place]]
+        if not marks:
+            continue
         data.append(
             {
                 "type": "scatter",

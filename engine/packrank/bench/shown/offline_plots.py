@@ -112,13 +112,13 @@ def engines_beside(results: Sequence[Result]) -> Section:
     peers = [one for one in results if one.by != OURS and style.pairs(one) in own]
     beside = {style.pairs(one) for one in peers}
     shown = [one for one in results if style.pairs(one) in beside]
-    engines = sorted({one.by for one in shown}, key=lambda by: (by != OURS, by))
+    engines = sorted({_engine(one) for one in shown}, key=lambda by: (by != OURS, by))
     data = []
     for place, by in enumerate(engines):
-        mine = [one for one in shown if one.by == by]
+        mine = [one for one in shown if _engine(one) == by]
         names = [style.pairs(one) for one in mine]
         shares = [one.value / own[name] for one, name in zip(mine, names, strict=True)]
-        texts = [f"{amount(one.value, one.unit)}" for one in mine]
+        texts = [amount(one.value, one.unit) for one in mine]
         row = bars(plain(by), names, shares, ENGINES[place % len(ENGINES)], texts)
         data.append(
             {
@@ -133,7 +133,7 @@ def engines_beside(results: Sequence[Result]) -> Section:
     layout |= {"barmode": "group", "bargap": 0.3}
     layout["xaxis"]["rangemode"] = "tozero"
     layout["yaxis"] |= {"autorange": "reversed", "showgrid": False}
-    height = 26 * len(shown) + 24 * len(beside) + 150
+    height = (26 * len(engines) + 24) * len(beside) + 150  # a group has room for every engine
     heading = "Beside other engines, on the same pairs"
     times = [own[style.pairs(one)] / one.value for one in peers if one.value > 0]
     if times:
@@ -141,6 +141,11 @@ def engines_beside(results: Sequence[Result]) -> Section:
         heading += f": {low} times as fast" if low == high else f": {low} to {high} times as fast"
     said = "Packrank and the others were measured in turns."
     return Section(heading, said, [Plot("", data, layout, height, True)] if shown else [])
+
+
+def _engine(result: Result) -> str:
+    """Who ran it, without the precision and the batch size that a peer has in its name."""
+    return result.by.partition(" (")[0]
 
 
 def cost(results: Sequence[Result]) -> Section:

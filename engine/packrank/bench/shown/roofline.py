@@ -10,6 +10,8 @@ from packrank.bench.shown.figures import Plot, Section, Style, layout_of, plain,
 from packrank.bench.shown.palette import FADED, INK
 from packrank.bench.shown.words import amount, digits, percent
 
+_CLOSE = 1.4  # times, within which the names of two levels would lie on each other
+
 
 def roofline(ceilings: Sequence[Ceiling], results: Sequence[Result]) -> Section:
     """Operations a second against operations a byte, both on logarithmic axes."""
@@ -18,9 +20,10 @@ def roofline(ceilings: Sequence[Ceiling], results: Sequence[Result]) -> Section:
     shown = [(one, known) for one, known in shown if known]
     # A dtype's products at several shapes are one roof, that of the best.
     peaks: dict[str, float] = {}
+    over = {f"product, {one.dtype}" for one, _ in shown}
     for each in ceilings:
-        if each.unit == "op/s" and each.value > 0:
-            name = ", ".join(each.name.split(", ")[:2])
+        name = ", ".join(each.name.split(", ")[:2])
+        if each.unit == "op/s" and each.value > 0 and name in over:
             peaks[name] = max(peaks.get(name, 0.0), each.value)
     bandwidths = {
         each.name: each.value
@@ -71,7 +74,12 @@ def roofline(ceilings: Sequence[Ceiling], results: Sequence[Result]) -> Section:
             _written(f"{name}, {amount(rate, 'B/s')}", at, "top" if at[0] == left else "bottom")
             for name, rate, at, _ in slopes
         ),
-        *(_written(f"{name}, {amount(peak, 'op/s')}", at, "") for name, peak, at, _ in levels),
+        *(
+            # Two that are close have one of their names above and one below.
+            _written(f"{name}, {amount(peak, 'op/s')}", at, "")
+            | ({"yanchor": "top"} if any(peak < y <= _CLOSE * peak for y in peaks.values()) else {})
+            for name, peak, at, _ in levels
+        ),
     ]
     missing = sum(not op.intensity for one in results for op in ops(one))
     said = (

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from packrank.bench.load.workloads import least_for
 from packrank.bench.report import Ceiling, Report, Result
 from packrank.bench.shown.facts import (
     PARTS,
@@ -18,8 +19,11 @@ from packrank.bench.shown.facts import (
 from packrank.bench.shown.grid import Grid
 from packrank.bench.shown.statistics import quantiles, spread
 from packrank.bench.shown.words import amount, digits, memory, money, percent, time
+from packrank.bench.typed import is_number
 
 OURS = "packrank"
+_SIZES = ("caches ", "memory bytes", "gpu memory bytes", "l2 bytes")  # of a machine
+_RATE = ("rate", "noise", "of ceiling", "bound by")
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,8 @@ class Headline:
 def headlines(report: Report) -> list[Headline]:
     """A sentence a model: how fast, how near to what can be, and what takes the rest."""
     own = [one for one in report.results if one.by == OURS]
-    spoken = [one for one in own if one.workload == "Offline"] or own or report.results
+    models = [one for one in own if not _is_maxsim(one)]
+    spoken = [one for one in models if one.workload == "Offline"] or models or own or report.results
     several = len({one.lengths for one in spoken}) > 1
     return [_headline(one, several) for one in spoken]
 
@@ -64,9 +69,14 @@ def _headline(result: Result, several_lengths: bool) -> Headline:
     return Headline(name, figure, rest, share)
 
 
+def _is_maxsim(result: Result) -> bool:
+    """Of documents that are vectors already: rates are a thousand times those of models."""
+    return result.model.startswith("MaxSim ")
+
+
 def begun(report: Report) -> str:
     """When it ran, for how long, and whether to its end."""
-    took = f"{report.seconds / 60:.0f} minutes" if report.seconds >= 90 else time(report.seconds)
+    took = f"{report.seconds / 60:.3g} minutes" if report.seconds >= 90 else time(report.seconds)
     ended = f"took {took}" if report.complete else f"was interrupted after {took}"
     return f"Begun {report.begun}; it {ended}."
 
@@ -112,9 +122,11 @@ def flat(facts: Mapping[str, Any]) -> dict[str, str]:
     for name, value in facts.items():
         name = str(name).replace("_", " ")
         if isinstance(value, Mapping):
-            found |= {f"{name} {inner}": text for inner, text in flat(value).items()}
+            found |= flat({f"{name} {inner}": each for inner, each in value.items()})
         elif isinstance(value, list | tuple):
             found[name] = ", ".join(map(_plain, value))
+        elif is_number(value) and name.startswith(_SIZES):
+            found[name.removesuffix(" bytes")] = memory(float(value))
         elif value is not None and value != "":
             found[name] = _plain(value)
     return found
@@ -127,11 +139,11 @@ def _plain(value: Any) -> str:
 
 
 def percentile(result: Result, name: str) -> float | None:
-    """One of a SingleStream, from its facts or else from its samples."""
-    known = number(result.facts, name)
-    if known is None and len(result.samples) > 1:
-        [known] = quantiles(result.samples, int(name[1:]) / 100)
-    return known
+    """One of a SingleStream, from its facts or else from its samples, where these are enough."""
+    known, percent = number(result.facts, name), int(name[1:])
+    if len(result.samples) < least_for(percent):
+        return None
+    return quantiles(result.samples, percent / 100)[0] if known is None else known
 
 
 def tables(report: Report) -> Iterator[Grid]:
@@ -139,7 +151,7 @@ def tables(report: Report) -> Iterator[Grid]:
     own = [one for one in report.ceilings if one.facts.get("of")]
     made = [_ceilings([one for one in report.ceilings if one not in own]), _products(own)]
     for workload, make in (
-        ("Offline", (_offline, _peers, _time, _costs)),
+        ("Offline", (_offline, _maxsim, _peers, _time, _costs)),
         ("SingleStream", (_single_stream,)),
         ("Server", (_server, _points)),
     ):
@@ -203,14 +215,26 @@ class _Names:
 
 
 def _offline(results: Sequence[Result]) -> Grid:
-    names = _Names([one for one in results if one.by == OURS])
-    grid = names.grid("Offline: everything at once, candidates/s", "rate", "noise")
-    grid.heading += ["of ceiling", "bound by"]
-    most = max((one.value for one in names.results), default=0.0)
-    for one in names.results:
+    names = _Names([one for one in results if one.by == OURS and not _is_maxsim(one)])
+    grid = names.grid("Offline: everything at once, candidates/s", *_RATE)
+    return _rates(grid, [(one, names.of(one)) for one in names.results])
+
+
+def _maxsim(results: Sequence[Result]) -> Grid:
+    own = [one for one in results if one.by == OURS and _is_maxsim(one)]
+    title = ", ".join(dict.fromkeys(one.model for one in own))
+    return _rates(
+        Grid(f"{title}, candidates/s", ["format", *_RATE]), [(one, [one.dtype]) for one in own]
+    )
+
+
+def _rates(grid: Grid, named: Sequence[tuple[Result, list[str]]]) -> Grid:
+    """Results in columns of `_RATE`, after their names."""
+    most = max((one.value for one, _ in named), default=0.0)
+    for one, names in named:
         share, bound = number(one.facts, "share_of_ceiling"), words(one.facts, "bound_by")
         row = [digits(one.value), _noise(one.samples), percent(share), bound]
-        grid.rows.append([*names.of(one), *row])
+        grid.rows.append([*names, *row])
         grid.bars.append((one.value / most,) if most > 0 else ())
     return grid
 

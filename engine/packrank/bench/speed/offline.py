@@ -10,6 +10,7 @@ import numpy as np
 
 from packrank.bench.report import Result
 from packrank.bench.speed.arithmetic import PRODUCTS
+from packrank.bench.speed.ceilings import Measured, product
 from packrank.bench.speed.profile import Op, counted
 from packrank.bench.speed.roofs import Roofs
 from packrank.bench.speed.yardstick import Yardstick, keep
@@ -22,6 +23,7 @@ ROUNDS, LEAST_ROUNDS = 48, 5
 _BETWEEN_EVERY = 5  # rounds
 CALIBRATED = 16  # pairs of the first calls, and the least of any
 _PADDED_BATCH, _LEAST_PADDED = 32, 512  # pairs: few are all in one batch, sorted or not
+_ROWS = 2048  # of products of a model's shapes
 _LENGTHS = (32, 64, 128, 256, 512, 1024)
 _BATCHES = (1, 4, 16, 64, 256)
 _MOST = 8192  # pairs of a call
@@ -177,8 +179,8 @@ def take_apart(one: Offline, roofs: Roofs, most_s: float) -> None:
     facts["whole_s"] = whole / count
     ops, possible, by = held_against(profile.ops, roofs, subject.dtype)
     facts["ops"] = ops
-    if possible:
-        facts["share_of_ceiling"] = possible / whole
+    if possible:  # of the rate, as it was over all rounds
+        facts["share_of_ceiling"] = possible / count * rate
         facts["bound_by"] = by
 
 
@@ -205,6 +207,18 @@ def held_against(
     return rows, total, max(limits, key=lambda by: limits[by])
 
 
+def own_products(every: list[Offline]) -> list[Measured]:
+    """Products of each model's shapes, by torch and by the kernels here."""
+    found: dict[str, Measured] = {}
+    for one in every:
+        subject = one.subject
+        rows = min(_ROWS, int(one.result.facts["tokens_per_candidate"] * len(one.pairs)))
+        for inputs, outputs in product_shapes(one):
+            of = (subject.device, subject.dtype, rows, inputs, outputs, subject.name)
+            found |= {each.name: each for each in product(*of)}
+    return list(found.values())
+
+
 def product_shapes(one: Offline) -> list[tuple[int, int]]:
     """(columns in, columns out) of the products that a model spends most on, at most four."""
     few = one.pairs[: CALIBRATED // 2]
@@ -220,15 +234,23 @@ def product_shapes(one: Offline) -> list[tuple[int, int]]:
     return sorted(found, key=lambda shape: -found[shape])[:4]
 
 
-def curves(one: Offline, most_s: float, seed: int) -> None:
-    """The rate by length, tokens in, and by candidates of a query, texts in."""
+def curves(one: Offline, most_s: float, seed: int) -> str:
+    """The rate by length, tokens in, and by candidates of a query, texts in.
+
+    Returns:
+        What there is no time for, in words; "" where there is for all.
+    """
     subject, facts = one.subject, one.result.facts
     per_token = one.result.value * facts["tokens_per_candidate"]
     each = most_s / (len(_LENGTHS) + len(_BATCHES))
+    slow: dict[str, list[int]] = {}
     facts["by_length"], facts["by_batch"] = [], []
     for length in _LENGTHS:
         packs = subject.random_packs(length, max(int(per_token * each / 3), length), seed)
         if packs is None:
+            continue
+        if length / per_token > 2 * each:
+            slow.setdefault("tokens", []).append(length)
             continue
         subject.warm_up(partial(subject.forward, [subject.first(packs)]))
         taken = min(subject.clock(partial(subject.forward, packs)) for _ in range(2))
@@ -238,6 +260,7 @@ def curves(one: Offline, most_s: float, seed: int) -> None:
         query, documents = subject.texts.request(batch, seed)
         repeats = max(1, int(one.result.value * each / 2 / batch))
         if batch / one.result.value > 2 * each:
+            slow.setdefault("candidates", []).append(batch)
             continue
 
         def ask(query: str = query, documents: list[str] = documents, times: int = repeats) -> None:
@@ -247,3 +270,4 @@ def curves(one: Offline, most_s: float, seed: int) -> None:
         subject.warm_up(partial(ask, times=1))
         rate = repeats * batch / subject.clock(ask)
         facts["by_batch"].append({"candidates": batch, "rate": rate})
+    return " and ".join(f"{', '.join(map(str, sizes))} {name}" for name, sizes in slow.items())

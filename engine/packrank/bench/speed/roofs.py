@@ -41,6 +41,10 @@ class Roofs:
                 before = levels.get(where, (size, 0.0))
                 levels[where] = max(size, before[0]), max(one.value, before[1])
         ordered = sorted(levels.values())
+        # What is narrower than float32 can be multiplied in that, and is where nothing is faster.
+        operations = {
+            dtype: max(rate, operations.get("float32", 0.0)) for dtype, rate in operations.items()
+        }
         # What a farther level was seen to deliver, a nearer one delivers as well.
         rates = [max(rate for _, rate in ordered[place:]) for place in range(len(ordered))]
         return cls(

@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -11,8 +12,22 @@ from torch import Tensor
 
 from packrank.bench.subjects.shapes import Shape
 from packrank.bench.subjects.trained_tokenizers import write_tokenizer
+from packrank.errors import InputError
 
 Sizes = Iterator[tuple[str, tuple[int, ...]]]
+
+
+def made_whole(write: Callable[[Shape, Path], Path], shape: Shape, folder: Path) -> Path:
+    """A folder that is written whole or not at all.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    try:
+        return write(shape, folder)
+    except Exception as error:  # tokenizers and safetensors have their own for a full disk
+        shutil.rmtree(folder, ignore_errors=True)
+        raise InputError(f"its files cannot be made: {error}") from None
 
 
 def write_checkpoint(shape: Shape, folder: Path) -> Path:

@@ -51,12 +51,14 @@ class Texts:
         max_length: tokens that every pair is cut to, all of them longer; None: as the model says.
         queries: texts; empty: drawn.
         documents: likewise.
+        left_out: what of a file is not read, and why.
     """
 
     name: str
     max_length: int | None = None
     queries: tuple[str, ...] = ()
     documents: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
     @classmethod
     def named(cls, name: str) -> "Texts":
@@ -73,7 +75,8 @@ class Texts:
         if name.startswith("fixed:"):
             raise InputError(f"{name} has no number of tokens from 1, such as fixed:128")
         try:
-            return cls(name, documents=_read(name))
+            documents, left_out = _read(name)
+            return cls(name, documents=documents, left_out=left_out)
         except FileNotFoundError:
             known = ", ".join(NAMED)
             raise InputError(
@@ -102,10 +105,12 @@ class Texts:
     def pairs(self, count: int, candidates: int, seed: int) -> Pairs:
         """`count` pairs, of queries with so many candidates each."""
         drawn: Pairs = []
-        for number in range(-(-count // candidates)):
-            query, documents = self.request(candidates, seed * 1_000_003 + number)
+        while len(drawn) < count:
+            number = len(drawn) // candidates
+            few = min(candidates, count - len(drawn))
+            query, documents = self.request(few, seed * 1_000_003 + number)
             drawn += [(query, document) for document in documents]
-        return drawn[:count]
+        return drawn
 
 
 def _text(rng: np.random.Generator, words: float, spread: float) -> str:
@@ -129,19 +134,26 @@ def _words() -> list[str]:
     return _kept
 
 
-def _read(path: str) -> tuple[str, ...]:
+def _read(path: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Texts of a file, and what is left out of it."""
     texts: list[str] = []
     failures: list[tuple[int, str]] = []
+    left_out = []
     with RecordFile(path, _TEXTS) as file:
         for record in file.records():
             if record.error is not None:
                 failures.append((record.number, record.error))
-            elif record.fields["text"].strip():
-                texts.append(record.fields["text"])
-            else:
+            elif not record.fields["text"].strip():
                 failures.append((record.number, "its text is empty"))
-            if len(texts) >= _MOST_OF_A_FILE:
+            elif len(texts) == _MOST_OF_A_FILE:
+                left_out.append(f"{path}: what comes after {_MOST_OF_A_FILE:,} texts")
                 break
+            else:
+                texts.append(record.fields["text"])
         if not texts:
             raise InputError(nothing_in(file, failures))
-    return tuple(texts)
+    if failures:
+        number, reason = failures[0]
+        more = f", and {len(failures) - 1:,} more" * (len(failures) > 1)
+        left_out.append(f"{path}: {file.part} {number}: {reason}{more}")
+    return tuple(texts), tuple(left_out)

@@ -70,10 +70,27 @@ OPTIONAL = {
 }
 
 
+# Rooms that an extra is for: whoever imports them does so in a function.
+EXTRAS = {
+    "server": {"fastapi", "orjson", "prometheus_client", "pydantic", "starlette", "uvicorn"},
+}
+
+
 @pytest.mark.parametrize("path", ENGINE_FILES, ids=name_of)
 def test_the_engine_imports_what_is_installed_with_it(path: Path) -> None:
+    name = path.relative_to(ENGINE).as_posix()
     allowed = runtime_dependencies() | {"packrank", "packrank_kernels"}
-    assert packages(path) <= allowed | OPTIONAL.get(path.relative_to(ENGINE).as_posix(), set())
+    allowed |= EXTRAS.get(name.split("/")[0], set())
+    assert packages(path) <= allowed | OPTIONAL.get(name, set())
+
+
+@pytest.mark.parametrize("path", ENGINE_FILES, ids=name_of)
+def test_rooms_of_extras_are_opened_in_functions(path: Path) -> None:
+    if path.relative_to(ENGINE).parts[0] in EXTRAS:
+        return
+    outside = [node for node in tree_of(path).body if not isinstance(node, ast.FunctionDef)]
+    names = {name for node in outside for name in imports(node)}
+    assert not [name for name in names if name.split(".")[1:2] and name.split(".")[1] in EXTRAS]
 
 
 @pytest.mark.parametrize(("file", "optional"), OPTIONAL.items(), ids=list(OPTIONAL))
@@ -188,6 +205,8 @@ FLOORS: dict[str, dict[str, tuple[str, ...]]] = {
             *("ground", "records", "checkpoint", "text", "stores", "late", "scoring", "doors"),
             "pipelines",
         ),
+        "serving": ("ground", "runtime", "exits", "scoring", "doors"),
+        "server": ("ground", "checkpoint", "late", "scoring", "doors", "serving", "__init__"),
         "bench": (
             *("ground", "records", "checkpoint", "text", "runtime", "late", "doors", "demo"),
         ),
@@ -195,9 +214,21 @@ FLOORS: dict[str, dict[str, tuple[str, ...]]] = {
         "demo": ("ground", "records", "doors"),
         "commands": (
             *("ground", "records", "checkpoint", "text", "runtime", "stores", "exits", "late"),
-            *("scoring", "doors", "jobs", "verify", "demo", "bench", "__init__"),
+            *(
+                "scoring",
+                "doors",
+                "jobs",
+                "verify",
+                "demo",
+                "bench",
+                "serving",
+                "server",
+                "__init__",
+            ),
         ),
-        "__init__": ("ground", "text", "stores", "exits", "late", "doors", "drop_in", "jobs"),
+        "__init__": (
+            *("ground", "text", "stores", "exits", "late", "doors", "drop_in", "jobs", "serving"),
+        ),
         "__main__": ("commands",),
     },
     "packrank_kernels": {

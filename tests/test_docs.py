@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from decoders import layerwise_minicpm
 from prompts import metaspace
-from rerankers import mxbai, qwen3
+from reranker_folders import mxbai, qwen3
 from source_tree import ROOT
 
 from packrank import Margins, Reranker

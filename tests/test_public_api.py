@@ -28,6 +28,9 @@ def test_all_is_sorted_and_is_the_surface(package: ModuleType) -> None:
 def test_the_surface_of_the_engine() -> None:
     assert set(packrank.__all__) == {
         "CrossEncoder",
+        "DeadlineExceeded",
+        "Engine",
+        "EngineClosed",
         "Explanation",
         "FlagReranker",
         "InputError",
@@ -36,6 +39,7 @@ def test_the_surface_of_the_engine() -> None:
         "LateInteraction",
         "Margins",
         "ModelError",
+        "Overloaded",
         "PackrankError",
         "PairError",
         "Ranked",
@@ -130,6 +134,16 @@ SIGNATURES = {
     packrank.Reranker.try_score: (
         "self, pairs, *, activation=None, cutoff_layers=None, instruction=None, prompt=None, "
         "max_length=None, query_length=None, document_length=None"
+    ),
+    packrank.Engine: "model, *, max_queue_tokens=None, cache_bytes=67108864, watch=None",
+    packrank.Engine.rank: "self, query, documents, top_k=None, **options",
+    packrank.Engine.score: "self, pairs, **options",
+    packrank.Engine.submit: (
+        "self, query, documents, top_k=None, *, priority=0, timeout=None, caller=None, "
+        "candidates=None, **options"
+    ),
+    packrank.Engine.submit_pairs: (
+        "self, pairs, *, priority=0, timeout=None, caller=None, **options"
     ),
     packrank.LateInteraction: (
         "model, *, store=None, device='auto', dtype='auto', query_length=None, "

@@ -46,7 +46,7 @@ class ToyModel:
     def __init__(self, config: ModelConfig) -> None:
         self.config = config
         self.num_labels = config.num_labels
-        self.device = torch.device("cpu")
+        self.device, self.dtype = torch.device("cpu"), torch.float32
         self.packs: list[int] = []
 
     def logits(self, pack: Pack) -> torch.Tensor:

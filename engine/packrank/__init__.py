@@ -11,9 +11,12 @@ if TYPE_CHECKING:
     from packrank.drop_in.cross_encoder import CrossEncoder
     from packrank.drop_in.flag_reranker import FlagReranker
     from packrank.errors import (
+        DeadlineExceeded,
+        EngineClosed,
         InputError,
         JobError,
         ModelError,
+        Overloaded,
         PackrankError,
         PairError,
         StoreError,
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from packrank.late_interaction import LateInteraction
     from packrank.request import Ranked, RankedId, Ranking
     from packrank.reranker import Reranker
+    from packrank.serving.engine import Engine
     from packrank.stores.store import Store
     from packrank.stores.streaming import maxsim
     from packrank.stores.token_store import TokenStore
@@ -37,6 +41,9 @@ else:
     _HOMES = {
         "TEMPLATES": "packrank.text.templates",
         "CrossEncoder": "packrank.drop_in.cross_encoder",
+        "DeadlineExceeded": "packrank.errors",
+        "Engine": "packrank.serving.engine",
+        "EngineClosed": "packrank.errors",
         "Explanation": "packrank.late.explanation",
         "FlagReranker": "packrank.drop_in.flag_reranker",
         "InputError": "packrank.errors",
@@ -45,6 +52,7 @@ else:
         "LateInteraction": "packrank.late_interaction",
         "Margins": "packrank.exits.margins",
         "ModelError": "packrank.errors",
+        "Overloaded": "packrank.errors",
         "PackrankError": "packrank.errors",
         "PairError": "packrank.errors",
         "Ranked": "packrank.request",
@@ -77,6 +85,9 @@ __version__ = "0.1.0"
 __all__ = [
     "TEMPLATES",
     "CrossEncoder",
+    "DeadlineExceeded",
+    "Engine",
+    "EngineClosed",
     "Explanation",
     "FlagReranker",
     "InputError",
@@ -85,6 +96,7 @@ __all__ = [
     "LateInteraction",
     "Margins",
     "ModelError",
+    "Overloaded",
     "PackrankError",
     "PairError",
     "Ranked",

@@ -4,6 +4,9 @@ PackrankError
 ├── ModelError       a model folder or name cannot be used
 │   └── RangeError   its weights do not fit the range of a dtype
 ├── StoreError       token embeddings or token ids on disk cannot be read or written
+├── Overloaded       an engine's queue is full; `.retry_after` says when it may not be
+├── DeadlineExceeded an engine could not answer in time
+├── EngineClosed     an engine takes no more requests
 └── InputError       a call's arguments cannot be scored
     └── PairError    one pair cannot be scored; `.index` says which
 """
@@ -49,3 +52,26 @@ class PairError(InputError):
 
 class JobError(PackrankError):
     """A job cannot go on: its folder, its input or its settings are not what they were."""
+
+
+class Overloaded(PackrankError):
+    """An engine's queue is full.
+
+    Attributes:
+        retry_after: seconds after which there should be room.
+    """
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+    def __reduce__(self) -> tuple[type["Overloaded"], tuple[str, float]]:
+        return Overloaded, (str(self), self.retry_after)
+
+
+class DeadlineExceeded(PackrankError, TimeoutError):
+    """An engine could not answer before the deadline of the request."""
+
+
+class EngineClosed(PackrankError):
+    """An engine takes no more requests, or was closed before it came to this one."""

@@ -60,6 +60,31 @@ class Pack:
             cu_seqlens=np.cumsum([0, *lengths], dtype=np.int32),
         )
 
+    @classmethod
+    def joined(cls, packs: list["Pack"]) -> "Pack":
+        """The sequences of several, end to end; those of two packs share nothing."""
+        if len(packs) == 1:
+            return packs[0]
+        starts = np.cumsum([0, *(len(pack.token_ids) for pack in packs)])
+        ends = [pack.cu_seqlens[1:] + start for pack, start in zip(packs, starts, strict=False)]
+        queries, shared = None, None
+        if any(pack.queries is not None for pack in packs):
+            numbers, first = [], 0
+            for pack in packs:
+                mine = np.arange(len(pack)) if pack.queries is None else pack.queries
+                numbers.append(mine + first)
+                first += int(mine.max(initial=-1)) + 1
+            queries = np.concatenate(numbers).astype(np.int32)
+            none = [np.zeros(len(pack)) if pack.shared is None else pack.shared for pack in packs]
+            shared = np.concatenate(none).astype(np.int32)
+        return cls(
+            np.concatenate([pack.token_ids for pack in packs]),
+            np.concatenate([pack.token_types for pack in packs]),
+            np.concatenate([[0], *ends]).astype(np.int32),
+            queries,
+            shared,
+        )
+
     def take(self, indices: NDArray[np.int64]) -> "Pack":
         """Some of its sequences, in the order of `indices`."""
         lengths = self.lengths[indices]

@@ -4,24 +4,33 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from numbers import Real
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
-from packrank.arguments import check_str, check_text, checked_count, listed, listed_requests
+from packrank.arguments import (
+    check_choice_or_none,
+    check_str,
+    check_text,
+    checked_count,
+    listed,
+    listed_requests,
+)
 from packrank.checkpoint.config import Activation
 from packrank.checkpoint.fingerprint import fingerprint
-from packrank.documents import Document, Tokenization, document_of
+from packrank.documents import Document, Tokenization
 from packrank.errors import InputError, PairError
+from packrank.exits.margins import FILE, counts
 from packrank.exits.stages import Exit, Stages
 from packrank.records.shapes import Shape, shape_of
-from packrank.request import Ranked, Ranking
+from packrank.request import Ranking
 from packrank.runtime.runner import Runner
-from packrank.scoring.activations import best_first
 from packrank.scoring.assembly import Assembly
 from packrank.scoring.pair_model import PairModel
 from packrank.scoring.pair_scorer import LogitStream, PairScorer
+from packrank.scoring.question import Asked, Question
 from packrank.scoring.table_batches import score_tables
+from packrank.text.truncation import Truncation
 from packrank.threads import in_thread
 
 Requests = Sequence[tuple[str, Sequence[Document]]]
@@ -274,21 +283,31 @@ class Reranker(PairModel):
         exit: Exit | None,
         score_threshold: float | None,
     ) -> list[tuple[Ranking, dict[int, str]]]:
+        question = self._question(scorer, top_k, label, cutoff_layer, exit, score_threshold)
+        outcomes, work = scorer.outcomes(requests, question.stages)
+        return [
+            question.ranking(documents, outcome, work)
+            for (_, documents), outcome in zip(requests, outcomes, strict=True)
+        ]
+
+    def _question(
+        self,
+        scorer: PairScorer,
+        top_k: int | None,
+        label: int | str | None,
+        cutoff_layer: int | None,
+        exit: Exit | None,
+        score_threshold: float | None,
+    ) -> Question:
         column = self._assembly.label(label)
         top_k = checked_count("top_k", top_k)
         asked = self.exit_layers[-1] if cutoff_layer is None else cutoff_layer
         final = self._assembly.check_layer("cutoff_layer", asked)
         stages = self._stages(scorer.assembly, top_k, final, exit)
         lowest = _threshold(score_threshold)
-        outcomes, work = scorer.outcomes(requests, stages)
-        rankings = []
-        for (_, documents), outcome in zip(requests, outcomes, strict=True):
-            best = best_first(outcome.logits, column, self._activation, self._assembly.shift)
-            enough = [(index, score) for index, score in best if score >= lowest][:top_k]
-            ranked = [Ranked(i, score, *document_of(documents[i])) for i, score in enough]
-            failures = dict(sorted(outcome.failures.items()))
-            rankings.append((Ranking(ranked, outcome.num_layers, work), failures))
-        return rankings
+        return Question(
+            scorer, stages, column, top_k, lowest, self._activation, self._assembly.shift
+        )
 
     def _stages(
         self, assembly: Assembly, top_k: int | None, final_layer: int, exit: Exit | None
@@ -307,6 +326,60 @@ class Reranker(PairModel):
     @cached_property
     def _fingerprint(self) -> str:
         return fingerprint(self._folder)
+
+
+def question_of(
+    model: Reranker,
+    top_k: int | None = None,
+    *,
+    label: int | str | None = None,
+    cutoff_layer: int | None = None,
+    exit: Exit | None = None,
+    score_threshold: float | None = None,
+    instruction: str | None = None,
+    max_length: int | None = None,
+    query_length: int | None = None,
+    document_length: int | None = None,
+) -> Question:
+    """What `Reranker.rank` is asked by these arguments, for who runs pairs by other means."""
+    scorer = model._scorer_with(max_length, query_length, document_length, instruction=instruction)
+    return model._question(scorer, top_k, label, cutoff_layer, exit, score_threshold)
+
+
+def asked_of(
+    model: Reranker,
+    *,
+    activation: Activation | None = None,
+    cutoff_layers: int | Sequence[int] | None = None,
+    instruction: str | None = None,
+    prompt: str | None = None,
+    max_length: int | None = None,
+    query_length: int | None = None,
+    document_length: int | None = None,
+    truncation: Truncation | None = None,
+) -> Asked:
+    """What `score` is asked by these arguments, for who runs pairs by other means.
+
+    And whether pairs are cut, which `score` leaves to the model.
+    """
+    check_choice_or_none("truncation", truncation, get_args(Truncation))
+    lengths = (max_length, query_length, document_length)
+    scorer = model._scorer_with(*lengths, truncation, instruction=instruction, prompt=prompt)
+    return model._asked(scorer, activation, cutoff_layers)
+
+
+def calibrated_counts(model: Reranker) -> list[int]:
+    """The `top_k` that `rank` takes with exit="calibrated", ascending; mostly none."""
+    path = model._folder / FILE
+    if not path.exists() or not isinstance(model._runner, Runner):
+        return []
+    try:
+        return counts(
+            path, fingerprint=model._fingerprint, final_layer=model.exit_layers[-1],
+            settings=model.exit_settings,
+        )  # fmt: skip
+    except InputError:
+        return []
 
 
 def _threshold(score: Any) -> float:

@@ -14,7 +14,7 @@ from packrank import Reranker
 @pytest.fixture(scope="session")
 def reranker_case(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
     """reranker_case("qwen3"): that of `rerankers.BUILD`, made once; tests do not write to it."""
-    from rerankers import BUILD, Case
+    from reranker_folders import BUILD, Case
 
     made: dict[str, Case] = {}
 

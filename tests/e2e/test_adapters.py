@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from adapters import save_adapter
-from rerankers import PAIRS, Case
+from reranker_folders import PAIRS, Case
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 

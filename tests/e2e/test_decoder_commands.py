@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from prompts import QWEN_TASK
-from rerankers import PAIRS, Case
+from reranker_folders import PAIRS, Case
 
 from packrank import Reranker
 from packrank.commands.cli import main

@@ -21,7 +21,7 @@ from prompts import (
     qwen_oracle,
 )
 from recorder import Recorder
-from rerankers import BUILD, LONG, PAIRS, Case, last, saved, sized
+from reranker_folders import BUILD, LONG, PAIRS, Case, last, saved, sized
 
 from packrank import PairError, Reranker
 from packrank.runtime.graphs import PATIENCE, Graphs

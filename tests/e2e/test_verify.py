@@ -14,7 +14,7 @@ import torch
 from adapters import save_adapter
 from colbert_folders import save_colbert
 from modular import FLAT, decoder_body, edit, encoder_body, ettin, save
-from rerankers import gemma, logit_score, minicpm, plain, qwen3
+from reranker_folders import gemma, logit_score, minicpm, plain, qwen3
 from safetensors.torch import load_file
 from sentence_transformers import MultiVectorEncoder
 from sentence_transformers.base.modules import Normalize, Transformer

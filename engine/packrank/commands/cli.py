@@ -1,4 +1,4 @@
-"""packrank rank | score | encode | tokenize | explain | calibrate | verify | bench | info.
+"""packrank rank | score | serve | encode | tokenize | explain | calibrate | verify | bench | info.
 
 Exit status: 0 all was done; 1 some records could not be used and the rest was scored; 2 it could
 not be done, or not be finished, and one sentence on stderr says why; 3 the same, for a reason that
@@ -96,6 +96,8 @@ def _run(args: argparse.Namespace) -> int:
         from packrank.commands.rank import run
     elif args.command == "score":
         from packrank.commands.score import run
+    elif args.command == "serve":
+        from packrank.commands.serve import run
     elif args.command == "encode":
         from packrank.commands.encode import run
     elif args.command == "tokenize":

@@ -2,11 +2,8 @@
 
 import argparse
 import json
-import math
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict
-from typing import Any
 
 from packrank.commands.messages import check_stdout, saying_warnings
 from packrank.commands.options import (
@@ -59,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
             return 0
     if args.output_format == "jsonl":
         for explanation in explanations:
-            print(json.dumps(_fields(explanation)))
+            print(json.dumps(explanation.to_dict()))
     elif sys.stdout is not None:
         colored = args.color == "always" or (args.color == "auto" and sys.stdout.isatty())
         for number, explanation in enumerate(explanations, 1):
@@ -70,19 +67,6 @@ def run(args: argparse.Namespace) -> int:
             if number < len(explanations):
                 print()
     return 0
-
-
-def _fields(explanation: Explanation) -> dict[str, Any]:
-    """As JSON has it, in which -inf, of a document without token vectors, has no spelling."""
-    fields = asdict(explanation)
-    fields["matches"] = [
-        {**match._asdict(), "score": _number(match.score)} for match in explanation.matches
-    ]
-    return {**fields, "score": _number(explanation.score)}
-
-
-def _number(score: float) -> float | None:
-    return score if math.isfinite(score) else None
 
 
 def _table(explanation: Explanation, colored: bool) -> Iterator[str]:

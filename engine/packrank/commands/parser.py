@@ -24,6 +24,7 @@ from packrank.commands.options import (
     valid_text,
 )
 from packrank.commands.score_options import add_score
+from packrank.commands.serve_options import add_serve
 from packrank.errors import InputError
 from packrank.records.file import is_stdin
 from packrank.records.formats import FORMATS
@@ -72,6 +73,7 @@ def parser() -> argparse.ArgumentParser:
     commands = whole.add_subparsers(required=True, metavar="COMMAND", dest="command")
     _add_rank(commands)
     add_score(commands)
+    add_serve(commands)
     _add_encode(commands)
     _add_tokenize(commands)
     _add_explain(commands)

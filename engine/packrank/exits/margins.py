@@ -160,6 +160,28 @@ def find(
     return closest
 
 
+def counts(
+    path: Path, *, fingerprint: str, final_layer: int, settings: Mapping[str, Any]
+) -> list[int]:
+    """The `top_k` that `find` has margins for, ascending.
+
+    Args:
+        path: see `find`; likewise fingerprint, final_layer and settings.
+        fingerprint: see there.
+        final_layer: see there.
+        settings: see there.
+
+    Raises:
+        InputError: as `load`.
+    """
+
+    def holds(margins: Margins) -> bool:
+        asked = _conditions(fingerprint, margins.top_k, final_layer, settings)
+        return margins._conditions() == asked
+
+    return sorted(margins.top_k for margins in load(path) if holds(margins))
+
+
 def load(path: Path) -> list[Margins]:
     """All margins of a file, at least one.
 

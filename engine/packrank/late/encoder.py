@@ -236,13 +236,32 @@ class LateEncoder(Reopened):
 
 
 def tokenizer_of(model: LateEncoder) -> Tokenizer:
-    """What a model's texts are tokenized by: for measurements of it."""
+    """What a model's texts are tokenized by, for who looks at tokens."""
     return model._parts[1]
 
 
 def runner_of(model: LateEncoder) -> Runner:
     """What a model encodes by: for measurements of it."""
     return model._runner
+
+
+def first_cut(model: LateEncoder, pairs: Sequence[tuple[str, str]]) -> tuple[int, str] | None:
+    """The first pair of which the model does not read all, and what it leaves; None: none.
+
+    Raises:
+        InputError: a text cannot be encoded.
+    """
+    seen: set[str] = set()
+    for index, (query, document) in enumerate(pairs):
+        for name, side, text in (
+            ("query", model._queries, query),
+            ("document", model._documents, document),
+        ):
+            cut = 0 if name == "query" and text in seen else side.tokens(text)[1]
+            if cut:
+                return index, f"its {name} has {cut} tokens more than the model reads"
+        seen.add(query)
+    return None
 
 
 def check_weights(folder: FilePath, settings: Settings) -> None:

@@ -1,7 +1,8 @@
 """Why a document has its score: which of its tokens each query token matched."""
 
-from dataclasses import dataclass
-from typing import NamedTuple
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -101,3 +102,13 @@ class Explanation:
             if number
         ]
         return f"score {self.score:.4f}, the {how} of {len(self.matches)} matches{''.join(cut)}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it by names, for JSON: None for -inf, of a document without token vectors."""
+        fields = asdict(self)
+        matches = [match._asdict() | {"score": _number(match.score)} for match in self.matches]
+        return fields | {"matches": matches, "score": _number(self.score)}
+
+
+def _number(score: float) -> float | None:
+    return score if math.isfinite(score) else None

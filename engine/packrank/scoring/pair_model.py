@@ -29,6 +29,7 @@ from packrank.scoring.activations import known_activation
 from packrank.scoring.assembly import HeadIndex, Options, assemble
 from packrank.scoring.identity import identity
 from packrank.scoring.pair_scorer import LogitStream, PairScorer
+from packrank.scoring.question import Asked
 from packrank.text.pairs import is_pair
 from packrank.text.truncation import SideLimits, Truncation
 from packrank.threads import in_thread
@@ -349,23 +350,23 @@ class PairModel(Reopened):
         cutoff_layers: int | Sequence[int] | None,
         on_failure: Callable[[int, str], None],
     ) -> NDArray[np.float32]:
-        check_choice_or_none("activation", activation, get_args(Activation))
+        asked = self._asked(scorer, activation, cutoff_layers)
         is_one = is_pair(pairs)
         every = [pairs] if is_one else listed("pairs", pairs, "(query, document) pairs")
-        layers, columns = self._assembly.cutoffs(cutoff_layers)
-        logits = scorer.logits(every, layers, on_failure)
-        scores = scorer.scores(logits, activation or self._activation)
-        if columns is not None:
-            scores = scores[:, columns]
-        elif self.num_labels == 1:
-            scores = scores[:, 0]
+        scores = asked.scores(scorer.logits(every, asked.layers, on_failure))
         return scores[0] if is_one else scores
+
+    def _asked(self, scorer: PairScorer, activation: Activation | None, layers: Any) -> Asked:
+        check_choice_or_none("activation", activation, get_args(Activation))
+        layers, columns = self._assembly.cutoffs(layers)
+        return Asked(scorer, layers, columns, activation or self._activation)
 
     def _scorer_with(
         self,
         max_length: int | None,
         query_length: int | None,
         document_length: int | None,
+        truncation: Truncation | None = None,
         **texts: str | None,
     ) -> PairScorer:
         """The scorer of a call: that of the model, or one with other options for pairs."""
@@ -379,6 +380,7 @@ class PairModel(Reopened):
         given = {
             "max_length": checked_count("max_length", max_length),
             "limits": None if (query, document) == limits else SideLimits(query, document),
+            "truncation": truncation,
             **texts,
         }
         changes = tuple((name, value) for name, value in given.items() if value is not None)

@@ -49,6 +49,10 @@ class PairScorer:
         """Of all pairs scored so far, special tokens included."""
         return self._run.total
 
+    def count(self, sequences: Pack) -> None:
+        """Add sequences that the caller has run to what `num_tokens` says."""
+        self._run.add(len(sequences.token_ids))
+
     def logits(
         self,
         pairs: list[Any],
@@ -116,7 +120,7 @@ class PairScorer:
         running: tuple[Window, Pending] | None = None
         for window in windows:
             started = window, self.runner.submit(window.sequences, cutoff_layers)
-            self._run.add(len(window.sequences.token_ids))
+            self.count(window.sequences)
             if running is not None:
                 yield finish(*running)
             running = started

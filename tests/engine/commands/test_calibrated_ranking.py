@@ -15,6 +15,7 @@ from packrank.commands.cli import main
 from packrank.errors import InputError
 from packrank.exits.calibration import reached
 from packrank.exits.margins import FILE, load
+from packrank.reranker import calibrated_counts
 
 
 def write(path: Path, records: list[dict[str, Any]]) -> Path:
@@ -85,3 +86,7 @@ def test_a_ranking_drops_what_was_measured(layerwise: Path, tmp_path: Path) -> N
         model.rank("a", ["b"], top_k=3, exit="calibrated")
     with pytest.raises(InputError, match="not with max_length 40;"):
         Reranker(layerwise, max_length=40).rank("a", ["b"], top_k=2, exit="calibrated")
+    assert calibrated_counts(model) == [2]
+    assert calibrated_counts(Reranker(layerwise, max_length=40)) == []
+    (layerwise / FILE).write_text("damaged")
+    assert calibrated_counts(model) == []

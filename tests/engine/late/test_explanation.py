@@ -211,6 +211,9 @@ def test_a_document_without_vectors(save: Callable[..., Path]) -> None:
     assert not any(token.scored for token in found.document_tokens)
     assert {(m.document_token, m.score) for m in found.matches} == {(None, -np.inf)}
     assert found.score == -np.inf == model.rank(QUERY, ["x x"])[0].score
+    fields = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert fields["score"] is None
+    assert fields["matches"][0] == {"query_token": 0, "document_token": None, "score": None}
     assert "nothing" in page(found)
 
 

@@ -1,0 +1,1 @@
+"""An HTTP server over engines: the routes, bodies and errors that rerankers' clients know."""

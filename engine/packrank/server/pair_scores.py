@@ -1,0 +1,97 @@
+"""Pairs in their order: vLLM's score, text-embeddings-inference's predict and tokenize."""
+
+import time
+import uuid
+from typing import Any
+
+import tokenizers
+
+from packrank.server.bodies import Predict, Score, Tokenize, pairs_of, sides
+from packrank.server.exchange import validated
+from packrank.server.models import Models
+from packrank.server.problems import Problem
+from packrank.server.rerank import Answered
+from packrank.server.scoring import Asker, check_texts, in_thread, scored
+from packrank.serving.request import Usage
+
+
+async def score(given: dict[str, Any], asker: Asker, models: Models) -> Answered:
+    """One score a pair, as vLLM has it."""
+    body: Score = validated(Score, given)
+    try:
+        queries, documents = sides(body)
+    except ValueError as error:
+        raise Problem(400, str(error)) from None
+    if not documents:
+        raise Problem(400, "there is nothing to score")
+    served = models.named(body.model)
+    if len(served.labels) != 1:
+        raise Problem(422, f"the model has {len(served.labels)} labels; ask /predict")
+    pairs = list(zip(queries, documents, strict=True))
+    found = await scored(asker, served, pairs, body)
+    data = [
+        {"index": index, "object": "score", "score": value}
+        for index, value in enumerate(found.scores[:, 0].tolist())
+    ]
+    usage = {
+        "prompt_tokens": found.usage.tokens,
+        "total_tokens": found.usage.tokens,
+        "completion_tokens": 0,
+        "prompt_tokens_details": None,
+    }
+    answer = {
+        "id": f"score-{uuid.uuid4().hex}",
+        "object": "list",
+        "created": int(time.time()),
+        "model": served.name,
+        "data": data,
+        "usage": usage,
+    }
+    return answer, found.usage, sum(len(q) + len(d) for q, d in pairs), served
+
+
+async def predict(given: dict[str, Any], asker: Asker, models: Models) -> Answered:
+    """Scores of all labels by their names, best first, as text-embeddings-inference has it."""
+    body: Predict = validated(Predict, given)
+    try:
+        inputs, is_one = pairs_of(body.inputs)
+    except ValueError as error:
+        raise Problem(422, str(error), param="inputs") from None
+    pairs = [(query, document) for query, document in inputs if document is not None]
+    if len(pairs) != len(inputs):
+        raise Problem(
+            422, 'the model reads pairs: give each input as ["query", "text"]', param="inputs"
+        )
+    served = models.named(body.model)
+    found = await scored(asker, served, pairs, body)
+    rows = []
+    for values in found.scores.tolist():
+        named = [
+            {"score": value, "label": label}
+            for value, label in zip(values, served.labels, strict=True)
+        ]
+        rows.append(sorted(named, key=lambda one: -one["score"]))
+    characters = sum(len(query) + len(document) for query, document in pairs)
+    return rows[0] if is_one else rows, found.usage, characters, served
+
+
+async def tokenize(given: dict[str, Any], asker: Asker, models: Models) -> Answered:
+    """Tokens of each text and the characters that they stand for, as TEI has it."""
+    body: Tokenize = validated(Tokenize, given)
+    served = models.named(body.model)
+    texts = [body.inputs] if isinstance(body.inputs, str) else body.inputs
+    check_texts(asker.settings, [], texts)
+    special = body.add_special_tokens is not False
+    found = await in_thread(lambda: [_tokens(served.tokenizer, text, special) for text in texts])
+    return found, Usage(tokens=sum(map(len, found))), sum(map(len, texts)), served
+
+
+def _tokens(tokenizer: tokenizers.Tokenizer, text: str, special: bool) -> list[dict[str, Any]]:
+    found = tokenizer.encode(text, add_special_tokens=special)
+    parts = zip(found.ids, found.tokens, found.special_tokens_mask, found.offsets, strict=True)
+    return [
+        {"id": id, "text": token, "special": True, "start": None, "stop": None}
+        if is_special
+        else {"id": id, "text": text[start:stop], "special": False, "start": start, "stop": stop}
+        for id, token, is_special, (start, stop) in parts
+    ]

@@ -1,0 +1,329 @@
+"""An engine: concurrent callers' pairs, coalesced into packs; see `Engine`."""
+
+import asyncio
+import time
+import weakref
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from packrank.arguments import check_str, check_text, checked_count, listed
+from packrank.closing import Closing
+from packrank.documents import Document, document_of
+from packrank.errors import InputError, PairError
+from packrank.exits.stages import Outcome
+from packrank.late_interaction import LateInteraction
+from packrank.request import Ranked, Ranking
+from packrank.reranker import Reranker, asked_of, question_of, scorer_of
+from packrank.runtime.runner import Runner
+from packrank.serving.pump import Pump
+from packrank.serving.request import Answer, Request
+from packrank.serving.source import Alone, LateSource, PairSource, Source
+from packrank.serving.token_cache import TokenCache
+from packrank.serving.watch import Totals, Watch
+
+Model = Reranker | LateInteraction
+CACHE_BYTES = 64 << 20
+_QUEUE_PACKS = 64  # that a queue holds, a device, where the caller does not say
+_LATE_BUDGET = 4096
+
+
+class Engine(Closing):
+    """A model that concurrent callers share; close it, or use it as a context manager.
+
+    One that nobody holds any more answers what it has and ends. Its threads keep no process alive,
+    and a process that is forked from this one makes an engine of its own.
+
+    Their pairs are tokenized ahead of the device and go into common packs, in an order that is
+    fair: every caller has turns of some thousand tokens, whoever comes anew is not behind those
+    who have had much, and priorities are weights, so that nobody starves. Scores have the bits
+    that the model's own `rank` and `score` give (on a CPU; elsewhere if it is `deterministic`).
+
+    Coroutines and threads may share one: `rank` and `score` are awaited, `submit` and
+    `submit_pairs` return futures.
+
+    Attributes:
+        model: that it runs.
+        totals: what it has done so far.
+        cache: of token ids.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        max_queue_tokens: int | None = None,
+        cache_bytes: int = CACHE_BYTES,
+        watch: Watch | None = None,
+    ) -> None:
+        """Begin.
+
+        Args:
+            model: a reranker, or late interaction.
+            max_queue_tokens: most tokens that wait or run, where no request counts for more than a
+                quarter: others have their turns beside a large one. None: 64 packs a device.
+            cache_bytes: of token ids of documents that come again; 0: none.
+            watch: told of everything.
+
+        Raises:
+            InputError: an argument cannot be used.
+        """
+        if not isinstance(model, Reranker | LateInteraction):
+            raise InputError(f"the model is a {type(model).__name__}, expected a Reranker")
+        if isinstance(cache_bytes, bool) or not isinstance(cache_bytes, int) or cache_bytes < 0:
+            raise InputError(f"cache_bytes is {cache_bytes!r}, expected a whole number from 0")
+        limit = checked_count("max_queue_tokens", max_queue_tokens)
+        self.model, self.totals, self.cache = model, Totals(), TokenCache(cache_bytes)
+        devices, budget = [torch.device("cpu")], _LATE_BUDGET
+        if isinstance(model, Reranker):
+            devices, budget = model.devices, scorer_of(model).runner.budget_tokens
+        # On a CPU a pack has run when it is started.
+        is_cpu = len(devices) == 1 and devices[0].type == "cpu"
+        depth = 1 if is_cpu else 2 * len(devices)
+        most = limit or _QUEUE_PACKS * len(devices) * budget
+        watches = [self.totals] if watch is None else [self.totals, watch]
+        self._pump = Pump(budget, depth, most, watches)
+        weakref.finalize(self, self._pump.leave).atexit = False
+
+    async def rank(
+        self, query: str, documents: Sequence[Document], top_k: int | None = None, **options: Any
+    ) -> Any:
+        """`rank` of the model, beside other callers. Cancelled, it takes what waits out.
+
+        Args and errors: see `submit`.
+        """
+        return await asyncio.wrap_future(self.submit(query, documents, top_k, **options))
+
+    async def score(self, pairs: Sequence[tuple[str, Document]], **options: Any) -> Any:
+        """`score` of the model, beside other callers. Cancelled, it takes what waits out.
+
+        Args and errors: see `submit_pairs`.
+        """
+        return await asyncio.wrap_future(self.submit_pairs(pairs, **options))
+
+    def submit(
+        self,
+        query: str,
+        documents: Sequence[Document] | None,
+        top_k: int | None = None,
+        *,
+        priority: int = 0,
+        timeout: float | None = None,
+        caller: Hashable = None,
+        candidates: Sequence[str] | None = None,
+        **options: Any,
+    ) -> Answer:
+        """Ask for a ranking, and come back at once.
+
+        Args:
+            query: any text.
+            documents: as the model's `rank` takes them; None: those of a late-interaction model's
+                store.
+            top_k: how many to return; all if None.
+            priority: from 0; lower goes first, and higher still gets its share.
+            timeout: seconds after which the caller needs no answer; None: as long as it takes.
+            caller: whose requests share a turn, such as an API key; None: this one has its own.
+            candidates: ids of documents of the store; None for all.
+            options: others of the model's `rank`. With `exit` a request shares no pack.
+
+        Returns:
+            A future of what the model's `rank` returns, or raises, with the `usage` of the request;
+            cancelled, it takes out what waits.
+
+        Raises:
+            Overloaded: the queue is full.
+            EngineClosed: the engine is.
+            InputError: an argument of the wrong kind.
+        """
+        check_str("query", query)
+        check_text(query, "query")
+        if documents is None:
+            return self._submit_stored(query, top_k, candidates, priority, timeout, caller, options)
+        if candidates is not None:
+            raise InputError("candidates are ids of documents of the store; leave documents out")
+        every = listed("documents", documents, "strings")
+        pairs = [(query, document) for document in every]
+        if isinstance(self.model, LateInteraction):
+            _refuse(options)
+            most = checked_count("top_k", top_k)
+
+            def ranked(scores: NDArray[np.float32], failures: dict[int, str]) -> list[Ranked]:
+                _raise_first(failures, "try_rank")
+                order = np.argsort(-scores[:, 0], kind="stable").tolist()[:most]
+                return [Ranked(i, float(scores[i, 0]), *document_of(every[i])) for i in order]
+
+            source: Source = LateSource(self.model, _LATE_BUDGET)
+            return self._admit(pairs, source, ranked, priority, timeout, caller)
+        question = question_of(self.model, top_k, **options)
+        if len(question.stages.stops) > 1:
+            question.stages.check(len(every))
+            return self._submit_alone(
+                lambda: self.model.rank(query, every, top_k, **options),
+                sum(len(str(document)) // 3 + 8 for document in every),
+                priority, timeout, caller,
+            )  # fmt: skip
+        last = question.stages.stops[-1]
+        layers = None if last == self.model.exit_layers[-1] else question.stages.stops
+
+        def ranking(logits: NDArray[np.float32], failures: dict[int, str]) -> Ranking:
+            _raise_first(failures, "try_rank")
+            num_layers = np.full(len(every), last, dtype=np.int32)
+            return question.ranking(every, Outcome(logits, num_layers, failures), None)[0]
+
+        source = PairSource(question.scorer, layers, self.cache)
+        return self._admit(pairs, source, ranking, priority, timeout, caller)
+
+    def submit_pairs(
+        self,
+        pairs: Sequence[tuple[str, Document]],
+        *,
+        priority: int = 0,
+        timeout: float | None = None,
+        caller: Hashable = None,
+        **options: Any,
+    ) -> Answer:
+        """Ask for scores of pairs, and come back at once.
+
+        Args:
+            pairs: N (query, document) pairs, as the model's `score` takes several.
+            priority: see `submit`; likewise timeout and caller.
+            timeout: see there.
+            caller: see there.
+            options: others of the model's `score`.
+
+        Returns:
+            A future of what the model's `score` returns, or raises.
+
+        Raises:
+            Overloaded: see `submit`; likewise the others.
+        """
+        every = listed("pairs", pairs, "(query, document) pairs")
+        if isinstance(self.model, LateInteraction):
+            _refuse(options)
+            source: Source = LateSource(self.model, _LATE_BUDGET)
+
+            def scores(found: NDArray[np.float32], failures: dict[int, str]) -> Any:
+                _raise_first(failures, "try_score")
+                return found[:, 0]
+
+        else:
+            asked = asked_of(self.model, **options)
+            source = PairSource(asked.scorer, asked.layers, self.cache)
+
+            def scores(found: NDArray[np.float32], failures: dict[int, str]) -> Any:
+                _raise_first(failures, "try_score")
+                return asked.scores(found)
+
+        return self._admit(every, source, scores, priority, timeout, caller)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the model's weights."""
+        if isinstance(self.model, LateInteraction):
+            return self.model.dtype
+        runner = scorer_of(self.model).runner
+        return runner.model.dtype if isinstance(runner, Runner) else runner.dtype
+
+    @property
+    def budget_tokens(self) -> int:
+        """Most tokens of a pack."""
+        if isinstance(self.model, LateInteraction):
+            return _LATE_BUDGET
+        return scorer_of(self.model).runner.budget_tokens
+
+    @property
+    def max_queue_tokens(self) -> int:
+        """Most tokens that wait or run."""
+        return self._pump.max_queue_tokens
+
+    @property
+    def queue_tokens(self) -> int:
+        """Tokens that wait or run, as far as they are known, else estimated."""
+        return self._pump.queue_tokens
+
+    @property
+    def queue_requests(self) -> int:
+        """Requests that are not answered."""
+        return self._pump.queue_requests
+
+    @property
+    def tokens_per_s(self) -> float:
+        """What the device did lately, while it ran."""
+        return self._pump.tokens_per_s
+
+    def drain(self, seconds: float | None = None) -> bool:
+        """Take no more requests, and wait for those that are here; True if all were answered.
+
+        Args:
+            seconds: that it waits at most; None: as long as it takes.
+        """
+        return self._pump.drain(seconds)
+
+    def close(self) -> None:
+        """End after the packs that run, and fail what waits."""
+        self._pump.close()
+
+    def _submit_stored(
+        self,
+        query: str,
+        top_k: int | None,
+        candidates: Sequence[str] | None,
+        priority: int,
+        timeout: float | None,
+        caller: Hashable,
+        options: dict[str, Any],
+    ) -> Answer:
+        model = self.model
+        if not isinstance(model, LateInteraction) or model.store is None:
+            raise InputError("documents is None, and the engine's model has no store")
+        return self._submit_alone(
+            lambda: model.rank(query, None, top_k, candidates=candidates, **options),
+            32, priority, timeout, caller,
+        )  # fmt: skip
+
+    def _submit_alone(
+        self,
+        call: Callable[[], Any],
+        tokens: int,
+        priority: int,
+        timeout: float | None,
+        caller: Hashable,
+    ) -> Answer:
+        alone = Alone(call, tokens, [])
+        return self._admit([None], alone, lambda *_: alone.answers[0], priority, timeout, caller)
+
+    def _admit(
+        self,
+        pairs: list[Any],
+        source: Source,
+        finish: Callable[[NDArray[np.float32], dict[int, str]], Any],
+        priority: int,
+        timeout: float | None,
+        caller: Hashable,
+    ) -> Answer:
+        if isinstance(priority, bool) or not isinstance(priority, int) or priority < 0:
+            raise InputError(f"priority is {priority!r}, expected a whole number from 0")
+        if timeout is not None and not timeout > 0:
+            raise InputError(f"timeout is {timeout!r}, expected seconds above 0")
+        now = time.monotonic()
+        request = Request(
+            pairs, source, finish, caller, priority,
+            None if timeout is None else now + timeout, now,
+            np.full((len(pairs), source.columns), np.nan, dtype=np.float32),
+            [source.cost(pair) for pair in pairs],
+        )  # fmt: skip
+        return self._pump.admit(request)
+
+
+def _raise_first(failures: dict[int, str], instead: str) -> None:
+    for index, reason in sorted(failures.items()):
+        raise PairError(index, reason, instead)
+
+
+def _refuse(options: dict[str, Any]) -> None:
+    for name, value in options.items():
+        if value is not None:
+            raise InputError(f"late interaction has no {name}")

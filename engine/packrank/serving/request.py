@@ -1,0 +1,169 @@
+"""A caller's request on its way through an engine."""
+
+from collections import deque
+from collections.abc import Callable, Hashable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from packrank.request import Int32
+from packrank.serving.source import Source
+
+
+@dataclass
+class Usage:
+    """What a request took.
+
+    Attributes:
+        pairs: of it.
+        tokens: of their sequences.
+        tokenize_s: seconds in which its texts were read.
+        forward_s: in which packs ran that held some of it.
+        queue_s: in which it waited for any of that, all in all.
+    """
+
+    pairs: int = 0
+    tokens: int = 0
+    tokenize_s: float = 0.0
+    forward_s: float = 0.0
+    queue_s: float = 0.0
+
+
+class Answer(Future[Any]):
+    """What a caller waits for.
+
+    Attributes:
+        usage: what it took, once it is there.
+        on_cancel: called where it is cancelled before it is there.
+    """
+
+    def __init__(self, usage: Usage, on_cancel: Callable[[], None]) -> None:
+        super().__init__()
+        self.usage = usage
+        self.on_cancel: Callable[[], None] | None = on_cancel
+
+    def cancel(self) -> bool:
+        """Take the request out of the queue; False: it has been answered."""
+        is_cancelled = super().cancel()
+        on_cancel, self.on_cancel = self.on_cancel, None
+        if is_cancelled and on_cancel is not None:
+            on_cancel()
+        return is_cancelled
+
+
+@dataclass
+class Part:
+    """Some sequences of a request, ready to run.
+
+    Attributes:
+        what: as its source has them.
+        indices: which pairs of the request they are.
+        lengths: [n] int32, tokens of each.
+        next: how many have run.
+    """
+
+    what: Any
+    indices: list[int]
+    lengths: Int32
+    next: int = 0
+
+
+@dataclass(frozen=True)
+class Taken:
+    """Sequences of one request that run together.
+
+    Attributes:
+        request: whose they are.
+        part: of which.
+        start: the first of them in the part; likewise stop, after the last.
+    """
+
+    request: "Request"
+    part: Part
+    start: int
+    stop: int
+    tokens: int
+
+
+@dataclass(eq=False)
+class Request:
+    """Pairs that a caller waits for.
+
+    Attributes:
+        pairs: (query, document) each.
+        source: what reads and runs them.
+        finish: what the caller gets, of logits [N, columns] and index -> reason of failures.
+        caller: whose turn it takes; None: one of its own, which stands for no other's later.
+        priority: lower first.
+        deadline: by the engine's clock; None: none.
+        begun: likewise.
+        logits: [N, columns] float32, NaN where nothing is known yet.
+        failures: index -> reason.
+        usage: what it has taken so far.
+        answer: what the caller waits for; None before it is admitted, and once it is settled, so
+            that whoever keeps that keeps nothing of the request.
+        cost: tokens that it keeps in the queue, first by estimate.
+        num_read: pairs that have been read.
+        left: pairs that are not done.
+        parts: ready to run.
+        is_over: whether nobody waits for it any more.
+    """
+
+    pairs: list[Any]
+    source: Source
+    finish: Callable[[NDArray[np.float32], dict[int, str]], Any]
+    caller: Hashable
+    priority: int
+    deadline: float | None
+    begun: float
+    logits: NDArray[np.float32]
+    costs: list[int]
+    failures: dict[int, str] = field(default_factory=dict)
+    usage: Usage = field(default_factory=Usage)
+    answer: Answer | None = None
+    cost: int = 0
+    num_read: int = 0
+    left: int = 0
+    parts: "deque[Part]" = field(default_factory=deque)
+    is_over: bool = False
+
+    def __post_init__(self) -> None:
+        self.left, self.cost = len(self.pairs), sum(self.costs)
+        self.usage.pairs = len(self.pairs)
+        if self.caller is None:
+            self.caller = object()
+
+    def to_read(self, tokens: int) -> range:
+        """The next pairs of about so many tokens; at least one."""
+        stop, room = self.num_read, tokens
+        while stop < len(self.pairs) and (room > 0 or stop == self.num_read):
+            room -= self.costs[stop]
+            stop += 1
+        return range(self.num_read, stop)
+
+    def take(self, tokens: int, least: int) -> Taken | None:
+        """The next sequences that are ready, of so many tokens at most.
+
+        Args:
+            tokens: that should do.
+            least: that may be taken by a first sequence that is longer.
+        """
+        part = self.parts[0]
+        lengths = part.lengths[part.next :]
+        count = int(np.searchsorted(np.cumsum(lengths), tokens, side="right"))
+        if not count:
+            if lengths[0] > least:
+                return None
+            count = 1
+        start, part.next = part.next, part.next + count
+        if part.next == len(part.indices):
+            self.parts.popleft()
+        return Taken(self, part, start, part.next, int(lengths[:count].sum()))
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether some of it could run."""
+        return bool(self.parts)

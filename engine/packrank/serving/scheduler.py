@@ -1,0 +1,166 @@
+"""An engine's requests between its threads: what is read next, what runs next, what is over.
+
+No thread is started here and no model known; the engine calls under its lock.
+"""
+
+import heapq
+from collections.abc import Hashable, Iterator
+
+from packrank.serving.order import Order
+from packrank.serving.request import Part, Request, Taken
+
+# Tokens that a flow gets at a turn. Fewer make fairer turns, and more of them a pack.
+_TURN = 1024
+# A request that has so many packs of tokens left does not join one in which another one ends.
+_BULK_PACKS = 2
+
+
+class Scheduler:
+    """Requests that were admitted.
+
+    Args:
+        ahead: most tokens that are read and have not run.
+        most: tokens that one request counts for in `load`.
+
+    Attributes:
+        tokens: of all requests here, as far as they are known, else estimated.
+        load: the same, where a large request counts for `most`: others do not wait for all of it.
+        ready: tokens that are read and have not run.
+    """
+
+    def __init__(self, ahead: int, most: int) -> None:
+        self.tokens = self.load = self.ready = 0
+        self._ahead, self._most = ahead, most
+        self._reading: Order[Request] = Order()
+        self._running: Order[Request] = Order()
+        self._queued: set[Request] = set()  # those in the order of what runs
+        self._open: dict[int, Request] = {}  # by their `id`
+        # When, and whose: requests that are over are let go of before their deadlines have passed.
+        self._deadlines: list[tuple[float, int]] = []
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def __iter__(self) -> Iterator[Request]:
+        return iter([*self._open.values()])
+
+    def add(self, request: Request) -> None:
+        """Let a request wait to be read."""
+        cost, request.cost = request.cost, 0
+        self._cost(request, cost)
+        self._open[id(request)] = request
+        self._reading.add(request, request.caller, request.priority)
+        if request.deadline is not None:
+            heapq.heappush(self._deadlines, (request.deadline, id(request)))
+
+    def to_read(self, tokens: int) -> tuple[Request, range] | None:
+        """What to read next, of about so many tokens; None: nothing now."""
+        first = self._reading.first()
+        if first is None:
+            return None
+        flow, request = first
+        # Who comes anew is read all the same, or packs of others would run before it.
+        if self.ready >= self._ahead * (1 if request.num_read else 2):
+            return None
+        places = request.to_read(tokens)
+        request.num_read = places.stop
+        cost = sum(request.costs[places.start : places.stop])
+        self._reading.served(flow, cost, is_over=places.stop == len(request.pairs))
+        return request, places
+
+    def has_read(self, request: Request, places: range, part: Part | None) -> None:
+        """Take a part that was read; None: nothing of those pairs can run."""
+        estimated = sum(request.costs[places.start : places.stop])
+        if request.is_over:
+            return
+        tokens = 0 if part is None else int(part.lengths.sum())
+        self._cost(request, request.cost + tokens - estimated)
+        if part is not None:
+            self.ready += tokens
+            request.parts.append(part)
+            self._queue(request)
+
+    def compose(self) -> list[Taken]:
+        """The next pack; empty: nothing is ready."""
+        pack: list[Taken] = []
+        key: Hashable = None
+        room = 0
+        while (first := self._running.first()) is not None:
+            flow, request = first
+            if pack and (request.source.key != key or key is None):
+                break
+            if not pack:
+                key, room = request.source.key, request.source.budget_tokens
+            elif self._is_bulk(request) and any(self._ends(one) for one in pack):
+                break
+            taken = request.take(min(room, _TURN), room if pack else 1 << 60)
+            if taken is None:
+                break
+            pack.append(taken)
+            room -= taken.tokens
+            self.ready -= taken.tokens
+            if not request.is_ready:
+                self._queued.discard(request)
+            self._running.served(flow, taken.tokens, is_over=not request.is_ready)
+            if room <= 0:
+                break
+        return pack
+
+    def has_run(self, taken: Taken) -> None:
+        """Let go of sequences that have run."""
+        if not taken.request.is_over:
+            self._cost(taken.request, taken.request.cost - taken.tokens)
+
+    def drop(self, request: Request) -> bool:
+        """Take a request out, whatever is left of it; False: it was out."""
+        if request.is_over:
+            return False
+        request.is_over = True
+        del self._open[id(request)]
+        self._cost(request, 0)
+        self.ready -= sum(int(part.lengths[part.next :].sum()) for part in request.parts)
+        request.parts.clear()
+        self._queued.discard(request)
+        for order in (self._reading, self._running):
+            order.drop(request, request.caller, request.priority)
+        return True
+
+    def overdue(self, now: float) -> list[Request]:
+        """Those whose deadline has passed."""
+        found = []
+        while (due := self.next_deadline) is not None and due <= now:
+            found.append(self._open[heapq.heappop(self._deadlines)[1]])
+        return found
+
+    @property
+    def next_deadline(self) -> float | None:
+        """Of those that are here."""
+        while self._deadlines:
+            due, key = self._deadlines[0]
+            request = self._open.get(key)
+            if request is not None and request.deadline == due:
+                return due
+            heapq.heappop(self._deadlines)
+        return None
+
+    def counted(self, cost: int) -> int:
+        """What a request of so many tokens adds to `load`."""
+        return min(cost, self._most)
+
+    def _cost(self, request: Request, cost: int) -> None:
+        self.tokens += cost - request.cost
+        self.load += self.counted(cost) - self.counted(request.cost)
+        request.cost = cost
+
+    def _queue(self, request: Request) -> None:
+        if request not in self._queued:
+            self._queued.add(request)
+            self._running.add(request, request.caller, request.priority)
+
+    def _is_bulk(self, request: Request) -> bool:
+        return request.cost > _BULK_PACKS * request.source.budget_tokens
+
+    def _ends(self, taken: Taken) -> bool:
+        """Whether a request has nothing left but what was taken of it."""
+        request = taken.request
+        return request.num_read == len(request.pairs) and not request.parts

@@ -1,0 +1,238 @@
+"""How an engine reads pairs and runs them: those of a reranker, of late interaction, or alone."""
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from packrank.arguments import check_text
+from packrank.documents import TokenizedText, document_of
+from packrank.errors import InputError
+from packrank.late_interaction import LateInteraction
+from packrank.request import Int32, Pack
+from packrank.scoring.pair_scorer import PairScorer
+from packrank.serving.token_cache import TokenCache
+
+Logits = NDArray[np.float32]
+# Logits of what was started, a row a sequence, and place -> reason of those that have none.
+Started = Callable[[], tuple[Logits, dict[int, str]]]
+_CHARACTERS_A_TOKEN = 3  # fewer than of most texts, so that a queue is not longer than it says
+UNFINITE = "the model's logits for it are not finite numbers"
+
+
+@dataclass(frozen=True)
+class Read:
+    """Pairs as sequences.
+
+    Attributes:
+        what: the sequences, as the source runs them.
+        places: which of the pairs they are.
+        lengths: [n] int32, tokens of each.
+        failures: place -> reason of the other pairs.
+    """
+
+    what: Any
+    places: list[int]
+    lengths: Int32
+    failures: dict[int, str]
+
+
+class Source(Protocol):
+    """Reads pairs and runs them. Sources of one key run in one pack."""
+
+    @property
+    def key(self) -> Hashable:
+        """What sequences have in common that may share a pack; None: they run alone."""
+        ...
+
+    @property
+    def columns(self) -> int:
+        """Logits of a pair."""
+        ...
+
+    @property
+    def budget_tokens(self) -> int:
+        """Most tokens of a pack."""
+        ...
+
+    def cost(self, pair: Any) -> int:
+        """About how many tokens a pair has, before it is read."""
+        ...
+
+    def read(self, pairs: Sequence[Any]) -> Read:
+        """Make sequences of pairs."""
+        ...
+
+    def start(self, some: Sequence[tuple[Any, int, int]]) -> Started:
+        """Run sequences: of each `Read.what` those from a place to another."""
+        ...
+
+
+@dataclass(frozen=True)
+class PairSource:
+    """Pairs of a reranker.
+
+    Attributes:
+        scorer: of the model, as a call lays pairs out.
+        layers: to score after; None: all.
+        cache: of documents' tokens.
+        query_tokens: whether documents' ids can be kept, and the rest is the query's.
+    """
+
+    scorer: PairScorer
+    layers: tuple[int, ...] | None
+    cache: TokenCache
+
+    @property
+    def key(self) -> Hashable:
+        """The layers that run."""
+        return "pairs", self.layers
+
+    @property
+    def columns(self) -> int:
+        """Of all labels, or of the layers."""
+        return self.scorer.assembly.config.num_labels * len(self.layers or (0,))
+
+    @property
+    def budget_tokens(self) -> int:
+        """The runner's, which may shrink."""
+        return self.scorer.runner.budget_tokens
+
+    def cost(self, pair: Any) -> int:
+        """By the characters, and no more than the model reads."""
+        return min(_size(pair) // _CHARACTERS_A_TOKEN + 4, self.scorer.assembly.layout.max_length)
+
+    def read(self, pairs: Sequence[Any]) -> Read:
+        """Tokenize, documents that are known by their ids."""
+        window = self.scorer.reader.window(self._known(pairs))
+        pack = window.sequences
+        return Read(pack, window.indices, pack.lengths, window.failures)
+
+    def start(self, some: Sequence[tuple[Pack, int, int]]) -> Started:
+        """Run them as one pack."""
+        packs = [
+            pack if stop - start == len(pack) else pack.take(np.arange(start, stop))
+            for pack, start, stop in some
+        ]
+        joined = Pack.joined(packs)
+        pending = self.scorer.runner.submit(joined, self.layers)
+        self.scorer.count(joined)
+
+        def result() -> tuple[Logits, dict[int, str]]:
+            logits = pending.result()
+            finite = np.isfinite(logits).all(axis=1)
+            return logits, {
+                place: pending.failures.get(place, UNFINITE)
+                for place in np.flatnonzero(~finite).tolist()
+            }
+
+        return result
+
+    def _known(self, pairs: Sequence[Any]) -> list[Any]:
+        """The pairs, with the tokens of documents in place of their texts where they have any."""
+        layout = self.scorer.assembly.layout
+        tokenization = layout.tokenization
+        if tokenization is None or not self.cache.is_on:
+            return list(pairs)
+        texts = [_text_of(pair) for pair in pairs]
+        every = list({text for text in texts if text is not None})
+        known = dict(zip(every, self.cache.find(tokenization, every), strict=True))
+        missing = [text for text in every if known[text] is None]
+        whole = [text.join((tokenization.before, tokenization.after)) for text in missing]
+        ids, failed = self.scorer.assembly.tokenizer.try_encode(whole)
+        for text, asked, found in zip(missing, whole, ids, strict=True):
+            if asked not in failed:  # else the reader says of it why
+                known[text] = made = TokenizedText(found, tokenization)
+                self.cache.keep(text, made)
+        return [
+            pair if text is None or known[text] is None else (pair[0], known[text])
+            for pair, text in zip(pairs, texts, strict=True)
+        ]
+
+
+@dataclass(frozen=True)
+class LateSource:
+    """Pairs of late interaction; texts are encoded where they run."""
+
+    model: LateInteraction
+    budget_tokens: int
+
+    key: Hashable = "late"
+    columns: int = 1
+
+    def cost(self, pair: Any) -> int:
+        """By the characters, and no more than the model reads."""
+        most = self.model.document_length + _QUERY_TOKENS
+        return min(_size(pair) // _CHARACTERS_A_TOKEN + 4, most)
+
+    def read(self, pairs: Sequence[Any]) -> Read:
+        """As they are: their costs stand for their lengths."""
+        lengths = np.array([self.cost(pair) for pair in pairs], dtype=np.int32)
+        return Read(list(pairs), list(range(len(pairs))), lengths, {})
+
+    def start(self, some: Sequence[tuple[list[Any], int, int]]) -> Started:
+        """Score them together: of equal texts each is encoded once."""
+        pairs = [pair for part, start, stop in some for pair in part[start:stop]]
+        scores, failures = self.model.try_score(pairs)
+        return lambda: (scores[:, None], failures)
+
+
+@dataclass(frozen=True)
+class Alone:
+    """What cannot share a pack: early exits, documents of a store. It is one pair to the engine.
+
+    Attributes:
+        call: does all of it.
+        tokens: about how many it takes.
+        answers: where what it returned is left.
+    """
+
+    call: Callable[[], Any]
+    tokens: int
+    answers: list[Any]
+
+    key: Hashable = None
+    columns: int = 1
+    budget_tokens: int = 1 << 60
+
+    def cost(self, pair: Any) -> int:
+        """All."""
+        return self.tokens
+
+    def read(self, pairs: Sequence[Any]) -> Read:
+        """Nothing is read ahead."""
+        return Read(None, [0], np.array([self.tokens], dtype=np.int32), {})
+
+    def start(self, some: Sequence[tuple[Any, int, int]]) -> Started:
+        """Do it."""
+        self.answers.append(self.call())
+        return lambda: (np.zeros((1, 1), dtype=np.float32), {})
+
+
+_QUERY_TOKENS = 32
+
+
+def _size(pair: Any) -> int:
+    """Characters of a pair, as far as it is one; of tokens as many as they stand for."""
+    try:
+        query, document = pair
+        text = document if isinstance(document, str) else document_of(document).text
+    except (InputError, TypeError, ValueError):
+        return 0
+    of_text = len(text) if isinstance(text, str) else _CHARACTERS_A_TOKEN * len(text)
+    return len(query) + of_text if isinstance(query, str) else 0
+
+
+def _text_of(pair: Any) -> str | None:
+    """The text of a pair's document; None where the pair is not sound, or has tokens."""
+    try:
+        _, document = pair
+        text = document_of(document).text
+        if not isinstance(text, str):
+            return None
+        check_text(text)
+    except (InputError, TypeError, ValueError):
+        return None
+    return text

@@ -1,7 +1,7 @@
 """A request's body read, its answer written, and its client watched meanwhile."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -34,12 +34,12 @@ async def read_json(request: Request, most_bytes: int) -> dict[str, Any]:
     if encoding not in ("", "identity"):
         raise Problem(415, f"the body is encoded as {encoding}, expected it plain")
     announced = request.headers.get("content-length", "")
-    body = None
+    body, coming = None, request.stream()
     try:
         if not announced.isdigit() or int(announced) <= most_bytes:
-            body = await asyncio.wait_for(_whole(request, most_bytes), BODY_SECONDS)
+            body = await asyncio.wait_for(_whole(coming, most_bytes), BODY_SECONDS)
         if body is None:
-            await _pass_over(request, most_bytes)
+            await _pass_over(request, coming, most_bytes)
             raise Problem(413, f"the body has more than {most_bytes} bytes", headers=_CLOSE)
     except asyncio.TimeoutError:
         said = f"the body did not come within {BODY_SECONDS:g} s"
@@ -55,10 +55,10 @@ async def read_json(request: Request, most_bytes: int) -> dict[str, Any]:
     return found
 
 
-async def _whole(request: Request, most_bytes: int) -> bytes | None:
+async def _whole(coming: AsyncIterator[bytes], most_bytes: int) -> bytes | None:
     """All of a body; None: it has more than so many bytes."""
     parts, size = [], 0
-    async for part in request.stream():
+    async for part in coming:
         size += len(part)
         if size > most_bytes:
             return None
@@ -66,12 +66,12 @@ async def _whole(request: Request, most_bytes: int) -> bytes | None:
     return b"".join(parts)
 
 
-async def _pass_over(request: Request, most_bytes: int) -> None:
+async def _pass_over(request: Request, coming: AsyncIterator[bytes], most_bytes: int) -> None:
     """Read what is refused, within bounds: who is sending would not read the answer before."""
 
     async def rest() -> None:
         size = 0
-        async for part in request.stream():
+        async for part in coming:
             size += len(part)
             if size > _REST * most_bytes:
                 return

@@ -75,13 +75,13 @@ class Run:
         self._rounds: list[list[list[float]]] = []
         self._made = Path()
         self._has_maxsim = self._has_opened = self._has_model = False
-        self._failure: Exception | None = None  # the first one
+        self._failures: list[str] = []
 
     def run(self) -> None:
         """Measure all that was asked for, as far as time goes.
 
         Raises:
-            Exception: why no model could be measured, where none could.
+            InputError: no model could be measured, and why.
         """
         report, is_cuda = self.report, self._device.type == "cuda"
         report.left_out += [one for texts in self.settings.texts for one in texts.left_out]
@@ -90,8 +90,8 @@ class Run:
         try:
             with current:
                 self._run()
-            if self._failure is not None and not self._has_model:
-                raise self._failure
+            if self._failures and not self._has_model:
+                raise InputError(self._failures[0])
             report.complete = True
         finally:
             report.seconds, report.seen = self._whole.spent, self._watch.seen
@@ -373,8 +373,8 @@ class Run:
         try:
             yield
         except Exception as error:  # such as of safetensors where a disk is full
-            self._failure = self._failure or error
             self._leave_out(what, " ".join(str(error).split())[:300] or type(error).__name__)
+            self._failures.append(self.report.left_out[-1])
 
     def _has_time(self, what: str) -> bool:
         """Whether any is left; what there is none for is left out, but for the first model."""

@@ -75,8 +75,9 @@ class Process:
         """The first line of a message, which is waited for."""
 
         def found() -> list[dict[str, Any]]:
-            assert self.process.poll() is None or self.lines, "it has ended"
-            return [x for x in self.lines if isinstance(x, dict) and x["message"] == message]
+            some = [x for x in self.lines if isinstance(x, dict) and x["message"] == message]
+            assert some or self._reader.is_alive(), self.lines
+            return some
 
         until(found)
         return found()[0]

@@ -156,7 +156,7 @@ class Pump(Closing):
             self.drain()
             self.close()
 
-        if self._is_here:
+        if self._is_here and not self._is_closed:
             Thread(target=end, name="packrank ending", daemon=True).start()
 
     @property

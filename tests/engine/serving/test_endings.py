@@ -72,6 +72,17 @@ def test_nothing_is_kept_of_a_request_that_is_over(
         until(lambda: kept() is None, 5)
 
 
+def test_an_answer_keeps_nothing_of_its_request(toy: Open, uncollected: None) -> None:
+    with Engine(toy(), cache_bytes=0) as engine:
+        text = Text("a b c")
+        kept = weakref.ref(text)
+        answer = engine.submit_pairs([("q", text)])
+        assert answer.result(10).tolist() == [0.0]
+        del text
+        until(lambda: kept() is None, 5)
+        assert answer.usage.tokens == 7
+
+
 def test_nothing_is_kept_of_a_request_that_is_refused(
     toy: Open, held: Held, uncollected: None
 ) -> None:
@@ -149,7 +160,20 @@ def test_a_forked_process_is_told_to_make_its_own(toy: Open, held: Held) -> None
     engine.close()
 
 
-def test_a_deadline_holds_while_the_model_hangs(toy: Open, held: Held) -> None:
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_deadline_holds_while_the_model_hangs(
+    toy: Open, held: Held, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    """Whatever becomes of it in the end."""
+    logits = ToyModel.logits
+
+    def ending(model: ToyModel, pack: Any) -> Any:
+        found = logits(model, pack)
+        if fails and len(held.packs) == 1:
+            raise RuntimeError("it was stuck")
+        return found
+
+    monkeypatch.setattr(ToyModel, "logits", ending)
     with Engine(toy()) as engine:
         hung = engine.submit("q", ["a"], timeout=0.05)
         assert held.begun.acquire(timeout=10)
@@ -187,14 +211,41 @@ def test_whatever_a_model_raises_fails_its_request_alone(
         assert len(engine.submit("q", ["a"]).result(10)) == 1
 
 
+def test_of_a_pack_that_fails_only_what_is_waited_for_is_run_again(
+    toy: Open, held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logits = ToyModel.logits
+
+    def failing(model: ToyModel, pack: Any) -> Any:
+        found = logits(model, pack)
+        if len(pack.lengths) > 1:
+            raise RuntimeError("no such kernel")
+        return found
+
+    monkeypatch.setattr(ToyModel, "logits", failing)
+    with Engine(toy()) as engine:
+        first = engine.submit("q", ["a"])
+        assert held.begun.acquire(timeout=10)
+        late, gone, stays = (engine.submit("q", ["a"], timeout=t) for t in (0.3, None, None))
+        until(lambda: engine._pump._scheduler.ready == 15)
+        held.go.release()
+        assert first.result(10) and held.begun.acquire(timeout=10)
+        assert gone.cancel()
+        assert isinstance(late.exception(10), DeadlineExceeded)
+        held.let_all_go()
+        assert len(stays.result(10)) == 1
+    assert held.packs == [[5], [5] * 3, [5]]
+
+
 def test_callbacks_of_both_threads_may_close_it(toy: Open, held: Held) -> None:
     """At the same time: neither waits for the other."""
     engine = Engine(toy())
-    both = threading.Barrier(2, timeout=10)
+    both, closed = threading.Barrier(2, timeout=10), threading.Semaphore(0)
 
     def close(_: Any) -> None:
         both.wait()
         engine.close()
+        closed.release()
 
     run = engine.submit("q", ["a"])
     run.add_done_callback(close)
@@ -203,6 +254,7 @@ def test_callbacks_of_both_threads_may_close_it(toy: Open, held: Held) -> None:
     late.add_done_callback(close)
     held.let_all_go()
     assert run.result(10)
+    assert closed.acquire(timeout=10) and closed.acquire(timeout=10)
     for thread in engine._pump._threads:
         thread.join(10)
         assert not thread.is_alive()

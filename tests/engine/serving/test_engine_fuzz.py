@@ -178,7 +178,9 @@ def test_every_request_is_settled_once_and_as_it_should_be(
     nothing_is_left(engine)
     engine.close()
     kinds = sum((one.check() for one in clients), Counter())
-    wanted = {"EngineClosed"}
     if ending == "drain":
-        wanted = {"answered", "CancelledError", "DeadlineExceeded", "Overloaded", "PairError"}
-    assert kinds.keys() >= wanted
+        assert "EngineClosed" not in kinds  # as where a thread has failed
+    else:
+        assert kinds["EngineClosed"]
+    assert kinds.keys() >= {"answered", "DeadlineExceeded"}
+    assert ending == "close" or kinds.keys() >= {"CancelledError", "Overloaded", "PairError"}

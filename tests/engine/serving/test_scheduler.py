@@ -1,0 +1,172 @@
+"""What is read next and what runs next, by requests whose tokens are counted by hand."""
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from packrank.serving.request import Part, Request
+from packrank.serving.scheduler import Scheduler
+
+AHEAD = 300
+
+
+@dataclass(frozen=True)
+class Source:
+    """A pair is a number, of tokens."""
+
+    key: Hashable = "all"
+    budget_tokens: int = 100
+
+
+def request(*pairs: int, **options: Any) -> Request:
+    given = {"caller": None, "priority": 0, "deadline": None} | options
+    source: Any = given.pop("source", Source())
+    return Request(
+        list(pairs), source, lambda *_: None, begun=0.0, logits=np.zeros((len(pairs), 1)),
+        costs=list(pairs), **given,
+    )  # fmt: skip
+
+
+def read(scheduler: Scheduler, tokens: int = 100) -> Request | None:
+    """Read what is to be read; whose it was."""
+    found = scheduler.to_read(tokens)
+    if found is None:
+        return None
+    one, places = found
+    lengths = np.array(one.pairs[places.start : places.stop], dtype=np.int32)
+    scheduler.has_read(one, places, Part(None, list(places), lengths))
+    return one
+
+
+def filled(scheduler: Scheduler) -> Scheduler:
+    while read(scheduler) is not None:
+        pass
+    return scheduler
+
+
+def test_reading_is_so_far_ahead_of_a_large_request_but_not_of_who_comes_anew() -> None:
+    scheduler = Scheduler(AHEAD, 10_000)
+    large = request(*[10] * 1000)
+    scheduler.add(large)
+    assert filled(scheduler).ready == AHEAD
+    small = [request(10, 10) for _ in range(40)]
+    for one in small:
+        scheduler.add(one)
+    assert filled(scheduler).ready == 2 * AHEAD  # of those, not of all
+    assert [one.num_read for one in small[:16]] == [2] * 15 + [0]
+    assert large.num_read == AHEAD // 10
+
+
+def test_who_comes_anew_runs_next_and_no_bulk_with_it() -> None:
+    scheduler = Scheduler(AHEAD, 10_000)
+    large, small = request(*[10] * 1000), request(10, 10)
+    scheduler.add(large)
+    filled(scheduler)
+    assert {one.request for one in scheduler.compose()} == {large}
+    scheduler.add(small)
+    filled(scheduler)
+    assert [(one.request, one.tokens) for one in scheduler.compose()] == [(small, 20)]
+    assert {one.request for one in scheduler.compose()} == {large}
+
+
+def test_what_has_run_waits_no_more() -> None:
+    scheduler = Scheduler(AHEAD, 10_000)
+    one = request(*[10] * 50)
+    scheduler.add(one)
+    assert scheduler.tokens == scheduler.load == 500
+    ran = 0
+    while pack := filled(scheduler).compose():
+        for taken in pack:
+            scheduler.has_run(taken)
+            ran += taken.tokens
+        assert scheduler.tokens == scheduler.load == 500 - ran
+    assert ran == 500 and scheduler.ready == 0
+
+
+def test_a_large_request_counts_for_so_much_until_less_is_left() -> None:
+    scheduler = Scheduler(AHEAD, 200)
+    large, small = request(*[10] * 50), request(10)
+    for one in (large, small):
+        scheduler.add(one)
+    assert (scheduler.tokens, scheduler.load) == (510, 210)
+    while pack := filled(scheduler).compose():
+        for taken in pack:
+            scheduler.has_run(taken)
+        assert scheduler.load == min(large.cost, 200) + small.cost
+    assert (scheduler.tokens, scheduler.load, scheduler.ready) == (0, 0, 0)
+
+
+def test_what_is_dropped_is_nowhere() -> None:
+    scheduler = Scheduler(AHEAD, 10_000)
+    every = [request(*[10] * 50, caller="one", deadline=5.0) for _ in range(5)]
+    for one in every:
+        scheduler.add(one)
+    filled(scheduler)
+    taken = scheduler.compose()
+    for one in every:
+        assert scheduler.drop(one) and not scheduler.drop(one)
+    for one in taken:
+        scheduler.has_run(one)
+    assert (scheduler.tokens, scheduler.load, scheduler.ready, len(scheduler)) == (0, 0, 0, 0)
+    assert scheduler.compose() == [] and read(scheduler) is None
+    assert scheduler.next_deadline is None and scheduler.overdue(9.0) == []
+
+
+def test_what_was_dropped_while_it_was_read_is_not_ready() -> None:
+    scheduler = Scheduler(AHEAD, 10_000)
+    one = request(10, 10)
+    scheduler.add(one)
+    found = scheduler.to_read(100)
+    assert found is not None
+    scheduler.drop(one)
+    scheduler.has_read(one, found[1], Part(None, [0, 1], np.array([10, 10], dtype=np.int32)))
+    assert scheduler.ready == scheduler.tokens == 0 and scheduler.compose() == []
+
+
+def test_deadlines_come_in_their_order_whoever_is_gone() -> None:
+    scheduler = Scheduler(AHEAD, 10_000)
+    late, soon, gone, never = (request(10, deadline=due) for due in (9.0, 5.0, 1.0, None))
+    for one in (late, soon, gone, never):
+        scheduler.add(one)
+    scheduler.drop(gone)
+    assert scheduler.next_deadline == 5.0
+    assert scheduler.overdue(4.9) == []
+    assert scheduler.overdue(9.0) == [soon, late]
+
+
+def test_a_place_in_memory_that_is_taken_again_has_no_deadline_of_before() -> None:
+    scheduler = Scheduler(AHEAD, 10_000)
+    one = request(10, deadline=1.0)
+    scheduler.add(one)
+    scheduler.drop(one)
+    one.is_over, one.deadline = False, 50.0  # as if it were another one there
+    scheduler.add(one)
+    assert scheduler.overdue(2.0) == [] and scheduler.next_deadline == 50.0
+
+
+def test_who_has_no_name_shares_none() -> None:
+    """Not with one that was where it is now, either."""
+    callers = []
+    for _ in range(50):
+        one = request(10)
+        callers.append(one.caller)
+        del one
+    assert len(set(callers)) == 50
+
+
+def test_what_cannot_share_a_pack_runs_alone() -> None:
+    scheduler = Scheduler(AHEAD, 10_000)
+    alone = [request(10, source=Source(key=None)) for _ in range(2)]
+    others = [request(10, source=Source(key=key)) for key in ("a", "b", "a")]
+    for one in (*alone, *others):
+        scheduler.add(one)
+    filled(scheduler)
+    packs = []
+    while pack := scheduler.compose():
+        packs.append([one.request for one in pack])
+    keys = [{one.source.key for one in pack} for pack in packs]
+    assert all(len(one) == 1 for one in keys)
+    assert [pack for pack in packs if pack[0].source.key is None] == [[one] for one in alone]
+    assert sum(map(len, packs)) == 5

@@ -55,7 +55,7 @@ def serve(reranker: Reranker) -> Iterator[Serve]:
         yield lambda model=None, **settings: start(model or reranker, **settings)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # no longer: tests elsewhere look at which threads there are
 def shared_client(reranker: Reranker) -> Iterator[TestClient]:
     with served() as start:
         yield start(reranker)

@@ -20,6 +20,7 @@ from packrank.bench.peers import (
 )
 from packrank.bench.peers.late import MaxSimPeer
 from packrank.bench.peers.peer import CannotRun, Logits, Peer, Task, Variant
+from packrank.bench.peers.signal_stack import kept_signal_stack
 from packrank.bench.subjects.texts import Pairs, Texts
 from packrank.quiet import quiet, reason_of
 
@@ -61,7 +62,7 @@ def opened(
         if dtypes is not None and variant.dtype not in dtypes:
             continue
         try:
-            with _silence():
+            with _fenced():
                 peer = variant.open()
                 if not np.isfinite(peer.score(task.uneven)).all():
                     raise CannotRun(f"{variant.name} gives logits that are not finite")
@@ -87,7 +88,7 @@ def opened_maxsim(device: torch.device) -> tuple[list[MaxSimPeer], list[str]]:
     sentences = []
     for peers_of in (maxsim_cpu.peers, late_interaction_kernels.peers):
         try:
-            with _silence():
+            with _fenced():
                 some = peers_of(device)
                 for peer in some:
                     _try(peer, device)
@@ -114,17 +115,17 @@ def _line(error: Exception) -> str:
 
 def _silent(score: Callable[[Pairs], Logits]) -> Callable[[Pairs], Logits]:
     def silent(pairs: Pairs) -> Logits:
-        with _silence():
+        with _fenced():
             return score(pairs)
 
     return silent
 
 
 @contextmanager
-def _silence() -> Iterator[None]:
-    """No bar, warning or log of another package."""
+def _fenced() -> Iterator[None]:
+    """No bar, warning or log of another package, and nothing in the way of Ctrl-C."""
     nothing, disabled = io.StringIO(), logging.root.manager.disable
-    with quiet(), redirect_stdout(nothing), redirect_stderr(nothing):
+    with quiet(), redirect_stdout(nothing), redirect_stderr(nothing), kept_signal_stack():
         logging.disable(logging.CRITICAL)
         try:
             yield

@@ -87,7 +87,7 @@ quality: $(VENV)/installed-demo
 	@test -n "$(DATA)" || { echo "make quality needs the folder of the data: make quality DATA=folder" >&2; exit 1; }
 	$(RUN) benchmarks/engine/quality.py --data="$(DATA)" $(ARGS)
 
-bench: $(VENV)/installed-bench,demo
+bench: $(VENV)/installed-bench,demo,server,tables
 	$(RUN) -m pytest benchmarks -q --no-header -o console_output_style=classic \
 	  $(if $(DATA),--data="$(DATA)") $(ARGS)
 
@@ -120,7 +120,8 @@ try-wheel: wheel
 
 # All extras at once: the other words need not install their own.
 install: $(VENV)/installed-bench,check,demo,docs,test $(VENV)/wheel-tools
-	@touch $(addprefix $(VENV)/installed-,demo demo$(COMMA)test demo$(COMMA)docs check bench$(COMMA)demo)
+	@touch $(addprefix $(VENV)/installed-,demo demo$(COMMA)test demo$(COMMA)docs check)
+	@touch $(VENV)/installed-bench,demo,server,tables
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

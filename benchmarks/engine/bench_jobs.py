@@ -25,6 +25,7 @@ NUM_PAIRS = {"float32": 192, "bfloat16": 384}
 FAST = 100  # times as fast a forward is pretended to be
 NUM_FAST = 20_000
 ROUNDS = 3
+OF_FORWARD = 9  # some hundredths are looked for, and a virtual machine's noise is a tenth
 
 
 @pytest.fixture
@@ -117,17 +118,21 @@ def bench_job(race, folder, pairs, tmp_path, quick_start, dtype):  # noqa: F811
             ours._runner.submit(pack).result()
 
     length = sum(len(pack.token_ids) for pack in submitted) / count
+    case = f"MiniLM-L6 {dtype}, {count} rows of Parquet, {length:.0f} tokens on average"
     contestants = {
         "packrank": text_job,
         "packrank, by a token store": token_job,
         "the forward of the same packs alone": forward,
+    }
+    race("jobs", case, contestants, count, "pairs", rounds=OF_FORWARD)
+    contestants = {
+        "packrank": text_job,
         "sentence-transformers (float32, batch 32)": lambda: predict(peer, tmp_path / "p.parquet"),
     }
     if dtype == "bfloat16":
         name = "sentence-transformers (bfloat16, batch 32)"
         contestants[name] = lambda: predict(narrow, tmp_path / "n.parquet")
-    case = f"MiniLM-L6 {dtype}, {count} rows of Parquet, {length:.0f} tokens on average"
-    race("jobs", case, contestants, count, "pairs", rounds=ROUNDS)
+    race("jobs beside a peer", case, contestants, count, "pairs", rounds=ROUNDS)
 
 
 def bench_fast_forward(race, folder, tokenizer_folder, tmp_path, quick_start, monkeypatch):  # noqa: F811

@@ -116,7 +116,7 @@ def test_a_signal_while_a_report_is_written_waits_for_it_and_a_second_one_does_n
                     os.kill(os.getpid(), signal.SIGINT)
                 done.append(signals)
 
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever ran before
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's & ignores it
     try:
         for signals in (1, 2):
             with pytest.raises(KeyboardInterrupt):

@@ -72,7 +72,10 @@ OPTIONAL = {
 
 # Rooms that an extra is for: whoever imports them does so in a function.
 EXTRAS = {
-    "server": {"fastapi", "orjson", "prometheus_client", "pydantic", "starlette", "uvicorn"},
+    "server": {
+        *("fastapi", "opentelemetry", "orjson", "prometheus_client", "pydantic", "starlette"),
+        "uvicorn",
+    },
 }
 
 

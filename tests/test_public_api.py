@@ -145,6 +145,9 @@ SIGNATURES = {
     packrank.Engine.submit_pairs: (
         "self, pairs, *, priority=0, timeout=None, caller=None, **options"
     ),
+    packrank.Engine.submit_explain: (
+        "self, query, document, *, priority=0, timeout=None, caller=None"
+    ),
     packrank.LateInteraction: (
         "model, *, store=None, device='auto', dtype='auto', query_length=None, "
         "document_length=None, budget_tokens=None, deterministic=False, revision=None, token=None, "

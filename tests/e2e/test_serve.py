@@ -61,8 +61,18 @@ def start(
     """
     root = tmp_path_factory.mktemp("servers")
     tls = ["--ssl-certfile", certificate[0], "--ssl-keyfile", certificate[1]]
+    nobody = "http://127.0.0.1:9"  # a collector of spans that is gone costs nothing
     words: dict[str, list[object]] = {
-        "main": ["--port", 0, "--payload-limit", LIMIT, "--cache-bytes", 1_000_000],
+        "main": [
+            "--port",
+            0,
+            "--payload-limit",
+            LIMIT,
+            "--cache-bytes",
+            1_000_000,
+            "--otlp-endpoint",
+            nobody,
+        ],
         "late": ["--uds", root / "socket", "--shutdown-timeout", 0.3, *tls],
     }
     every: list[Process] = []

@@ -29,6 +29,7 @@ def run(args: argparse.Namespace) -> int:
         from packrank.server.run import serve
         from packrank.server.settings import Settings
         from packrank.server.sockets import listening, listening_at
+        from packrank.server.tracing import exporting
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("packrank"):
             raise
@@ -65,10 +66,12 @@ def run(args: argparse.Namespace) -> int:
             served.append(Served(name, engine))
         return served
 
+    to, by = args.otlp_endpoint, args.otlp_service_name
+    spans = None if to is None else exporting(to, by)
     log_to_stderr(args.log_level)
     sockets = [listening_at(args.uds)] if args.uds else listening(args.host, args.port)
     try:
-        models = serve(opened, settings, sockets, **tls)
+        models = serve(opened, settings, sockets, spans, **tls)
     finally:
         if args.uds:
             with suppress(OSError):

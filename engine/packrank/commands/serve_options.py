@@ -92,6 +92,13 @@ def add_serve(commands: Commands) -> None:
         "--log-level", default="info", choices=("debug", "info", "warning", "error"),
         help="default: info, a line a request",
     )  # fmt: skip
+    how.add_argument(
+        "--otlp-endpoint", metavar="URL",
+        help="of an OpenTelemetry collector, by HTTP (usually port 4318), for a span a request",
+    )  # fmt: skip
+    how.add_argument(
+        "--otlp-service-name", default="packrank", metavar="NAME", help="default: packrank"
+    )
     how.add_argument("--max-model-len", dest="max_length", type=positive, help=argparse.SUPPRESS)
     add_model_options(parser)
 

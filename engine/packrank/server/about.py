@@ -9,9 +9,8 @@ from packrank.server.exchange import validated
 from packrank.server.models import Models, Served
 from packrank.server.problems import Problem
 from packrank.server.rerank import Answered
-from packrank.server.scoring import Asker, check_texts, in_thread
+from packrank.server.scoring import Asker, answered, check_texts
 from packrank.server.settings import Settings
-from packrank.serving.request import Usage
 
 
 class Explain(Body):
@@ -101,5 +100,8 @@ async def explain(given: dict[str, Any], asker: Asker, models: Models) -> Answer
     if not isinstance(model, LateInteraction):
         raise Problem(422, "only late interaction scores by tokens, and so has any to show")
     check_texts(asker.settings, [body.query], [body.document])
-    found = await in_thread(lambda: model.explain(body.query, body.document))
-    return found.to_dict(), Usage(), len(body.query) + len(body.document), served
+    answer = served.engine.submit_explain(
+        body.query, body.document, timeout=asker.settings.timeout_s, caller=asker.caller
+    )
+    found = await answered(asker, answer)
+    return found.to_dict(), answer.usage, len(body.query) + len(body.document), served

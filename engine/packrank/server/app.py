@@ -10,12 +10,13 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
+from opentelemetry.trace import TracerProvider
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route
 
 from packrank import __version__
-from packrank.server import about, pair_scores, rerank
+from packrank.server import about, pair_scores, rerank, tracing
 from packrank.server.access import check_key
 from packrank.server.exchange import read_json, refusal, reply, timing_headers, wait_for
 from packrank.server.logs import LOG
@@ -32,13 +33,19 @@ from packrank.server.settings import Settings
 Handler = Callable[[dict[str, Any], Asker, Models], Awaitable[Answered]]
 
 
-def create_app(models: Models, settings: Settings, metrics: Metrics | None = None) -> FastAPI:
+def create_app(
+    models: Models,
+    settings: Settings,
+    metrics: Metrics | None = None,
+    spans: TracerProvider | None = None,
+) -> FastAPI:
     """The application over models that are served, or will be once they are opened.
 
     Args:
         models: growing ready meanwhile.
         settings: of the server.
         metrics: that engines tell theirs; None: of requests alone.
+        spans: where a request's go; None: to the process's own, if it has any.
     """
     metrics = metrics or Metrics()
     app = FastAPI(
@@ -48,6 +55,7 @@ def create_app(models: Models, settings: Settings, metrics: Metrics | None = Non
         "and NVIDIA NIM.",
         redirect_slashes=False,
         redoc_url=None,
+        telemetry=tracing.telemetry(spans),
     )
     if settings.cors_origins:
         app.add_middleware(
@@ -71,6 +79,7 @@ def create_app(models: Models, settings: Settings, metrics: Metrics | None = Non
             with models.answering():
                 body, usage, characters, served = await handler(given, asker, models)
             model, pairs = served.name, usage.pairs
+            tracing.note(id, model, usage)
             response = reply(body, 200, timing_headers(usage, characters, served.device))
             status = 200
         except (Exception, asyncio.CancelledError) as error:  # cancelled: it has to end
@@ -153,6 +162,10 @@ def _about(app: FastAPI, models: Models, settings: Settings, metrics: Metrics) -
             return reply(body, 503, problem.all_headers)
         return Response(status_code=200)
 
+    def probed(path: str, handler: Callable[[], Awaitable[Response]]) -> None:
+        app.add_api_route(path, handler, methods=["GET"], **describe("health"))
+        app.add_api_route(path, handler, methods=["HEAD"], include_in_schema=False)
+
     async def health() -> Response:
         """Whether requests are answered: 200, or 503 while models are loaded or shut down."""
         return healthy()
@@ -164,9 +177,9 @@ def _about(app: FastAPI, models: Models, settings: Settings, metrics: Metrics) -
         return Response(status_code=200)
 
     for path in ("/health", "/health/ready", "/ping", "/v1/health/ready"):
-        app.add_api_route(path, health, methods=["GET"], **describe("health"))
+        probed(path, health)
     for path in ("/health/live", "/v1/health/live"):
-        app.add_api_route(path, alive, methods=["GET"], **describe("health"))
+        probed(path, alive)
 
     async def root(request: Request) -> Response:
         """A page for browsers, and for others whether requests are answered."""
@@ -175,6 +188,7 @@ def _about(app: FastAPI, models: Models, settings: Settings, metrics: Metrics) -
         return healthy()
 
     app.add_api_route("/", root, methods=["GET"], **describe("root"))
+    app.add_api_route("/", root, methods=["HEAD"], include_in_schema=False)
 
     async def info() -> Response:
         """What text-embeddings-inference says of its model."""

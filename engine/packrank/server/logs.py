@@ -34,10 +34,10 @@ class Lines(logging.Formatter):
 
 
 def log_to_stderr(level: str = "info") -> None:
-    """Write what this server, uvicorn and asyncio say, and no more."""
+    """Write what this server and what it stands on say, and no more."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(Lines())
-    for name in ("packrank", "uvicorn.error", "asyncio", "concurrent.futures"):
+    for name in ("packrank", "uvicorn.error", "asyncio", "concurrent.futures", "opentelemetry"):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(level.upper())

@@ -22,6 +22,7 @@ from packrank.server.metrics import Metrics
 from packrank.server.models import Models, Served
 from packrank.server.settings import Settings
 from packrank.server.sockets import address_of
+from packrank.server.tracing import Spans
 
 Open = Callable[[Metrics], list[Served]]
 _SENDING_SECONDS = 5.0  # that answers which are there may take until their clients have them
@@ -92,7 +93,11 @@ class Server(uvicorn.Server):
 
 
 def serve(
-    open_models: Open, settings: Settings, sockets: list[socket.socket], **options: Any
+    open_models: Open,
+    settings: Settings,
+    sockets: list[socket.socket],
+    spans: Spans | None = None,
+    **options: Any,
 ) -> Models:
     """Serve until a signal ends it; returns what was served, which may have failed to open.
 
@@ -100,17 +105,22 @@ def serve(
         open_models: opens them, in a thread; until it returns every request gets 503.
         settings: of the server.
         sockets: where it listens, bound.
+        spans: where requests' go, shut down at the end; None: nowhere.
         options: of uvicorn: ssl_keyfile and so on.
     """
     models, metrics = Models(strict=settings.strict_models), Metrics()
-    app = create_app(models, settings, metrics)
+    app = create_app(models, settings, metrics, None if spans is None else spans.provider)
     config = uvicorn.Config(
         app, log_config=None, access_log=False, server_header=False, lifespan="on", ws="none",
         timeout_graceful_shutdown=1, **options,
     )  # fmt: skip
     server = Server(config, models, settings.drain_s)
     app.router.lifespan_context = _lifespan(open_models, models, metrics, server)
-    server.run(sockets)
+    try:
+        server.run(sockets)
+    finally:
+        if spans is not None:
+            spans.shutdown()
     return models
 
 

@@ -99,7 +99,7 @@ async def ranked(
         query, list(texts), count or len(texts), exit="calibrated", priority=asked.priority or 0,
         timeout=asker.settings.timeout_s, caller=asker.caller, **options,
     )  # fmt: skip
-    ranking = await _answered(asker, answer)
+    ranking = await answered(asker, answer)
     return [(one.index, one.score) for one in ranking], answer.usage
 
 
@@ -120,7 +120,7 @@ async def ranked_of_store(
         query, None, count, candidates=list(ids), priority=asked.priority or 0,
         timeout=asker.settings.timeout_s, caller=asker.caller,
     )  # fmt: skip
-    found = await _answered(asker, answer)
+    found = await answered(asker, answer)
     scores = _finite(np.array([one.score for one in found], dtype=np.float32)).tolist()
     return [(places[one.id], score) for one, score in zip(found, scores, strict=True)], answer.usage
 
@@ -142,7 +142,7 @@ async def scored(
         pairs, priority=asked.priority or 0, timeout=asker.settings.timeout_s, caller=asker.caller,
         **options,
     )  # fmt: skip
-    found = await _answered(asker, answer)
+    found = await answered(asker, answer)
     logits = _finite(found.reshape(len(pairs), -1))
     if asked.raw or served.is_late:
         return Scores(logits, logits, answer.usage)
@@ -150,7 +150,12 @@ async def scored(
     return Scores(logits, activate(logits, kind), answer.usage)
 
 
-async def _answered(asker: Asker, answer: Answer) -> Any:
+async def answered(asker: Asker, answer: Answer) -> Any:
+    """What the engine found.
+
+    Raises:
+        Problem: a pair has no score, or the client has gone.
+    """
     try:
         return await asker.wait(answer)
     except PairError as error:

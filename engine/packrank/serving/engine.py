@@ -219,6 +219,40 @@ class Engine(Closing):
 
         return self._admit(every, source, scores, priority, timeout, caller)
 
+    def submit_explain(
+        self,
+        query: str,
+        document: str,
+        *,
+        priority: int = 0,
+        timeout: float | None = None,
+        caller: Hashable = None,
+    ) -> Answer:
+        """Ask which token of a document each token of a query matched, and come back at once.
+
+        Args:
+            query: any text.
+            document: any text.
+            priority: see `submit`; likewise timeout and caller.
+            timeout: see there.
+            caller: see there.
+
+        Returns:
+            A future of an `Explanation`.
+
+        Raises:
+            Overloaded: see `submit`; likewise the others. A reranker has nothing to explain.
+        """
+        model = self.model
+        check_str("query", query)
+        check_str("document", document)
+        if not isinstance(model, LateInteraction):
+            raise InputError("only late interaction scores by tokens, and so has any to show")
+        cost = LateSource(model, _LATE_BUDGET).cost((query, document))
+        return self._submit_alone(
+            lambda: model.explain(query, document), cost, priority, timeout, caller
+        )
+
     @property
     def dtype(self) -> torch.dtype:
         """Of the model's weights."""

@@ -67,6 +67,12 @@ def test_models_that_cannot_be_served(
     assert "model.safetensors" in said(capsys, small_bert, broken, "--port", 0)  # while it serves
 
 
+def test_a_collector_that_has_no_address(
+    small_bert: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "expected a URL such as" in said(capsys, small_bert, "--otlp-endpoint", "localhost:4318")
+
+
 def test_places_where_nobody_can_listen(
     small_bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -30,7 +30,9 @@ def served() -> Iterator[Serve]:
     """serve(model, **settings): a client of a server of one model, or of several by name."""
     engines: list[Engine] = []
 
-    def start(model: Any, *, queue: int | None = None, **settings: Any) -> TestClient:
+    def start(
+        model: Any, *, queue: int | None = None, spans: Any = None, **settings: Any
+    ) -> TestClient:
         metrics, models = Metrics(), Models()
         for name, one in (model if isinstance(model, dict) else {"small": model}).items():
             engine = Engine(one, max_queue_tokens=queue, watch=metrics)
@@ -38,7 +40,7 @@ def served() -> Iterator[Serve]:
             models.served.append(Served(name, engine))
         chosen = replace(Settings(), **settings)
         models.state, models.strict = "ready", chosen.strict_models
-        app = create_app(models, chosen, metrics)
+        app = create_app(models, chosen, metrics, spans)
         client = TestClient(app, raise_server_exceptions=False, follow_redirects=False)
         client.models = models  # type: ignore[attr-defined]
         return client

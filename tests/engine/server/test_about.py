@@ -72,8 +72,8 @@ def test_no_page_where_there_shall_be_none(serve: Any) -> None:
 
 @pytest.mark.parametrize("path", ["/health", "/health/live", "/health/ready", "/ping"])
 def test_health_is_empty(client: TestClient, path: str) -> None:
-    answer = client.get(path)
-    assert (answer.status_code, answer.content) == (200, b"")
+    for answer in (client.get(path), client.head(path)):
+        assert (answer.status_code, answer.content) == (200, b"")
 
 
 @pytest.mark.parametrize(

@@ -151,6 +151,10 @@ def test_explanations_are_the_models(client: TestClient, model: LateInteraction)
     want = model.explain("red fox", "the red owl").to_dict()
     assert found == json.loads(json.dumps(want))
     assert client.post("/explain", json={"query": "red"}).status_code == 422
+    engine = client.models.served[0].engine  # type: ignore[attr-defined]
+    before = engine.totals.requests
+    assert client.post("/explain", json=body).status_code == 200
+    assert engine.totals.requests == before + 1  # in its turn, as all that runs the model
     nothing = client.post("/explain", json={"query": "red", "document": "?"})
     assert nothing.json()["score"] is None
 

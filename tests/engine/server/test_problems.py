@@ -346,5 +346,9 @@ def test_routes_that_are_not_there(client: TestClient) -> None:
     ):
         body = answer.json()
         assert said in body["message"] == body["detail"] == body["error"]["message"]
-    for path, methods in (("/v1/rerank", "POST"), ("/", "GET, POST"), ("/health", "GET")):
+    for path, methods in (
+        ("/v1/rerank", "POST"),
+        ("/", "GET, HEAD, POST"),
+        ("/health", "GET, HEAD"),
+    ):
         assert client.put(path).headers["allow"] == methods

@@ -81,3 +81,16 @@ def test_late_interaction_and_its_store(tmp_path: Path) -> None:
             engine.submit("q", ["a"], cutoff_layer=2)
         with pytest.raises(InputError, match="missing"):
             engine.submit("the sea", None, candidates=["missing"]).result(60)
+
+
+def test_explanations_have_their_turn(tmp_path: Path) -> None:
+    model = LateInteraction(default_model())
+    with Engine(model) as engine:
+        found = engine.submit_explain("a panda", "the giant panda").result(60)
+        assert found == model.explain("a panda", "the giant panda")
+        for query, document, said in ((1, "b", "query"), ("a", ["b"], "document")):
+            with pytest.raises(InputError, match=said):
+                engine.submit_explain(query, document)
+    made = minicpm(tmp_path).open()
+    with Engine(made) as engine, pytest.raises(InputError, match="only late interaction"):
+        engine.submit_explain("a", "b")

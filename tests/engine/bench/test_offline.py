@@ -14,13 +14,14 @@ from packrank.bench.load.clock import VirtualClock
 from packrank.bench.report import Ceiling, Result
 from packrank.bench.speed import offline
 from packrank.bench.speed.ceilings import Measured, Repeated
-from packrank.bench.speed.offline import Racer, curves, prepare, product_shapes, race
+from packrank.bench.speed.offline import CALIBRATED, Racer, curves, prepare, product_shapes, race
 from packrank.bench.speed.yardstick import Yardstick
 from packrank.bench.subjects.checkpoints import write_checkpoint
 from packrank.bench.subjects.shapes import SHAPES
 from packrank.bench.subjects.subject import Subject
 from packrank.bench.subjects.texts import Pairs, Texts
 from packrank.bench.watch.energy import Meter
+from packrank.demo import default_model
 from packrank.runtime.graphs import Graphs
 
 NOTHING = Yardstick({})
@@ -78,6 +79,20 @@ def test_a_call_takes_as_long_as_asked_and_gives_the_known_rate(
     # However few they are, sorted by length they fill more than a batch.
     assert one.result.facts["padding_share"] == 0.0
     assert one.result.facts["padding_share_unsorted"] == pytest.approx(0.5 / 11)
+
+
+def test_padding_is_that_of_many_pairs(tmp_path: Path) -> None:
+    """However few are timed."""
+    shape = replace(SHAPES["MiniLM-L6"], layers=2, hidden=64, heads=4, inner=96)
+    shares = []
+    for folder in (write_checkpoint(shape, tmp_path), default_model()):
+        subject = Subject.open(folder, "it", "cpu", "float32", Texts.named("nq-like"))
+        facts = prepare(subject, 4, 1e-9, Meter(), seed=0).result.facts
+        assert facts["candidates"] == CALIBRATED
+        shares.append([facts[f"padding_share{end}"] for end in ("", "_unsorted")])
+    assert 0 < shares[0][0] < 0.2 < shares[0][1]
+    # Of late interaction queries and documents have batches of their own.
+    assert 0 <= shares[1][0] < shares[1][1]
 
 
 def racer(score: Callable[[], object], meter: Any = None) -> Racer:

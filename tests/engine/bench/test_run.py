@@ -67,19 +67,6 @@ def test_a_report_has_everything_of_every_model(tmp_path: Path) -> None:
     assert Report.read(tmp_path / "report.json") == report
 
 
-def test_padding_is_that_of_many_pairs() -> None:
-    measured = of(models=["MiniLM-L6", "default"], dtypes=["float32"], lengths=["nq-like"])
-    measured.run()
-    shares = {
-        one.model: [one.facts.get(f"padding_share{end}") for end in ("", "_unsorted")]
-        for one in measured.report.results
-        if one.workload == "Offline"
-    }
-    assert 0 < shares["MiniLM-L6"][0] < 0.2 < shares["MiniLM-L6"][1]
-    # Of late interaction queries and documents have batches of their own.
-    assert 0 <= shares["default"][0] < shares["default"][1]
-
-
 def test_the_share_of_the_ceiling_is_that_of_the_rate(monkeypatch: Any) -> None:
     measured = of(models=["MiniLM-L6"], dtypes=["float32"])
     measured.run()

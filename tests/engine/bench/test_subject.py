@@ -83,7 +83,7 @@ def in_graphs(subject: Subject) -> Graphs:
 @pytest.mark.parametrize("kind", ["cross-encoder", "late interaction"])
 def test_what_runs_in_graphs_is_taken_apart_op_by_op(folder: Path, kind: str) -> None:
     subject = opened(folder if kind == "cross-encoder" else default_model())
-    pairs = subject.texts.pairs(30, 10, seed=0)
+    pairs = subject.texts.pairs(30, 10, seed=0)[: 30 if kind == "cross-encoder" else 4]
     expected = subject.score(pairs)
 
     def apart() -> dict[str, int]:

@@ -38,7 +38,7 @@ class Engine(Closing):
     and a process that is forked from this one makes an engine of its own.
 
     Their pairs are tokenized ahead of the device and go into common packs, in an order that is
-    fair: every caller has turns of some thousand tokens, whoever comes anew is not behind those
+    fair: every caller has turns of a few thousand tokens, whoever comes anew is not behind those
     who have had much, and priorities are weights, so that nobody starves. Scores have the bits
     that the model's own `rank` and `score` give (on a CPU; elsewhere if it is `deterministic`).
 

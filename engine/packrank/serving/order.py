@@ -2,20 +2,22 @@
 
 Every flow (a caller at one priority) has a tag: how many tokens it has been served, weighted. The
 least tag goes next, and a flow that comes anew starts at the virtual time, which is what each flow
-would have been served by then had all been served alike: nobody saves turns up, and a stream of
-newcomers starves nobody. Source: Parekh and Gallager 1993 (the virtual time), Goyal, Vin and Cheng
-1996 (start tags).
+would have been served by then had all been served alike, a token at a time: nobody saves turns up,
+and a stream of newcomers starves nobody. Who has had all that it wanted still counts for the
+virtual time until that has reached its tag: only then would it have been done, served alike.
+Source: Parekh and Gallager 1993 (the virtual time), Goyal, Vin and Cheng 1996 (start tags).
 """
 
 import heapq
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 _Item = TypeVar("_Item")
-_Entry = tuple[float, bool, int, Hashable]  # tag, whether it is no newcomer's, when, whose
-_SLACK = 64  # entries of the heap that may be out of date, beside as many as there are flows
+_Turn = tuple[float, bool, int, Hashable]  # tag, whether it is no newcomer's, when, whose
+_Event = tuple[float, int, Hashable]  # virtual time, when, whose
+_SLACK = 64  # entries of a heap that may be out of date, beside as many as there are flows
 # What a step of priority is worth: by so many tokens others are served first, however late they
 # come, and of each token that is served it counts as one more.
 STEP_TOKENS = 4096
@@ -23,11 +25,23 @@ STEP_TOKENS = 4096
 
 @dataclass
 class _Flow(Generic[_Item]):
+    """Items of a caller at a priority.
+
+    Attributes:
+        weight: by which a token counts.
+        tag: see above.
+        counts: for the virtual time; one of a later priority does from its first tag on.
+        turn: in the heap; others that are there are out of date. Likewise event: when it begins to
+            count, or is forgotten.
+        items: by their `id`.
+    """
+
     weight: int
     tag: float
-    entry: _Entry | None = None  # in the heap; others that are there are out of date
-    was_served: bool = False
-    items: "OrderedDict[int, _Item]" = field(default_factory=OrderedDict)  # by their `id`
+    counts: bool = False
+    turn: _Turn | None = None
+    event: _Event | None = None
+    items: "OrderedDict[int, _Item]" = field(default_factory=OrderedDict)
 
 
 class Order(Generic[_Item]):
@@ -35,9 +49,11 @@ class Order(Generic[_Item]):
 
     def __init__(self) -> None:
         self._flows: dict[Hashable, _Flow[_Item]] = {}
-        self._heap: list[_Entry] = []
+        self._turns: list[_Turn] = []
+        self._events: list[_Event] = []
         self._now = 0.0  # virtual time
-        self._count = self._active = 0
+        self._count = 0
+        self._counting: Counter[int] = Counter()  # flows that count, by weight
 
     def __len__(self) -> int:
         return sum(len(flow.items) for flow in self._flows.values())
@@ -56,28 +72,32 @@ class Order(Generic[_Item]):
         key = caller, priority
         flow = self._flows.get(key)
         if flow is None:
-            start = self._now + STEP_TOKENS * priority
-            flow = self._flows[key] = _Flow(1 + priority, start)
-            self._push(key, flow, is_new=True)
-        elif not flow.items and flow.tag < self._now:  # nobody saves turns up while away
-            flow.tag = self._now
-            self._push(key, flow)
-        self._active += not flow.items
+            flow = _Flow(1 + priority, self._now + STEP_TOKENS * priority)
+            self._flows[key] = flow
+            if priority:
+                self._push_event(key, flow)
+            else:
+                self._begin(flow)
+            self._push_turn(key, flow, is_new=True)
+        elif not flow.items:  # who comes back is no newcomer
+            flow.event = None
+            self._push_turn(key, flow)
         flow.items[id(item)] = item
 
     def first(self) -> tuple[Hashable, _Item] | None:
         """Whose turn it is, and the item; None if nobody waits."""
-        while self._heap:
-            entry = self._heap[0]
-            key = entry[-1]
+        while self._turns:
+            turn = self._turns[0]
+            key = turn[-1]
             flow = self._flows.get(key)
-            is_current = flow is not None and flow.entry is entry
-            if flow is not None and is_current and flow.items:
+            if flow is not None and flow.turn is turn and flow.items:
                 return key, next(iter(flow.items.values()))
-            heapq.heappop(self._heap)
-            if is_current:  # everyone who waits has been served as much
-                del self._flows[key]
-                self._now = max(self._now, entry[0])
+            heapq.heappop(self._turns)
+        # Served alike, all would be done by now.
+        self._now = max([self._now, *(flow.tag for flow in self._flows.values())])
+        self._flows.clear()
+        self._events.clear()
+        self._counting.clear()
         return None
 
     def served(self, key: Hashable, tokens: int, *, is_over: bool) -> None:
@@ -89,29 +109,82 @@ class Order(Generic[_Item]):
             is_over: whether nothing is left of the item.
         """
         flow = self._flows[key]
-        self._now = max(self._now + tokens / self._active, flow.tag)
+        self._begin(flow)
+        flow.event = None
+        self._pass_to(flow.tag)  # nobody who waits has had less
         flow.tag += flow.weight * tokens
-        flow.was_served = True
+        self._advance(tokens)
         if is_over:
             flow.items.popitem(last=False)
-            self._active -= not flow.items
-        # A flow without items is kept until its tag is reached: who comes back is no newcomer.
-        self._push(key, flow)
+        if flow.items:
+            self._push_turn(key, flow)
+        else:
+            self._leave(key, flow)
 
     def drop(self, item: _Item, caller: Hashable, priority: int) -> None:
         """Take an item out, if it is here; the others are as they were added."""
         key = caller, priority
         flow = self._flows.get(key)
-        if flow is None or flow.items.pop(id(item), None) is None or flow.items:
-            return
-        self._active -= 1
-        if not flow.was_served:  # it has nothing to remember, and would begin at no earlier tag
-            del self._flows[key]
+        if flow is not None and flow.items.pop(id(item), None) is not None and not flow.items:
+            self._leave(key, flow)
 
-    def _push(self, key: Hashable, flow: _Flow[_Item], *, is_new: bool = False) -> None:
+    def _begin(self, flow: _Flow[_Item]) -> None:
+        """Let a flow count."""
+        if not flow.counts:
+            flow.counts = True
+            self._counting[flow.weight] += 1
+
+    def _leave(self, key: Hashable, flow: _Flow[_Item]) -> None:
+        """Let a flow go that has no items, once the virtual time has reached its tag."""
+        if flow.counts and flow.tag > self._now:
+            self._push_event(key, flow)
+            return
+        if flow.counts:
+            self._counting[flow.weight] -= 1
+        del self._flows[key]
+
+    def _advance(self, tokens: float) -> None:
+        """Move the virtual time by what each would get of so many tokens."""
+        while self._events:
+            at = self._events[0][0]
+            needed = max(at - self._now, 0.0) * self._share
+            if needed > tokens:
+                break
+            tokens -= needed
+            self._pass_to(at)
+        self._pass_to(self._now + tokens / (self._share or 1.0))
+
+    def _pass_to(self, now: float) -> None:
+        """Move the virtual time to here, if it is not past it: some begin to count, some go."""
+        while self._events and self._events[0][0] <= now:
+            event = heapq.heappop(self._events)
+            flow = self._flows.get(event[-1])
+            if flow is None or flow.event is not event:
+                continue
+            self._now, flow.event = max(event[0], self._now), None
+            if flow.items:
+                self._begin(flow)
+            else:
+                self._leave(event[-1], flow)
+        self._now = max(now, self._now)
+
+    @property
+    def _share(self) -> float:
+        """Of those who count, what all get while one of weight 1 gets a token."""
+        return sum(count / weight for weight, count in self._counting.items())
+
+    def _push_turn(self, key: Hashable, flow: _Flow[_Item], *, is_new: bool = False) -> None:
         self._count += 1
-        flow.entry = flow.tag, not is_new, self._count, key
-        heapq.heappush(self._heap, flow.entry)
-        if len(self._heap) > 2 * len(self._flows) + _SLACK:
-            self._heap = [flow.entry for flow in self._flows.values() if flow.entry is not None]
-            heapq.heapify(self._heap)
+        flow.turn = flow.tag, not is_new, self._count, key
+        heapq.heappush(self._turns, flow.turn)
+        if len(self._turns) > 2 * len(self._flows) + _SLACK:
+            self._turns = [flow.turn for flow in self._flows.values() if flow.turn is not None]
+            heapq.heapify(self._turns)
+
+    def _push_event(self, key: Hashable, flow: _Flow[_Item]) -> None:
+        self._count += 1
+        flow.event = flow.tag, self._count, key
+        heapq.heappush(self._events, flow.event)
+        if len(self._events) > 2 * len(self._flows) + _SLACK:
+            self._events = [flow.event for flow in self._flows.values() if flow.event is not None]
+            heapq.heapify(self._events)

@@ -10,7 +10,7 @@ from packrank.serving.order import Order
 from packrank.serving.request import Part, Request, Taken
 
 # Tokens that a flow gets at a turn. Fewer make fairer turns, and more of them a pack.
-_TURN = 1024
+_TURN = 4096
 # A request that has so many packs of tokens left does not join one in which another one ends.
 _BULK_PACKS = 2
 

@@ -145,18 +145,44 @@ def test_to_drop_an_item_is_not_to_forget_what_its_flow_has_had() -> None:
 
 
 def test_a_flow_is_forgotten_once_everyone_has_had_as_much() -> None:
-    """Not before, although its weight has put it far ahead of the virtual time."""
+    for more, turns in ((1080, ["b", "a again"]), (1110, ["a again"])):
+        order: Order[str] = Order()
+        for item in ("a", "b"):
+            order.add(item, item, 0)
+        flow, _ = order.first() or ("", "")
+        order.served(flow, 1100, is_over=True)
+        served(order, 1, more)
+        order.add("a again", "a", 0)
+        assert served(order, len(turns)) == turns
+
+
+def test_a_caller_that_comes_again_and_again_waits_for_one_turn_of_another() -> None:
+    """As if it were always a new one: what it had while the other waited is made up for.
+
+    The other has the device for itself between two of its requests.
+    """
     order: Order[str] = Order()
-    order.add("a", "a", 9)
-    served(order, 1, 1_000_000)
-    order.add("b", "b", 9)
-    served(order, 1, 0)
-    order.drop("a", "a", 9)
-    served(order, 1, 1_200_000)
-    assert order.first() == (("b", 9), "b")  # past what a has had
-    order.add("a again", "a", 9)
-    turns = served(order, 600, 1000)
-    assert 280 <= turns.index("b") <= 310
+    order.add("bulk", "bulk", 0)
+    served(order, 3, 4096)
+    for n in range(50):
+        order.add(f"few {n}", n, 0)
+        flow, item = order.first() or ("", "")
+        assert item == f"few {n}"
+        order.served(flow, 2600, is_over=True)
+        assert served(order, 1, 4096) == ["bulk"]
+
+
+def test_of_two_weights_the_virtual_time_goes_by_both() -> None:
+    order: Order[str] = Order()
+    order.add("a", "a", 0)
+    served(order, 1, STEP_TOKENS)
+    order.add("b", "b", 1)
+    served(order, 1, STEP_TOKENS)
+    tokens = Counter(served(order, 300, 1000))
+    assert abs(tokens["a"] - 2 * tokens["b"]) <= 4
+    order.add("new", "new", 0)
+    assert served(order, 2, 10)[0] in ("new", "b")
+    assert abs(order._now - order._flows["a", 0].tag) <= 2000
 
 
 def test_what_nobody_waits_for_is_forgotten() -> None:
@@ -165,7 +191,7 @@ def test_what_nobody_waits_for_is_forgotten() -> None:
     for n in range(1000):
         order.add(n, n, 999)
         order.drop(n, n, 999)
-    assert len(order._flows) == 1 and len(order._heap) < 100
+    assert len(order._flows) == 1 and len(order._turns) < 100 and len(order._events) < 100
 
 
 class Model:
@@ -190,11 +216,20 @@ class Model:
             return self.serve(self.draw.choice(sizes), is_over=self.draw.random() < 0.5)
         return None
 
+    def check(self) -> None:
+        """Who counts is known, and what nobody waits for is forgotten in time."""
+        order = self.order
+        assert +order._counting == Counter(f.weight for f in order._flows.values() if f.counts)
+        for flow in order._flows.values():
+            assert flow.items or (flow.counts and flow.tag > order._now and flow.event)
+            assert flow.counts or flow.event
+
     def serve(self, tokens: int, *, is_over: bool) -> tuple[tuple[int, int], int] | None:
         first = self.order.first()
         self.waiting = {key: items for key, items in self.waiting.items() if items}
         assert (first is None) == (not self.waiting)  # it conserves work
-        assert self.order._active == len(self.waiting)
+        assert len(self.order) == sum(map(len, self.waiting.values()))
+        self.check()
         if first is None:
             return None
         key, item = first

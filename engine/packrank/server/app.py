@@ -18,6 +18,7 @@ from starlette.routing import Route
 from packrank import __version__
 from packrank.server import about, pair_scores, rerank, tracing
 from packrank.server.access import check_key
+from packrank.server.bodies import SIDES
 from packrank.server.exchange import read_json, refusal, reply, timing_headers, wait_for
 from packrank.server.logs import LOG
 from packrank.server.metrics import Metrics
@@ -114,8 +115,9 @@ def create_app(
     plain = partial(rerank.rerank, echo=settings.return_documents, required=True)
     for partially in (echoing, plain):
         partially.__doc__ = rerank.rerank.__doc__
-    for path in ("/rerank", "/v1/rerank", "/reranking", "/invocations"):
+    for path in ("/rerank", "/v1/rerank", "/reranking"):
         scoring(path, echoing, "object", "rerank")
+    scoring("/invocations", _invoke, "object", "invoke")
     scoring("/v2/rerank", plain, "object", "rerank")
     for path in ("/v1/ranking", "/v1/retrieval/{model:path}/reranking"):
         scoring(path, rerank.nim, "object", "nim")
@@ -143,6 +145,15 @@ def _document(app: FastAPI) -> None:
         return app.openapi_schema
 
     app.openapi = whole  # type: ignore[method-assign]
+
+
+async def _invoke(given: dict[str, Any], asker: Asker, models: Models) -> Answered:
+    """What SageMaker sends: whichever of the other bodies it is, told apart by keys."""
+    if given.get("inputs") is not None:
+        return await pair_scores.predict(given, asker, models)
+    if given.get("query") is None and any(given.get(name) is not None for name in SIDES):
+        return await pair_scores.score(given, asker, models)
+    return await rerank.rerank(given, asker, models, echo=True)
 
 
 async def _predict_or_rerank(given: dict[str, Any], asker: Asker, models: Models) -> Answered:

@@ -229,16 +229,23 @@ class Predict(Common):
 
 
 class Tokenize(Body):
-    """Of text-embeddings-inference's tokenize route.
+    """Of text-embeddings-inference's and vLLM's tokenize routes.
 
     Attributes:
-        inputs: a text, or several.
+        inputs: a text, or several, of TEI's.
+        prompt: a text, of vLLM's.
         add_special_tokens: as the model has them around one text.
+        return_token_strs: of vLLM's: also what each token stands for.
     """
 
-    inputs: str | list[str]
+    inputs: str | list[str] | None = None
+    prompt: str | None = None
+    return_token_strs: Flag = None
     add_special_tokens: Flag = None
     model: str | None = None
+
+
+SIDES = ("queries", "data_1", "text_1")  # what the first of two sides may be called
 
 
 def sides(body: Score) -> tuple[list[str], list[str]]:

@@ -76,14 +76,27 @@ async def predict(given: dict[str, Any], asker: Asker, models: Models) -> Answer
 
 
 async def tokenize(given: dict[str, Any], asker: Asker, models: Models) -> Answered:
-    """Tokens of each text and the characters that they stand for, as TEI has it."""
+    """Tokens of texts: of "inputs" with their characters, as TEI has it; or of vLLM's "prompt"."""
     body: Tokenize = validated(Tokenize, given)
+    inputs = body.prompt if body.inputs is None else body.inputs
+    if inputs is None:
+        raise Problem(422, "invalid request: inputs: is missing", param="inputs")
     served = models.named(body.model)
-    texts = [body.inputs] if isinstance(body.inputs, str) else body.inputs
+    texts = [inputs] if isinstance(inputs, str) else inputs
     check_texts(asker.settings, [], texts)
     special = body.add_special_tokens is not False
     found = await in_thread(lambda: [_tokens(served.tokenizer, text, special) for text in texts])
-    return found, Usage(tokens=sum(map(len, found))), sum(map(len, texts)), served
+    usage, characters = Usage(tokens=sum(map(len, found))), sum(map(len, texts))
+    if body.inputs is not None:
+        return found, usage, characters, served
+    [tokens] = found
+    answer = {
+        "count": len(tokens),
+        "max_model_len": served.max_length,
+        "tokens": [one["id"] for one in tokens],
+        "token_strs": [one["text"] for one in tokens] if body.return_token_strs else None,
+    }
+    return answer, usage, characters, served
 
 
 def _tokens(tokenizer: tokenizers.Tokenizer, text: str, special: bool) -> list[dict[str, Any]]:

@@ -14,8 +14,9 @@ Answered = tuple[Any, Usage, int, Served]  # body, what it took, characters read
 
 
 def dialect_of(given: dict[str, Any], usual: Dialect) -> Dialect:
-    """Whose words answer a body: "texts" is TEI's; else the usual of its route."""
-    return "tei" if given.get("texts") is not None and not _has_documents(given) else usual
+    """Whose words answer a body: "texts" and "inputs" are TEI's; else the usual of its route."""
+    is_tei = given.get("texts") is not None or given.get("inputs") is not None
+    return "tei" if is_tei and not _has_documents(given) else usual
 
 
 def _has_documents(given: dict[str, Any]) -> bool:

@@ -108,6 +108,15 @@ class TokenRow(_Answer):
     stop: int | None
 
 
+class TokenIds(_Answer):
+    """Tokens of a prompt, as vLLM has them."""
+
+    count: int
+    max_model_len: int
+    tokens: list[int]
+    token_strs: list[str] | None
+
+
 class ErrorDetail(_Answer):
     """As vLLM's clients read it."""
 
@@ -135,7 +144,7 @@ class TeiError(_Answer):
 
 _MODELS: list[type[BaseModel]] = [
     *(Rerank, TeiRerank, NimRanking, Score, Predict, Tokenize, Explain),
-    *(Ranking, TeiRank, NimRankings, ScoreList, Label, TokenRow, ObjectError, TeiError),
+    *(Ranking, TeiRank, NimRankings, ScoreList, Label, TokenRow, TokenIds, ObjectError, TeiError),
 ]
 _ERRORS = (400, 401, 404, 408, 413, 415, 422, 424, 429, 500, 503, 504)
 
@@ -158,6 +167,7 @@ _REQUESTS: dict[str, dict[str, Any]] = {
     "score": _one(Score),
     "predict": _one(Predict),
     "predict or rerank": _any(_one(Predict), _one(TeiRerank)),
+    "invoke": _any(*map(_one, (Rerank, TeiRerank, Predict, Score))),
     "tokenize": _one(Tokenize),
     "explain": _one(Explain),
 }
@@ -168,7 +178,8 @@ _RESPONSES: dict[str, dict[str, Any]] = {
     "score": _one(ScoreList),
     "predict": _PREDICTED,
     "predict or rerank": _any(_PREDICTED, _list(_one(TeiRank))),
-    "tokenize": _list(_list(_one(TokenRow))),
+    "invoke": _any(_one(Ranking), _one(ScoreList), _PREDICTED, _list(_one(TeiRank))),
+    "tokenize": _any(_list(_list(_one(TokenRow))), _one(TokenIds)),
     "explain": {"type": "object"},
     **{kind: {"type": "object"} for kind in ("info", "models", "live", "version")},
 }

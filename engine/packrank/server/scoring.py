@@ -167,10 +167,10 @@ async def answered(asker: Asker, answer: Answer) -> Any:
 
 def _options(served: Served, asked: Common, settings: Settings) -> dict[str, Any]:
     """What the engine's model takes, of what a client asks."""
-    side = asked.truncation_direction or asked.truncation_side
-    if side is not None and side.lower() != "right":
+    side = (asked.truncation_direction or asked.truncation_side or "right").lower()
+    if side not in ("left", "right"):
         raise Problem(
-            422, f"truncation on the side {side!r} is not offered: pairs are cut at their end",
+            422, f"truncation_direction is {side!r}, expected left or right",
             param="truncation_direction",
         )  # fmt: skip
     options: dict[str, Any] = {}
@@ -194,6 +194,9 @@ def _options(served: Served, asked: Common, settings: Settings) -> dict[str, Any
 
 
 def _may_cut(asked: Common, settings: Settings) -> bool:
+    side = asked.truncation_direction or asked.truncation_side
+    if side is not None and side.lower() == "left":  # pairs are cut at their end, or not at all
+        return False
     if asked.truncate_prompt_tokens is not None:
         return True
     return settings.auto_truncate if asked.truncate is None else asked.truncate

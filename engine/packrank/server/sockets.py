@@ -24,7 +24,9 @@ def listening(host: str, port: int) -> list[socket.socket]:
     try:
         kinds = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         for family, _, _, _, address in dict.fromkeys(kinds):
-            one = socket.socket(family, socket.SOCK_STREAM)
+            # Named, or asyncio takes it for no TCP and leaves Nagle's algorithm on: the second
+            # part of an answer would wait 40 ms for the client to acknowledge the first.
+            one = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
             found.append(one)
             one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:

@@ -229,8 +229,14 @@ def test_truncation(client: TestClient, reranker: Reranker) -> None:
         assert "document at index 1" in answer.text and "40" in answer.text
         assert client.post(path, json=body | {name: ["a"]}).status_code == 200
     for name in ("truncation_direction", "truncation_side"):
-        answer = client.post("/rerank", json=TEXTS | {name: "left"})
-        assert answer.status_code == 422 and "cut at their end" in answer.json()["error"]
+        fits = client.post("/rerank", json=TEXTS | {name: "Left"})
+        assert fits.json() == client.post("/rerank", json=TEXTS).json()
+        for more in ({}, {"truncate": True}, {"truncate_prompt_tokens": -1}):
+            body = {"query": QUERY, "texts": long, name: "left"} | more
+            answer = client.post("/rerank", json=body)
+            assert answer.status_code == 422 and "document at index 1" in answer.json()["error"]
+        answer = client.post("/rerank", json=TEXTS | {name: "up"})
+        assert answer.status_code == 422 and "left or right" in answer.json()["error"]
 
 
 def test_an_operator_may_refuse_what_is_too_long(serve: Any) -> None:

@@ -44,6 +44,36 @@ def test_pairs_of_vllm(
         assert [row["score"] for row in raw["data"]] == logits
 
 
+def test_sagemaker_sends_any_of_them_to_one_route(client: TestClient) -> None:
+    for path, body in (
+        ("/predict", {"inputs": ["a", "b"]}),
+        ("/score", {"text_1": "a", "text_2": ["b", "c"]}),
+        ("/score", {"queries": ["a", "b"], "documents": ["b", "c"]}),
+        ("/rerank", {"query": "a", "documents": ["b", "c"], "top_n": 1}),
+        ("/rerank", {"query": "a", "texts": ["b", "c"]}),
+    ):
+        want, found = (client.post(one, json=body).json() for one in (path, "/invocations"))
+        for answer in (want, found):
+            if isinstance(answer, dict):
+                answer.pop("id"), answer.pop("created", None)
+        assert found == want
+    refused = client.post("/invocations", json={"inputs": "a"})
+    assert refused.status_code == 422 and refused.json()["error_type"] == "Validation"
+
+
+def test_tokens_of_a_prompt_as_vllm_has_them(client: TestClient) -> None:
+    for special in (True, False):
+        body = {"model": "m", "prompt": "ab e", "add_special_tokens": special}
+        [tokens] = client.post("/tokenize", json=body | {"inputs": "ab e"}).json()
+        found = client.post("/tokenize", json=body).json()
+        assert found == {
+            "count": len(tokens), "max_model_len": 40, "tokens": [one["id"] for one in tokens],
+            "token_strs": None,
+        }  # fmt: skip
+    named = client.post("/tokenize", json=body | {"return_token_strs": True}).json()
+    assert named["token_strs"] == [one["text"] for one in tokens]
+
+
 @pytest.mark.parametrize("path", ["/predict", "/"])
 def test_predict_reads_two_texts_as_one_pair(
     client: TestClient, reranker: Reranker, path: str

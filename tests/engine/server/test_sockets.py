@@ -1,5 +1,6 @@
 """Where a server listens: every address of a host on one port, a path that nobody else has."""
 
+import asyncio
 import os
 import socket
 from pathlib import Path
@@ -49,6 +50,26 @@ def test_nothing_is_kept_of_an_address_that_is_taken(monkeypatch: pytest.MonkeyP
         listening("127.0.0.1", first.getsockname()[1])
     assert made and all(one.fileno() == -1 for one in made)
     close(first)
+
+
+def test_no_part_of_an_answer_waits_for_the_one_before() -> None:
+    """Nagle's algorithm is off, which costs 40 ms an answer on connections that are kept."""
+
+    async def nodelay() -> int:
+        seen: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+        def met(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            own = writer.get_extra_info("socket")
+            seen.set_result(own.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+
+        [found] = listening("127.0.0.1", 0)
+        async with await asyncio.start_server(met, sock=found):
+            _, writer = await asyncio.open_connection(*found.getsockname())
+            writer.close()
+            return await seen
+
+    assert asyncio.run(nodelay())
 
 
 def test_a_path_that_a_server_has_left_is_taken_and_one_that_it_has_is_not(tmp_path: Path) -> None:

@@ -164,6 +164,16 @@ class Request:
         return Taken(self, part, start, part.next, int(lengths[:count].sum()))
 
     @property
+    def is_read(self) -> bool:
+        """Whether all of it has been read."""
+        return self.num_read == len(self.pairs)
+
+    @property
+    def ready_tokens(self) -> int:
+        """Tokens that could run."""
+        return sum(int(part.lengths[part.next :].sum()) for part in self.parts)
+
+    @property
     def is_ready(self) -> bool:
         """Whether some of it could run."""
         return bool(self.parts)

@@ -4,12 +4,12 @@ No thread is started here and no model known; the engine calls under its lock.
 """
 
 import heapq
-from collections.abc import Hashable, Iterator
+from collections.abc import Iterator
 
 from packrank.serving.order import Order
 from packrank.serving.request import Part, Request, Taken
 
-# Tokens that a flow gets at a turn. Fewer make fairer turns, and more of them a pack.
+# Tokens that a flow gets at a turn, or a pack if that is less: a page of results is done in one.
 _TURN = 4096
 # A request that has so many packs of tokens left does not join one in which another one ends.
 _BULK_PACKS = 2
@@ -34,6 +34,7 @@ class Scheduler:
         self._reading: Order[Request] = Order()
         self._running: Order[Request] = Order()
         self._queued: set[Request] = set()  # those in the order of what runs
+        self._begun: Request | None = None  # whose turn goes on in the next pack
         self._open: dict[int, Request] = {}  # by their `id`
         # When, and whose: requests that are over are let go of before their deadlines have passed.
         self._deadlines: list[tuple[float, int]] = []
@@ -83,26 +84,28 @@ class Scheduler:
     def compose(self) -> list[Taken]:
         """The next pack; empty: nothing is ready."""
         pack: list[Taken] = []
-        key: Hashable = None
-        room = 0
+        if self._begun is not None:
+            self._take(self._begun, pack)
+            if self._begun.is_ready:  # packs have become smaller
+                return pack
+            self._begun = None
         while (first := self._running.first()) is not None:
             flow, request = first
-            if pack and (request.source.key != key or key is None):
+            if pack and not self._may_join(request, pack):
                 break
-            if not pack:
-                key, room = request.source.key, request.source.budget_tokens
-            elif self._is_bulk(request) and any(self._ends(one) for one in pack):
+            tokens = self._take(request, pack)
+            if not tokens:
                 break
-            taken = request.take(min(room, _TURN), room if pack else 1 << 60)
-            if taken is None:
-                break
-            pack.append(taken)
-            room -= taken.tokens
-            self.ready -= taken.tokens
-            if not request.is_ready:
+            rest = request.ready_tokens
+            if rest and request.is_read and tokens + rest <= _turn(request):
+                # The pack is full: its turn goes on in the next. Else it would wait for everyone
+                # in between, and of many requests all would be half done.
+                self._begun = request
+                tokens, rest = tokens + rest, 0
+            if not rest:
                 self._queued.discard(request)
-            self._running.served(flow, taken.tokens, is_over=not request.is_ready)
-            if room <= 0:
+            self._running.served(flow, tokens, is_over=not rest)
+            if self._begun is request:
                 break
         return pack
 
@@ -118,9 +121,11 @@ class Scheduler:
         request.is_over = True
         del self._open[id(request)]
         self._cost(request, 0)
-        self.ready -= sum(int(part.lengths[part.next :].sum()) for part in request.parts)
+        self.ready -= request.ready_tokens
         request.parts.clear()
         self._queued.discard(request)
+        if self._begun is request:
+            self._begun = None
         for order in (self._reading, self._running):
             order.drop(request, request.caller, request.priority)
         return True
@@ -147,6 +152,28 @@ class Scheduler:
         """What a request of so many tokens adds to `load`."""
         return min(cost, self._most)
 
+    def _take(self, request: Request, pack: list[Taken]) -> int:
+        """Put into a pack what a request has at its turn; returns how many tokens that are."""
+        room = request.source.budget_tokens - sum(one.tokens for one in pack)
+        tokens = 0
+        turn = _turn(request)
+        while request.is_ready and tokens < turn and room > 0:
+            taken = request.take(min(room, turn - tokens), room if pack else 1 << 60)
+            if taken is None:
+                break
+            pack.append(taken)
+            tokens += taken.tokens
+            room -= taken.tokens
+        self.ready -= tokens
+        return tokens
+
+    def _may_join(self, request: Request, pack: list[Taken]) -> bool:
+        """Whether it shares packs with these, and holds up none that ends here."""
+        key = pack[0].request.source.key
+        if key is None or request.source.key != key:
+            return False
+        return not (self._is_bulk(request) and any(self._ends(one) for one in pack))
+
     def _cost(self, request: Request, cost: int) -> None:
         self.tokens += cost - request.cost
         self.load += self.counted(cost) - self.counted(request.cost)
@@ -163,4 +190,8 @@ class Scheduler:
     def _ends(self, taken: Taken) -> bool:
         """Whether a request has nothing left but what was taken of it."""
         request = taken.request
-        return request.num_read == len(request.pairs) and not request.parts
+        return request.is_read and not request.parts
+
+
+def _turn(request: Request) -> int:
+    return min(_TURN, request.source.budget_tokens)

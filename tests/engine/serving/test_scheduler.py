@@ -71,6 +71,54 @@ def test_who_comes_anew_runs_next_and_no_bulk_with_it() -> None:
     assert {one.request for one in scheduler.compose()} == {large}
 
 
+def test_a_turn_that_a_pack_cuts_short_goes_on_in_the_next() -> None:
+    """Else of many requests all would be half done, and each wait for all."""
+    scheduler = Scheduler(10_000, 10_000)
+    every = [request(*[10] * 6) for _ in range(5)]
+    for one in every:
+        scheduler.add(one)
+    filled(scheduler)
+    ran = []
+    while pack := scheduler.compose():
+        assert sum(one.tokens for one in pack) <= 100
+        ran += [(every.index(one.request), one.tokens) for one in pack]
+        for one in pack:
+            scheduler.has_run(one)
+    assert ran == [(0, 60), (1, 40), (1, 20), (2, 60), (3, 20), (3, 40), (4, 60)]
+    assert (scheduler.tokens, scheduler.ready) == (0, 0)
+
+
+def test_a_turn_goes_on_in_smaller_packs_and_ends_where_its_request_does() -> None:
+    source = Source()
+    for is_dropped in (False, True):
+        scheduler = Scheduler(10_000, 10_000)
+        first, second, third = (request(*[10] * 9, source=source) for _ in range(3))
+        for one in (first, second, third):
+            scheduler.add(one)
+        filled(scheduler)
+        assert [(one.request, one.tokens) for one in scheduler.compose()] == [
+            (first, 90), (second, 10)
+        ]  # fmt: skip
+        object.__setattr__(source, "budget_tokens", 50)
+        if is_dropped:
+            scheduler.drop(second)
+        ran = [[(one.request, one.tokens) for one in scheduler.compose()] for _ in range(2)]
+        assert ran == ([[(third, 50)], [(third, 40)]] if is_dropped else
+                       [[(second, 50)], [(second, 30), (third, 20)]])  # fmt: skip
+        object.__setattr__(source, "budget_tokens", 100)
+
+
+def test_a_turn_takes_what_was_read_in_parts() -> None:
+    scheduler = Scheduler(10_000, 10_000)
+    first, second = request(*[10] * 6), request(*[10] * 6)
+    for one in (first, second):
+        scheduler.add(one)
+    while read(scheduler, 20) is not None:
+        pass
+    found = [one.request for one in scheduler.compose()]
+    assert found == [first] * 3 + [second] * 2
+
+
 def test_what_has_run_waits_no_more() -> None:
     scheduler = Scheduler(AHEAD, 10_000)
     one = request(*[10] * 50)

@@ -4,7 +4,9 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-IDLE_SECONDS = 60.0
+# Longer than load balancers keep one that they may use again, usually 60: else they would send a
+# request just when it is closed.
+IDLE_SECONDS = 75.0
 
 
 class Connections:

@@ -16,7 +16,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from packrank.server.app import create_app
-from packrank.server.connections import Connections
+from packrank.server.connections import IDLE_SECONDS, Connections
 from packrank.server.logs import LOG
 from packrank.server.metrics import Metrics
 from packrank.server.models import Models, Served
@@ -112,7 +112,7 @@ def serve(
     app = create_app(models, settings, metrics, None if spans is None else spans.provider)
     config = uvicorn.Config(
         app, log_config=None, access_log=False, server_header=False, lifespan="on", ws="none",
-        timeout_graceful_shutdown=1, **options,
+        timeout_graceful_shutdown=1, timeout_keep_alive=int(IDLE_SECONDS), **options,
     )  # fmt: skip
     server = Server(config, models, settings.drain_s)
     app.router.lifespan_context = _lifespan(open_models, models, metrics, server)

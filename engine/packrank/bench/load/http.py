@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from http.client import HTTPConnection, HTTPException
+from http.client import HTTPConnection, HTTPException, RemoteDisconnected
 from threading import local
 from urllib.parse import urlsplit
 
@@ -30,6 +30,7 @@ class HttpTarget(Closing):
         self._place = parts.hostname, parts.port or 80
         self._path, self._timeout_s = parts.path or "/", timeout_s
         self._own = local()
+        self._connections: set[HTTPConnection] = set()
         self._threads = ThreadPoolExecutor(connections, "packrank http")
 
     def submit(self, query: str, documents: Sequence[str]) -> "Future[tuple[int, bytes]]":
@@ -39,25 +40,37 @@ class HttpTarget(Closing):
         return self._threads.submit(self._ask, body)
 
     def close(self) -> None:
-        """Wait for what is on its way, and end the threads."""
+        """Wait for what is on its way, and end threads and connections."""
         self._threads.shutdown(cancel_futures=True)
+        while self._connections:
+            self._connections.pop().close()
 
     def _ask(self, body: bytes) -> tuple[int, bytes]:
-        connection: HTTPConnection | None = getattr(self._own, "connection", None)
+        kept: HTTPConnection | None = getattr(self._own, "connection", None)
+        try:
+            found = self._exchange(kept, body)
+        except (ConnectionError, RemoteDisconnected):  # a server ends what nobody has used for long
+            if kept is None:
+                raise
+            found = self._exchange(None, body)
+        if found[0] != 200:
+            raise Refused(*found)
+        return found
+
+    def _exchange(self, connection: HTTPConnection | None, body: bytes) -> tuple[int, bytes]:
+        self._own.connection = None
         if connection is None:
-            connection = self._own.connection = HTTPConnection(
-                *self._place, timeout=self._timeout_s
-            )
+            connection = HTTPConnection(*self._place, timeout=self._timeout_s)
+            self._connections.add(connection)
         try:
             connection.request("POST", self._path, body, {"content-type": "application/json"})
             answer = connection.getresponse()
             found = answer.status, answer.read()
         except (OSError, HTTPException):
             connection.close()
-            self._own.connection = None
+            self._connections.discard(connection)
             raise
-        if found[0] != 200:
-            raise Refused(*found)
+        self._own.connection = connection
         return found
 
 

@@ -19,6 +19,7 @@ from packrank.late_interaction import LateInteraction
 from packrank.request import Ranked, Ranking
 from packrank.reranker import Reranker, asked_of, question_of, scorer_of
 from packrank.runtime.runner import Runner
+from packrank.serving.guess import TokenGuess
 from packrank.serving.pump import Pump
 from packrank.serving.request import Answer, Request
 from packrank.serving.source import Alone, LateSource, PairSource, Source
@@ -77,6 +78,7 @@ class Engine(Closing):
             raise InputError(f"cache_bytes is {cache_bytes!r}, expected a whole number from 0")
         limit = checked_count("max_queue_tokens", max_queue_tokens)
         self.model, self.totals, self.cache = model, Totals(), TokenCache(cache_bytes)
+        self._guess = TokenGuess()
         devices, budget = [torch.device("cpu")], _LATE_BUDGET
         if isinstance(model, Reranker):
             devices, budget = model.devices, scorer_of(model).runner.budget_tokens
@@ -173,7 +175,7 @@ class Engine(Closing):
             num_layers = np.full(len(every), last, dtype=np.int32)
             return question.ranking(every, Outcome(logits, num_layers, failures), None)[0]
 
-        source = PairSource(question.scorer, layers, self.cache)
+        source = PairSource(question.scorer, layers, self.cache, self._guess)
         return self._admit(pairs, source, ranking, priority, timeout, caller)
 
     def submit_pairs(
@@ -211,7 +213,7 @@ class Engine(Closing):
 
         else:
             asked = asked_of(self.model, **options)
-            source = PairSource(asked.scorer, asked.layers, self.cache)
+            source = PairSource(asked.scorer, asked.layers, self.cache, self._guess)
 
             def scores(found: NDArray[np.float32], failures: dict[int, str]) -> Any:
                 _raise_first(failures, "try_score")

@@ -13,12 +13,13 @@ from packrank.errors import InputError
 from packrank.late_interaction import LateInteraction
 from packrank.request import Int32, Pack
 from packrank.scoring.pair_scorer import PairScorer
+from packrank.serving.guess import TokenGuess
 from packrank.serving.token_cache import TokenCache
 
 Logits = NDArray[np.float32]
 # Logits of what was started, a row a sequence, and place -> reason of those that have none.
 Started = Callable[[], tuple[Logits, dict[int, str]]]
-_CHARACTERS_A_TOKEN = 3  # fewer than of most texts, so that a queue is not longer than it says
+_CHARACTERS_A_TOKEN = 3  # of those whose tokens are known
 UNFINITE = "the model's logits for it are not finite numbers"
 
 
@@ -78,12 +79,13 @@ class PairSource:
         scorer: of the model, as a call lays pairs out.
         layers: to score after; None: all.
         cache: of documents' tokens.
-        query_tokens: whether documents' ids can be kept, and the rest is the query's.
+        guess: of how many they will be.
     """
 
     scorer: PairScorer
     layers: tuple[int, ...] | None
     cache: TokenCache
+    guess: TokenGuess
 
     @property
     def key(self) -> Hashable:
@@ -102,12 +104,15 @@ class PairSource:
 
     def cost(self, pair: Any) -> int:
         """By the characters, and no more than the model reads."""
-        return min(_size(pair) // _CHARACTERS_A_TOKEN + 4, self.scorer.assembly.layout.max_length)
+        return min(self.guess.tokens(_size(pair)), self.scorer.assembly.layout.max_length)
 
     def read(self, pairs: Sequence[Any]) -> Read:
         """Tokenize, documents that are known by their ids."""
         window = self.scorer.reader.window(self._known(pairs))
         pack = window.sequences
+        whole = pack.lengths < self.scorer.assembly.layout.max_length
+        sizes = np.array([_size(pairs[place]) for place in window.indices])
+        self.guess.learn(int(sizes[whole].sum()), int(pack.lengths[whole].sum()))
         return Read(pack, window.indices, pack.lengths, window.failures)
 
     def start(self, some: Sequence[tuple[Pack, int, int]]) -> Started:

@@ -219,6 +219,8 @@ class Run:
             groups.setdefault((one.subject.name, one.subject.texts.name), []).append(one)
         racers: list[Racer] = []
         for (model, texts), ours in groups.items():
+            if not self._has_time(f"peers of {model}, {texts}"):
+                continue
             self._say(f"{model}, {texts}: peers")
             case = next(case for case in self.settings.cases if case.name == model)
             with self._leaving_out(f"peers of {model}, {texts}"):

@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _measure(args: argparse.Namespace) -> int:
     outputs = [path for path in (args.output, args.csv, args.html) if path is not None]
-    _check_apart(outputs)
+    _check_apart(outputs, [*(args.lengths or ()), *(args.models or ())])
     for path in outputs:
         _check_writable(path)
     if args.html is not None:
@@ -128,12 +128,15 @@ def _progress(line: str) -> None:
     say(f"packrank: {line}")
 
 
-def _check_apart(outputs: list[str]) -> None:
-    """Raise InputError where one output would take the place of another."""
+def _check_apart(outputs: list[str], inputs: list[str]) -> None:
+    """Raise InputError where one output would take the place of another, or of an input."""
+    read = {os.path.realpath(path) for path in inputs if os.path.exists(path)}
     places = ["-" if is_stdout(path) else os.path.realpath(path) for path in outputs]
     for path, place in zip(outputs, places, strict=True):
         if places.count(place) > 1:
             raise InputError(f"{path} is named for several outputs, of which one would be left")
+        if place in read:
+            raise InputError(f"{path} is read, and cannot be written over")
 
 
 def _check_writable(path: str) -> None:

@@ -138,6 +138,7 @@ def test_who_reads_a_pipe_is_not_told_that_it_ends_before_it_begins() -> None:
         (["--csv", "."], "."),
         (["--csv", "r", "--html", "./r"], "r is named for several outputs"),
         (["--output", "-", "--csv", "-"], "- is named for several outputs"),
+        (["--lengths", "t.txt", "--output", "./t.txt"], "./t.txt is read, and cannot be written"),
         (["--lengths", "nowhere.jsonl"], "'nowhere.jsonl' are none of msmarco-like"),
         (["--lengths", "empty.jsonl"], "empty.jsonl holds no text"),
         (["--models", "no-such-model"], "no-such-model"),
@@ -148,9 +149,11 @@ def test_what_cannot_be_done_is_said_in_a_sentence(
     asked: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("empty.jsonl").write_text("")
+    Path("t.txt").write_text("a text")
     assert main(["bench", "--models", "MiniLM-L6", "--device", "cpu", *asked]) == 2
     said = [line for line in capsys.readouterr().err.splitlines() if sentence in line]
     assert said
+    assert Path("t.txt").read_text() == "a text"
     assert not list(Path().glob("*.json"))
 
 

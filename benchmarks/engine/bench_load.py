@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from packrank.bench.load.http import HttpTarget, Refused
 from packrank.bench.load.server import Server, Terms
 
 WINDOW_S = 6.0
+PATIENCE_S = 600.0
 PAUSE_S = 3.0  # so long do threads of a server that is done go on spinning
 CONCURRENT = (1, 8, 32, 128)
 # How it is usually put: the model, a route, a thread pool.
@@ -84,24 +86,20 @@ def closed_loop(
     ask: Callable[[str, list[str]], Any], asked: list[Any], callers: int, seconds: float
 ) -> tuple[float, list[float]]:
     """Requests a second of so many callers who each wait for one before the next; latencies."""
-    latencies: list[list[float]] = [[] for _ in range(callers)]
     begun = time.perf_counter()
     until = begun + seconds
 
-    def call(me: int) -> None:
-        n = me
+    def call(me: int) -> list[float]:
+        n, latencies = me, list[float]()
         while time.perf_counter() < until:
             start = time.perf_counter()
             ask(*asked[n % len(asked)])
-            latencies[me].append(time.perf_counter() - start)
+            latencies.append(time.perf_counter() - start)
             n += callers
+        return latencies
 
-    threads = [threading.Thread(target=call, args=(me,)) for me in range(callers)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    every = [one for each in latencies for one in each]
+    with ThreadPoolExecutor(callers) as pool:
+        every = [one for each in pool.map(call, range(callers)) for one in each]
     return len(every) / (time.perf_counter() - begun), every
 
 
@@ -117,8 +115,8 @@ def bench_concurrency(rows, folder, requests, tmp_path, callers):  # noqa: F811
         Engine(model, cache_bytes=0, max_queue_tokens=10**9) as engine,
         served(*ours(path)) as here,
         served(sys.executable, str(plain), str(path)) as there,
-        HttpTarget(f"{here}/rerank", callers) as a,
-        HttpTarget(f"{there}/rerank", callers) as b,
+        HttpTarget(f"{here}/rerank", callers, PATIENCE_S) as a,
+        HttpTarget(f"{there}/rerank", callers, PATIENCE_S) as b,
     ):
         query, documents = requests[0]
         want = [(one.index, one.score) for one in model.rank(query, documents)]

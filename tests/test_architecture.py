@@ -73,8 +73,8 @@ OPTIONAL = {
 # Rooms that an extra is for: whoever imports them does so in a function.
 EXTRAS = {
     "server": {
-        *("fastapi", "opentelemetry", "orjson", "prometheus_client", "pydantic", "starlette"),
-        "uvicorn",
+        *("fastapi", "fastapi_offline", "opentelemetry", "orjson", "prometheus_client"),
+        *("pydantic", "starlette", "uvicorn"),
     },
 }
 

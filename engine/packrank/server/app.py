@@ -10,6 +10,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
+from fastapi_offline import FastAPIOffline
 from opentelemetry.trace import TracerProvider
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
@@ -49,13 +50,15 @@ def create_app(
         spans: where a request's go; None: to the process's own, if it has any.
     """
     metrics = metrics or Metrics()
-    app = FastAPI(
+    app = FastAPIOffline(  # whose page of documentation loads nothing from elsewhere
+        docs_url="/docs",
+        redoc_url=None,
+        static_url="/docs/static",
         title="Packrank",
         version=__version__,
         description="Rerankers behind the routes of Cohere, Jina, vLLM, text-embeddings-inference "
         "and NVIDIA NIM.",
         redirect_slashes=False,
-        redoc_url=None,
         telemetry=tracing.telemetry(spans),
     )
     if settings.cors_origins:

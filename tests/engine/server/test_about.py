@@ -1,5 +1,6 @@
 """What a server says of itself and of requests: health, models, timing, OpenAPI."""
 
+import re
 from typing import Any
 
 import pytest
@@ -108,6 +109,19 @@ def test_timing_headers_of_text_embeddings_inference(client: TestClient) -> None
 
 def test_version(client: TestClient) -> None:
     assert client.get("/version").json() == {"version": packrank.__version__}
+
+
+def test_the_page_of_documentation_needs_no_network(client: TestClient) -> None:
+    page = client.get("/docs")
+    assert page.status_code == 200
+    assert "https://" not in page.text
+    assert "http://" not in page.text
+    found = re.findall(r'(?:src|href)="(/docs/static/[^"]+)"', page.text)
+    assert len(found) == 3
+    for path in found:
+        answer = client.get(path)
+        assert answer.status_code == 200
+        assert len(answer.content) > 500
 
 
 def test_openapi_describes_every_route(client: TestClient) -> None:

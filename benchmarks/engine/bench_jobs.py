@@ -25,7 +25,7 @@ NUM_PAIRS = {"float32": 192, "bfloat16": 384}
 FAST = 100  # times as fast a forward is pretended to be
 NUM_FAST = 20_000
 ROUNDS = 3
-OF_FORWARD = 9  # some hundredths are looked for, and a virtual machine's noise is a tenth
+OF_FORWARD = 9  # rounds: some hundredths are looked for, and a virtual machine's noise is a tenth
 
 
 @pytest.fixture

@@ -8,11 +8,11 @@ import json
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -74,7 +74,11 @@ def served(*command: str) -> Iterator[str]:
         yield base
     finally:
         process.terminate()
-        process.wait(20)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def ours(path: Path) -> tuple[str, ...]:
@@ -166,7 +170,11 @@ def bench_overload(rows, folder, requests):  # noqa: F811
         rate, _ = closed_loop(lambda q, d: target.submit(q, d).result(), requests, 8, WINDOW_S)
         refused: list[float] = []
         taken: list[float] = []
-        lock = threading.Lock()
+        seconds: dict[int, float] = {}
+
+        def settle(n: int, start: float, _: Any) -> None:
+            seconds[n] = time.perf_counter() - start
+
         begun = time.perf_counter()
         futures = []
         rng = np.random.default_rng(0)
@@ -177,21 +185,15 @@ def bench_overload(rows, folder, requests):  # noqa: F811
             start = time.perf_counter()
             future = target.submit(*requests[n % len(requests)])
 
-            def settle(done, start=start) -> None:
-                seconds = time.perf_counter() - start
-                with lock:
-                    if done.exception() is None:
-                        taken.append(seconds)
-                    else:
-                        assert (
-                            isinstance(done.exception(), Refused) and done.exception().status == 429
-                        )
-                        refused.append(seconds)
-
-            future.add_done_callback(settle)
+            future.add_done_callback(partial(settle, n, start))
             futures.append(future)
-        for future in futures:
-            future.exception(60)
+        for n, future in enumerate(futures):
+            error = future.exception(60)
+            if error is None:
+                taken.append(seconds[n])
+            else:
+                assert isinstance(error, Refused) and error.status == 429, error
+                refused.append(seconds[n])
     for name, values in (("admitted", taken), ("refused with 429", refused)):
         p50, p99 = np.quantile(values, [0.5, 0.99])
         rows.say(f"{name}: {len(values)}, p50 {1e3 * p50:.1f} ms, p99 {1e3 * p99:.1f} ms")

@@ -152,6 +152,8 @@ def _document(app: FastAPI) -> None:
 
 async def _invoke(given: dict[str, Any], asker: Asker, models: Models) -> Answered:
     """What SageMaker sends: whichever of the other bodies it is, told apart by keys."""
+    if given.get("passages") is not None:
+        return await rerank.nim(given, asker, models)
     if given.get("inputs") is not None:
         return await pair_scores.predict(given, asker, models)
     if given.get("query") is None and any(given.get(name) is not None for name in SIDES):

@@ -22,7 +22,7 @@ class Connections:
 
     def __init__(self, seconds: float = IDLE_SECONDS) -> None:
         self._seconds = seconds
-        self._stands: dict[Any, tuple[tuple[int, int], float]] = {}
+        self._stands: dict[Any, tuple[tuple[Any, int], float]] = {}
 
     def look(self, connections: Iterable[Any]) -> None:
         """Look at all that there are, uvicorn's protocols."""
@@ -32,7 +32,7 @@ class Connections:
             cycle, unread = one.cycle, one.transport.get_write_buffer_size()
             if not unread and cycle is not None and not cycle.response_complete:
                 continue
-            state = id(cycle), unread
+            state = cycle, unread  # itself: an `id` may come again
             before = self._stands.get(one)
             since = before[1] if before is not None and before[0] == state else now
             if now - since >= self._seconds:

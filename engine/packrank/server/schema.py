@@ -167,7 +167,7 @@ _REQUESTS: dict[str, dict[str, Any]] = {
     "score": _one(Score),
     "predict": _one(Predict),
     "predict or rerank": _any(_one(Predict), _one(TeiRerank)),
-    "invoke": _any(_one(Rerank), _one(TeiRerank), _one(Predict), _one(Score)),
+    "invoke": _any(_one(Rerank), _one(TeiRerank), _one(NimRanking), _one(Predict), _one(Score)),
     "tokenize": _one(Tokenize),
     "explain": _one(Explain),
 }

@@ -14,11 +14,12 @@ _LAST_SECONDS = 1.0
 
 
 def telemetry(provider: trace.TracerProvider | None) -> TelemetryConfig:
-    """What FastAPI traces, by a provider, or None for the process's own: requests alone.
+    """What FastAPI traces, by a provider, or None for the process's own: requests with a body.
 
-    Nothing that could quote a text of a user, and nothing that an environment variable turns on.
+    Nothing that could quote a text of a body, and nothing that an environment variable turns on.
     """
     return {
+        "exclude": lambda scope: scope.get("method") in ("GET", "HEAD"),  # probes, mostly
         "tracer_provider": provider,
         "metrics": False,
         "logs": False,

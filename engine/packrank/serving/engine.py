@@ -29,6 +29,7 @@ from packrank.serving.watch import Totals, Watch
 Model = Reranker | LateInteraction
 CACHE_BYTES = 64 << 20
 _QUEUE_PACKS = 64  # that a queue holds, a device, where the caller does not say
+_LAST_PRIORITY = 1_000_000  # turns are counted in floating point
 _LATE_BUDGET = 4096
 
 
@@ -250,7 +251,7 @@ class Engine(Closing):
         check_str("document", document)
         if not isinstance(model, LateInteraction):
             raise InputError("only late interaction scores by tokens, and so has any to show")
-        cost = LateSource(model, _LATE_BUDGET).cost((query, document))
+        [cost] = LateSource(model, _LATE_BUDGET).costs([(query, document)])
         return self._submit_alone(
             lambda: model.explain(query, document), cost, priority, timeout, caller
         )
@@ -340,8 +341,12 @@ class Engine(Closing):
         timeout: float | None,
         caller: Hashable,
     ) -> Answer:
-        if isinstance(priority, bool) or not isinstance(priority, int) or priority < 0:
-            raise InputError(f"priority is {priority!r}, expected a whole number from 0")
+        if type(priority) is not int or not 0 <= priority <= _LAST_PRIORITY:
+            raise InputError(
+                f"priority is {priority!r}, expected a whole number from 0 to {_LAST_PRIORITY}"
+            )
+        if not isinstance(caller, Hashable):
+            raise InputError(f"caller is a {type(caller).__name__}, expected what can be hashed")
         if timeout is not None and not timeout > 0:
             raise InputError(f"timeout is {timeout!r}, expected seconds above 0")
         now = time.monotonic()
@@ -349,7 +354,7 @@ class Engine(Closing):
             pairs, source, finish, caller, priority,
             None if timeout is None else now + timeout, now,
             np.full((len(pairs), source.columns), np.nan, dtype=np.float32),
-            [source.cost(pair) for pair in pairs],
+            source.costs(pairs),
         )  # fmt: skip
         return self._pump.admit(request)
 

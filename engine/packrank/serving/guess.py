@@ -2,27 +2,27 @@
 
 import math
 
-# Tokens a character: more than most texts have, so that a queue is no longer than it says.
-_FIRST = 1 / 3
+# Tokens a character. At first more than most texts have, so that a queue is no longer than it says;
+# none have fewer than the least or more than the most for long.
+_FIRST, _LEAST, _MOST = 1 / 3, 0.02, 4.0
 _MEMORY = 50_000  # characters, after which what was is worth a third
-_LEAST = 4  # of special tokens
 
 
 class TokenGuess:
     """Tokens a character, as it lately was: a queue of Chinese is not one of English.
 
-    Threads may share it.
+    One thread learns, any may ask.
+
+    Attributes:
+        rate: tokens a character.
     """
 
     def __init__(self) -> None:
-        self._rate = _FIRST
-
-    def tokens(self, characters: int) -> int:
-        """About how many tokens so many characters have."""
-        return int(characters * self._rate) + _LEAST
+        self.rate = _FIRST
 
     def learn(self, characters: int, tokens: int) -> None:
         """Note how many tokens so many characters had."""
         if characters:
             kept = math.exp(-characters / _MEMORY)
-            self._rate = kept * self._rate + (1 - kept) * tokens / characters
+            seen = min(max(tokens / characters, _LEAST), _MOST)
+            self.rate = kept * self.rate + (1 - kept) * seen

@@ -61,13 +61,14 @@ class Order(Generic[_Item]):
     def __iter__(self) -> Iterator[_Item]:
         return (item for flow in self._flows.values() for item in flow.items.values())
 
-    def add(self, item: _Item, caller: Hashable, priority: int) -> None:
+    def add(self, item: _Item, caller: Hashable, priority: int, *, is_new: bool = True) -> None:
         """Put an item at the end of its flow.
 
         Args:
             item: that waits.
             caller: whose flow it is; items of one take their turns in their order.
             priority: from 0; lower goes first.
+            is_new: whether nothing of it was served before, so that it goes before its equals.
         """
         key = caller, priority
         flow = self._flows.get(key)
@@ -78,7 +79,7 @@ class Order(Generic[_Item]):
                 self._push_event(key, flow)
             else:
                 self._begin(flow)
-            self._push_turn(key, flow, is_new=True)
+            self._push_turn(key, flow, is_new=is_new)
         elif not flow.items:  # who comes back is no newcomer
             flow.event = None
             self._push_turn(key, flow)

@@ -301,6 +301,8 @@ class Pump(Closing):
         done: list[Request] = []
         first = 0
         with self._changed:
+            for request in {id(one.request): one.request for one in pack}.values():
+                request.usage.forward_s += seconds
             for one in pack:
                 request, count = one.request, one.stop - one.start
                 indices = one.part.indices[one.start : one.stop]
@@ -310,7 +312,6 @@ class Pump(Closing):
                         request.failures[index] = failures[place]
                 first += count
                 request.usage.tokens += one.tokens
-                request.usage.forward_s += seconds
                 request.left -= count
                 self._scheduler.has_run(one)
                 if not request.left and self._scheduler.drop(request):

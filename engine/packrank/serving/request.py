@@ -106,7 +106,8 @@ class Request:
         answer: what the caller waits for; None before it is admitted, and once it is settled, so
             that whoever keeps that keeps nothing of the request.
         cost: tokens that it keeps in the queue, first by estimate.
-        num_read: pairs that have been read.
+        num_read: pairs that have been taken to be read.
+        num_arrived: pairs that reading is done with.
         left: pairs that are not done.
         parts: ready to run.
         is_over: whether nobody waits for it any more.
@@ -126,6 +127,7 @@ class Request:
     answer: Answer | None = None
     cost: int = 0
     num_read: int = 0
+    num_arrived: int = 0
     left: int = 0
     parts: "deque[Part]" = field(default_factory=deque)
     is_over: bool = False
@@ -166,7 +168,7 @@ class Request:
     @property
     def is_read(self) -> bool:
         """Whether all of it has been read."""
-        return self.num_read == len(self.pairs)
+        return self.num_arrived == len(self.pairs)
 
     @property
     def ready_tokens(self) -> int:

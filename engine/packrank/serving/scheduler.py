@@ -47,10 +47,10 @@ class Scheduler:
 
     def add(self, request: Request) -> None:
         """Let a request wait to be read."""
+        self._reading.add(request, request.caller, request.priority)
         cost, request.cost = request.cost, 0
         self._cost(request, cost)
         self._open[id(request)] = request
-        self._reading.add(request, request.caller, request.priority)
         if request.deadline is not None:
             heapq.heappush(self._deadlines, (request.deadline, id(request)))
 
@@ -72,6 +72,7 @@ class Scheduler:
     def has_read(self, request: Request, places: range, part: Part | None) -> None:
         """Take a part that was read; None: nothing of those pairs can run."""
         estimated = sum(request.costs[places.start : places.stop])
+        request.num_arrived += len(places)
         if request.is_over:
             return
         tokens = 0 if part is None else int(part.lengths.sum())
@@ -79,7 +80,7 @@ class Scheduler:
         if part is not None:
             self.ready += tokens
             request.parts.append(part)
-            self._queue(request)
+            self._queue(request, is_new=request.num_arrived == len(places))
 
     def compose(self) -> list[Taken]:
         """The next pack; empty: nothing is ready."""
@@ -179,10 +180,10 @@ class Scheduler:
         self.load += self.counted(cost) - self.counted(request.cost)
         request.cost = cost
 
-    def _queue(self, request: Request) -> None:
+    def _queue(self, request: Request, *, is_new: bool) -> None:
         if request not in self._queued:
             self._queued.add(request)
-            self._running.add(request, request.caller, request.priority)
+            self._running.add(request, request.caller, request.priority, is_new=is_new)
 
     def _is_bulk(self, request: Request) -> bool:
         return request.cost > _BULK_PACKS * request.source.budget_tokens

@@ -19,7 +19,8 @@ from packrank.serving.token_cache import TokenCache
 Logits = NDArray[np.float32]
 # Logits of what was started, a row a sequence, and place -> reason of those that have none.
 Started = Callable[[], tuple[Logits, dict[int, str]]]
-_CHARACTERS_A_TOKEN = 3  # of those whose tokens are known
+_CHARACTERS_A_TOKEN = 3  # of late interaction, whose texts are not tokenized before they run
+_ODD = 20  # characters a token, of texts that say nothing of others
 UNFINITE = "the model's logits for it are not finite numbers"
 
 
@@ -58,8 +59,8 @@ class Source(Protocol):
         """Most tokens of a pack."""
         ...
 
-    def cost(self, pair: Any) -> int:
-        """About how many tokens a pair has, before it is read."""
+    def costs(self, pairs: Sequence[Any]) -> list[int]:
+        """About how many tokens each pair has, before it is read; at least one."""
         ...
 
     def read(self, pairs: Sequence[Any]) -> Read:
@@ -102,18 +103,40 @@ class PairSource:
         """The runner's, which may shrink."""
         return self.scorer.runner.budget_tokens
 
-    def cost(self, pair: Any) -> int:
+    def costs(self, pairs: Sequence[Any]) -> list[int]:
         """By the characters, and no more than the model reads."""
-        return min(self.guess.tokens(_size(pair)), self.scorer.assembly.layout.max_length)
+        assembly, rate = self.scorer.assembly, self.guess.rate
+        fixed, most = self.scorer.reader.fixed_tokens, assembly.layout.max_length
+        of_query = assembly.options.limits.query or most
+        of_document = assembly.options.limits.document or most
+        return [
+            min(
+                fixed
+                + min(1 + int(query * rate), of_query)
+                + min(known + int(document * rate), of_document),
+                most,
+            )
+            for query, document, known in map(_sizes, pairs)
+        ]
 
     def read(self, pairs: Sequence[Any]) -> Read:
         """Tokenize, documents that are known by their ids."""
         window = self.scorer.reader.window(self._known(pairs))
         pack = window.sequences
-        whole = pack.lengths < self.scorer.assembly.layout.max_length
-        sizes = np.array([_size(pairs[place]) for place in window.indices])
-        self.guess.learn(int(sizes[whole].sum()), int(pack.lengths[whole].sum()))
+        self._learn([_sizes(pairs[place]) for place in window.indices], pack.lengths)
         return Read(pack, window.indices, pack.lengths, window.failures)
+
+    def _learn(self, sizes: list[tuple[int, int, int]], lengths: Int32) -> None:
+        """Learn from pairs of texts that are not cut."""
+        assembly, fixed = self.scorer.assembly, self.scorer.reader.fixed_tokens
+        if any(assembly.options.limits):
+            return
+        most = assembly.layout.max_length
+        characters = np.array([query + document for query, document, _ in sizes], dtype=np.int64)
+        of_texts = np.array([not known for *_, known in sizes], dtype=bool)
+        whole = of_texts & (lengths < most) & (characters <= _ODD * most)
+        tokens = int((lengths[whole] - fixed).clip(0).sum())
+        self.guess.learn(int(characters[whole].sum()), tokens)
 
     def start(self, some: Sequence[tuple[Pack, int, int]]) -> Started:
         """Run them as one pack."""
@@ -167,14 +190,17 @@ class LateSource:
     key: Hashable = "late"
     columns: int = 1
 
-    def cost(self, pair: Any) -> int:
+    def costs(self, pairs: Sequence[Any]) -> list[int]:
         """By the characters, and no more than the model reads."""
         most = self.model.document_length + _QUERY_TOKENS
-        return min(_size(pair) // _CHARACTERS_A_TOKEN + 4, most)
+        return [
+            min((query + document) // _CHARACTERS_A_TOKEN + known + 4, most)
+            for query, document, known in map(_sizes, pairs)
+        ]
 
     def read(self, pairs: Sequence[Any]) -> Read:
         """As they are: their costs stand for their lengths."""
-        lengths = np.array([self.cost(pair) for pair in pairs], dtype=np.int32)
+        lengths = np.array(self.costs(pairs), dtype=np.int32)
         return Read(list(pairs), list(range(len(pairs))), lengths, {})
 
     def start(self, some: Sequence[tuple[list[Any], int, int]]) -> Started:
@@ -202,9 +228,9 @@ class Alone:
     columns: int = 1
     budget_tokens: int = 1 << 60
 
-    def cost(self, pair: Any) -> int:
+    def costs(self, pairs: Sequence[Any]) -> list[int]:
         """All."""
-        return self.tokens
+        return [self.tokens]
 
     def read(self, pairs: Sequence[Any]) -> Read:
         """Nothing is read ahead."""
@@ -219,15 +245,16 @@ class Alone:
 _QUERY_TOKENS = 32
 
 
-def _size(pair: Any) -> int:
-    """Characters of a pair, as far as it is one; of tokens as many as they stand for."""
+def _sizes(pair: Any) -> tuple[int, int, int]:
+    """Of a pair, as far as it is one: characters of its texts, and a document's known tokens."""
     try:
         query, document = pair
         text = document if isinstance(document, str) else document_of(document).text
     except (InputError, TypeError, ValueError):
-        return 0
-    of_text = len(text) if isinstance(text, str) else _CHARACTERS_A_TOKEN * len(text)
-    return len(query) + of_text if isinstance(query, str) else 0
+        return 0, 0, 0
+    if not isinstance(query, str):
+        return 0, 0, 0
+    return (len(query), len(text), 0) if isinstance(text, str) else (len(query), 0, len(text))
 
 
 def _text_of(pair: Any) -> str | None:

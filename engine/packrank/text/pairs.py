@@ -138,6 +138,11 @@ class PairReader:
     share_prefixes: bool = True
     pad_token_id: int = -1
 
+    @cached_property
+    def fixed_tokens(self) -> int:
+        """About how many tokens a pair has beside those of its texts."""
+        return max(len(self.window([("a", "a")]).sequences.token_ids) - 2, 0)
+
     def windows(self, pairs: Sequence[object]) -> Generator["Window", None, None]:
         """All pairs in order. One background thread works ahead where there are several windows.
 

@@ -20,11 +20,17 @@ class Handler(BaseHTTPRequestHandler):
         given = json.loads(self.rfile.read(int(self.headers["content-length"])))
         server.asked.append((self.path, self.client_address[1]))
         body = json.dumps(given["documents"]).encode()
+        if given["query"] == "dies at once":
+            self.close_connection = True
+            return
         self.send_response(429 if given["query"] == "too much" else 200)
         self.send_header("content-length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body)
-        self.close_connection = given["query"] == "last"  # and the answer does not say so
+        self.wfile.write(body[:1] if given["query"] == "dies in its answer" else body)
+        self.close_connection = given["query"] in (
+            "last",
+            "dies in its answer",
+        )  # and the answer does not say so
 
     def log_message(self, *_: Any) -> None:
         pass
@@ -46,7 +52,7 @@ def test_it_gives_what_the_server_answers_over_a_connection_that_is_kept(server:
         for _ in range(3):
             status, body = target.submit("query", ["a", "b"]).result(10)
             assert (status, json.loads(body)) == (200, ["a", "b"])
-    assert {path for path, _ in server.asked} <= {"/v1/rerank", "/v1/rerank?a=b"}
+    assert {path for path, _ in server.asked} == {"/v1/rerank?a=b"}
     assert len({port for _, port in server.asked}) == 1
 
 
@@ -65,9 +71,18 @@ def test_a_status_that_is_no_answer_is_a_failure(server: Any) -> None:
     assert len({port for _, port in server.asked}) == 1
 
 
-def test_a_server_that_is_not_there_is_not_asked_twice() -> None:
-    with HttpTarget("http://127.0.0.1:9/rerank", 1) as target:
-        assert isinstance(target.submit("query", ["a"]).exception(10), ConnectionError)
+@pytest.mark.parametrize("begins", [False, True])
+def test_a_server_that_ends_is_asked_twice_only_where_it_had_not_begun(
+    server: Any, begins: bool
+) -> None:
+    """And only over a connection that was used before."""
+    with HttpTarget(f"http://127.0.0.1:{server.server_port}/rerank", 1) as target:
+        assert isinstance(target.submit("dies at once", ["a"]).exception(10), ConnectionError)
+        assert len(server.asked) == 1
+        assert target.submit("query", ["a"]).result(10)[0] == 200
+        query = "dies in its answer" if begins else "dies at once"
+        assert target.submit(query, ["a"]).exception(10) is not None
+        assert len(server.asked) == (3 if begins else 4)
 
 
 @pytest.mark.parametrize("url", ["127.0.0.1:80", "https://localhost/rerank", "http:///rerank", ""])

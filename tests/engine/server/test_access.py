@@ -13,6 +13,7 @@ BODY = {"query": "a", "documents": ["b"]}
 OPEN = {
     *("/", "/health", "/health/ready", "/health/live", "/v1/health/ready", "/v1/health/live"),
     *("/ping", "/info", "/v1/models", "/live", "/version", "/metrics", "/api-doc/openapi.json"),
+    *("/docs", "/docs/oauth2-redirect"),
 }
 
 

@@ -308,7 +308,7 @@ def test_thousands_that_wait_come_and_go_at_once(toy: Open, held: Held) -> None:
             with pytest.raises(Overloaded) as refused:
                 engine.submit("q", ["a"] * 1000)
         assert 0 < refused.value.retry_after <= 60
-        assert (time.process_time() - begun) / 500 < 20 * each
+        assert (time.process_time() - begun) / 500 < 60 * each  # of a thousand pairs
         begun = time.process_time()
         assert all(one.cancel() for one in answers[:1000])
         assert (time.process_time() - begun) / 1000 < each

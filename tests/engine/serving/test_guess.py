@@ -1,32 +1,68 @@
 """How many tokens texts will have: learned from what others had."""
 
+from typing import Any
+
+import numpy as np
 import pytest
 from toy_model import Open
 
-from packrank import Engine
+from packrank import Engine, Reranker
+from packrank.documents import Tokenization, TokenizedText
+from packrank.reranker import asked_of
 from packrank.serving.guess import TokenGuess
+from packrank.serving.source import PairSource
 
 
 @pytest.mark.parametrize(("tokens", "characters"), [(1, 10), (2, 1), (1, 3)])
 def test_what_texts_have_is_learned(tokens: int, characters: int) -> None:
     guess = TokenGuess()
-    assert guess.tokens(300) == 104
+    assert guess.rate * 300 == pytest.approx(100)
     for _ in range(100):
         guess.learn(40 * characters, 40 * tokens)
         guess.learn(0, 0)
-    once = guess.tokens(300) - 4
+    once = 300 * guess.rate
     for _ in range(10_000):
         guess.learn(40 * characters, 40 * tokens)
-    assert guess.tokens(300) - 4 == pytest.approx(300 * tokens / characters, abs=1)
-    assert min(100, once) <= once <= max(100, 300 * tokens / characters)
+    last = 300 * tokens / characters
+    assert guess.rate * 300 == pytest.approx(last, rel=1e-3)
+    assert min(100, last) <= once <= max(100, last)
 
 
 def test_a_queue_is_as_long_as_what_was_read_says(toy: Open) -> None:
-    """ "high" is a token of four letters and a blank; five tokens more of a pair, cut at 16."""
+    """A token of four letters and a blank; three special ones more, cut at 16."""
     text = " ".join(["high"] * 9)
     with Engine(toy(), cache_bytes=0) as engine:
         engine.submit("q", [text] * 3000).result(30)
-        assert engine._guess.tokens(len("q") + len(text)) == pytest.approx(9 + 4 + 4, abs=1)
-        rate = engine._guess.tokens(10_000)
+        assert engine._guess.rate * len("q" + text) == pytest.approx(10, abs=1)
+        rate = engine._guess.rate
         engine.submit("q", [text * 2] * 3000).result(30)  # cut: it says nothing of texts
-        assert engine._guess.tokens(10_000) == rate
+        engine.submit("q", [text] * 3000, document_length=2).result(30)
+        engine.submit("q", [" " * 5000] * 100).result(30)
+        assert engine._guess.rate == rate
+
+
+def test_a_guess_keeps_within_what_texts_can_have() -> None:
+    for tokens in (0, 10**9):
+        guess = TokenGuess()
+        for _ in range(1000):
+            guess.learn(10_000, tokens)
+        assert 0.01 < guess.rate < 10
+
+
+def test_a_cost_is_what_a_pair_has_and_what_its_limits_leave(toy: Open) -> None:
+    with Engine(toy({"max_position_embeddings": 100}), cache_bytes=0) as engine:
+        model = engine.model
+        assert isinstance(model, Reranker)
+
+        def cost(document: Any, **options: Any) -> int:
+            asked = asked_of(model, **options)
+            source = PairSource(asked.scorer, None, engine.cache, engine._guess)
+            return source.costs([("q", document)])[0]
+
+        assert cost("") == 3 + 1
+        assert cost("a" * 30) == 3 + 1 + 10
+        assert cost("a" * 30, document_length=2) == 3 + 1 + 2
+        assert cost("a" * 3000) == 100
+        tokens = Tokenization("this model", "any")
+        assert cost(TokenizedText(np.arange(3, dtype=np.int32), tokens)) == 3 + 1 + 3
+        assert cost(7) >= 1

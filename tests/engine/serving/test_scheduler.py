@@ -34,10 +34,14 @@ def read(scheduler: Scheduler, tokens: int = 100) -> Request | None:
     found = scheduler.to_read(tokens)
     if found is None:
         return None
-    one, places = found
+    scheduler.has_read(*found, part_of(*found))
+    return found[0]
+
+
+def part_of(one: Request, places: range) -> Part:
+    """What reading makes of these pairs."""
     lengths = np.array(one.pairs[places.start : places.stop], dtype=np.int32)
-    scheduler.has_read(one, places, Part(None, list(places), lengths))
-    return one
+    return Part(None, list(places), lengths)
 
 
 def filled(scheduler: Scheduler) -> Scheduler:
@@ -117,6 +121,26 @@ def test_a_turn_takes_what_was_read_in_parts() -> None:
         pass
     found = [one.request for one in scheduler.compose()]
     assert found == [first] * 3 + [second] * 2
+
+
+def test_what_was_read_later_of_a_request_is_no_newcomer() -> None:
+    """Nor is a request read before the last part of it has come."""
+    scheduler = Scheduler(10_000, 10_000)
+    large, small = request(*[10] * 30), request(10)
+    scheduler.add(large)
+    assert read(scheduler, 100) is large
+    assert [one.request for one in scheduler.compose()] == [large]  # all that there is of it
+    assert not large.is_ready
+    found = scheduler.to_read(100)
+    assert found is not None
+    assert not large.is_read
+    scheduler.has_read(*found, part_of(*found))
+    scheduler.add(small)
+    while read(scheduler, 100) is not None:
+        pass
+    assert large.is_read
+    assert [one.request for one in scheduler.compose()] == [small]
+    assert {one.request for one in scheduler.compose()} == {large}
 
 
 def test_what_has_run_waits_no_more() -> None:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from http.client import HTTPConnection, HTTPException, RemoteDisconnected
+from http.client import HTTPConnection, HTTPException, HTTPResponse
 from threading import local
 from urllib.parse import urlsplit
 
@@ -28,7 +28,8 @@ class HttpTarget(Closing):
         if parts.scheme != "http" or not parts.hostname:
             raise InputError(f"{url!r} is no address such as http://127.0.0.1:8000/rerank")
         self._place = parts.hostname, parts.port or 80
-        self._path, self._timeout_s = parts.path or "/", timeout_s
+        self._path = f"{parts.path or '/'}?{parts.query}" if parts.query else parts.path or "/"
+        self._timeout_s = timeout_s
         self._own = local()
         self._connections: set[HTTPConnection] = set()
         self._threads = ThreadPoolExecutor(connections, "packrank http")
@@ -47,31 +48,38 @@ class HttpTarget(Closing):
 
     def _ask(self, body: bytes) -> tuple[int, bytes]:
         kept: HTTPConnection | None = getattr(self._own, "connection", None)
+        connection = kept or self._open()
         try:
-            found = self._exchange(kept, body)
-        except (ConnectionError, RemoteDisconnected):  # a server ends what nobody has used for long
-            if kept is None:
-                raise
-            found = self._exchange(None, body)
+            try:
+                answer = self._send(connection, body)
+            except ConnectionError:  # before any answer: a server ends what is not used for long
+                if kept is None:
+                    raise
+                self._end(connection)
+                connection = self._open()
+                answer = self._send(connection, body)
+            found = answer.status, answer.read()
+        except (OSError, HTTPException):
+            self._end(connection)
+            raise
         if found[0] != 200:
             raise Refused(*found)
         return found
 
-    def _exchange(self, connection: HTTPConnection | None, body: bytes) -> tuple[int, bytes]:
+    def _send(self, connection: HTTPConnection, body: bytes) -> HTTPResponse:
+        """What a server begins to answer."""
+        connection.request("POST", self._path, body, {"content-type": "application/json"})
+        return connection.getresponse()
+
+    def _open(self) -> HTTPConnection:
+        made = self._own.connection = HTTPConnection(*self._place, timeout=self._timeout_s)
+        self._connections.add(made)
+        return made
+
+    def _end(self, connection: HTTPConnection) -> None:
+        connection.close()
+        self._connections.discard(connection)
         self._own.connection = None
-        if connection is None:
-            connection = HTTPConnection(*self._place, timeout=self._timeout_s)
-            self._connections.add(connection)
-        try:
-            connection.request("POST", self._path, body, {"content-type": "application/json"})
-            answer = connection.getresponse()
-            found = answer.status, answer.read()
-        except (OSError, HTTPException):
-            connection.close()
-            self._connections.discard(connection)
-            raise
-        self._own.connection = connection
-        return found
 
 
 class Refused(Exception):

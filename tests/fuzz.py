@@ -12,6 +12,7 @@ import torch
 from packrank_kernels import (
     BITS,
     Codec,
+    RelativePositions,
     TokenEmbeddings,
     add_layer_norm,
     add_rms_norm,
@@ -53,6 +54,8 @@ def fuzz_linear(rng, dtype, backend):
 
 
 def fuzz_attention(rng, dtype, backend):
+    if rng.random() < 0.3:
+        return fuzz_relative_attention(rng, dtype, backend)
     keys = lengths(rng, 400)
     queries = keys if rng.random() < 0.5 else [rng.randint(0, 40) for _ in keys]
     causal = rng.random() < 0.6
@@ -83,6 +86,26 @@ def fuzz_attention(rng, dtype, backend):
         "prefix_of": torch.tensor(prefix_of, dtype=torch.int32) if causal else None,
         "softcap": softcap,
     }
+    return attention(*args, backend=backend, **options), reference.attention(*args, **options)
+
+
+def fuzz_relative_attention(rng, dtype, backend):
+    keys = lengths(rng, 500)
+    queries = keys if rng.random() < 0.5 else [rng.randint(0, 300) for _ in keys]
+    heads, size, count = rng.randint(1, 3), rng.randint(1, 70), rng.randint(1, 40)
+    q = torch.randn(sum(queries), heads, size).to(dtype)
+    k, v = torch.randn(sum(keys), 2, heads, size).to(dtype).unbind(1)
+    positions = max([1, *keys, *queries]) + rng.randint(0, 3)
+    which = rng.choice([(True, True), (True, False), (False, True)])
+    tables = [torch.randn(count, heads, size).to(dtype) if one else None for one in which]
+    rows = torch.randint(count, (2 * positions - 1,), dtype=torch.int32)
+    options = {
+        "scale": rng.uniform(0.1, 1.0) * size**-0.5,
+        "relative": RelativePositions(*tables, rows),
+        "window": None,
+        "rotary": None,
+    }
+    args = (q, k, v, cu_seqlens(queries), cu_seqlens(keys))
     return attention(*args, backend=backend, **options), reference.attention(*args, **options)
 
 

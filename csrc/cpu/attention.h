@@ -10,6 +10,8 @@
 // task packs is at a multiple of kWidth: so a key adds to the same lane of its row's sum and to the
 // same unit of P V whatever the task, and a shared prefix gives the bits of an own one.
 //
+// Terms of relative positions are added to S before its softmax, by relative.h.
+//
 // The products use the tiles of gemm.h. What is left is one exponential per query, key and head:
 // about 15 instructions per vector, against D products per vector of keys in each of S and O.
 
@@ -99,12 +101,17 @@ float softmax_row(float* row, int64_t begin, int64_t end, int64_t columns, float
 template <class T>
 class HeadTask {
   public:
-    HeadTask(const AttentionArgs& args, int64_t sequence, int64_t key_head, int64_t first_row)
+    HeadTask(const AttentionArgs& args, const RelativeColumns<T>& columns, int64_t sequence,
+             int64_t key_head, int64_t first_row, int64_t last_row)
         : args_(args),
           group_(args.num_heads / args.num_key_heads),
           key_head_(key_head),
           size_(args.head_size),
-          units_(num_units<T>(args.head_size)) {
+          units_(num_units<T>(args.head_size)),
+          first_row_(first_row),
+          last_row_(last_row),
+          relative_(columns, key_head, first_row, last_row,
+                    args.cu_seqlens_k[sequence + 1] - args.cu_seqlens_k[sequence]) {
         query_start_ = args.cu_seqlens_q[sequence];
         own_start_ = args.cu_seqlens_k[sequence];
         const int64_t num_queries = args.cu_seqlens_q[sequence + 1] - query_start_;
@@ -115,8 +122,6 @@ class HeadTask {
         }
         sequence_keys_ = prefix_keys_ + args.cu_seqlens_k[sequence + 1] - own_start_;
         first_position_ = args.causal ? sequence_keys_ - num_queries : 0;
-        first_row_ = first_row;
-        last_row_ = min_of(first_row + kQueryRowsPerTask, num_queries * group_);
         // Keys that any of the task's rows sees; the others are not even packed.
         first_key_ = begin_of(first_row_) / kWidth * kWidth;
         num_keys_ = max_of(0, end_of(last_row_ - 1) - first_key_);
@@ -139,6 +144,9 @@ class HeadTask {
         const T* data;
         int64_t stride;
     };
+
+    // Then a task's rows are its queries, and it sees all keys of the sequence.
+    bool is_relative() const { return RelativeColumns<T>::is_used(args_); }
 
     static int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
     static int64_t max_of(int64_t a, int64_t b) { return a > b ? a : b; }
@@ -187,12 +195,13 @@ class HeadTask {
             sizeof(T) == 2 ? kQueryRows * (keys / 2) : 0,    // weights_
             kQueryRows * values,                             // sums_
             collects ? num_units<T>(size_ * num_keys_) : 0,  // collected_
+            is_relative() ? relative_.words() : 0,
         };
         int64_t total = 0;
         for (int64_t w : words) total += (w + 15) / 16 * 16;
         uint32_t* next = static_cast<uint32_t*>(scratch(total * sizeof(uint32_t)));
-        uint32_t* parts[7];
-        for (int i = 0; i < 7; ++i) {
+        uint32_t* parts[8];
+        for (int i = 0; i < 8; ++i) {
             parts[i] = next;
             next += (words[i] + 15) / 16 * 16;
         }
@@ -203,6 +212,7 @@ class HeadTask {
         weights_ = reinterpret_cast<T*>(parts[sizeof(T) == 2 ? 4 : 3]);
         sums_ = reinterpret_cast<float*>(parts[5]);
         collected_ = reinterpret_cast<T*>(parts[6]);
+        if (is_relative()) relative_.use(parts[7]);
         score_stride_ = keys;
     }
 
@@ -223,6 +233,7 @@ class HeadTask {
     void pack() {
         const Rows keys = collect(args_.k, args_.cos != nullptr);
         pack_transposed(keys.data, keys.stride, num_keys_, size_, keys_);
+        if (is_relative()) relative_.multiply_keys(keys.data, keys.stride);
         const Rows values = collect(args_.v, false);
         pack_values(values.data, values.stride, num_keys_, size_, values_);
     }
@@ -249,6 +260,8 @@ class HeadTask {
         for (int64_t column = from; column < to; column += kPanelColumns)
             product<T>(panel_vectors(column, padded), queries, query_bytes, keys_ + column * units_,
                        units_, scores_ + column, score_stride_, rows);
+        if (is_relative())
+            relative_.add_to(scores_, score_stride_, queries, query_bytes, begin, end);
         const float log2_e = 1.44269504f;  // e^x = 2^(x / ln 2)
         const bool is_capped = args_.softcap > 0.0f;
         float inverse[kQueryRows];
@@ -285,9 +298,10 @@ class HeadTask {
     }
 
     const AttentionArgs& args_;
-    const int64_t group_, key_head_, size_, units_;
+    const int64_t group_, key_head_, size_, units_, first_row_, last_row_;
+    RelativeTerms<T> relative_;
     int64_t query_start_, own_start_, prefix_start_ = 0, prefix_keys_ = 0, sequence_keys_;
-    int64_t first_position_, first_row_, last_row_, first_key_, num_keys_;
+    int64_t first_position_, first_key_, num_keys_;
     uint32_t *keys_ = nullptr, *values_ = nullptr, *queries_ = nullptr;
     float *scores_ = nullptr, *sums_ = nullptr;
     T *weights_ = nullptr, *collected_ = nullptr;
@@ -297,23 +311,35 @@ class HeadTask {
 template <class T>
 void attention_typed(const AttentionArgs& args) {
     struct Task {
-        int64_t sequence, first_row;
+        int64_t sequence, first_row, last_row;
     };
+    const RelativeColumns<T> columns(args);
     const int64_t group = args.num_heads / args.num_key_heads;
     const auto rows_of = [&](int64_t n) {
         return (args.cu_seqlens_q[n + 1] - args.cu_seqlens_q[n]) * group;
     };
+    const auto tasks_of = [&](int64_t n) {
+        return (rows_of(n) + kQueryRowsPerTask - 1) / kQueryRowsPerTask;
+    };
     int64_t count = 0;
-    for (int64_t n = 0; n < args.num_sequences; ++n)
-        count += (rows_of(n) + kQueryRowsPerTask - 1) / kQueryRowsPerTask;
+    for (int64_t n = 0; n < args.num_sequences; ++n) count += tasks_of(n);
     const Buffer buffer(count * sizeof(Task));
     Task* tasks = static_cast<Task*>(buffer.data);
     count = 0;
-    for (int64_t n = 0; n < args.num_sequences; ++n)
-        for (int64_t row = 0; row < rows_of(n); row += kQueryRowsPerTask) tasks[count++] = {n, row};
+    for (int64_t n = 0; n < args.num_sequences; ++n) {
+        const int64_t rows = rows_of(n);
+        int64_t each = kQueryRowsPerTask;
+        // Where a task costs columns beside its own, alike ones waste least.
+        if (RelativeColumns<T>::is_used(args) && rows > each)
+            each = (rows + tasks_of(n) * kQueryRows - 1) / (tasks_of(n) * kQueryRows) * kQueryRows;
+        for (int64_t row = 0; row < rows; row += each)
+            tasks[count++] = {n, row, row + each < rows ? row + each : rows};
+    }
     parallel(count * args.num_key_heads, [&](int64_t index) {
         const Task& task = tasks[index / args.num_key_heads];
-        HeadTask<T>(args, task.sequence, index % args.num_key_heads, task.first_row).run();
+        HeadTask<T>(args, columns, task.sequence, index % args.num_key_heads, task.first_row,
+                    task.last_row)
+            .run();
     });
 }
 

@@ -41,6 +41,11 @@ struct AttentionArgs {
     int64_t window;    // negative: every key is visible
     const float* cos;  // [P, D / 2], or null
     const float* sin;
+    // What a query says of a distance to a key, and a key of one to a query; or null.
+    const void* position_keys;     // [R, H, D] contiguous
+    const void* position_queries;  // [R, H, D] contiguous
+    const int32_t* position_rows;  // [2 P - 1], the row for distance d at P - 1 + d
+    int64_t num_positions;         // P
 };
 
 struct NormArgs {

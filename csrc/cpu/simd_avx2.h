@@ -63,6 +63,11 @@ inline V load(const BFloat16* p) { return from_bf16(_mm_loadu_si128((const __m12
 inline V load(const Float16* p) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p)); }
 inline void store(BFloat16* p, V x) { _mm_storeu_si128((__m128i*)p, to_bf16(x)); }
 
+// The lanes at p + index[i].
+inline V gather(const float* p, const int32_t* index) {
+    return _mm256_i32gather_ps(p, _mm256_loadu_si256((const __m256i*)index), 4);
+}
+
 // The first n lanes, 0 < n < kWidth; the rest read as zero and are not written.
 template <class T>
 inline V load(const T* p, int n) {

@@ -46,6 +46,11 @@ inline V from_bf16(__m256i x) {
 inline V load(const BFloat16* p) { return from_bf16(_mm256_loadu_si256((const __m256i*)p)); }
 inline void store(BFloat16* p, V x) { _mm256_storeu_si256((__m256i*)p, to_bf16(x)); }
 
+// The lanes at p + index[i].
+inline V gather(const float* p, const int32_t* index) {
+    return _mm512_i32gather_ps(_mm512_loadu_si512(index), p, 4);
+}
+
 // The first n lanes, 0 < n < kWidth; the rest read as zero and are not written.
 inline Mask first(int n) { return static_cast<Mask>((1u << n) - 1); }
 inline V load(const float* p, int n) { return _mm512_maskz_loadu_ps(first(n), p); }

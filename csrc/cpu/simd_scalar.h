@@ -68,6 +68,11 @@ inline void store(BFloat16* p, V x) {
     for (int i = 0; i < kWidth; ++i) p[i].bits = static_cast<uint16_t>(y[i]);
 }
 
+// The lanes at p + index[i].
+inline V gather(const float* p, const int32_t* index) {
+    return V{p[index[0]], p[index[1]], p[index[2]], p[index[3]]};
+}
+
 // The first n lanes, 0 < n < kWidth; the rest read as zero and are not written.
 template <class T>
 inline V load(const T* p, int n) {

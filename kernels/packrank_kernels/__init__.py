@@ -8,7 +8,13 @@ from packrank_kernels.info import backends
 from packrank_kernels.layer_norm import add_layer_norm
 from packrank_kernels.linear import linear, pack_linear
 from packrank_kernels.maxsim import Matches, matches, maxsim
-from packrank_kernels.packed import BITS, FORMATS, PackedHead, PackedLinear
+from packrank_kernels.packed import (
+    BITS,
+    FORMATS,
+    PackedHead,
+    PackedLinear,
+    RelativePositions,
+)
 from packrank_kernels.residual import Codec
 from packrank_kernels.rms_norm import add_rms_norm
 from packrank_kernels.rows import take_sequences
@@ -25,6 +31,7 @@ __all__ = [
     "OpCall",
     "PackedHead",
     "PackedLinear",
+    "RelativePositions",
     "TokenEmbeddings",
     "TopK",
     "add_layer_norm",

@@ -26,6 +26,10 @@ def attention(
     window: int,
     cos: int,
     sin: int,
+    position_keys: int,
+    position_queries: int,
+    position_rows: int,
+    num_positions: int,
 ) -> None: ...
 def add_layer_norm(
     isa: str,

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from packrank_kernels.checks import check_cu_seqlens, check_float, check_like, check_shape
 from packrank_kernels.dispatch import choose
+from packrank_kernels.packed import RelativePositions
 
 
 def attention(
@@ -21,6 +22,7 @@ def attention(
     causal: bool = False,
     prefix_of: Tensor | None = None,
     softcap: float | None = None,
+    relative: RelativePositions | None = None,
     max_seqlen_q: int | None = None,
     max_seqlen_k: int | None = None,
     deterministic: bool = False,
@@ -56,6 +58,8 @@ def attention(
             prefix has none itself. Only for causal attention: elsewhere a prefix would have to see
             what follows. None: no sequence has one.
         softcap: a scaled product s becomes softcap * tanh(s / softcap); None leaves it as it is.
+        relative: what the distance of a query and a key adds to their product, before `scale`.
+            Not beside grouped heads, window, rotary, causal or softcap. None: nothing.
         max_seqlen_q: at least as many as the queries of any sequence; None where it is not known.
             On a CUDA device it lets a backend choose its form without waiting for cu_seqlens.
         max_seqlen_k: likewise, of keys; those of its prefix included.
@@ -70,9 +74,10 @@ def attention(
     Raises:
         ValueError: shapes, dtypes or offsets disagree, or `backend` refuses (the message says why).
 
-    Cost: 4 * sum(Lq * Lk) * H * D operations and Lq * Lk * H exponentials.
+    Cost: 4 * sum(Lq * Lk) * H * D operations and Lq * Lk * H exponentials; twice the operations
+    with both tables of `relative`.
     Source: Vaswani et al. 2017, eq. 1; rotary: Su et al. 2021, eq. 34; softcap: Gemma 2, 2024,
-    section 2.
+    section 2; relative: DeBERTa, He et al. 2021, eq. 4.
     """
     op = "attention"
     check_shape(op, "q", q, "Tq", "H", "D")
@@ -112,6 +117,13 @@ def attention(
             raise ValueError(f"{op}: {name} is {bound}, but a sequence has {longest}")
     if rotary is not None:
         _check_rotary(op, rotary, size, max(longest_q, longest_k), q.device)
+    if relative is not None:
+        if heads != key_heads or window is not None or rotary is not None or causal or softcap:
+            raise ValueError(
+                f"{op}: relative positions cannot be combined with grouped heads, window, rotary, "
+                "causal or softcap"
+            )
+        _check_relative(op, relative, q, max(longest_q, longest_k))
     if scale is None:
         scale = size**-0.5
     if not scale > 0:
@@ -129,6 +141,7 @@ def attention(
         causal=causal,
         prefixed=prefix_of is not None,
         softcapped=softcap is not None,
+        relative=relative is not None,
         max_seqlen_q=max_seqlen_q,
         max_seqlen_k=max_seqlen_k,
         deterministic=deterministic,
@@ -145,6 +158,7 @@ def attention(
         causal=causal,
         prefix_of=None if prefix_of is None else prefix_of.contiguous(),
         softcap=softcap,
+        relative=relative,
         max_seqlen_q=max_seqlen_q,
         max_seqlen_k=max_seqlen_k,
         deterministic=deterministic,
@@ -188,3 +202,32 @@ def _check_rotary(
             raise ValueError(f"{op}: {name} must be contiguous")
         if len(table) < longest:
             raise ValueError(f"{op}: {name} has {len(table)} positions, the pack needs {longest}")
+
+
+def _check_relative(op: str, relative: RelativePositions, q: Tensor, longest: int) -> None:
+    if relative.keys is None and relative.queries is None:
+        raise ValueError(f"{op}: relative positions have neither keys nor queries")
+    count = 0
+    for name, table in (("relative.keys", relative.keys), ("relative.queries", relative.queries)):
+        if table is None:
+            continue
+        check_shape(op, name, table, "R", *q.shape[1:])
+        check_like(op, name, table, q.dtype, q.device)
+        if not table.is_contiguous():
+            raise ValueError(f"{op}: {name} must be contiguous")
+        if count not in (0, len(table)):
+            raise ValueError(f"{op}: relative.keys has {count} rows, relative.queries {len(table)}")
+        count = len(table)
+    rows = relative.rows
+    check_shape(op, "relative.rows", rows, "2P - 1")
+    check_like(op, "relative.rows", rows, torch.int32, q.device)
+    if not rows.is_contiguous() or len(rows) % 2 == 0:
+        raise ValueError(f"{op}: relative.rows must be contiguous, and an odd number")
+    if len(rows) // 2 + 1 < longest:
+        raise ValueError(
+            f"{op}: relative.rows has {len(rows) // 2 + 1} positions, the pack needs {longest}"
+        )
+    if rows.device.type == "cpu":
+        low, high = int(rows.min()), int(rows.max())
+        if low < 0 or high >= count:
+            raise ValueError(f"{op}: relative.rows spans {low}..{high}, the tables have {count}")

@@ -26,6 +26,24 @@ _Tokens = TypeVar("_Tokens", bound="PackedTokens")
 
 
 @dataclass(frozen=True)
+class RelativePositions:
+    """What the distance between a query and a key adds to their product in attention.
+
+    That of query i and key j is its row t = rows[P - 1 + i - j]; added are q[i] . keys[t] and
+    queries[t] . k[j], each where there is such a table.
+
+    Attributes:
+        keys: [R, H, D] contiguous, dtype of q, or None.
+        queries: likewise.
+        rows: [2P - 1] int32, each a row of the tables. P is at least the longest sequence.
+    """
+
+    keys: Tensor | None
+    queries: Tensor | None
+    rows: Tensor
+
+
+@dataclass(frozen=True)
 class PackedLinear:
     """Weight and bias of one layer in the order a backend reads them.
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from packrank_kernels.packed import PackedHead, PackedTokens, Queries
+from packrank_kernels.packed import PackedHead, PackedTokens, Queries, RelativePositions
 
 # What the names of `packed.ACTIVATIONS` stand for.
 ACTIVATE = {
@@ -34,6 +34,7 @@ def attention(
     causal: bool = False,
     prefix_of: Tensor | None = None,
     softcap: float | None = None,
+    relative: RelativePositions | None = None,
     max_seqlen_q: int | None = None,
     max_seqlen_k: int | None = None,
     deterministic: bool = True,
@@ -57,7 +58,10 @@ def attention(
             turned = _rotate(qn[early:], *rotary, max(first, 0))
             qn, kn = torch.cat([qn[:early], turned]), _rotate(kn, *rotary)
         kn, vn = (x.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for x in (kn, vn))
-        scores = torch.einsum("qhd,khd->hqk", qn, kn) * scale
+        scores = torch.einsum("qhd,khd->hqk", qn, kn)
+        if relative is not None:
+            scores = scores + _distances(qn, kn, relative)
+        scores = scores * scale
         if softcap is not None:
             scores = softcap * torch.tanh(scores / softcap)
         i = torch.arange(first, first + len(qn), device=q.device)[:, None]
@@ -73,6 +77,21 @@ def attention(
         weights = torch.where(scores.isnan().any(-1, keepdim=True), torch.nan, weights)
         out[rows_q] = torch.einsum("hqk,khd->qhd", weights, vn).to(q.dtype)
     return out
+
+
+def _distances(q: Tensor, k: Tensor, relative: RelativePositions) -> Tensor:
+    """[H, Lq, Lk], what the distance of each query and key adds to their product."""
+    i = torch.arange(len(q), device=q.device)[:, None]
+    j = torch.arange(len(k), device=q.device)[None, :]
+    rows = relative.rows.long()[len(relative.rows) // 2 + i - j]
+    total = q.new_zeros(q.shape[1], len(q), len(k))
+    if relative.keys is not None:
+        terms = torch.einsum("qhd,rhd->hqr", q, _wide(relative.keys))
+        total += terms.gather(2, rows.expand(total.shape))
+    if relative.queries is not None:
+        terms = torch.einsum("khd,rhd->hkr", k, _wide(relative.queries))
+        total += terms.gather(2, rows.T.expand(len(total), len(k), len(q))).mT
+    return total
 
 
 def add_layer_norm(

@@ -28,6 +28,7 @@ def why_not(
     heads_per_key: int = 1,
     causal: bool = False,
     softcapped: bool = False,
+    relative: bool = False,
     rotary: bool = False,
     max_seqlen_q: int | None = None,
     max_seqlen_k: int | None = 1,
@@ -54,6 +55,8 @@ def why_not(
         return "it has neither causal attention nor grouped queries"
     if softcapped:
         return "it does not cap products"
+    if relative:
+        return "it knows no relative positions"
     if rotary:
         return "it does not rotate queries and keys"
     if deterministic:

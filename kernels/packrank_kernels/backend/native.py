@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from packrank_kernels.packed import PackedHead, PackedTokens, Queries
+from packrank_kernels.packed import PackedHead, PackedTokens, Queries, RelativePositions
 
 try:
     from packrank_kernels import _cpu
@@ -119,6 +119,7 @@ def _attention(
     causal: bool,
     prefix_of: Tensor | None,
     softcap: float | None,
+    relative: RelativePositions | None,
     **facts: object,
 ) -> Tensor:
     cos, sin = (None, None) if rotary is None else rotary
@@ -143,8 +144,15 @@ def _attention(
         -1 if window is None else min(window, _WIDEST),
         _address(cos),
         _address(sin),
+        *_relative(relative),
     )
     return out
+
+
+def _relative(x: RelativePositions | None) -> tuple[int, int, int, int]:
+    if x is None:
+        return 0, 0, 0, 0
+    return _address(x.keys), _address(x.queries), _address(x.rows), len(x.rows) // 2 + 1
 
 
 def _add_layer_norm(

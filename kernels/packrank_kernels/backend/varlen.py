@@ -59,6 +59,7 @@ def _why_not(
     causal: bool = False,
     prefixed: bool = False,
     softcapped: bool = False,
+    relative: bool = False,
     deterministic: bool = False,
     **facts: object,
 ) -> str | None:
@@ -77,6 +78,8 @@ def _why_not(
         return "it does not share prefixes"
     if softcapped:
         return "it does not cap products in every release"
+    if relative:
+        return "it knows no relative positions"
     if unequal and positional and not causal:
         return "it aligns the ends of queries and keys, not their starts"
     if deterministic:

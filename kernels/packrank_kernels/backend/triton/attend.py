@@ -4,6 +4,9 @@ The keys of a sequence that has a prefix are walked in one loop over both parts.
 from the start of each, so the last one of the prefix may be short, and the first of the sequence's
 own keys starts at a block: `gap` is how many numbers that leaves out. What a block needs to know is
 where its part lies, `origin` (the row that a key of position 0 would have), and where it ends.
+
+Relative positions: a block of queries and keys has BLOCK_M + BLOCK_N - 1 distances, so their terms
+are two products with as many rows of the tables, from which each pair takes its own.
 """
 
 import math
@@ -19,10 +22,15 @@ _2LOG2E = tl.constexpr(2 * math.log2(math.e))
 
 
 # fmt: off
-@triton.jit(do_not_specialize=["num_sequences", "step", "heads", "heads_per_key", "window"])
+@triton.jit(
+    do_not_specialize=[
+        "num_sequences", "step", "heads", "heads_per_key", "num_positions", "window"
+    ]
+)
 def attend(
     q, k, v, out, cu_seqlens_q, cu_seqlens_k, prefix_of, cos, sin,
-    num_sequences, step, heads, heads_per_key,
+    position_keys, position_queries, position_rows,
+    num_sequences, step, heads, heads_per_key, num_positions,
     q_row, q_head, k_row, k_head, v_row, v_head,
     squash, scale, window,
     SIZE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, ONE_TILE: tl.constexpr,
@@ -64,6 +72,10 @@ def attend(
     q += (start_q + first_query).to(tl.int64) * q_row + head * q_head
     k += head // heads_per_key * k_head
     v += head // heads_per_key * v_head
+    if position_keys is not None:
+        position_keys += head * SIZE
+    if position_queries is not None:
+        position_queries += head * SIZE
     if HAS_ROTARY:
         q1, q2 = _load_rotated(q, rows, left, q_row, cos, sin, first, SIZE)
     else:
@@ -77,6 +89,7 @@ def attend(
         scores = _scores(
             q1, q2, k + row * k_row, 0, num_keys, k_row,
             cos, sin, positions, squash, window,
+            position_keys, position_queries, position_rows, num_positions, heads * SIZE,
             SIZE, BLOCK_N, HAS_WINDOW, HAS_ROTARY, IS_CAUSAL, HAS_SOFTCAP,
         )  # fmt: skip
         weights = tl.exp2((scores - _finite(tl.max(scores, 1))[:, None]) * scale)
@@ -107,6 +120,7 @@ def attend(
             scores = _scores(
                 q1, q2, k + row * k_row, first_key, end, k_row,
                 cos, sin, positions, squash, window,
+                position_keys, position_queries, position_rows, num_positions, heads * SIZE,
                 SIZE, BLOCK_N, HAS_WINDOW, HAS_ROTARY, IS_CAUSAL, HAS_SOFTCAP,
             )  # fmt: skip
             seen = running
@@ -157,6 +171,7 @@ def _sequence_of(tile, cu_seqlens_q, num_sequences, step, BLOCK_M: tl.constexpr)
 @triton.jit
 def _scores(
     q1, q2, k, first_key, end, k_row, cos, sin, positions, squash, window,
+    position_keys, position_queries, position_rows, num_positions, position_row,
     SIZE: tl.constexpr, BLOCK_N: tl.constexpr,
     HAS_WINDOW: tl.constexpr, HAS_ROTARY: tl.constexpr, IS_CAUSAL: tl.constexpr,
     HAS_SOFTCAP: tl.constexpr,
@@ -175,6 +190,12 @@ def _scores(
     else:
         keys = _load(k, rows, end - first_key, k_row, SIZE)
         scores = tl.dot(q1, tl.trans(keys), input_precision="ieee")
+        if position_rows is not None:
+            scores += _distances(
+                q1, keys, positions, at,
+                position_keys, position_queries, position_rows, num_positions, position_row,
+                SIZE, BLOCK_N,
+            )  # fmt: skip
     if HAS_SOFTCAP:
         scores = _tanh(scores * squash)
     is_seen = (at < end)[None, :]
@@ -184,6 +205,43 @@ def _scores(
     if IS_CAUSAL:
         is_seen = is_seen & (ahead <= 0)
     return tl.where(is_seen, scores, float("-inf"))
+
+
+# fmt: off
+@triton.jit
+def _distances(
+    queries, keys, positions, at,
+    position_keys, position_queries, position_rows, num_positions, position_row,
+    SIZE: tl.constexpr, BLOCK_N: tl.constexpr,
+):
+    # fmt: on
+    """What the distances of queries at `positions` and keys at `at` add to their products."""
+    BLOCK_M: tl.constexpr = queries.shape[0]
+    COUNT: tl.constexpr = triton.next_power_of_2(BLOCK_M + BLOCK_N - 1)
+    # Counted from the last key and the first query.
+    least = tl.min(positions) - tl.max(at)
+    places = num_positions - 1 + least + tl.arange(0, COUNT)
+    places = tl.minimum(tl.maximum(places, 0), 2 * num_positions - 2)  # of hidden keys: any
+    rows = tl.load(position_rows + places).to(tl.int64) * position_row
+    total = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+    if position_keys is not None:
+        table = _load_at(position_keys, rows, SIZE)
+        terms = tl.dot(queries, tl.trans(table), input_precision="ieee")
+        total += tl.gather(terms, positions[:, None] - at[None, :] - least, 1)
+    if position_queries is not None:
+        table = _load_at(position_queries, rows, SIZE)
+        terms = tl.dot(keys, tl.trans(table), input_precision="ieee")
+        total += tl.trans(tl.gather(terms, positions[None, :] - at[:, None] - least, 1))
+    return total
+
+
+@triton.jit
+def _load_at(x, starts, SIZE: tl.constexpr):
+    """X from each start on, zeros past SIZE."""
+    BLOCK: tl.constexpr = _padded_size(SIZE)
+    columns = tl.arange(0, BLOCK)
+    inside = (columns < SIZE)[None, :]
+    return tl.load(x + starts[:, None] + columns[None, :], mask=inside, other=0.0)
 
 
 @triton.jit

@@ -47,6 +47,7 @@ from torch import Tensor
 from packrank_kernels.backend.triton import early_launch
 from packrank_kernels.backend.triton.attend import FAN, attend
 from packrank_kernels.backend.triton.variants import Variant
+from packrank_kernels.packed import RelativePositions
 
 _LOG2E = math.log2(math.e)
 _LEAST = 2.0**-126  # the least normal number: -inf times zero would not be -inf
@@ -76,6 +77,7 @@ def attention(
     causal: bool,
     prefix_of: Tensor | None,
     softcap: float | None,
+    relative: RelativePositions | None,
     max_seqlen_q: int | None,
     max_seqlen_k: int | None,
     deterministic: bool,
@@ -92,18 +94,28 @@ def attention(
     if prefix_of is not None:
         max_seqlen_k = None  # one tile would have to hold two pieces
     config = configuration(
-        size, q.dtype, max_seqlen_q, max_seqlen_k, deterministic, _is_hopper(q.device)
+        size,
+        q.dtype,
+        max_seqlen_q,
+        max_seqlen_k,
+        deterministic,
+        _is_hopper(q.device),
+        relative is not None,
     )
     squash = scale if softcap is None else scale / softcap
     if softcap is not None:
         scale = softcap
     cos, sin = rotary or (None, None)
+    keys, queries, rows, positions = None, None, None, 0
+    if relative is not None:
+        keys, queries, rows = relative.keys, relative.queries, relative.rows
+        positions = len(rows) // 2 + 1
     step = 1
     while step * FAN.value < num_sequences:
         step *= FAN.value
     attend[((total // config.block_m + num_sequences) * heads,)](
-        *(q, k, v, out, cu_seqlens_q, cu_seqlens_k, prefix_of, cos, sin),
-        *(num_sequences, step, heads, heads // k.shape[1]),
+        *(q, k, v, out, cu_seqlens_q, cu_seqlens_k, prefix_of, cos, sin, keys, queries, rows),
+        *(num_sequences, step, heads, heads // k.shape[1], positions),
         *(*q.stride()[:2], *k.stride()[:2], *v.stride()[:2]),
         max(squash, _LEAST),
         max(scale * _LOG2E, _LEAST),
@@ -130,6 +142,7 @@ def configuration(
     max_seqlen_k: int | None = None,
     deterministic: bool = False,
     is_hopper: bool = True,
+    is_relative: bool = False,
 ) -> Config:
     """The tiling of a call: from these alone, and from neither length if deterministic.
 
@@ -139,6 +152,8 @@ def configuration(
     behind a prefix, in tiles of 64.
     """
     width = _padded(size)
+    if is_relative:
+        return _relative_configuration(width, dtype, None if deterministic else max_seqlen_q)
     if dtype == torch.float32:
         rows, keys = (32, 32) if width <= 32 else (16, 32) if width <= 64 else (16, 16)
         return Config(False, rows, keys, 4, 1)
@@ -160,6 +175,13 @@ def configuration(
     return Config(False, 128, 64, 8, 3) if width <= 128 else Config(False, 128, 32, 8, 2)
 
 
+def _relative_configuration(width: int, dtype: torch.dtype, max_seqlen_q: int | None) -> Config:
+    """By machine code: four warps would spill what the distances of such blocks take."""
+    if dtype == torch.float32 or max_seqlen_q == 1 or width > 128:
+        return Config(False, 16, 16, 4, 1)
+    return Config(False, 64, 64 if width <= 64 else 32, 8, 1)
+
+
 def variants() -> Iterator[Variant]:
     """What the launcher picks on a Hopper device for the encoders and decoders that there are.
 
@@ -171,6 +193,9 @@ def variants() -> Iterator[Variant]:
         yield from _variants(size, torch.float32, "")
     yield from _variants(64, half, "rotary")
     yield from _variants(64, half, "early")
+    for dtype in (half, torch.bfloat16, torch.float32):
+        yield from _variants(64, dtype, "relative")
+    yield from _variants(128, half, "relative")
     for dtype in (half, torch.float32):
         yield from _variants(64, dtype, "window rotary")
     for size in (64, 128, 256):
@@ -192,8 +217,16 @@ def _variants(size: int, dtype: torch.dtype, forms: str) -> Iterator[Variant]:
     tensors |= dict.fromkeys(("cu_seqlens_q", "cu_seqlens_k"), "*i32")
     tensors |= dict.fromkeys(("cos", "sin"), "*fp32" if "rotary" in forms else "constexpr")
     tensors |= {"prefix_of": "*i32" if "prefix" in forms else "constexpr"}
+    is_relative = "relative" in forms
+    tables = pointer if is_relative else "constexpr"
+    tensors |= dict.fromkeys(("position_keys", "position_queries"), tables)
+    tensors |= {"position_rows": "*i32" if is_relative else "constexpr"}
     strides = [f"{x}_{y}" for x in "qkv" for y in ("row", "head")]
-    for config in dict.fromkeys(configuration(size, dtype, *bound) for bound in bounds):
+    configurations = (
+        configuration(size, dtype, queries, keys, is_relative=is_relative)
+        for queries, keys in bounds
+    )
+    for config in dict.fromkeys(configurations):
         if "prefix" in forms and config.one_tile:
             continue
         constexprs: dict[str, object] = {
@@ -212,7 +245,10 @@ def _variants(size: int, dtype: torch.dtype, forms: str) -> Iterator[Variant]:
             name=f"attention {short} {size} {forms or 'plain'} {config}",
             kernel=attend,
             signature=tensors
-            | dict.fromkeys(["num_sequences", "step", "heads", "heads_per_key", *strides], "i32")
+            | dict.fromkeys(
+                ["num_sequences", "step", "heads", "heads_per_key", "num_positions", *strides],
+                "i32",
+            )
             | {"squash": "fp32", "scale": "fp32", "window": "i32"}
             | dict.fromkeys(constexprs, "constexpr"),
             constexprs=constexprs,

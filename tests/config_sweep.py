@@ -20,7 +20,8 @@ from packrank.errors import ModelError
 from packrank.models import load_model
 from packrank.request import Pack, Sequence
 
-FAMILIES = {**ENCODERS, **{key: name for key, name in DECODERS.items() if key != "minicpm"}}
+_OF_OTHERS = ("minicpm", "new")  # which transformers has not
+FAMILIES = {key: name for key, name in (ENCODERS | DECODERS).items() if key not in _OF_OTHERS}
 ABSENT = object()
 
 # Longer than every window and the positions that a llama3 was made for, shorter than any table.
@@ -251,6 +252,11 @@ def theirs(folder: Path) -> np.ndarray:
             config, dtype=torch.float32, attn_implementation="eager"
         ).eval()
         missing = model.load_state_dict(load_file(folder / "model.safetensors"), strict=False)[0]
+        if missing and config.model_type == "gte":  # saved under its authors' names
+            model, found = transformers.AutoModelForSequenceClassification.from_pretrained(
+                folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True
+            )
+            missing = found["missing_keys"]
         if missing:
             raise Unsaid(f"no {missing}")
         whole = pack()

@@ -91,6 +91,18 @@ _SIZES: dict[str, dict[str, Any]] = {
         "cls_token_id": 1,
         "sep_token_id": 2,
     },
+    # As v3, with distances of 4 and more in buckets.
+    "DebertaV2": _BERT
+    | {
+        "type_vocab_size": 0,
+        "relative_attention": True,
+        "pos_att_type": ["p2c", "c2p"],
+        "position_buckets": 8,
+        "position_biased_input": False,
+        "share_att_key": True,
+        "norm_rel_ebd": "layer_norm",
+    },
+    "Gte": _BERT | {"num_attention_heads": 5, "type_vocab_size": 1, "pad_token_id": 1},
 }
 
 

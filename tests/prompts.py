@@ -92,6 +92,21 @@ def chat_oracle(encode: Encode, q: str, d: str, limit: int, task: str = QWEN_TAS
     return encode(f"{QWEN_HEAD}{body}<|im_end|>\n")[: limit - len(tail)] + tail
 
 
+def contextual_oracle(encode: Encode, q: str, d: str, limit: int, task: str = "") -> list[int]:
+    """One string; where it is too long the document alone is cut."""
+    head = (
+        "Check whether a given document contains information helpful to answer the query.\n"
+        "<Document>"
+    )
+    asked = f" {q} {task} ??" if task else f" {q} ??"
+    whole = encode(f"{head} {d}\n<Query>{asked}")
+    if len(whole) <= limit:
+        return whole
+    end = encode("\n<Query>") + encode(asked)
+    room = limit - len(encode(head)) - len(end)
+    return encode(head) + encode(f" {d}\n<Query>")[:room] + end
+
+
 def byte_bpe(*special: str) -> tokenizers.Tokenizer:
     """As Qwen's: nothing is put before a text, spaces and newlines are in tokens."""
     backend = tokenizers.Tokenizer(models.BPE())

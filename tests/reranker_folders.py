@@ -1,5 +1,6 @@
 """Small rerankers of every family of decoders, each with the logits that an oracle gives a pair."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,7 @@ from prompts import (
     PROMPTS,
     QWEN_TASK,
     byte_bpe,
+    contextual_oracle,
     encoder,
     flag_oracle,
     metaspace,
@@ -187,6 +189,45 @@ def qwen3_classifier(root: Path) -> Case:
     return Case(folder, want, {"max_length": limit}, sigmoid, PAIRS[:6])
 
 
+def nemotron(root: Path) -> Case:
+    """A bidirectional Llama, the mean of all tokens, a temperature."""
+    backend = byte_bpe("<|begin_of_text|>", "<|eot_id|>")
+    model = sized("Llama", "ForSequenceClassification", backend, is_causal=False)
+    folder = saved(root / "nemotron", model, backend, bos_token="<|begin_of_text|>")
+    raw = json.loads((folder / "config.json").read_text())
+    raw |= {
+        "model_type": "llama_bidirec",
+        "architectures": ["LlamaBidirectionalForSequenceClassification"],
+        "auto_map": {"AutoModelForSequenceClassification": "llama_bidirectional_model.Llama"},
+        "pooling": "avg",
+        "temperature": 0.5,
+    }
+    (folder / "config.json").write_text(json.dumps(raw))
+    encode, bos = encoder(backend), backend.token_to_id("<|begin_of_text|>")
+
+    def want(query: str, document: str) -> Any:
+        ids = [bos, *encode(f"question:{query} \n \n passage:{document}")][:60]
+        with torch.no_grad():
+            states = model.model(torch.tensor([ids])).last_hidden_state[0]
+            return model.score(states.mean(0))[0] / 0.5
+
+    return Case(folder, want, {"max_length": 60}, pairs=PAIRS[:6])
+
+
+def contextual(root: Path, task: str = "") -> Case:
+    backend = byte_bpe("<|im_start|>", "<|im_end|>")
+    model, encode = sized("Qwen3", "ForCausalLM", backend), encoder(backend)
+    folder = saved(root / "ctxl-rerank-v2-instruct-multilingual-1b", model, backend)
+    yes = backend.token_to_id("!")
+    limit = len(contextual_oracle(encode, "", "", 9999, task)) + 60
+
+    def want(query: str, document: str) -> Any:
+        return last(model, contextual_oracle(encode, query, document, limit, task))[yes]
+
+    options = {"max_length": limit} | ({"instruction": task} if task else {})
+    return Case(folder, want, options, pairs=PAIRS[:6])
+
+
 def plain(root: Path, family: str, pad_token_id: int | None = None) -> Case:
     """The pair as the tokenizers library lays it out and cuts it.
 
@@ -237,6 +278,9 @@ BUILD: dict[str, Callable[[Path], Case]] = {
     "qwen3": qwen3,
     "qwen3-instructed": qwen3_instructed,
     "qwen3-classifier": qwen3_classifier,
+    "nemotron": nemotron,
+    "contextual": contextual,
+    "contextual-instructed": lambda root: contextual(root, "find a panda"),
     "llama": lambda root: plain(root, "Llama"),
     "mistral": lambda root: plain(root, "Mistral", pad_token_id=0),
     "logit-score": logit_score,

@@ -27,8 +27,8 @@ READS = {
         *("_unique2", "unique_dim", "unique_consecutive"),
     )
 }
-# Of rotary positions: a table, made when a sequence comes that is longer than all before it.
-NOW_AND_THEN = {("models/layers.py", "_make")}
+# Of positions: a table, made when a sequence comes that is longer than all before it.
+NOW_AND_THEN = {("models/layers.py", "_make"), ("models/relative.py", "_make")}
 
 
 class SyncDetector(TorchDispatchMode):

@@ -26,8 +26,19 @@ SHAPES = {
     "MiniLM-L12": (12, 384, 12, 1536),
     "base": (12, 768, 12, 3072),
     "large": (24, 1024, 16, 4096),
+    "DeBERTa-v3-base": (12, 768, 12, 3072),
 }
-NUM_PAIRS = {"MiniLM-L6": 128, "base": 32}
+NUM_PAIRS = {"MiniLM-L6": 128, "base": 32, "DeBERTa-v3-base": 32}
+# What DeBERTa-v3 has beside the sizes.
+DEBERTA = {
+    "relative_attention": True,
+    "pos_att_type": ["p2c", "c2p"],
+    "position_buckets": 256,
+    "norm_rel_ebd": "layer_norm",
+    "share_att_key": True,
+    "position_biased_input": False,
+    "vocab_size": 30522,
+}
 ROUNDS = 3
 # Words of (query, document) at the 5th, 15th, ... 95th percentile of scifact and cranfield pairs.
 WORDS = [(6, 87), (8, 127), (10, 153), (12, 171), (13, 198), (15, 218), (17, 244), (20, 267),
@@ -120,16 +131,19 @@ def folder(tmp_path_factory, tokenizer_folder) -> Callable[[str], Path]:
     def make(shape: str) -> Path:
         if shape not in made:
             layers, hidden, heads, intermediate = SHAPES[shape]
-            config = transformers.BertConfig(
+            family, more = ("DebertaV2", DEBERTA) if "DeBERTa" in shape else ("Bert", {})
+            config = getattr(transformers, f"{family}Config")(
                 num_hidden_layers=layers,
                 hidden_size=hidden,
                 num_attention_heads=heads,
                 intermediate_size=intermediate,
                 num_labels=1,
+                **more,
             )
             torch.manual_seed(0)
             target = tmp_path_factory.mktemp(shape)
-            transformers.BertForSequenceClassification(config).save_pretrained(target)
+            model = getattr(transformers, f"{family}ForSequenceClassification")(config)
+            model.save_pretrained(target)
             tokenizer = transformers.AutoTokenizer.from_pretrained(tokenizer_folder)
             tokenizer.model_max_length = 512
             tokenizer.save_pretrained(target)
@@ -174,7 +188,7 @@ def bench_cross_encoder(race, rows, folder, pairs, shape, dtype):
 @pytest.mark.parametrize("shape", SHAPES)
 def bench_one_query(request, race, folder, data_dir, tokenizer_folder, shape, dtype):
     """How long a caller waits for one query of 100 candidates."""
-    if shape == "large" and not request.config.getoption("--thorough"):
+    if shape in ("large", "DeBERTa-v3-base") and not request.config.getoption("--thorough"):
         pytest.skip("takes minutes; runs with --thorough")
     if data_dir is None:
         query = "what do they know of it"

@@ -20,7 +20,7 @@ from packrank_kernels import dispatch
 from packrank_kernels.testing import assert_close
 
 LENGTHS = [5, 1, 17, 9]  # few: the interpreter takes its time
-NAMES = ["Bert", "Roberta", "Electra", "DistilBert", "mean"]
+NAMES = ["Bert", "Roberta", "Electra", "DistilBert", "mean", "DebertaV2", "Gte"]
 
 pytestmark = pytest.mark.skipif(
     torch.cuda.is_available(), reason="there is a CUDA device, which tests/gpu is for"

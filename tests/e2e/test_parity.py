@@ -13,12 +13,16 @@ import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from packrank.errors import ModelError
 from packrank.models import MODELS, CausalModel, Model, load_model
 from packrank.request import Pack, Sequence
 from packrank.runtime.runner import Runner
 from packrank_kernels.testing import assert_close
 
-NAMES = ["Bert", "Roberta", "XLMRoberta", "Camembert", "Electra", "DistilBert", "ModernBert"]
+NAMES = [
+    *("Bert", "Roberta", "XLMRoberta", "Camembert", "Electra", "DistilBert", "ModernBert"),
+    *("DebertaV2", "Gte"),
+]
 LENGTHS = [5, 1, 40, 2, 17]
 
 Checkpoint = Callable[..., Path]
@@ -111,6 +115,23 @@ VARIANTS = {
     "relu": ("DistilBert", {"activation": "relu"}),
     "no-projection": ("Electra", {"embedding_size": 60}),
     "eps": ("Roberta", {"layer_norm_eps": 0.1}),
+    "keys-alone": ("DebertaV2", {"pos_att_type": ["c2p"]}),
+    "queries-alone": ("DebertaV2", {"pos_att_type": "p2c"}),
+    "neither": ("DebertaV2", {"pos_att_type": None}),
+    "no-distances": ("DebertaV2", {"relative_attention": False}),
+    "own-projections": ("DebertaV2", {"share_att_key": False, "norm_rel_ebd": "none"}),
+    "no-buckets": ("DebertaV2", {"position_buckets": -1}),
+    "few-distances": ("DebertaV2", {"position_buckets": -1, "max_relative_positions": 6}),
+    "buckets-of-few": ("DebertaV2", {"position_buckets": 10, "max_relative_positions": 9}),
+    "odd-buckets": ("DebertaV2", {"position_buckets": 7}),
+    "absolute-too": ("DebertaV2", {"position_biased_input": True, "type_vocab_size": 2}),
+    "narrow": ("DebertaV2", {"embedding_size": 28, "position_biased_input": True}),
+    "convolution": ("DebertaV2", {"conv_kernel_size": 3, "conv_act": "gelu"}),
+    "wide-convolution": ("DebertaV2", {"conv_kernel_size": 5, "conv_groups": 4}),
+    "convolution-last": ("DebertaV2", {"conv_kernel_size": 3, "num_hidden_layers": 1}),
+    "pooler": ("DebertaV2", {"pooler_hidden_act": "tanh"}),
+    "theta": ("Gte", {"rope_parameters": {"rope_type": "default", "rope_theta": 50.0}}),
+    "no-types": ("Gte", {"type_vocab_size": 0}),
 }
 
 
@@ -135,7 +156,7 @@ def test_hidden_states(
     assert_close(our_states(folder, sequences), their_states(encoder(folder), sequences))
 
 
-@pytest.mark.parametrize("name", ["Bert", "Roberta", "Electra", "DistilBert", "ModernBert"])
+@pytest.mark.parametrize("name", ["Bert", "Roberta", "Electra", "DistilBert", "ModernBert", "Gte"])
 def test_num_keys(checkpoint: Checkpoint, make_sequences: MakeSequences, name: str) -> None:
     """Tokens past num_keys attend and are not attended to."""
     options = {"local_attention": 128} if name == "ModernBert" else {}
@@ -144,6 +165,17 @@ def test_num_keys(checkpoint: Checkpoint, make_sequences: MakeSequences, name: s
     runner = Runner(load(folder, head=False), 1000)
     ours = runner.hidden_states(sequences, np.array(num_keys, dtype=np.int32))
     assert_close(torch.cat(ours), their_states(encoder(folder), sequences, num_keys))
+
+
+def test_tokens_that_nobody_attends_to_are_refused_in_deberta(
+    checkpoint: Checkpoint, make_sequences: MakeSequences
+) -> None:
+    """Its own code takes their embeddings away and lets them attend to padding too."""
+    sequences = make_sequences("DebertaV2", LENGTHS)
+    runner = Runner(load(checkpoint("DebertaV2", "Model"), head=False), 1000)
+    runner.hidden_states(sequences, np.array(LENGTHS, dtype=np.int32))
+    with pytest.raises(ModelError, match="not attended to have no defined vectors in DeBERTa"):
+        runner.hidden_states(sequences, np.array(LENGTHS, dtype=np.int32) - 1)
 
 
 def test_num_keys_within_windows(checkpoint: Checkpoint, make_sequences: MakeSequences) -> None:
@@ -244,7 +276,10 @@ def rms(x: Tensor) -> float:
 
 @pytest.mark.parametrize(
     ("name", "options"),
-    [(name, {}) for name in ("Bert", "Roberta", "Electra", "DistilBert", "ModernBert")]
+    [
+        (name, {})
+        for name in ("Bert", "Roberta", "Electra", "DistilBert", "ModernBert", "DebertaV2", "Gte")
+    ]
     + [("ModernBert", {"classifier_pooling": "mean"})],
 )
 def test_bfloat16(

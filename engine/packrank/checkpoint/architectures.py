@@ -21,6 +21,9 @@ ENCODERS = {
     "electra": "Electra",
     "distilbert": "DistilBert",
     "modernbert": "ModernBert",
+    "deberta-v2": "DebertaV2",
+    "gte": "Gte",
+    "new": "New",
 }
 DECODERS = {
     "llama": "Llama",
@@ -36,12 +39,16 @@ LAYERWISE = {
     "minicpm": "LayerWiseMiniCPMForCausalLM",
     "cost_wise_gemma": "CostWiseGemmaForCausalLM",
 }
+# Of llama-nemotron-rerank, likewise: a classifier whose attention runs both ways.
+BOTH_WAYS = {"llama_bidirec": "LlamaBidirectionalForSequenceClassification"}
+_OF_OTHERS = LAYERWISE | BOTH_WAYS
 
 # model_type -> which implementation runs it.
 FAMILIES: dict[str, str] = {
     **{model_type: model_type for model_type in ENCODERS},
     **dict.fromkeys(("xlm-roberta", "camembert"), "roberta"),
-    **dict.fromkeys((*DECODERS, *LAYERWISE), "causal"),
+    "new": "gte",
+    **dict.fromkeys((*DECODERS, *_OF_OTHERS), "causal"),
 }
 
 # Architecture -> model_type; of a HF_ColBERT, whose body may be any encoder, unless one is named.
@@ -53,7 +60,7 @@ MODEL_TYPES: dict[str, str] = {
     )
     for model_type, name in names.items()
     for suffix in suffixes
-} | {name: model_type for model_type, name in LAYERWISE.items()}
+} | {name: model_type for model_type, name in _OF_OTHERS.items()}
 MODEL_TYPES[COLBERT] = "bert"
 
 # Architecture, as config.json names it -> family.
@@ -68,6 +75,8 @@ HEADS: dict[str, tuple[str, ...]] = {
     "electra": ("classifier.dense.weight", "classifier.out_proj.weight"),
     "distilbert": ("pre_classifier.weight", "classifier.weight"),
     "modernbert": ("head.dense.weight", "classifier.weight"),
+    "deberta-v2": ("classifier.weight", "pooler.dense.weight"),
+    "gte": ("classifier.weight",),
     "causal": ("score.weight",),
 }
 
@@ -129,7 +138,7 @@ def _supported() -> str:
     families = ", ".join([*ENCODERS.values(), *list(DECODERS.values())[:-1]])
     return (
         f"there are {{{families}}}{CLASSIFIER}, plain encoders ({', '.join(_BODIES)}), decoders "
-        f"({LANGUAGE_MODEL}) and {', '.join(LAYERWISE.values())}"
+        f"({LANGUAGE_MODEL}) and {', '.join(_OF_OTHERS.values())}"
     )
 
 
@@ -147,7 +156,7 @@ def _by_tensors(model_type: str, names: list[str], folder: Path) -> str:
     if model_type in LAYERWISE:
         architecture = LAYERWISE[model_type] if heads else None
     elif all(name in found for name in HEADS[family]):
-        architecture = f"{stem}{CLASSIFIER}"
+        architecture = BOTH_WAYS.get(model_type, f"{stem}{CLASSIFIER}")
     elif family != "causal":
         bodies = [name for name in names if not name.endswith(CLASSIFIER)]
         architecture = bodies[0] if bodies else f"{stem}Model"

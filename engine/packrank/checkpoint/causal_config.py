@@ -63,6 +63,7 @@ class DecoderOptions:
         exit_step: layers between one head and the next.
         one_exit_head: layerwise models: all layers share one head.
         tied: of a causal model: the head is the embedding.
+        temperature: logits are divided by it.
     """
 
     num_key_heads: int
@@ -87,6 +88,7 @@ class DecoderOptions:
     exit_step: int = 1
     one_exit_head: bool = False
     tied: bool = False
+    temperature: float = 1.0
 
     def exit_layers(self, num_layers: int) -> tuple[int, ...]:
         """After how many layers there is a head; the last is always among them."""
@@ -156,6 +158,8 @@ def read_decoder(raw: dict[str, Any], architecture: str) -> DecoderOptions:
             "embedding_scale": read.real("scale_emb", 1.0),
             "residual_scale": read.real("scale_depth", 1.0) / math.sqrt(layers),
         }
+    if MODEL_TYPES[architecture] == "llama_bidirec":
+        options["temperature"] = read.real("temperature", 1.0)
     if architecture in LAYERWISE.values():
         options |= read.exits(family, layers)
     elif family == "minicpm":
@@ -194,9 +198,25 @@ def decoder_pad(raw: dict[str, Any], architecture: str) -> int:
     return max(int(field(raw, "pad_token_id", int, usual, _WHERE)), -1)
 
 
+def decoder_pooling(raw: dict[str, Any], architecture: str) -> Literal["mean", "last"]:
+    """What a classifier reads: the last token, or the mean of all.
+
+    Args:
+        raw: config.json.
+        architecture: of `MODEL_TYPES`, a decoder's.
+    """
+    if MODEL_TYPES[architecture] != "llama_bidirec":
+        return "last"
+    pooling = field(raw, "pooling", str, "avg", _WHERE)
+    if pooling not in ("avg", "last"):
+        raise ModelError(f"{_WHERE}: pooling {shown(pooling)} is neither avg nor last")
+    return "mean" if pooling == "avg" else "last"
+
+
 def _family(architecture: str) -> str:
     """Whose layers an architecture has."""
-    return {"cost_wise_gemma": "gemma2"}.get(MODEL_TYPES[architecture], MODEL_TYPES[architecture])
+    model_type = MODEL_TYPES[architecture]
+    return {"cost_wise_gemma": "gemma2", "llama_bidirec": "llama"}.get(model_type, model_type)
 
 
 class _Options(ConfigValues):
@@ -249,6 +269,8 @@ class _Options(ConfigValues):
 
     def causal(self, architecture: str) -> bool:
         """Whether attention is causal; transformers runs it both ways where is_causal is false."""
+        if MODEL_TYPES[architecture] == "llama_bidirec":
+            return False
         if "is_causal" in self.raw and self.raw["is_causal"] is None:
             raise ModelError(f"{_WHERE}: is_causal is null, expected true or false")
         causal = bool(self.field("is_causal", bool, True))

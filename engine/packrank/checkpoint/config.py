@@ -7,6 +7,7 @@ from typing import Literal
 from packrank.checkpoint.adapter import read_config
 from packrank.checkpoint.architectures import (
     ARCHITECTURES,
+    BOTH_WAYS,
     CLASSIFIER,
     FAMILIES,
     LAYERWISE,
@@ -16,11 +17,14 @@ from packrank.checkpoint.causal_config import (
     DecoderOptions,
     decoder_activation,
     decoder_pad,
+    decoder_pooling,
     read_decoder,
 )
 from packrank.checkpoint.config_keys import check_keys
 from packrank.checkpoint.config_values import ConfigValues, known_activation
+from packrank.checkpoint.deberta_config import DebertaOptions, read_deberta
 from packrank.checkpoint.files import field, shown
+from packrank.checkpoint.gte_config import GteOptions, read_gte
 from packrank.checkpoint.modernbert_config import (
     ModernBertOptions,
     modernbert_pooling,
@@ -54,7 +58,8 @@ _SPELLINGS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "modernbert": {"hidden_act": ("hidden_activation",), "layer_norm_eps": ("norm_eps",)},
 }
-_PAD_TOKEN_IDS = {"roberta": 1, "modernbert": 50283}
+_NORM_EPS = {"modernbert": 1e-5, "deberta-v2": 1e-7}
+_PAD_TOKEN_IDS = {"roberta": 1, "gte": 1, "modernbert": 50283}
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,8 @@ class ModelConfig:
         labels: their names; empty where the checkpoint names none.
         inner_exits: of encoders: after how many layers there are heads of their own, ascending, the
             last layer left out; "exit_layers" in config.json.
-        modernbert: options of ModernBERT; None for every other family.
+        modernbert: options of ModernBERT; None for every other family. Likewise deberta
+            and gte.
         decoder: options of decoders; None for encoders.
     """
 
@@ -99,6 +105,8 @@ class ModelConfig:
     labels: tuple[str, ...] = ()
     inner_exits: tuple[int, ...] = ()
     modernbert: ModernBertOptions | None = None
+    deberta: DebertaOptions | None = None
+    gte: GteOptions | None = None
     decoder: DecoderOptions | None = None
 
     @property
@@ -170,7 +178,9 @@ def load_config(folder: Path) -> ModelConfig:
     config.check_code(architecture)
     check_keys(raw, model_type)
     family = FAMILIES[model_type]
-    found = config.causal(architecture) if family == "causal" else config.encoder(family)
+    found = (
+        config.causal(architecture) if family == "causal" else config.encoder(family, model_type)
+    )
     found = replace(found, architecture=architecture)
     if raw.get("pad_token_id") is not None and found.pad_token_id >= found.vocab_size:
         raise ModelError(
@@ -186,21 +196,22 @@ class _Reader(ConfigValues):
     def check_code(self, architecture: str) -> None:
         """Refuse models that bring code of their own, which may do anything else."""
         given = self.field("auto_map", dict, {})
-        if "xlm-roberta-flash" in str(given):
-            raise ModelError(
-                f"this {architecture} is in the xlm-roberta-flash layout (jina-reranker-v2, "
-                "jina-colbert-v2), which is not supported; convert it to the layout of "
-                "transformers' own XLM-RoBERTa"
-            )
         named = next((given[key] for key in given if key.startswith("AutoModel")), None)
-        if named is not None and architecture not in LAYERWISE.values():
+        is_flash = "XLMRobertaFlashConfig" in str(given.get("AutoConfig"))
+        is_known = (
+            is_flash
+            or architecture in LAYERWISE.values()
+            or architecture in BOTH_WAYS.values()
+            or architecture.startswith("New")
+        )
+        if named is not None and not is_known:
             raise ModelError(
                 f"config.json: this {architecture} is run by code of its own (auto_map names "
                 f"{shown(named)}), and only transformers' own is supported; take auto_map out if "
                 "both do the same"
             )
 
-    def encoder(self, family: str) -> ModelConfig:
+    def encoder(self, family: str, model_type: str) -> ModelConfig:
         hidden_size, num_heads = self.size("hidden_size"), self.size("num_attention_heads")
         if hidden_size % num_heads:
             raise ModelError(
@@ -212,16 +223,14 @@ class _Reader(ConfigValues):
             family=family,
             vocab_size=self.size("vocab_size"),
             hidden_size=hidden_size,
-            embedding_size=self.size("embedding_size", 128) if family == "electra" else hidden_size,
+            embedding_size=self.embedding_size(family, hidden_size),
             num_layers=self.num_layers(),
             num_heads=num_heads,
             intermediate_size=self.size("intermediate_size"),
             norm_eps=self.norm_eps(family),
             activation=self.activation("hidden_act"),
             max_position_embeddings=self.size("max_position_embeddings"),
-            type_vocab_size=(
-                0 if family in ("distilbert", "modernbert") else self.size("type_vocab_size", 2)
-            ),
+            type_vocab_size=self.type_vocab_size(family),
             pad_token_id=self.pad(family),
             num_labels=num_labels,
             pooling=modernbert_pooling(self) if is_modern else "cls",
@@ -229,6 +238,8 @@ class _Reader(ConfigValues):
             labels=self.labels(num_labels),
             inner_exits=self.inner_exits(family),
             modernbert=read_modernbert(self) if is_modern else None,
+            deberta=read_deberta(self) if family == "deberta-v2" else None,
+            gte=read_gte(self, model_type) if family == "gte" else None,
         )
 
     def causal(self, architecture: str) -> ModelConfig:
@@ -251,11 +262,23 @@ class _Reader(ConfigValues):
             type_vocab_size=0,
             pad_token_id=decoder_pad(self.raw, architecture),
             num_labels=num_labels,
-            pooling="last",
+            pooling=decoder_pooling(self.raw, architecture),
             saved_activation=self.saved_activation(),
             labels=self.labels(num_labels),
             decoder=read_decoder(self.raw, architecture),
         )
+
+    def embedding_size(self, family: str, hidden_size: int) -> int:
+        if family not in ("electra", "deberta-v2"):
+            return hidden_size
+        return self.size("embedding_size", 128 if family == "electra" else hidden_size)
+
+    def type_vocab_size(self, family: str) -> int:
+        if family in ("distilbert", "modernbert"):
+            return 0
+        if family in ("deberta-v2", "gte"):
+            return self.number("type_vocab_size", 0 if family == "deberta-v2" else 1)
+        return self.size("type_vocab_size", 2)
 
     def pad(self, family: str) -> int:
         """The padding token, -1: none. Of RoBERTa the first position hangs on it."""
@@ -276,7 +299,7 @@ class _Reader(ConfigValues):
     def norm_eps(self, family: str) -> float:
         if family == "distilbert":
             return 1e-12
-        return self.eps("layer_norm_eps", 1e-5 if family == "modernbert" else 1e-12)
+        return self.eps("layer_norm_eps", _NORM_EPS.get(family, 1e-12))
 
     def num_labels(self) -> int:
         """As transformers: num_labels, and where it is not there the names of labels."""

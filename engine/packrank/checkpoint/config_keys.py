@@ -77,12 +77,14 @@ _POST_NORM = _ENCODER | _keys(
     is_decoder=_OFF,
     # Of transformers before 5; nothing reads it since.
     position_embedding_type=("absolute", None),
-    # Of the xlm-roberta-flash layout, which no version of transformers has under these names.
-    use_flash_attn=_ABSENT,
 )
 
 # That it is there spares the check that heads divide the hidden size, which is made here anyway.
-_BERT = _POST_NORM | _keys(harmless="embedding_size")
+_BERT = _POST_NORM | _keys(
+    harmless="embedding_size",
+    # Of layouts that no version of transformers has under these names.
+    use_flash_attn=_ABSENT,
+)
 
 _DECODER = _EVERY | _keys(
     applied="hidden_size num_hidden_layers num_attention_heads intermediate_size "
@@ -101,11 +103,23 @@ _GEMMA2 = _SLIDING | _keys(
     harmless="hidden_act",
 )
 
+_GTE = _keys(
+    applied="hidden_size num_hidden_layers num_attention_heads intermediate_size hidden_act "
+    "layer_norm_eps type_vocab_size rope_theta rope_scaling",
+    harmless="attention_probs_dropout_prob classifier_dropout hidden_dropout_prob default_theta",
+)
+
 # model_type -> its keys.
 KEYS: dict[str, Keys] = {
     "bert": _BERT,
     "roberta": _BERT,
-    "xlm-roberta": _BERT,
+    "xlm-roberta": _POST_NORM
+    | _keys(
+        harmless="embedding_size use_flash_attn use_reentrant emb_pooler load_trained_adapters "
+        "lora_main_params_trainable matryoshka_dimensions truncate_dim",
+        # Of xlm-roberta-flash, whose adapters are chosen text by text.
+        lora_adaptations=(None, []),
+    ),
     "camembert": _BERT,
     "electra": _POST_NORM
     | _keys(
@@ -131,7 +145,30 @@ KEYS: dict[str, Keys] = {
         "repad_logits_with_grad rope_theta sparse_pred_ignore_index sparse_prediction",
         partial_rotary_factor=(1, None),
     ),
+    "deberta-v2": _POST_NORM
+    | _keys(
+        applied="embedding_size position_biased_input relative_attention max_relative_positions "
+        "position_buckets pos_att_type share_att_key norm_rel_ebd conv_kernel_size conv_groups "
+        "conv_act pooler_hidden_act pooler_hidden_size attention_head_size",
+        harmless="pooler_dropout cls_dropout legacy",
+    ),
+    "gte": _ENCODER | _GTE | _keys(applied="rope_parameters head_dim"),
+    "new": _ENCODER
+    | _GTE
+    | _keys(
+        harmless="pack_qkv unpad_inputs use_memory_efficient_attention logn_attention_clip1 "
+        "head_dim",
+        layer_norm_type=("layer_norm",),
+        logn_attention_scale=_OFF,
+        position_embedding_type=("rope",),
+    ),
     "llama": _LLAMA | _keys(applied="attention_bias mlp_bias"),
+    "llama_bidirec": Keys(
+        _LLAMA.applied - {"is_causal", "use_bidirectional_attention"},
+        _LLAMA.harmless | {"is_causal", "use_bidirectional_attention"},  # it always does
+        _LLAMA.only,
+    )
+    | _keys(applied="attention_bias mlp_bias pooling temperature"),
     "mistral": _LLAMA | _SLIDING,
     "qwen2": _LLAMA | _QWEN,
     "qwen3": _LLAMA | _QWEN | _keys(applied="attention_bias"),
@@ -150,8 +187,6 @@ _ADVICE = {
     "is_decoder": "it makes a decoder of the encoder",
     "quantization_config": "pass the model that it was quantized from, or a copy that was "
     "dequantized and saved again in float16, bfloat16 or float32",
-    "use_flash_attn": "this is the xlm-roberta-flash layout (jina-reranker-v2, jina-colbert-v2); "
-    "convert it to the layout of transformers' own XLM-RoBERTa",
 }
 
 

@@ -100,10 +100,10 @@ class ConfigValues:
             raise ModelError(f"config.json: {self.key(name)} is {value}, expected less than 1")
         return value
 
-    def activation(self, name: str) -> str:
-        """The kernels' name of an activation; gelu where the file says nothing."""
+    def activation(self, name: str, default: str = "gelu") -> str:
+        """The kernels' name of an activation."""
         key = self.key(name)
-        return known_activation(key, self.field(key, str, "gelu"))
+        return known_activation(key, self.field(key, str, default))
 
 
 def known_activation(key: str, name: str) -> str:

@@ -191,6 +191,30 @@ def _unknown_of(arguments: Arguments, vocab: Any) -> dict[str, Any]:
     return {"unk_id": index, "byte_fallback": False}
 
 
+def _deberta_unknown(arguments: Arguments, vocab: Any) -> dict[str, Any]:
+    unknown = [str(arguments["unk_token"]), 0.0]
+    index = next((index for index, entry in enumerate(vocab) if list(entry) == unknown), None)
+    given = files.field(arguments, "unk_id", int, 1, _CONFIG)
+    return {"unk_id": given if index is None else index, "byte_fallback": False}
+
+
+def _deberta_normalizer(arguments: Arguments) -> Any:
+    lower = [normalizers.Lowercase()] if _flag(arguments, "do_lower_case", False) else []
+    blanks = normalizers.Replace(Regex(r"\s{2,}|[\n\r\t]"), " ")
+    end = normalizers.Strip(left=False, right=True)
+    return normalizers.Sequence([*lower, blanks, normalizers.NFC(), end])
+
+
+def _deberta_pre_tokenizer(arguments: Arguments) -> Any:
+    is_split = _flag(arguments, "split_by_punct", False)
+    split = [pre_tokenizers.Punctuation(behavior="isolated")] if is_split else []
+    # Here null is no prefix space, while the absent key is one.
+    prefix = "add_prefix_space" not in arguments or _flag(arguments, "add_prefix_space", False)
+    scheme = "always" if prefix else "first"
+    words = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme=scheme)
+    return pre_tokenizers.Sequence([*split, words])
+
+
 def _llama_pre_tokenizer(arguments: Arguments) -> Any:
     scheme = "always" if _flag(arguments, "legacy", False) else "first"
     if not _flag(arguments, "add_prefix_space", True):
@@ -276,6 +300,17 @@ _CAMEMBERT = TokenizerClass(
     pre_tokenizer=_metaspace,
     layout=_sentencepiece_layout,
 )
+_DEBERTA_V2 = TokenizerClass(
+    "DebertaV2Tokenizer",
+    "Unigram",
+    _BERT_TOKENS | {"bos_token": "[CLS]", "eos_token": "[SEP]"},
+    needed=("unk_token", "sep_token", "cls_token"),
+    token_types=True,
+    model=_deberta_unknown,
+    normalizer=_deberta_normalizer,
+    pre_tokenizer=_deberta_pre_tokenizer,
+    layout=_bert_layout,
+)
 _LLAMA = TokenizerClass(
     "LlamaTokenizer",
     "BPE",
@@ -333,6 +368,7 @@ _CLASSES = {
     **dict.fromkeys(("RobertaTokenizer", "BartTokenizer", "LongformerTokenizer"), _ROBERTA),
     "XLMRobertaTokenizer": _XLM_ROBERTA,
     "CamembertTokenizer": _CAMEMBERT,
+    "DebertaV2Tokenizer": _DEBERTA_V2,
     "LlamaTokenizer": _LLAMA,
     "GemmaTokenizer": _GEMMA,
     "Qwen2Tokenizer": _QWEN2,
@@ -345,6 +381,8 @@ _REGISTERED = {
     "roberta": "RobertaTokenizer",
     "xlm-roberta": "XLMRobertaTokenizer",
     "camembert": "CamembertTokenizer",
+    "gte": "XLMRobertaTokenizer",
+    "deberta-v2": "DebertaV2Tokenizer",
     "modernbert": "TokenizersBackend",
     "mistral": "TokenizersBackend",
     "qwen2": "Qwen2Tokenizer",

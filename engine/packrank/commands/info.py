@@ -30,7 +30,6 @@ from packrank.scoring.recognition import Scoring, recognise
 from packrank.scoring.sentence_transformers import open_tokenizer
 from packrank.stores.store import Store
 from packrank.stores.token_store import TokenStore
-from packrank.text.templates import TEMPLATES
 from packrank.text.tokenizer import Tokenizer
 
 _PACKAGES = ("torch", "numpy", "tokenizers", "safetensors", "huggingface_hub")
@@ -129,8 +128,7 @@ def _describe_reranker(
         yield f"exit layers      {', '.join(map(str, config.exit_layers))}"
     template = scoring.template
     if template is not None:
-        name = next(name for name, one in TEMPLATES.items() if one is template)
-        yield f"template         {name}, from {template.source}"
+        yield f"template         {scoring.template_name}, from {template.source}"
         if template.instruction is not None:
             yield f"instruction      {template.instruction!r}"
         elif template.takes_instruction:

@@ -93,7 +93,7 @@ def add_reranker_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-length", type=positive, metavar="N", help="tokens of a pair")
     parser.add_argument("--truncation", choices=get_args(Truncation), help="of longer pairs")
     parser.add_argument(
-        "--template", metavar="NAME", help='of a decoder\'s input, or "pair" for none'
+        "--template", metavar="NAME", help='of a decoder\'s input, a .json file, or "pair": none'
     )
     parser.add_argument(
         "--instruction", type=valid_text, metavar="TEXT", help="in place of the template's own"

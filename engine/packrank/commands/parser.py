@@ -231,7 +231,7 @@ def _add_tokenize(commands: Commands) -> None:
     )
     _add_filling(parser)
     parser.add_argument(
-        "--template", metavar="NAME", help='of a decoder\'s input, or "pair" for none'
+        "--template", metavar="NAME", help='of a decoder\'s input, a .json file, or "pair": none'
     )
 
 
@@ -360,7 +360,7 @@ def _add_verify(commands: Commands) -> None:
     add_output_format(parser, "a table (the default), or one JSON object", "table", "jsonl")
     parser.add_argument("--max-length", type=positive, metavar="N", help="tokens of a pair")
     parser.add_argument(
-        "--template", metavar="NAME", help='of a decoder\'s input, or "pair" for none'
+        "--template", metavar="NAME", help='of a decoder\'s input, a .json file, or "pair": none'
     )
     parser.add_argument(
         "--instruction", type=valid_text, metavar="TEXT", help="in place of the template's own"

@@ -15,7 +15,7 @@ from packrank.checkpoint.fingerprint import fingerprint
 from packrank.checkpoint.hub import HubOptions, resolve
 from packrank.checkpoint.kind import LATE, expect
 from packrank.checkpoint.modules import encoder_folder
-from packrank.errors import InputError, PairError
+from packrank.errors import InputError, ModelError, PairError
 from packrank.late.attached import append
 from packrank.late.formats import read_settings
 from packrank.late.identity import Identity, check_same, check_size, identify, other_name
@@ -78,6 +78,9 @@ class LateEncoder(Reopened):
             document_length=document_length,
         )
         settings = self.settings
+        unseen = settings.expansion is not None and not settings.expansion.attend
+        if unseen and loaded.unseen_tokens is not None:
+            raise ModelError(f"{folder}: {loaded.unseen_tokens}")
         if settings.lower_case:
             tokenizer = Tokenizer.from_folder(encoder, lower_case=True)
         projection = [

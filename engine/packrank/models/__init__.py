@@ -15,8 +15,10 @@ from packrank.errors import ModelError, RangeError
 from packrank.models.base import Model, Parameters
 from packrank.models.bert import BertModel
 from packrank.models.causal import CausalModel, CausalSettings
+from packrank.models.deberta import DebertaModel
 from packrank.models.distilbert import DistilBertModel
 from packrank.models.electra import ElectraModel
+from packrank.models.gte import GteModel
 from packrank.models.modernbert import ModernBertModel
 from packrank.models.modular_head import ModularHead
 from packrank.models.roberta import RobertaModel
@@ -30,6 +32,8 @@ _CLASSES: dict[str, type[Model]] = {
     "electra": ElectraModel,
     "distilbert": DistilBertModel,
     "modernbert": ModernBertModel,
+    "deberta-v2": DebertaModel,
+    "gte": GteModel,
 }
 
 # Architecture, as config.json names it -> what runs it.
@@ -82,8 +86,8 @@ def load_model(
     weights = Weights.open(folder)
     _check_parts(config, weights, head=head and by_classifier and modules is None)
     # An encoder saved on its own has no prefix.
-    prefixed = any(name.startswith(model_class.prefix) for name in weights.files)
-    prefix = model_class.prefix if prefixed else ""
+    known = (model_class.prefix, *model_class.prefixes)
+    prefix = next((one for one in known if any(x.startswith(one) for x in weights.files)), "")
 
     # "cuda" is whichever device is current now; other threads may have another.
     place = torch.empty(0, device=device).device

@@ -159,12 +159,16 @@ class Model(ABC):
         device: where weights are and packs go.
         dtype: of weights and hidden states.
         prefix: before the encoder's names in a checkpoint that has more than the encoder.
+        prefixes: others that it may be.
+        unseen_tokens: why tokens that are not attended to have no vectors; None: they have.
         upload: takes the int32 arrays of a pack to `device`, called once a pack; a runner brings
             one that does not wait for the device. Nothing else in a forward copies from the host
             or waits: on a CUDA device it would wait for all that is still computed there.
     """
 
     prefix: ClassVar[str]
+    prefixes: ClassVar[tuple[str, ...]] = ()
+    unseen_tokens: ClassVar[str | None] = None
 
     def __init__(
         self, config: ModelConfig, parameters: Parameters, *, head: bool | PoolingHead
@@ -232,7 +236,7 @@ class Model(ABC):
         if self.config.pooling == "all" and isinstance(self._head, PoolingHead):
             return self._head.of_all(hidden, cu_seqlens)
         if self.config.pooling == "mean":
-            hidden = _mean(hidden, cu_seqlens)
+            hidden = mean_of_each(hidden, cu_seqlens)
         return self._head(hidden)
 
     def hidden_states(
@@ -292,7 +296,7 @@ def _copied(device: torch.device, arrays: dict[str, Int32]) -> dict[str, Tensor]
     return {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
 
 
-def _mean(hidden: Tensor, cu_seqlens: Tensor) -> Tensor:
+def mean_of_each(hidden: Tensor, cu_seqlens: Tensor) -> Tensor:
     """[N, hidden] float32. One sum a sequence, over its own rows: company changes no bit of it."""
     lengths = cu_seqlens.diff().long()
     # unsafe: checking that the lengths add up to T would wait for the device, and they need not.

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from packrank.checkpoint.config import ModelConfig
 from packrank.errors import ModelError
-from packrank.models.base import Inputs, Parameters, PoolingHead
+from packrank.models.base import Inputs, Parameters, PoolingHead, mean_of_each
 from packrank.models.course import Compression, Course, Plan
 from packrank.models.decoder_layers import (
     CausalAttention,
@@ -213,6 +213,14 @@ class CausalModel(StagedModel):
 
             return self._program(("logits",), pack, pooled)
 
+        if self.config.pooling == "mean":
+
+            def averaged(state: State, there: dict[str, Tensor]) -> Tensor:
+                normed = self._normed(self.advance(state, layers))
+                return self._read(mean_of_each(normed, there["cu_seqlens"]), 0)
+
+            return self._program(("logits",), pack, averaged)
+
         def read(state: State, there: dict[str, Tensor]) -> Tensor:
             return self._logits_of(self.advance(state, layers), there["read"], 0)
 
@@ -312,16 +320,19 @@ class CausalModel(StagedModel):
 
     def _logits_of(self, state: State, rows: Tensor | None, place: int) -> Tensor:
         """[M, num_labels] float32, of M rows of the hidden states, or of all."""
-        normed = self._normed(state, rows)
         if self.settings.head == "layerwise" and self.settings.head_index == "layer":
             place = self.exit_layers.index(state.num_layers)
+        return self._read(self._normed(state, rows), place)
+
+    def _read(self, normed: Tensor, place: int) -> Tensor:
+        """[M, num_labels] float32, what a head says of M final hidden states."""
         logits = self._heads[place if len(self._heads) > 1 else 0](normed)
         cap = self._options.logit_softcap
         if cap is not None:
             logits = cap * torch.tanh(logits / cap)
         if logits.shape[1] > self.num_labels:
             logits = logits[:, :1] - logits[:, 1:]
-        return logits
+        return logits / self._options.temperature if self._options.temperature != 1 else logits
 
     def _normed(self, state: State, rows: Tensor | None = None) -> Tensor:
         """[M, hidden] float32: the last norm of some rows of the hidden states, or of all."""

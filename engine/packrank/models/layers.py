@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from packrank.models.program import Array
+from packrank.models.relative import RelativeTable
 from packrank.request import Int32
 from packrank_kernels import (
     add_layer_norm,
@@ -119,19 +120,41 @@ class LayerNorm:
 
 
 class Embeddings:
-    """Tables of tokens, positions and token types, and the norm of their sum."""
+    """Tables of tokens, positions and token types, and the norm of their sum.
+
+    Args:
+        tokens: [V, E].
+        positions: [P, E] or None.
+        types: likewise.
+        norm: of the sum.
+        project: of the sum before its norm, or None.
+    """
 
     def __init__(
-        self, tokens: Tensor, positions: Tensor | None, types: Tensor | None, norm: LayerNorm
+        self,
+        tokens: Tensor,
+        positions: Tensor | None,
+        types: Tensor | None,
+        norm: LayerNorm,
+        project: Linear | None = None,
     ) -> None:
         self._tokens, self._positions, self._types = tokens, positions, types
-        self._norm = norm
+        self._norm, self._project = norm, project
 
     def __call__(
         self, token_ids: Tensor, positions: Tensor | None, token_types: Tensor | None
     ) -> Tensor:
-        """[T] ids -> [T, E]."""
+        """[T] ids -> [T, E], or as wide as they are projected to."""
         norm, tables = self._norm, (self._tokens, self._positions, self._types)
+        if self._project is not None:
+            ids = (token_ids, positions, token_types)
+            looked_up = [
+                table.index_select(0, rows).float()
+                for table, rows in zip(tables, ids, strict=True)
+                if table is not None and rows is not None
+            ]
+            total = sum(looked_up[1:], looked_up[0]).to(self._tokens.dtype)
+            return norm(self._project(total))[0]
         return embed_layer_norm(
             token_ids, positions, token_types, *tables, norm.weight, norm.bias, norm.eps
         )
@@ -147,6 +170,8 @@ class SelfAttention:
         num_heads: H.
         window: see `packrank_kernels.attention`; likewise deterministic.
         rotary: of rotary positions; None: there are none.
+        scale: see `packrank_kernels.attention`.
+        relative: of relative positions; None: there are none.
     """
 
     def __init__(
@@ -158,12 +183,15 @@ class SelfAttention:
         *,
         window: int | None = None,
         rotary: "RotaryTable | None" = None,
+        scale: float | None = None,
+        relative: RelativeTable | None = None,
         deterministic: bool = False,
     ) -> None:
         self._deterministic = deterministic
         self._load(weight, bias)
         self._out, self._num_heads = out, num_heads
         self._window, self._rotary = window, rotary
+        self._scale, self._relative = scale, relative
 
     def _load(self, weight: Tensor, bias: Tensor | None) -> None:
         self._qkv = Linear(weight, bias, deterministic=self._deterministic)
@@ -195,8 +223,10 @@ class SelfAttention:
             v,
             cu_seqlens_q,
             spans.cu_seqlens_k,
+            scale=self._scale,
             window=self._window,
             rotary=rotary,
+            relative=None if self._relative is None else self._relative.upto(spans.max_seqlen),
             max_seqlen_q=max_seqlen_q,
             max_seqlen_k=spans.max_seqlen,
             deterministic=self._deterministic,

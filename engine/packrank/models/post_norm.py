@@ -1,7 +1,7 @@
 """The encoder that BERT and its descendants share: embeddings, then post-norm layers."""
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,52 +50,84 @@ class PostNormModel(StagedModel):
         embeddings: ids to what the first layer reads.
     """
 
-    names: ClassVar[Names] = Names()
+    names: Names = Names()
 
     def __init__(
         self, config: ModelConfig, parameters: Parameters, *, head: bool | PoolingHead
     ) -> None:
         super().__init__(config, parameters, head=head)
-        names, size, eps = self.names, config.embedding_size, config.norm_eps
-        types = config.type_vocab_size
-        self.embeddings = Embeddings(
-            parameters.matrix(names.tokens, config.vocab_size, size),
-            parameters.matrix(names.positions, config.max_position_embeddings, size),
-            parameters.matrix(names.types, types, size) if types else None,
-            parameters.norm(names.norm, size, eps),
-        )
+        self.embeddings = self._load_embeddings(parameters)
         self._layers = [self._load_layer(parameters, i) for i in range(config.num_layers)]
         self._exits = {
             layer: self._load_head(replace(parameters.of_head, prefix=f"exits.{layer}."))
             for layer in (config.inner_exits if head else ())
         }
 
+    def _load_embeddings(self, parameters: Parameters) -> Embeddings:
+        config, names, size = self.config, self.names, self.config.embedding_size
+        types = config.type_vocab_size
+        return Embeddings(
+            parameters.matrix(names.tokens, config.vocab_size, size),
+            self._position_table(parameters, size),
+            parameters.matrix(names.types, types, size) if types else None,
+            parameters.norm(names.norm, size, config.norm_eps),
+        )
+
+    def _position_table(self, parameters: Parameters, size: int) -> Tensor | None:
+        if not self._has_positions:
+            return None
+        return parameters.matrix(self.names.positions, self.config.max_position_embeddings, size)
+
+    @property
+    def _has_positions(self) -> bool:
+        """Whether there is a table of positions."""
+        return True
+
+    def _qkv(self, parameters: Parameters, stem: str) -> tuple[Tensor, Tensor]:
+        """[3 * hidden, hidden] and its bias, of the layer whose names begin so."""
+        names, hidden = self.names, self.config.hidden_size
+        every = [stem + name for name in (names.query, names.key, names.value)]
+        return (
+            torch.cat([parameters.matrix(name, hidden, hidden) for name in every]),
+            torch.cat([parameters.vector(f"{name}.bias", hidden) for name in every]),
+        )
+
+    def _attention_options(self, parameters: Parameters, stem: str) -> dict[str, Any]:
+        """What `SelfAttention` is told beside its weights."""
+        return {}
+
+    def _mlp(self, parameters: Parameters, stem: str) -> MLP:
+        config, names = self.config, self.names
+        hidden, inner = config.hidden_size, config.intermediate_size
+        return MLP(
+            parameters.linear(stem + names.up, hidden, inner, activation=config.activation),
+            parameters.linear(stem + names.down, inner, hidden),
+        )
+
     def _load_layer(self, parameters: Parameters, index: int) -> PostNormLayer:
         config, names = self.config, self.names
-        hidden, inner, eps = config.hidden_size, config.intermediate_size, config.norm_eps
+        hidden, eps = config.hidden_size, config.norm_eps
         stem = names.layer.format(index)
-        qkv = [stem + name for name in (names.query, names.key, names.value)]
         is_last = index == config.num_layers - 1
         attend = FirstTokenAttention if is_last and self._first_token_only else SelfAttention
         return PostNormLayer(
             attention=attend(
-                torch.cat([parameters.matrix(name, hidden, hidden) for name in qkv]),
-                torch.cat([parameters.vector(f"{name}.bias", hidden) for name in qkv]),
+                *self._qkv(parameters, stem),
                 parameters.linear(stem + names.attention_out, hidden, hidden),
                 config.num_heads,
+                **self._attention_options(parameters, stem),
                 deterministic=parameters.deterministic,
             ),
             attention_norm=parameters.norm(stem + names.attention_norm, hidden, eps),
-            mlp=MLP(
-                parameters.linear(stem + names.up, hidden, inner, activation=config.activation),
-                parameters.linear(stem + names.down, inner, hidden),
-            ),
+            mlp=self._mlp(parameters, stem),
             mlp_norm=parameters.norm(stem + names.mlp_norm, hidden, eps),
         )
 
     def arrays(self, pack: Pack) -> dict[str, Array]:
-        """Token ids, positions and, where the model has a table of them, token types."""
-        arrays = super().arrays(pack) | {"positions": Array(self._positions(pack), "token")}
+        """Token ids, and positions and token types where the model has tables of them."""
+        arrays = super().arrays(pack)
+        if self._has_positions:
+            arrays["positions"] = Array(self._positions(pack), "token")
         if self.config.type_vocab_size:
             arrays["token_types"] = Array(pack.token_types, "token")
         return arrays

@@ -1,17 +1,46 @@
 """RoBERTa, XLM-RoBERTa and CamemBERT: BERT's layers, positions that step over padding ids."""
 
 import numpy as np
+from torch import Tensor
 
-from packrank.models.base import Parameters
+from packrank.checkpoint.config import ModelConfig
+from packrank.models.base import Parameters, PoolingHead
 from packrank.models.layers import Head
-from packrank.models.post_norm import PostNormModel
+from packrank.models.post_norm import Names, PostNormModel
 from packrank.request import Int32, Pack
+
+# Of the code that jina-reranker-v2 brings with it, which computes the same.
+_FLASH = Names(
+    norm="emb_ln",
+    layer="encoder.layers.{}.",
+    attention_out="mixer.out_proj",
+    attention_norm="norm1",
+    up="mlp.fc1",
+    down="mlp.fc2",
+    mlp_norm="norm2",
+)
 
 
 class RobertaModel(PostNormModel):
     """Head: out_proj(tanh(dense(h[0])))."""
 
     prefix = "roberta."
+
+    def __init__(
+        self, config: ModelConfig, parameters: Parameters, *, head: bool | PoolingHead
+    ) -> None:
+        if f"{parameters.prefix}emb_ln.weight" in parameters.weights:
+            self.names = _FLASH
+        super().__init__(config, parameters, head=head)
+
+    def _qkv(self, parameters: Parameters, stem: str) -> tuple[Tensor, Tensor]:
+        if self.names is not _FLASH:
+            return super()._qkv(parameters, stem)
+        joined, hidden = f"{stem}mixer.Wqkv", self.config.hidden_size
+        return (
+            parameters.matrix(joined, 3 * hidden, hidden),
+            parameters.vector(f"{joined}.bias", 3 * hidden),
+        )
 
     def _load_head(self, parameters: Parameters) -> Head:
         size = self.config.hidden_size

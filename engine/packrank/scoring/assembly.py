@@ -19,7 +19,6 @@ from packrank.scoring.recognition import Scoring, recognise
 from packrank.scoring.sentence_transformers import LogitScore, open_tokenizer
 from packrank.text.pairs import PairLayout, PairReader
 from packrank.text.prompt import PromptLayout
-from packrank.text.templates import TEMPLATES
 from packrank.text.tokenizer import Tokenizer
 from packrank.text.truncation import NO_LIMITS, SideLimits, Truncation
 
@@ -91,8 +90,7 @@ class Assembly:
     @property
     def template(self) -> str | None:
         """The name of the template that pairs go into; None: into none."""
-        used = self.scoring.template
-        return next((name for name, one in TEMPLATES.items() if one is used), None)
+        return self.scoring.template_name
 
     def tokenization(self, name: str) -> Tokenization | None:
         """How a document becomes ids, by the model of this name; None: not by itself."""

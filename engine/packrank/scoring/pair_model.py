@@ -87,8 +87,9 @@ class PairModel(Reopened):
             activation: of logits: "identity", "sigmoid", "tanh", "relu", "softplus", "logsigmoid",
                 "softmax" over the labels, or "normalized", the sigmoid about the authors' estimate
                 of the middle; if None, as files or template say, else the sigmoid of one label.
-            template: of a decoder's input, a name in `packrank.TEMPLATES`, or "pair" for query and
-                document as the tokenizer joins them; if None, what the model is recognised by.
+            template: of a decoder's input: a name in `packrank.TEMPLATES`, a JSON file (see
+                docs/templates.md), or "pair" for query and document as the tokenizer joins them;
+                if None, what the model is recognised by.
             instruction: in place of the template's own.
             compress_ratio: bge-reranker-v2.5-gemma2-lightweight: so many document tokens become
                 one; 1, 2, 4 or 8.

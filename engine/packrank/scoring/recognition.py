@@ -15,6 +15,7 @@ from packrank.scoring.sentence_transformers import LogitScore, Settings, read_se
 from packrank.text.chat_template import ChatLayout, ChatTemplate
 from packrank.text.pairs import PairLayout, TokenizerLayout, usable_length
 from packrank.text.prompt import PromptLayout, token_of
+from packrank.text.template_file import SUFFIX, read_template
 from packrank.text.templates import TEMPLATES, Template
 from packrank.text.tokenizer import Tokenizer
 from packrank.text.truncation import NO_LIMITS, SideLimits, Truncation
@@ -28,19 +29,21 @@ PLAIN = "pair"
 _BY_ARCHITECTURE = {
     "LayerWiseMiniCPMForCausalLM": "bge-minicpm-layerwise",
     "CostWiseGemmaForCausalLM": "bge-gemma2-lightweight",
+    "LlamaBidirectionalForSequenceClassification": "nemotron",
 }
 # Those that many models have: a reranker among them, what its name and those of conversions hold,
 # and its template.
 _BGE_GEMMA = ("bge-reranker-v2-gemma", "bge-reranker-v2-gemma", "bge-gemma")
 _MXBAI = ("mxbai-rerank-v2", r"mxbai-rerank-((base|large)-)?v2(?!\.?\d)", "mxbai-v2")
 _QWEN3 = ("Qwen3-Reranker", "Qwen3-Reranker", "qwen3")
+_CONTEXTUAL = ("ctxl-rerank-v2", "ctxl-rerank-v2", "contextual")
 _BY_NAME = {
-    "GemmaForCausalLM": _BGE_GEMMA,
-    "GemmaForSequenceClassification": _BGE_GEMMA,
-    "Qwen2ForCausalLM": _MXBAI,
-    "Qwen2ForSequenceClassification": _MXBAI,
-    "Qwen3ForCausalLM": _QWEN3,
-    "Qwen3ForSequenceClassification": _QWEN3,
+    "GemmaForCausalLM": (_BGE_GEMMA,),
+    "GemmaForSequenceClassification": (_BGE_GEMMA,),
+    "Qwen2ForCausalLM": (_MXBAI,),
+    "Qwen2ForSequenceClassification": (_MXBAI,),
+    "Qwen3ForCausalLM": (_QWEN3, _CONTEXTUAL),
+    "Qwen3ForSequenceClassification": (_QWEN3, _CONTEXTUAL),
 }
 # Under any other name, what has one label may be a conversion as well as read plain pairs.
 _DOUBTFUL = "Qwen3ForSequenceClassification"
@@ -58,6 +61,7 @@ class Scoring:
         truncation: by default.
         shift: "normalized" scores are sigmoid(logit - shift).
         template: what the model reads; None: see `chat`.
+        template_name: of that, in which the content of a user's file has a part.
         chat: the same; None too: the tokenizer's own layout of pairs.
         prompt: before every query in that; in a chat, the system's message.
         tokens: of the head "tokens"; None of the others.
@@ -70,6 +74,7 @@ class Scoring:
     truncation: Truncation = "longest_first"
     shift: float = 0.0
     template: Template | None = None
+    template_name: str | None = None
     chat: ChatTemplate | None = None
     prompt: str = ""
     tokens: LogitScore | None = None
@@ -158,17 +163,22 @@ def recognise(
         folder: as the user names it.
         config: of `encoder_folder(folder)`.
         tokenizer: of the same.
-        template: a key of `TEMPLATES`, or "pair": query and document alone, as the tokenizer lays
-            them out; None: as the files say.
+        template: a key of `TEMPLATES`; a JSON file of one, whose name ends so; or "pair": query and
+            document alone, as the tokenizer lays them out; None: as the files say.
         name: what the user calls the model, where that is not the folder.
 
     Raises:
         ModelError: the files do not say how, or ask for what is not supported.
         InputError: there is no such template, or it is not for this model.
     """
-    if template is not None and template not in (*TEMPLATES, PLAIN):
-        known = ", ".join(map(repr, (*TEMPLATES, PLAIN)))
-        raise InputError(f"template is {template!r}, expected one of {known}")
+    is_file = isinstance(template, str) and template.endswith(SUFFIX)
+    if template is not None and not is_file:
+        known = (*TEMPLATES, PLAIN)
+        if template not in known:
+            raise InputError(
+                f"template is {template!r}, expected one of {', '.join(map(repr, known))}, or the "
+                f"name of a file that ends in {SUFFIX}"
+            )
     settings = read_settings(folder, config, tokenizer)
     if config.is_body and settings.modules is None:
         raise ModelError(
@@ -185,7 +195,11 @@ def recognise(
         template = _template_of(folder, config, settings, name)
     if template in (None, PLAIN):
         return _untemplated(config, settings, plain=template == PLAIN)
-    return _templated(TEMPLATES[template], template, config, tokenizer, settings)
+    if template.endswith(SUFFIX):
+        name, found = read_template(template)
+    else:
+        name, found = template, TEMPLATES[template]
+    return _templated(found, name, config, tokenizer, settings)
 
 
 def _template_of(
@@ -200,8 +214,14 @@ def _template_of(
     if architecture in _BY_ARCHITECTURE:
         return _BY_ARCHITECTURE[architecture]
     if architecture in _BY_NAME:
-        original, pattern, template = _BY_NAME[architecture]
-        named = any(re.search(pattern, one, re.IGNORECASE) for one in _names(folder, name))
+        names = _names(folder, name)
+        found = [
+            one
+            for one in _BY_NAME[architecture]
+            if any(re.search(one[1], called, re.IGNORECASE) for called in names)
+        ]
+        named = bool(found)
+        original, _, template = (found or _BY_NAME[architecture])[0]
         several = config.is_classifier and config.num_labels != 1
         if named and not several:
             return template
@@ -268,13 +288,15 @@ def _templated(
     tokens = None
     head: Head = "tokens"
     if config.is_classifier or settings.modules is not None:
-        head, activation = _head_of(settings), settings.activation
+        head = _head_of(settings)
+        if settings.saved or config.saved_activation or not template.of_classifiers:
+            activation = settings.activation
     elif config.decoder is not None and config.decoder.first_exit is not None:
         head = "layerwise"
     elif template.true_token is None:
         raise InputError(
-            f"template {name!r} is for models with a head at several layers, and "
-            f"{config.architecture} has none"
+            f"template {name!r} names no token that scores, and {config.architecture} has neither "
+            "a classifier nor a head at several layers"
         )
     else:
         false = template.false_token
@@ -288,6 +310,7 @@ def _templated(
         max_length=template.max_length,
         shift=template.shifts.get(config.hidden_size, template.shift),
         template=template,
+        template_name=name,
         tokens=tokens,
         modules=settings.modules,
     )

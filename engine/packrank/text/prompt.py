@@ -20,6 +20,24 @@ _BEGINNINGS = (
     "", " ", "  a", "\n", "\n\na", "\t", "\r\n", "a", "A", "'s", ".", "...", ">", ":", "<", "1",
     "_", "é", "\u0301", "\u0338", "\u200d", "\u00a0", "漢", "🦙",
 )  # fmt: skip
+# And how texts end that it might join to what follows.
+_ENDS = (
+    "",
+    " ",
+    "a ",
+    "a\n",
+    "a\n\n",
+    "a.",
+    "a?",
+    "a!",
+    "a)",
+    'a"',
+    "a:",
+    "1",
+    "é",
+    "e\u0301",
+    "漢",
+)
 
 
 class PromptLayout:
@@ -77,10 +95,22 @@ class PromptLayout:
         head, separator, closing, *tail = tokenizer.encode_template(
             [template.head, template.separator, template.closing, *template.tail]
         )
-        head, tail_ids = np.append(_bos(template, tokenizer), head), np.concatenate(tail)
+        head, tail_ids = (
+            np.append(_bos(template, tokenizer), head),
+            np.concatenate([head[:0], *tail]),
+        )
         self._num_head, self.num_tail, self._closing = len(head), len(tail_ids), closing
-        self._apart = not template.one_string or self._splits()
-        middle = (0, separator, 1, 2) if self._apart else (0, 1)
+        self._first = template.document_first
+        if self._first:
+            (self._closing,) = tokenizer.encode_template([after])
+            if not self._stands_alone(template.head):
+                raise ModelError(
+                    "the tokenizer joins a document to what stands beside it, so that it cannot be "
+                    "cut; is it another model's?"
+                )
+        self._apart = self._first or not template.one_string or self._splits()
+        middle: tuple[Int32 | int, ...] = (0, separator, 1, 2) if self._apart else (0, 1)
+        middle = (1, 2, 0) if self._first else middle
         parts = (head, *middle, tail_ids)
         self._layout = Layout(parts, np.zeros(len(parts), dtype=np.int32))
         self._set_budget(template, len(separator), max_length, positions, limits)
@@ -108,11 +138,13 @@ class PromptLayout:
         starts = np.insert(starts, place, len(ids), axis=1)
         lengths = np.insert(lengths, place, len(self._closing), axis=1)
         ids = np.append(ids, self._closing)
+        if self._first:  # a document that is not cut ends as it does in one string
+            lengths[self._room - lengths[:, 0] >= lengths[:, 1], place] = 0
         kept = self._cut(lengths)
         failures = self._failures(lengths, kept) | reasons
         failed = list(failures)
         starts, lengths, kept = (np.delete(of, failed, axis=0) for of in (starts, lengths, kept))
-        pack = self._layout.join(ids, starts, kept, causal=self._apart)
+        pack = self._layout.join(ids, starts, kept, causal=self._apart and not self._first)
         if not self._apart:
             alike = np.minimum(kept[:, 0], lengths[:, 2])
             alike = common_prefix(ids, starts[:, 0], starts[:, 2], alike)
@@ -122,17 +154,33 @@ class PromptLayout:
     def _splits(self) -> bool:
         """Whether the document's part, tokenized by itself, has the ids that it has in the whole.
 
-        Before it always stands the same: what ends the query's part.
+        Before it always stands the same, what ends the query's part; else what may end a query.
         """
-        query = "a".join(self._query)
+        queries = [text.join(self._query) for text in ("a", *([] if self._query[1] else _ENDS))]
         documents = [text.join(self._document) for text in _BEGINNINGS]
-        (head, *rest), failed = self._tokenizer.try_encode([query, *documents])
-        joined, others = self._tokenizer.try_encode([query + document for document in documents])
+        return self._joins_none([(query, document) for query in queries for document in documents])
+
+    def _stands_alone(self, head: str) -> bool:
+        """Whether a document's part has the same ids between head and query as by itself."""
+        queries = ["a".join(self._query)]
+        if not self._query[0]:
+            queries += [text.join(self._query) for text in _BEGINNINGS]
+        texts = [*_BEGINNINGS, *([] if self._document[1] else _ENDS)]
+        documents = [text.join(self._document) for text in texts]
+        return self._joins_none([(head, one, query) for one in documents for query in queries])
+
+    def _joins_none(self, every: list[tuple[str, ...]]) -> bool:
+        """Whether each of these has the same ids as one text as part by part."""
+        parts = list(dict.fromkeys(part for one in every for part in one))
+        found, failed = self._tokenizer.try_encode(parts)
+        ids = dict(zip(parts, found, strict=True))
+        wholes = ["".join(one) for one in every]
+        joined, others = self._tokenizer.try_encode(wholes)
         # What the tokenizer fails on is no sequence either way.
         return all(
-            np.array_equal(whole, np.append(head, part))
-            for document, whole, part in zip(documents, joined, rest, strict=True)
-            if document not in failed and query + document not in others
+            np.array_equal(whole, np.concatenate([ids[part] for part in one]))
+            for one, text, whole in zip(every, wholes, joined, strict=True)
+            if text not in others and failed.keys().isdisjoint(one)
         )
 
     def _set_budget(
@@ -164,21 +212,22 @@ class PromptLayout:
         )
         self._query_most = self._room if template.budget == "whole" else limit * 3 // 4
         self._document_most = self._room if template.budget == "whole" else limit
-        if limits != NO_LIMITS and not self._apart:
+        if limits != NO_LIMITS and (self._first or not self._apart):
             raise InputError(
                 "query_length and document_length are for prompts whose parts are tokenized apart; "
                 "this model's is cut as a whole, by max_length"
             )
         self._query_most = limits.query or self._query_most
         self._document_most = limits.document or self._document_most
+        around = self._document[:1] if self._first else self._document
         query, document = self._tokenizer.encode(
-            ["".join(part).rstrip() for part in (self._query, self._document)]
+            ["".join(part).rstrip() for part in (self._query, around)]
         )
         self._num_prefix = len(document)
         if (
             self._query_most <= len(query)
             or self._document_most <= len(document)
-            or self._room <= len(query) + len(document)
+            or self._room <= len(query) + len(document) + self._first * len(self._closing)
         ):
             raise InputError(
                 f"max_length is {limit}, which the prompt leaves no token of for query and "
@@ -200,8 +249,12 @@ class PromptLayout:
         if self._apart:
             kept[:, 0] = np.minimum(lengths[:, 0], self._query_most)
             left = self._room - kept[:, 0]
+            if self._first:
+                kept[:, 2] = lengths[:, 2]
+                left = left - kept[:, 2]
             kept[:, 1] = np.minimum(np.minimum(lengths[:, 1], self._document_most), left)
-            kept[:, 2] = np.clip(left - kept[:, 1], 0, lengths[:, 2])
+            if not self._first:
+                kept[:, 2] = np.clip(left - kept[:, 1], 0, lengths[:, 2])
         else:
             kept[:, 0] = np.minimum(lengths[:, 0], self._room)
             kept[:, 1] = np.clip(self._room - kept[:, 0], 0, lengths[:, 1])
@@ -217,8 +270,11 @@ class PromptLayout:
             place = 0
         if not self._truncate:
             for index in np.flatnonzero(cut.any(1)).tolist():
+                # What is put back where a document is cut would be there anyway.
+                put_back = int(kept[index, 2]) if self._first else 0
+                over = int((lengths[index] - kept[index])[: cut.shape[1]].sum()) - put_back
                 failures[index] = (
-                    f"its prompt is {int((lengths[index] - kept[index])[: cut.shape[1]].sum())} "
+                    f"its prompt is {over} "
                     f"tokens longer than max_length {self.max_length} allows; shorten it or allow "
                     "truncation"
                 )
@@ -287,7 +343,8 @@ def _around_query(template: Template, instruction: str | None) -> tuple[str, str
         pattern = (instruction and template.instructed) or pattern
     given = template.instruction if instruction is None else instruction
     before, after = pattern.split("{query}")
-    return before.replace("{instruction}", given or ""), after
+    before, after = (part.replace("{instruction}", given or "") for part in (before, after))
+    return before, after
 
 
 def _bos(template: Template, tokenizer: Tokenizer) -> Int32:

@@ -26,6 +26,8 @@ class Template:
         separator: between query and document.
         closing: after the document, cut off before any of the document is.
         tail: after that, never cut.
+        document_first: it stands before the query, and what stands between is the end of its part,
+            which is put back where it is cut. Only where `one_string` is.
         one_string: the authors tokenize query and document as one string. Both are still tokenized
             apart where the tokenizer splits there anyway.
         bos: whether the tokenizer's bos token comes first; "if any": unless there is none, or it
@@ -34,6 +36,8 @@ class Template:
         true_token: scores by its logit; None: the model has heads of its own.
         false_token: its logit is subtracted; None: nothing is.
         activation: what turns logits into scores by default.
+        of_classifiers: whether that holds for models with a classifier, unless their files say
+            otherwise; else it is as with any classifier.
         shift: "normalized" scores are sigmoid(logit - shift).
         shifts: the same for models of another hidden size.
         max_length: the default.
@@ -55,12 +59,14 @@ class Template:
     head: str = ""
     separator: str = ""
     closing: str = ""
+    document_first: bool = False
     one_string: bool = False
     bos: Bos = "never"
     special_tokens: tuple[str, ...] = ()
     true_token: str | None = None
     false_token: str | None = None
     activation: Activation = "identity"
+    of_classifiers: bool = False
     shift: float = 0.0
     shifts: Mapping[int, float] = field(default_factory=dict)
 
@@ -173,6 +179,34 @@ TEMPLATES: Mapping[str, Template] = {
         true_token="yes",
         false_token="no",
         activation="sigmoid",
+        budget="whole",
+        max_length=8192,
+    ),
+    "nemotron": Template(
+        source="nvidia/llama-nemotron-rerank-1b-v2, README.md",
+        query="question:{query} \n \n passage",
+        document=":{document}",
+        tail=(),
+        one_string=True,
+        bos="if any",
+        of_classifiers=True,
+        budget="whole",
+        max_length=8192,
+    ),
+    # Its authors cut the whole string at its end, query and all; here the document is cut.
+    "contextual": Template(
+        source="ContextualAI/ctxl-rerank-v2-instruct-multilingual, README.md, in transformers",
+        head=(
+            "Check whether a given document contains information helpful to answer the query.\n"
+            "<Document>"
+        ),
+        document=" {document}\n<Query>",
+        query=" {query} ??",
+        instructed=" {query} {instruction} ??",
+        tail=(),
+        document_first=True,
+        one_string=True,
+        true_token="!",
         budget="whole",
         max_length=8192,
     ),

@@ -36,6 +36,12 @@ def prompt_ids(
     head = ([] if bos is None else [bos]) + encode(template.head)
     separator = encode(template.separator) if template.separator else []
     tail = [token for piece in template.tail for token in encode(piece)]
+    if template.document_first:
+        whole = encode(second + first)
+        if len(head) + len(whole) + len(tail) <= max_length:
+            return head + whole + tail
+        end = encode(template.document.split("{document}")[1]) + encode(first)
+        return head + encode(second)[: max_length - len(head) - len(end) - len(tail)] + end + tail
     if template.budget == "whole":
         room = max_length - len(head) - len(tail)
         return head + encode(first + second + template.closing)[:room] + tail
@@ -52,4 +58,5 @@ def _around_query(template: Template, instruction: str | None) -> tuple[str, str
     if instruction and template.instructed is not None:
         pattern = template.instructed
     before, after = pattern.split("{query}")
-    return before.replace("{instruction}", given or ""), after
+    before, after = (part.replace("{instruction}", given or "") for part in (before, after))
+    return before, after

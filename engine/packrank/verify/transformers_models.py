@@ -1,10 +1,12 @@
 """transformers as the reference: classifiers as they are, and decoders under their prompts."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 from packrank.checkpoint.adapter import adapter_in, read_config, tokenizer_folder
 from packrank.checkpoint.files import read_object
@@ -94,6 +96,18 @@ def _load_alone(folder: Path, head: str, **options: int) -> tuple[Any, set[str]]
     return model, set(report["missing_keys"])
 
 
+# What templates score by, as torch has it.
+_BY_NAME: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "identity": lambda x: x,
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+    "relu": torch.relu,
+    "softplus": F.softplus,
+    "logsigmoid": F.logsigmoid,
+    "softmax": lambda x: x.softmax(-1),
+}
+
+
 def _activation(folder: Path, num_labels: int) -> torch.nn.Module:
     """What sentence-transformers would load: the class of torch that is named, or by the labels."""
     saved = folder / "config_sentence_transformers.json"
@@ -159,9 +173,11 @@ class TransformersReference:
     def scores(self, values: tuple[Float32, ...]) -> Float32:
         """The activation of the template's authors, or of the folder: see `Reference`."""
         logits = torch.from_numpy(values[0])
-        template = self._scoring.template
-        if template is not None and self._scoring.head == "tokens":
-            return array_of(logits.sigmoid() if template.activation == "sigmoid" else logits)
+        template, is_by_tokens = self._scoring.template, self._scoring.head == "tokens"
+        if template is not None and (is_by_tokens or template.of_classifiers):
+            if self._scoring.activation == "normalized":
+                return array_of((logits - self._scoring.shift).sigmoid())
+            return array_of(_BY_NAME[self._scoring.activation](logits))
         scores: torch.Tensor = _activation(self._folder, len(logits))(logits[None])
         return array_of(scores[0])
 

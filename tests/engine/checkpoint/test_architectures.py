@@ -19,7 +19,10 @@ from packrank.checkpoint.tensor_names import tensor_names
 from packrank.errors import ModelError
 from packrank.models import load_model
 
-ENCODERS = ("Bert", "Roberta", "XLMRoberta", "Camembert", "Electra", "DistilBert", "ModernBert")
+ENCODERS = (
+    *("Bert", "Roberta", "XLMRoberta", "Camembert", "Electra", "DistilBert", "ModernBert"),
+    *("DebertaV2", "Gte"),
+)
 
 
 def edited(folder: Path, target: Path, **values: Any) -> Path:
@@ -89,7 +92,7 @@ def test_a_decoder_without_any_head(tmp_path: Path) -> None:
 CONTRADICTIONS: list[tuple[dict[str, Any], str]] = [
     ({"model_type": "electra"}, "architectures names 'BertForSequenceClassification', which is no"),
     ({"model_type": "llama"}, "architectures names 'BertForSequenceClassification', which is no"),
-    ({"model_type": "deberta-v2"}, "model_type 'deberta-v2' is not supported; there are {Bert"),
+    ({"model_type": "deberta"}, "model_type 'deberta' is not supported; there are {Bert"),
     ({"architectures": ["BertModel", "RobertaModel"]}, "architectures names 'RobertaModel', which"),
     (
         {"architectures": ["LlamaForCausalLM"]},

@@ -139,7 +139,7 @@ def test_every_architecture_has_a_family() -> None:
     assert ARCHITECTURES["XLMRobertaForSequenceClassification"] == "roberta"
     assert ARCHITECTURES["HF_ColBERT"] == "bert"
     assert ARCHITECTURES["Qwen2ForCausalLM"] == "causal"
-    assert len(ARCHITECTURES) == 7 * 5 + 1 + 7 * 3 + 2
+    assert len(ARCHITECTURES) == 10 * 5 + 1 + 7 * 3 + 2 + 1
 
 
 @pytest.mark.parametrize(
@@ -160,14 +160,19 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ),
     ({"architectures": ["HF_ColBERT"], "model_type": "xmod"}, "model_type 'xmod' is not supported"),
     (
-        {"architectures": ["HF_ColBERT"], "use_flash_attn": True, "model_type": "xlm-roberta"},
-        "this is the xlm-roberta-flash layout",
+        {
+            "architectures": ["HF_ColBERT"],
+            "use_flash_attn": True,
+            "model_type": "xlm-roberta",
+            "position_embedding_type": "rotary",
+        },
+        "position_embedding_type 'rotary' is not supported in xlm-roberta",
     ),
     ({"architectures": ["T5Model"]}, "architecture T5Model is not supported; there are {Bert, "),
     ({"architectures": []}, "config.json names no architecture; there are {Bert, "),
     ({"architectures": None}, "config.json names no architecture; there are {Bert, "),
-    ({"use_flash_attn": True}, "xlm-roberta-flash layout (jina-reranker-v2, jina-colbert-v2)"),
-    ({"auto_map": {"AutoModel": "j/xlm-roberta-flash-implementation--m.X"}}, "xlm-roberta-flash"),
+    ({"use_flash_attn": True}, "use_flash_attn True is not supported in bert"),
+    ({"auto_map": {"AutoModel": "j/other--m.X"}}, "run by code of its own (auto_map names"),
     ({"position_embedding_type": "alibi"}, "position_embedding_type 'alibi' is not supported"),
     ({"is_decoder": True}, "is_decoder True is not supported in bert; it makes a decoder of"),
     ({"hidden_act": "quick_gelu"}, "hidden_act 'quick_gelu' is not supported"),

@@ -10,13 +10,20 @@ from typing import Any
 import pytest
 import transformers
 
-from packrank.checkpoint.architectures import DECODERS, ENCODERS, FAMILIES, LAYERWISE
+from packrank.checkpoint.architectures import (
+    BOTH_WAYS,
+    DECODERS,
+    ENCODERS,
+    FAMILIES,
+    LAYERWISE,
+)
 from packrank.checkpoint.config import load_config
 from packrank.checkpoint.config_keys import KEYS
 from packrank.errors import ModelError
 
 ROOT = Path(transformers.__file__).parent
-OF_TRANSFORMERS = {key: name for key, name in (ENCODERS | DECODERS).items() if key != "minicpm"}
+OF_OTHERS = {"minicpm", "new", *BOTH_WAYS}  # whose code comes with their weights
+OF_TRANSFORMERS = {key: name for key, name in (ENCODERS | DECODERS).items() if key not in OF_OTHERS}
 # What the loader and all families share.
 SHARED = ("masking_utils", "modeling_rope_utils", "modeling_layers", "modeling_utils")
 # Of it: methods, what the caller of from_pretrained passes, what other families have.
@@ -111,7 +118,7 @@ self.config.get_text_config().six, getattr(self.config, "seven"), hasattr(other,
 
 
 def test_every_family_has_a_table() -> None:
-    assert KEYS.keys() == FAMILIES.keys() == {*OF_TRANSFORMERS, *LAYERWISE}
+    assert KEYS.keys() == FAMILIES.keys() == {*OF_TRANSFORMERS, *LAYERWISE, *BOTH_WAYS, "new"}
     for keys in KEYS.values():
         assert not keys.applied & keys.harmless
         assert not (keys.applied | keys.harmless) & keys.only.keys()
@@ -145,6 +152,8 @@ VALUES: list[Any] = [
 ]
 VALUES += [["full_attention"] * 2, {"rope_type": "linear", "factor": 2.0}, {"rope_theta": 5.0}, 1e9]
 FIRST: dict[str, dict[str, Any]] = {
+    "conv_groups": {"conv_kernel_size": 3},
+    "conv_act": {"conv_kernel_size": 3},
     "max_window_layers": {"use_sliding_window": True, "sliding_window": 5},
     "sliding_window": {"use_sliding_window": True},
     "layer_types": {"use_sliding_window": True},
@@ -168,9 +177,11 @@ def test_tables_are_true(tmp_path: Path, model_type: str, thorough: bool) -> Non
     if model_type == "distilbert":
         sizes = {"vocab_size": 11, "max_position_embeddings": 50} | spelled
     base = sizes | {"model_type": model_type, "architectures": []}
-    name = LAYERWISE.get(model_type)
-    if name is not None:
+    name = (LAYERWISE | BOTH_WAYS).get(model_type)
+    if model_type in LAYERWISE:
         base |= OF_LAYERWISE
+    elif name is not None:
+        pass
     else:
         name = f"{(ENCODERS | DECODERS)[model_type]}ForSequenceClassification"
     base |= {"architectures": [name], "head_dim": 4, "num_key_value_heads": 3}

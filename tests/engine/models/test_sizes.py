@@ -17,7 +17,7 @@ from packrank.models import load_model
 from packrank.models.layers import RotaryTable, rotary_table
 from packrank.request import Pack, Sequence
 
-ENCODERS = ("Bert", "Roberta", "Electra", "DistilBert", "ModernBert")
+ENCODERS = ("Bert", "Roberta", "Electra", "DistilBert", "ModernBert", "DebertaV2", "Gte")
 SPELLED = {
     "hidden_size": "dim",
     "num_hidden_layers": "n_layers",

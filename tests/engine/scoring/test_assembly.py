@@ -159,7 +159,7 @@ def test_only_one_model_has_upstreams_heads(write: Callable[..., Path], minicpm:
         (QWEN3, {"template": "qwen4"}, "template is 'qwen4', expected one of 'bge-gemma', "),
         (QWEN3, {"template": 3}, "template is 3, expected one of"),
         (QWEN3, {"template": "pair"}, 'template "pair" does not say which tokens score'),
-        (QWEN2, {"template": "bge-minicpm-layerwise"}, f"at several layers, and {QWEN2} has none"),
+        (QWEN2, {"template": "bge-minicpm-layerwise"}, f"and {QWEN2} has neither a classifier"),
         (QWEN3, {"template": "qwen3", "max_length": 601}, "601, but the model has 600 positions"),
         (QWEN3, {"template": "qwen3", "max_length": 9}, "which the prompt leaves no token of for"),
         (MINICPM, {"max_length": 1}, "max_length is 1, which the prompt leaves no token of for"),

@@ -234,7 +234,7 @@ def test_what_the_caller_says_comes_first(write: Callable[..., Path]) -> None:
         ask(folder, template="qwen4")
     with pytest.raises(InputError, match='template "pair" does not say which tokens score'):
         ask(folder, template="pair")
-    with pytest.raises(InputError, match="for models with a head at several layers, and Qwen3For"):
+    with pytest.raises(InputError, match="names no token that scores, and Qwen3For"):
         ask(folder, template="bge-minicpm-layerwise")
 
 

@@ -204,7 +204,7 @@ def oracle_body(name: str, query: str) -> str:
 
 
 @given(
-    name=st.sampled_from(sorted(TEMPLATES)),
+    name=st.sampled_from([name for name, one in TEMPLATES.items() if not one.document_first]),
     limit=st.integers(0, 60),
     queries=st.lists(st.text("ab \n", max_size=40), min_size=1, max_size=3),
     documents=st.lists(st.text("ab \n", max_size=60), max_size=4),

@@ -14,11 +14,11 @@ def test_every_template_is_whole(template: Template) -> None:
     """What `PromptLayout` takes for granted."""
     assert template.source
     assert fields(template.document) == ["document"]
-    assert fields(template.query)[-1] == "query"
+    assert "query" in fields(template.query)
     named = "instruction" in fields(template.query)
     assert named == (template.instruction is not None)
     if template.instructed is not None:
-        assert fields(template.instructed) == ["instruction", "query"]
+        assert sorted(fields(template.instructed)) == ["instruction", "query"]
     assert template.takes_instruction == (named or template.instructed is not None)
     assert all(template.tail)
     assert template.true_token is not None or template.false_token is None
@@ -31,4 +31,4 @@ def test_every_template_is_whole(template: Template) -> None:
 
 def test_only_layerwise_templates_have_no_scoring_token() -> None:
     without = {name for name, template in TEMPLATES.items() if template.true_token is None}
-    assert without == {"bge-minicpm-layerwise", "bge-gemma2-lightweight"}
+    assert without == {"bge-minicpm-layerwise", "bge-gemma2-lightweight", "nemotron"}

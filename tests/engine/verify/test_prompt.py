@@ -6,6 +6,7 @@ from prompts import (
     QWEN_TASK,
     byte_bpe,
     chat_oracle,
+    contextual_oracle,
     encoder,
     flag_oracle,
     mxbai_oracle,
@@ -33,3 +34,14 @@ def test_prompts_are_those_of_their_authors(query: str, document: str, task: str
         for name, oracle in (("qwen3", qwen_oracle), ("qwen3-chat", chat_oracle)):
             want = oracle(ENCODE, query, document, limit, task or QWEN_TASK)
             assert ids(name, limit, task) == want, name
+    for limit in (60, 9999):
+        want = contextual_oracle(ENCODE, query, document, limit, task or "")
+        assert ids("contextual", limit, task) == want
+    whole = ENCODE(f"question:{query} \n \n passage:{document}")
+    assert ids("nemotron", 30, bos=1) == [1, *whole][:30]
+
+
+def test_every_template_is_compared() -> None:
+    assert TEMPLATES.keys() == {
+        *FLAG, "mxbai-v2", "qwen3", "qwen3-chat", "nemotron", "contextual"
+    }  # fmt: skip

@@ -5,6 +5,7 @@ import logging
 import time
 import uuid
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -79,6 +80,8 @@ def create_app(
             caller = check_key(request.headers, settings.api_keys)
             given = await read_json(request, settings.max_body_bytes)
             dialect = rerank.dialect_of(given, dialect)
+            if given.get("model") is None and "model" in request.path_params:
+                given["model"] = request.path_params["model"]
             asker = Asker(settings, partial(wait_for, request), caller)
             with models.answering():
                 body, usage, characters, served = await handler(given, asker, models)
@@ -92,6 +95,9 @@ def create_app(
             if status == 500:
                 LOG.exception("a request failed", extra={"request_id": id})
             response = refusal(problem, dialect)
+            pairs = _size(given)
+            with suppress(Exception):  # a name that is not served, or none yet
+                model = models.named(given.get("model")).name
         response.headers["x-request-id"] = id
         seconds = time.perf_counter() - begun
         route = request.scope["route"].path
@@ -132,18 +138,28 @@ def create_app(
     scoring("/explain", about.explain, "object", "explain")
     _about(app, models, settings, metrics)
     metrics.watch(models)
-    _document(app)
+    _document(app, settings)
     return app
 
 
-def _document(app: FastAPI) -> None:
-    """Put the schemas that routes refer to into OpenAPI."""
+def _size(given: dict[str, Any]) -> int:
+    """Of a body that was not answered, how many documents it has, as far as that is to be seen."""
+    lists = (given.get(name) for name in ("documents", "texts", "passages", "inputs"))
+    return next((len(one) for one in lists if isinstance(one, list)), 0)
+
+
+def _document(app: FastAPI, settings: Settings) -> None:
+    """Put the schemas that routes refer to into OpenAPI, and whether they want a key."""
     made = app.openapi
 
     def whole() -> dict[str, Any]:
         if app.openapi_schema is None:
             document = made()
             document.setdefault("components", {}).setdefault("schemas", {}).update(components())
+            if settings.api_keys:
+                key = {"type": "http", "scheme": "bearer"}
+                document["components"]["securitySchemes"] = {"key": key}
+                document["security"] = [{"key": []}]
             app.openapi_schema = document
         return app.openapi_schema
 
@@ -178,8 +194,8 @@ def _about(app: FastAPI, models: Models, settings: Settings, metrics: Metrics) -
             return reply(body, 503, problem.all_headers)
         return Response(status_code=200)
 
-    def probed(path: str, handler: Callable[[], Awaitable[Response]]) -> None:
-        app.add_api_route(path, handler, methods=["GET"], **describe("health"))
+    def told(path: str, handler: Callable[..., Awaitable[Response]], kind: str) -> None:
+        app.add_api_route(path, handler, methods=["GET"], **describe(kind))
         app.add_api_route(path, handler, methods=["HEAD"], include_in_schema=False)
 
     async def health() -> Response:
@@ -193,9 +209,9 @@ def _about(app: FastAPI, models: Models, settings: Settings, metrics: Metrics) -
         return Response(status_code=200)
 
     for path in ("/health", "/health/ready", "/ping", "/v1/health/ready"):
-        probed(path, health)
+        told(path, health, "health")
     for path in ("/health/live", "/v1/health/live"):
-        probed(path, alive)
+        told(path, alive, "health")
 
     async def root(request: Request) -> Response:
         """A page for browsers, and for others whether requests are answered."""
@@ -203,8 +219,7 @@ def _about(app: FastAPI, models: Models, settings: Settings, metrics: Metrics) -
             return page()
         return healthy()
 
-    app.add_api_route("/", root, methods=["GET"], **describe("root"))
-    app.add_api_route("/", root, methods=["HEAD"], include_in_schema=False)
+    told("/", root, "root")
 
     async def info() -> Response:
         """What text-embeddings-inference says of its model."""
@@ -229,11 +244,11 @@ def _about(app: FastAPI, models: Models, settings: Settings, metrics: Metrics) -
         """For Prometheus."""
         return Response(metrics.exposed(), media_type=metrics.media_type)
 
-    app.add_api_route("/info", info, methods=["GET"], **describe("info"))
-    app.add_api_route("/v1/models", listed, methods=["GET"], **describe("models"))
-    app.add_api_route("/live", live, methods=["GET"], **describe("live"))
-    app.add_api_route("/version", version, methods=["GET"], **describe("version"))
-    app.add_api_route("/metrics", exposed, methods=["GET"], **describe("metrics"))
+    told("/info", info, "info")
+    told("/v1/models", listed, "models")
+    told("/live", live, "live")
+    told("/version", version, "version")
+    told("/metrics", exposed, "metrics")
 
     async def openapi() -> Response:
         """The same as /openapi.json, where text-embeddings-inference has it."""

@@ -81,6 +81,16 @@ async def _pass_over(request: Request, coming: AsyncIterator[bytes], most_bytes:
             await asyncio.wait_for(rest(), min(BODY_SECONDS, _REST_SECONDS))
 
 
+# In place of pydantic's own words, which name classes.
+_SAID = {
+    "missing": "is missing",
+    "model_type": 'expected an object with "text"',
+    "model_attributes_type": 'expected an object with "text"',
+    "string_type": "expected a text",
+    "list_type": "expected a list",
+}
+
+
 def validated(kind: type[Body], given: dict[str, Any]) -> Any:
     """A body of a kind.
 
@@ -93,7 +103,7 @@ def validated(kind: type[Body], given: dict[str, Any]) -> Any:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         place = ".".join(map(str, first["loc"]))
         said = first["msg"].removeprefix("Value error, ")
-        said = "is missing" if first["type"] == "missing" else said[:1].lower() + said[1:]
+        said = _SAID.get(first["type"], said[:1].lower() + said[1:])
         more = error.error_count() - 1
         also = f" (and {more} more)" if more else ""
         raise Problem(422, f"invalid request: {place}: {said}{also}", param=place) from None

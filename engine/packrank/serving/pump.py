@@ -86,13 +86,13 @@ class Pump(Closing):
             if self._is_draining:
                 self._tell("rejected", "closed")
                 raise EngineClosed("the engine takes no more requests")
-            over = self._scheduler.load + self._scheduler.counted(request.cost)
+            over = self._scheduler.load + self._scheduler.needed(request.cost)
             over -= self.max_queue_tokens
             if over > 0:
                 self._tell("rejected", "overloaded")
                 raise Overloaded(
-                    f"{self._scheduler.tokens} tokens wait, and the queue has no room for "
-                    f"{request.cost} more",
+                    f"of the queue's {self.max_queue_tokens} tokens {self._scheduler.load} are "
+                    f"taken, and it has no room for {request.cost} more",
                     min(max(over / self._rate, 0.01), _MOST_SECONDS),
                 )
             request.answer = answer = Answer(request.usage, partial(self._cancel, request))

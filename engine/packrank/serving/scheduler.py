@@ -153,6 +153,13 @@ class Scheduler:
         """What a request of so many tokens adds to `load`."""
         return min(cost, self._most)
 
+    def needed(self, cost: int) -> int:
+        """How much room a request of so many tokens must find.
+
+        The largest leave as much as they take: few of them would lock out all that are small.
+        """
+        return 2 * self._most if cost > self._most else cost
+
     def _take(self, request: Request, pack: list[Taken]) -> int:
         """Put into a pack what a request has at its turn; returns how many tokens that are."""
         room = request.source.budget_tokens - sum(one.tokens for one in pack)

@@ -94,6 +94,34 @@ def test_404_of_a_model_that_is_not_served(
         assert strict.post(path, json=body | {"model": None}).status_code == 200
 
 
+def test_the_model_of_a_path_is_the_model(serve: Serve) -> None:
+    """As NIM has it; what the body names comes first."""
+    strict = serve(strict_models=True)
+    body = {"query": {"text": "a"}, "passages": [{"text": "b"}]}
+    at = "/v1/retrieval/{}/reranking"
+    assert strict.post(at.format("small"), json=body).status_code == 200
+    assert strict.post(at.format("some/other"), json=body).status_code == 404
+    assert strict.post(at.format("other"), json=body | {"model": "small"}).status_code == 200
+
+
+def test_what_is_no_text_is_said_in_words(client: TestClient) -> None:
+    for body, said in (
+        ({"query": "q", "passages": [{"text": "a"}]}, 'query: expected an object with "text"'),
+        ({"query": {"text": "q"}, "passages": ["a"]}, 'passages.0: expected an object with "text"'),
+        ({"query": {"text": 1}, "passages": [{"text": "a"}]}, "query.text: expected a text"),
+    ):
+        answer = client.post("/v1/ranking", json=body)
+        assert answer.status_code == 422
+        assert said in answer.text.replace('\\"', '"')
+
+
+def test_get_is_head(client: TestClient) -> None:
+    for path in ("/info", "/metrics", "/v1/models", "/live", "/version", "/health", "/"):
+        answer = client.head(path)
+        assert answer.status_code == 200, path
+        assert not answer.content
+
+
 def test_400_of_no_model_where_cohere_requires_one(serve: Serve, client: TestClient) -> None:
     body = {"query": "q", "documents": ["a"]}
     answer = serve(strict_models=True).post("/v2/rerank", json=body)
@@ -231,10 +259,10 @@ def test_429_when_the_queue_is_full(
 ) -> None:
     client = serve(toy(activation="sigmoid"), queue=8)
     engine = client.models.served[0].engine  # type: ignore[attr-defined]
-    waiting = [engine.submit("q", ["a b"] * 4) for _ in range(4)]
+    waiting = [engine.submit("q", ["a b"] * 4) for _ in range(3)]
     check(client.post(path, json=body), 429, dialect, "model is overloaded")
     held.go.set()
-    assert [len(one.result(10)) for one in waiting] == [4] * 4
+    assert [len(one.result(10)) for one in waiting] == [4] * 3
     assert client.post(path, json=body).status_code == 200
 
 

@@ -194,6 +194,17 @@ def test_a_full_queue_refuses_and_says_when(toy: Open, held: Held) -> None:
     assert engine.totals.turned_away == {"overloaded": 1}
 
 
+def test_large_requests_leave_room_for_small_ones(toy: Open, held: Held) -> None:
+    with Engine(toy(), max_queue_tokens=100) as engine:
+        large = [engine.submit("q", ["a"] * 1000) for _ in range(3)]
+        with pytest.raises(Overloaded, match="of the queue's 100 tokens 75 are taken"):
+            engine.submit("q", ["a"] * 1000)
+        small = [engine.submit("q", ["b"]) for _ in range(6)]
+        held.let_all_go()
+        for one in (*large, *small):
+            assert one.result(30)
+
+
 def test_a_small_request_does_not_wait_for_a_large_one(toy: Open, held: Held) -> None:
     """Its turn comes after the pack that runs, and no bulk is packed with it."""
     with Engine(toy(budget_tokens=100)) as engine:

@@ -31,6 +31,9 @@ MODELS = {
         "ModernBert",
         _HEADS_OF_64 | {"local_attention": 32, "classifier_pooling": "mean"},
     ),
+    "deberta-64": ("DebertaV2", _HEADS_OF_64 | {"position_buckets": 64}),
+    "deberta-convolved": ("DebertaV2", _HEADS_OF_32 | {"conv_kernel_size": 3}),
+    "gte-64": ("Gte", _HEADS_OF_64),
     "minilm": (
         "Bert",
         {

@@ -178,7 +178,9 @@ _RESPONSES: dict[str, dict[str, Any]] = {
     "score": _one(ScoreList),
     "predict": _PREDICTED,
     "predict or rerank": _any(_PREDICTED, _list(_one(TeiRank))),
-    "invoke": _any(_one(Ranking), _one(ScoreList), _PREDICTED, _list(_one(TeiRank))),
+    "invoke": _any(
+        _one(Ranking), _one(NimRankings), _one(ScoreList), _PREDICTED, _list(_one(TeiRank))
+    ),
     "tokenize": _any(_list(_list(_one(TokenRow))), _one(TokenIds)),
     "explain": {"type": "object"},
     **{kind: {"type": "object"} for kind in ("info", "models", "live", "version")},

@@ -171,10 +171,8 @@ class _Convolution:
             parameters.device,
         )
         whole = weight.new_zeros(hidden, given.size, hidden)
-        for start in range(
-            0, hidden, width
-        ):  # a group sees its own channels, of the others nothing
-            group = slice(start, start + width)
+        for start in range(0, hidden, width):
+            group = slice(start, start + width)  # it sees its own channels alone
             whole[group, :, group] = weight[group].transpose(1, 2)
         product = Linear(
             whole.view(hidden, -1),

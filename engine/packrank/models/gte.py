@@ -27,6 +27,7 @@ _ORIGINAL = Names(
     query="attention.q_proj",
     key="attention.k_proj",
     value="attention.v_proj",
+    joined="attention.qkv_proj",
     attention_out="attention.o_proj",
     attention_norm="attn_ln",
     down="mlp.down_proj",
@@ -61,15 +62,6 @@ class GteModel(PostNormModel):
 
     def _attention_options(self, parameters: Parameters, stem: str) -> dict[str, Any]:
         return {"rotary": self._rotary}
-
-    def _qkv(self, parameters: Parameters, stem: str) -> tuple[Tensor, Tensor]:
-        joined, hidden = f"{stem}attention.qkv_proj", self.config.hidden_size
-        if f"{parameters.prefix}{joined}.weight" not in parameters.weights:
-            return super()._qkv(parameters, stem)
-        return (
-            parameters.matrix(joined, 3 * hidden, hidden),
-            parameters.vector(f"{joined}.bias", 3 * hidden),
-        )
 
     def _mlp(self, parameters: Parameters, stem: str) -> MLP:
         config, inner = self.config, self.config.intermediate_size

@@ -35,6 +35,7 @@ class Names:
     query: str = "attention.self.query"
     key: str = "attention.self.key"
     value: str = "attention.self.value"
+    joined: str | None = None  # of those three as one, where a checkpoint has them so
     attention_out: str = "attention.output.dense"
     attention_norm: str = "attention.output.LayerNorm"
     up: str = "intermediate.dense"
@@ -86,6 +87,12 @@ class PostNormModel(StagedModel):
     def _qkv(self, parameters: Parameters, stem: str) -> tuple[Tensor, Tensor]:
         """[3 * hidden, hidden] and its bias, of the layer whose names begin so."""
         names, hidden = self.names, self.config.hidden_size
+        joined = f"{stem}{names.joined}"
+        if names.joined and f"{parameters.prefix}{joined}.weight" in parameters.weights:
+            return (
+                parameters.matrix(joined, 3 * hidden, hidden),
+                parameters.vector(f"{joined}.bias", 3 * hidden),
+            )
         every = [stem + name for name in (names.query, names.key, names.value)]
         return (
             torch.cat([parameters.matrix(name, hidden, hidden) for name in every]),

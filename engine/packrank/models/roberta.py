@@ -1,7 +1,6 @@
 """RoBERTa, XLM-RoBERTa and CamemBERT: BERT's layers, positions that step over padding ids."""
 
 import numpy as np
-from torch import Tensor
 
 from packrank.checkpoint.config import ModelConfig
 from packrank.models.base import Parameters, PoolingHead
@@ -13,6 +12,7 @@ from packrank.request import Int32, Pack
 _FLASH = Names(
     norm="emb_ln",
     layer="encoder.layers.{}.",
+    joined="mixer.Wqkv",
     attention_out="mixer.out_proj",
     attention_norm="norm1",
     up="mlp.fc1",
@@ -32,15 +32,6 @@ class RobertaModel(PostNormModel):
         if f"{parameters.prefix}emb_ln.weight" in parameters.weights:
             self.names = _FLASH
         super().__init__(config, parameters, head=head)
-
-    def _qkv(self, parameters: Parameters, stem: str) -> tuple[Tensor, Tensor]:
-        if self.names is not _FLASH:
-            return super()._qkv(parameters, stem)
-        joined, hidden = f"{stem}mixer.Wqkv", self.config.hidden_size
-        return (
-            parameters.matrix(joined, 3 * hidden, hidden),
-            parameters.vector(f"{joined}.bias", 3 * hidden),
-        )
 
     def _load_head(self, parameters: Parameters) -> Head:
         size = self.config.hidden_size

@@ -87,8 +87,9 @@ class PostNormModel(StagedModel):
     def _qkv(self, parameters: Parameters, stem: str) -> tuple[Tensor, Tensor]:
         """[3 * hidden, hidden] and its bias, of the layer whose names begin so."""
         names, hidden = self.names, self.config.hidden_size
-        joined = f"{stem}{names.joined}"
-        if names.joined and f"{parameters.prefix}{joined}.weight" in parameters.weights:
+        apart = f"{parameters.prefix}{stem}{names.query}.weight" in parameters.weights
+        if names.joined and not apart:
+            joined = stem + names.joined
             return (
                 parameters.matrix(joined, 3 * hidden, hidden),
                 parameters.vector(f"{joined}.bias", 3 * hidden),

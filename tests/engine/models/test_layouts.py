@@ -197,3 +197,16 @@ def test_flash_xlm_roberta(
     )  # fmt: skip
     pack = Pack.of(make_sequences("XLMRoberta", LENGTHS))
     assert torch.equal(load(flash).logits(pack), load(plain).logits(pack))
+
+
+def test_a_joined_projection_that_lacks_is_named(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    def without(tensors: Tensors) -> Tensors:
+        return {name: one for name, one in to_flash(tensors).items() if "Wqkv" not in name}
+
+    flash = rewritten(
+        checkpoint("XLMRoberta", num_labels=1), tmp_path / "flash", without,
+        auto_map={"AutoConfig": "configuration_xlm_roberta.XLMRobertaFlashConfig"},
+        use_flash_attn=True, position_embedding_type="absolute",
+    )  # fmt: skip
+    with pytest.raises(ModelError, match=r"encoder\.layers\.0\.mixer\.Wqkv\.weight"):
+        load(flash)

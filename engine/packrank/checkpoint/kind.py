@@ -14,6 +14,7 @@ Kind = Literal[
     "cross-encoder",
     "modular cross-encoder",
     "decoder",
+    "encoder-decoder",
     "Stanford ColBERT",
     "PyLate",
     "sentence-transformers",
@@ -24,7 +25,9 @@ Kind = Literal[
     "token store",
     "index",
 ]
-RERANKERS: tuple[Kind, ...] = ("cross-encoder", "modular cross-encoder", "decoder")
+RERANKERS: tuple[Kind, ...] = (
+    *("cross-encoder", "modular cross-encoder", "decoder", "encoder-decoder"),
+)
 LATE: tuple[Kind, ...] = (
     "Stanford ColBERT",
     "PyLate",
@@ -75,6 +78,7 @@ _MEANINGS: dict[Kind, tuple[str, str]] = {
     "cross-encoder": ("a cross-encoder", _BY_RERANKER),
     "modular cross-encoder": ("a modular cross-encoder", _BY_RERANKER),
     "decoder": ("a decoder", _BY_RERANKER),
+    "encoder-decoder": ("an encoder-decoder", _BY_RERANKER),
     "Stanford ColBERT": ("a Stanford ColBERT", _BY_VECTORS),
     "PyLate": ("a ColBERT of PyLate", _BY_VECTORS),
     "sentence-transformers": ("a multi-vector encoder of sentence-transformers", _BY_VECTORS),
@@ -136,6 +140,8 @@ def kind_of(folder: Path) -> Kind:
         _check_scores(folder, config)
     if config.decoder is not None:
         return "decoder"
+    if config.t5 is not None:
+        return "encoder-decoder"
     return "cross-encoder" if config.is_classifier else "encoder"
 
 
@@ -168,7 +174,7 @@ def expect(folder: Path, wanted: tuple[Kind, ...]) -> Kind:
     """
     kind = kind_of(folder)
     what, serves = _MEANINGS[kind]
-    if kind in LATE and load_config(encoder_folder(folder)).decoder is not None:
+    if kind in LATE and load_config(encoder_folder(folder)).reads_prompts:
         raise ModelError(
             f"{folder} holds {what}, whose body is a decoder; token vectors of decoders are not "
             "supported"

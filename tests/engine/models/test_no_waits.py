@@ -199,6 +199,8 @@ def test_rows_of_the_vocabulary(tmp_path: Path) -> None:
     settings = CausalSettings(head="tokens", true_token_id=7, false_token_id=11)
     model = load(tmp_path, causal=settings)
     assert by_one_upload(model, lambda: model.logits(PACKS[0])).shape == (5, 1)
+    model = load(tmp_path, causal=CausalSettings(head="labels", label_token_ids=(7, 11, 3)))
+    assert by_one_upload(model, lambda: model.logits(PACKS[0])).shape == (5, 3)
 
 
 @pytest.mark.parametrize("skipped", [0, 2])

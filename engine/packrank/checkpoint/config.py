@@ -300,7 +300,7 @@ class _Reader(ConfigValues):
             type_vocab_size=0,
             pad_token_id=self.pad("t5"),
             num_labels=1,
-            pooling="last",
+            pooling="all",
             t5=read_t5(self, model_type),
         )
 

@@ -113,6 +113,8 @@ def _describe_reranker(
     config: ModelConfig, scoring: Scoring, tokenizer: Tokenizer
 ) -> Iterator[str]:
     kind = "cross-encoder" if config.decoder is None else "decoder"
+    if config.t5 is not None:
+        kind = "encoder-decoder"
     if scoring.modules is not None:
         config = config.scored_by(scoring.modules)
         kind = f"{'' if config.decoder is None else 'decoder as a '}modular cross-encoder"

@@ -14,7 +14,7 @@ from packrank.checkpoint.modules import encoder_folder
 from packrank.checkpoint.scoring_modules import ScoringModules
 from packrank.documents import Tokenization
 from packrank.errors import InputError
-from packrank.models import CausalSettings, load_model
+from packrank.models import CausalSettings, T5Settings, load_model
 from packrank.scoring.recognition import Scoring, recognise
 from packrank.scoring.sentence_transformers import LogitScore, open_tokenizer
 from packrank.text.pairs import PairLayout, PairReader
@@ -54,7 +54,7 @@ class Assembly:
         layout: how a pair becomes a sequence.
         activation: what turns logits into scores by default; see `activations.known_activation`.
         shift: "normalized" scores are sigmoid(logit - shift).
-        causal: how a decoder scores; None for encoders.
+        causal: how a decoder scores, or an encoder-decoder; None for encoders.
         modules: what scores in place of the checkpoint's own head; None: that does.
         share_prefixes: whether what the pairs of a query begin with is computed once.
         scoring: what the folder is scored by.
@@ -67,7 +67,7 @@ class Assembly:
     layout: PairLayout
     activation: str
     shift: float
-    causal: CausalSettings | None
+    causal: CausalSettings | T5Settings | None
     modules: ScoringModules | None
     share_prefixes: bool
     scoring: Scoring
@@ -86,6 +86,11 @@ class Assembly:
         options = replace(self.options, **changes)
         layout = _layout(self.scoring, self.tokenizer, self.config, options)
         return replace(self, layout=layout, options=options)
+
+    @property
+    def decoder(self) -> CausalSettings | None:
+        """How a decoder scores; None for all else."""
+        return self.causal if isinstance(self.causal, CausalSettings) else None
 
     @property
     def template(self) -> str | None:
@@ -108,7 +113,7 @@ class Assembly:
             "instruction": options.instruction,
             "max_length": self.layout.max_length,
             "truncation": options.truncation or self.scoring.truncation,
-            "head_index": None if self.causal is None else self.causal.head_index,
+            "head_index": None if self.decoder is None else self.decoder.head_index,
             "compress_ratio": options.compress_ratio,
             "compress_layers": compressed,
         } | {name: most for name, most in limits.items() if most is not None}
@@ -117,7 +122,7 @@ class Assembly:
     def reader(self) -> PairReader:
         """What makes sequences of pairs."""
         config, decoder = self.config, self.config.decoder
-        is_classifier = self.causal is not None and self.causal.head == "classifier"
+        is_classifier = self.decoder is not None and self.decoder.head == "classifier"
         # What follows the last token that counts is left out where nothing else sees it.
         leaves_out = is_classifier and decoder is not None and decoder.causal
         return PairReader(
@@ -185,7 +190,7 @@ class Assembly:
             raise InputError(
                 "the model has one head, after all its layers, so no candidate can stop before"
             )
-        if self.causal is not None and self.causal.head_index == "upstream":
+        if self.decoder is not None and self.decoder.head_index == "upstream":
             raise InputError(
                 "exits need the head that belongs to each layer, and upstream's order has another "
                 'one for each list of layers; pass head_index="layer"'
@@ -244,7 +249,11 @@ def assemble(folder: Path, name: str, options: Options) -> Assembly:
         config = config.scored_by(scoring.modules)
     layout = _layout(scoring, tokenizer, config, options)
     _check_compression(config, options)
-    causal = None if config.decoder is None else _causal(config, scoring, layout, options)
+    causal: CausalSettings | T5Settings | None = None
+    if config.decoder is not None:
+        causal = _causal(config, scoring, layout, options)
+    elif config.t5 is not None:
+        causal = _t5(config.t5.decoder_start, scoring)
     return Assembly(
         folder=inner,
         config=config,
@@ -265,7 +274,9 @@ def check_weights(folder: Path, config: ModelConfig, scoring: Scoring) -> None:
 
     Their names, dtypes and shapes are looked at, not their values.
     """
-    causal = None
+    causal: CausalSettings | T5Settings | None = None
+    if config.t5 is not None:
+        causal = _t5(config.t5.decoder_start, scoring)
     if config.decoder is not None:
         tokens = scoring.tokens or LogitScore(0)
         causal = CausalSettings(scoring.head, tokens.true_token_id, tokens.false_token_id)
@@ -301,6 +312,15 @@ def _causal(
         compress_layers=options.compress_layers,
         tail=layout.num_tail if isinstance(layout, PromptLayout) else 0,
     )
+
+
+def _t5(start: int, scoring: Scoring) -> T5Settings:
+    """The decoder begins, and its first token is the score."""
+    tokens = scoring.tokens or LogitScore(0)
+    false = tokens.false_token_id
+    if false is None:
+        return T5Settings((start,), (tokens.true_token_id,))
+    return T5Settings((start,), (tokens.true_token_id, false), difference=True)
 
 
 def _check_compression(config: ModelConfig, options: Options) -> None:

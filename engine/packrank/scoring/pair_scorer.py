@@ -184,7 +184,7 @@ class PairScorer:
     def _whole_work(self, pack: Pack) -> Work:
         """Of all layers, the last of which may run for the one token that scores."""
         config, num_tokens = self.assembly.config, len(pack.token_ids)
-        causal = self.assembly.causal
+        causal = self.assembly.decoder
         # A classifier's last token but padding may stand anywhere.
         anywhere = causal is not None and causal.head == "classifier" and config.pad_token_id >= 0
         alone = config.pooling == "cls" or (config.pooling == "last" and not anywhere)

@@ -19,6 +19,7 @@ INFO = {
     "qwen3": ["logit of 'yes' less that of 'no'\n", f"instruction      {QWEN_TASK!r}\n", "sigmoid"],
     "qwen3-classifier": ["scores by        decoder\n", "template         qwen3, from", "sigmoid"],
     "monot5": [
+        "layers           3, and 2 in the decoder\n",
         "encoder-decoder, logit of '▁true' less that of '▁false'\n",
         "monot5, from",
         "sigmoid",

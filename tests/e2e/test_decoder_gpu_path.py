@@ -62,7 +62,7 @@ def test_encoder_decoders(kind: str, tmp_path: Path, thorough: bool) -> None:
     """And in a bucket with room to spare no bit is another, where that is promised."""
     if kind == "gated" and not thorough:
         pytest.skip("its long form alone: make proofs")
-    model = encoder_decoders.save(tmp_path, kind, num_layers=2, num_decoder_layers=2)
+    model = encoder_decoders.save(tmp_path, kind, num_layers=1, num_decoder_layers=1)
     pack, labels = encoder_decoders.pack([5, 1, 18]), (3, 7, 50)
     expected = encoder_decoders.their_logits(model, pack, (0, 5), labels)
     ours = load_model(

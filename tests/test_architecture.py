@@ -190,6 +190,7 @@ FLOORS: dict[str, dict[str, tuple[str, ...]]] = {
     "packrank": {
         "ground": (),
         "records": ("ground",),
+        "ordering": (),
         "checkpoint": ("ground",),
         "text": ("ground", "checkpoint"),
         "models": ("ground", "checkpoint"),

@@ -27,6 +27,7 @@ def test_all_is_sorted_and_is_the_surface(package: ModuleType) -> None:
 
 def test_the_surface_of_the_engine() -> None:
     assert set(packrank.__all__) == {
+        "Calls",
         "CrossEncoder",
         "DeadlineExceeded",
         "Engine",
@@ -37,6 +38,7 @@ def test_the_surface_of_the_engine() -> None:
         "Job",
         "JobError",
         "LateInteraction",
+        "Listwise",
         "Margins",
         "ModelError",
         "Overloaded",

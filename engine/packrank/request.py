@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from packrank.documents import Text
-from packrank.work import Work
+from packrank.work import Calls, Work
 
 Int32 = NDArray[np.int32]
 Kind = Literal["text", "prompt", "special", "marker", "expansion"]
@@ -200,11 +200,18 @@ class Ranking(list[Ranked]):
             0 of one that could not be scored.
         work: of the call, None where several devices shared it. One of several requests has that
             of all of them.
+        calls: what the model was asked, where it judges several documents at a time; else None.
     """
 
-    def __init__(self, ranked: Iterable[Ranked], num_layers: Int32, work: Work | None) -> None:
+    def __init__(
+        self,
+        ranked: Iterable[Ranked],
+        num_layers: Int32,
+        work: Work | None,
+        calls: Calls | None = None,
+    ) -> None:
         super().__init__(ranked)
-        self.num_layers, self.work = num_layers, work
+        self.num_layers, self.work, self.calls = num_layers, work, calls
 
     def to_dicts(self) -> list[dict[str, Any]]:
         """The documents as dictionaries, best first: see `Ranked.to_dict`."""

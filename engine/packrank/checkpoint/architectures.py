@@ -42,6 +42,8 @@ LAYERWISE = {
 # Of llama-nemotron-rerank, likewise: a classifier whose attention runs both ways.
 BOTH_WAYS = {"llama_bidirec": "LlamaBidirectionalForSequenceClassification"}
 _OF_OTHERS = LAYERWISE | BOTH_WAYS
+# jina-reranker-v3: Qwen3 under a head that reads marked tokens.
+MARKED = "JinaForRanking"
 
 # model_type -> which implementation runs it.
 FAMILIES: dict[str, str] = {
@@ -61,7 +63,7 @@ MODEL_TYPES: dict[str, str] = {
     for model_type, name in names.items()
     for suffix in suffixes
 } | {name: model_type for model_type, name in _OF_OTHERS.items()}
-MODEL_TYPES[COLBERT] = "bert"
+MODEL_TYPES |= {COLBERT: "bert", MARKED: "qwen3"}
 
 # Architecture, as config.json names it -> family.
 ARCHITECTURES: dict[str, str] = {
@@ -138,7 +140,7 @@ def _supported() -> str:
     families = ", ".join([*ENCODERS.values(), *list(DECODERS.values())[:-1]])
     return (
         f"there are {{{families}}}{CLASSIFIER}, plain encoders ({', '.join(_BODIES)}), decoders "
-        f"({LANGUAGE_MODEL}) and {', '.join(_OF_OTHERS.values())}"
+        f"({LANGUAGE_MODEL}) and {', '.join((*_OF_OTHERS.values(), MARKED))}"
     )
 
 

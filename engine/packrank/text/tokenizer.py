@@ -47,12 +47,8 @@ class Tokenizer:
         keeps_end: of what is too long, the end stays (truncation_side "left"), not the start.
         fills_start: what is filled up to a length is filled before the text (padding_side "left").
         special_tokens: by what they are for, "cls_token" and the like.
-        cls_token_id: the id of this special token, None where the tokenizer has none.
-        bos_token_id: as cls_token_id.
-        sep_token_id: as cls_token_id.
-        pad_token_id: as cls_token_id.
-        mask_token_id: as cls_token_id.
-        unk_token_id: as cls_token_id.
+        cls_token_id: the id of this special token, None where the tokenizer has none; likewise
+            bos_token_id, sep_token_id, pad_token_id, mask_token_id and unk_token_id.
     """
 
     def __init__(
@@ -186,6 +182,10 @@ class Tokenizer:
             return self.encode(texts)
         control = tokenizers.Tokenizer.from_str(self._backend.to_str())
         return Tokenizer(control).encode(texts)
+
+    def decode(self, ids: abc.Sequence[int] | Int32) -> str:
+        """The text that token ids stand for, special tokens by their names."""
+        return self._backend.decode([int(one) for one in ids], skip_special_tokens=False)
 
     def offsets(self, text: str) -> tuple[Int32, list[tuple[int, int]]]:
         """Token ids of a text, as `try_encode` gives them, and the characters each stands for.

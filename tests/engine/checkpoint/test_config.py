@@ -139,7 +139,8 @@ def test_every_architecture_has_a_family() -> None:
     assert ARCHITECTURES["XLMRobertaForSequenceClassification"] == "roberta"
     assert ARCHITECTURES["HF_ColBERT"] == "bert"
     assert ARCHITECTURES["Qwen2ForCausalLM"] == "causal"
-    assert len(ARCHITECTURES) == 10 * 5 + 1 + 7 * 3 + 2 + 1
+    assert ARCHITECTURES["JinaForRanking"] == "causal"
+    assert len(ARCHITECTURES) == 10 * 5 + 1 + 7 * 3 + 2 + 1 + 1
 
 
 @pytest.mark.parametrize(

@@ -172,7 +172,7 @@ PLACES = {
             *("ahead", "closing", "errors", "request", "work", "arguments", "documents", "threads"),
             *("output_file", "quiet", "screen"),
         ),
-        "doors": ("reranker", "late_interaction"),
+        "doors": ("reranker", "late_interaction", "listwise"),
         "pipelines": ("ray",),
     },
     "packrank_kernels": {
@@ -198,9 +198,10 @@ FLOORS: dict[str, dict[str, tuple[str, ...]]] = {
         "exits": ("ground", "text", "models", "runtime"),
         "late": ("ground", "checkpoint", "text", "models", "runtime", "stores"),
         "scoring": ("ground", "records", "checkpoint", "text", "models", "runtime", "exits"),
+        "ordering": ("ground", "checkpoint", "text", "models", "runtime"),
         "doors": (
             *("ground", "records", "checkpoint", "text", "runtime", "stores", "exits", "late"),
-            "scoring",
+            *("scoring", "ordering"),
         ),
         "drop_in": ("ground", "checkpoint", "text", "scoring", "doors"),
         "pipelines": ("ground", "records", "checkpoint", "doors"),

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from packrank.jobs.settings import Summary
     from packrank.late.explanation import Explanation
     from packrank.late_interaction import LateInteraction
+    from packrank.listwise import Listwise
     from packrank.request import Ranked, RankedId, Ranking
     from packrank.reranker import Reranker
     from packrank.serving.engine import Engine
@@ -34,12 +35,13 @@ if TYPE_CHECKING:
     from packrank.stores.token_store import TokenStore
     from packrank.stores.writer import StoreWriter
     from packrank.text.templates import TEMPLATES
-    from packrank.work import Work
+    from packrank.work import Calls, Work
     from packrank_kernels import get_num_threads, set_num_threads
 else:
     # Where each of the names above is.
     _HOMES = {
         "TEMPLATES": "packrank.text.templates",
+        "Calls": "packrank.work",
         "CrossEncoder": "packrank.drop_in.cross_encoder",
         "DeadlineExceeded": "packrank.errors",
         "Engine": "packrank.serving.engine",
@@ -50,6 +52,7 @@ else:
         "Job": "packrank.jobs.job",
         "JobError": "packrank.errors",
         "LateInteraction": "packrank.late_interaction",
+        "Listwise": "packrank.listwise",
         "Margins": "packrank.exits.margins",
         "ModelError": "packrank.errors",
         "Overloaded": "packrank.errors",
@@ -84,6 +87,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "TEMPLATES",
+    "Calls",
     "CrossEncoder",
     "DeadlineExceeded",
     "Engine",
@@ -94,6 +98,7 @@ __all__ = [
     "Job",
     "JobError",
     "LateInteraction",
+    "Listwise",
     "Margins",
     "ModelError",
     "Overloaded",

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from packrank.documents import Text
-from packrank.work import Work
+from packrank.work import Calls, Work
 
 Int32 = NDArray[np.int32]
 Kind = Literal["text", "prompt", "special", "marker", "expansion"]
@@ -141,6 +141,17 @@ def spread(starts: NDArray[np.signedinteger], lengths: Int32) -> tuple[NDArray[n
     return rows, np.append(0, ends).astype(np.int32)
 
 
+def keep_best(best: NDArray[np.float32], places: Iterable[int], found: NDArray[np.float32]) -> None:
+    """Let what is known of pairs rise to what was found of their sequences.
+
+    Args:
+        best: [N, columns] float32, which is written to; -inf where nothing is known.
+        places: [S]. Which row each sequence is of; a row may have several.
+        found: [S, columns] float32. NaN in one is NaN in its row.
+    """
+    np.maximum.at(best, np.fromiter(places, np.int64), found)
+
+
 class _Ranked(NamedTuple):
     index: int  # type: ignore[assignment]  # hides tuple.index, which nobody calls here
     score: float
@@ -200,11 +211,18 @@ class Ranking(list[Ranked]):
             0 of one that could not be scored.
         work: of the call, None where several devices shared it. One of several requests has that
             of all of them.
+        calls: what the model was asked, where it judges several documents at a time; else None.
     """
 
-    def __init__(self, ranked: Iterable[Ranked], num_layers: Int32, work: Work | None) -> None:
+    def __init__(
+        self,
+        ranked: Iterable[Ranked],
+        num_layers: Int32,
+        work: Work | None,
+        calls: Calls | None = None,
+    ) -> None:
         super().__init__(ranked)
-        self.num_layers, self.work = num_layers, work
+        self.num_layers, self.work, self.calls = num_layers, work, calls
 
     def to_dicts(self) -> list[dict[str, Any]]:
         """The documents as dictionaries, best first: see `Ranked.to_dict`."""

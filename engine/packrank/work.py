@@ -41,6 +41,31 @@ class Work:
         )
 
 
+@dataclass(frozen=True)
+class Calls:
+    """What a model was asked for a ranking, where it judges several documents at a time.
+
+    Attributes:
+        prompts: that it read.
+        prompt_tokens: of those.
+        generated_tokens: that it wrote.
+        repaired: answers that did not name each document once, and were put right.
+    """
+
+    prompts: int = 0
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+    repaired: int = 0
+
+    def __add__(self, other: "Calls") -> "Calls":
+        return Calls(
+            self.prompts + other.prompts,
+            self.prompt_tokens + other.prompt_tokens,
+            self.generated_tokens + other.generated_tokens,
+            self.repaired + other.repaired,
+        )
+
+
 class Tally:
     """A number that threads add to, without a lock: a forked child could find that one held."""
 

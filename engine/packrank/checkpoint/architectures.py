@@ -44,6 +44,8 @@ LAYERWISE = {
 # Of llama-nemotron-rerank, likewise: a classifier whose attention runs both ways.
 BOTH_WAYS = {"llama_bidirec": "LlamaBidirectionalForSequenceClassification"}
 _OF_OTHERS = LAYERWISE | BOTH_WAYS
+# jina-reranker-v3: Qwen3 under a head that reads marked tokens.
+MARKED = "JinaForRanking"
 
 # model_type -> which implementation runs it.
 FAMILIES: dict[str, str] = {
@@ -65,7 +67,7 @@ MODEL_TYPES: dict[str, str] = {
     for model_type, name in names.items()
     for suffix in suffixes
 } | {name: model_type for model_type, name in _OF_OTHERS.items()}
-MODEL_TYPES[COLBERT] = "bert"
+MODEL_TYPES |= {COLBERT: "bert", MARKED: "qwen3"}
 MODEL_TYPES["T5WithLMHeadModel"] = "t5"  # what T5ForConditionalGeneration was called before
 
 # Architecture, as config.json names it -> family.
@@ -145,7 +147,7 @@ def _supported() -> str:
     return (
         f"there are {{{families}}}{CLASSIFIER}, plain encoders ({', '.join(_BODIES)}), decoders "
         f"({LANGUAGE_MODEL}), {{{', '.join(ENCODER_DECODERS.values())}}}{CONDITIONAL} and "
-        f"{', '.join(_OF_OTHERS.values())}"
+        f"{', '.join((*_OF_OTHERS.values(), MARKED))}"
     )
 
 

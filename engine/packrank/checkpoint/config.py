@@ -11,6 +11,7 @@ from packrank.checkpoint.architectures import (
     CLASSIFIER,
     FAMILIES,
     LAYERWISE,
+    MARKED,
     architecture_of,
 )
 from packrank.checkpoint.causal_config import (
@@ -216,7 +217,7 @@ class _Reader(ConfigValues):
         is_known = (
             is_flash
             or architecture in LAYERWISE.values()
-            or architecture in BOTH_WAYS.values()
+            or architecture in (*BOTH_WAYS.values(), MARKED)
             or architecture.startswith("New")
         )
         if named is not None and not is_known:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from packrank.checkpoint.adapter import base_folder
+from packrank.checkpoint.architectures import MARKED
 from packrank.checkpoint.config import ModelConfig, load_config
 from packrank.checkpoint.files import field, read_object, shown
 from packrank.checkpoint.modules import Module, encoder_folder, read_modules
@@ -15,6 +16,7 @@ Kind = Literal[
     "modular cross-encoder",
     "decoder",
     "encoder-decoder",
+    "listwise",
     "Stanford ColBERT",
     "PyLate",
     "sentence-transformers",
@@ -79,6 +81,10 @@ _MEANINGS: dict[Kind, tuple[str, str]] = {
     "modular cross-encoder": ("a modular cross-encoder", _BY_RERANKER),
     "decoder": ("a decoder", _BY_RERANKER),
     "encoder-decoder": ("an encoder-decoder", _BY_RERANKER),
+    "listwise": (
+        "a listwise reranker",
+        "Listwise ranks with it (packrank rank); it has no score of a pair alone",
+    ),
     "Stanford ColBERT": ("a Stanford ColBERT", _BY_VECTORS),
     "PyLate": ("a ColBERT of PyLate", _BY_VECTORS),
     "sentence-transformers": ("a multi-vector encoder of sentence-transformers", _BY_VECTORS),
@@ -138,6 +144,8 @@ def kind_of(folder: Path) -> Kind:
         return "Stanford ColBERT"
     if field(saved, "model_type", str, None, folder / _SAVED) == "CrossEncoder" and modules:
         _check_scores(folder, config)
+    if config.architecture == MARKED:
+        return "listwise"
     if config.decoder is not None:
         return "decoder"
     if config.t5 is not None:

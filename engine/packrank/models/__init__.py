@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from packrank.checkpoint.architectures import HEADS
+from packrank.checkpoint.architectures import HEADS, MARKED
 from packrank.checkpoint.config import ARCHITECTURES, ModelConfig, load_config
 from packrank.checkpoint.scoring_modules import ScoringModules
 from packrank.checkpoint.weights import Weights
@@ -19,6 +19,7 @@ from packrank.models.deberta import DebertaModel
 from packrank.models.distilbert import DistilBertModel
 from packrank.models.electra import ElectraModel
 from packrank.models.gte import GteModel
+from packrank.models.marked import MarkedModel
 from packrank.models.modernbert import ModernBertModel
 from packrank.models.modular_head import ModularHead
 from packrank.models.roberta import RobertaModel
@@ -106,8 +107,10 @@ def load_model(
     def load(dtype: torch.dtype) -> Model:
         parameters = Parameters(weights, prefix, place, dtype, deterministic)
         modular = None if modules is None else ModularHead(modules, parameters)
-        if config.decoder is not None:
-            model: Model = CausalModel(config, parameters, settings, modular)
+        if config.architecture == MARKED:
+            model: Model = MarkedModel(config, parameters)
+        elif config.decoder is not None:
+            model = CausalModel(config, parameters, settings, modular)
         elif is_t5:
             named = causal if isinstance(causal, T5Settings) else None
             model = T5Model(config, parameters, named)

@@ -20,7 +20,7 @@ from packrank.scoring.sentence_transformers import LogitScore, open_tokenizer
 from packrank.text.pairs import PairLayout, PairReader
 from packrank.text.prompt import PromptLayout
 from packrank.text.tokenizer import Tokenizer
-from packrank.text.truncation import NO_LIMITS, SideLimits, Truncation
+from packrank.text.truncation import NO_LIMITS, LongDocuments, SideLimits, Truncation
 
 HeadIndex = Literal["upstream", "layer"]
 
@@ -42,6 +42,7 @@ class Options:
     share_prefixes: bool = True
     limits: SideLimits = NO_LIMITS
     prompt: str | None = None
+    long_documents: LongDocuments = "truncate"
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,8 @@ class Assembly:
         """The same model with other options of how pairs are laid out.
 
         Args:
-            changes: of `Options`: max_length, limits, instruction or prompt.
+            changes: of `Options`: max_length, limits, truncation, long_documents, instruction or
+                prompt.
 
         Raises:
             InputError: an option of which the model can make nothing.
@@ -107,7 +109,8 @@ class Assembly:
         """What changes logits beside the model's files."""
         options = self.options
         compressed = sorted(options.compress_layers) if options.compress_ratio > 1 else []
-        limits = {f"{side}_length": most for side, most in options.limits._asdict().items()}
+        others = {f"{side}_length": most for side, most in options.limits._asdict().items()}
+        others["long_documents"] = "windows" if options.long_documents == "windows" else None
         return {
             "template": self.template,
             "instruction": options.instruction,
@@ -116,7 +119,7 @@ class Assembly:
             "head_index": None if self.decoder is None else self.decoder.head_index,
             "compress_ratio": options.compress_ratio,
             "compress_layers": compressed,
-        } | {name: most for name, most in limits.items() if most is not None}
+        } | {name: value for name, value in others.items() if value is not None}
 
     @property
     def reader(self) -> PairReader:
@@ -130,6 +133,7 @@ class Assembly:
             config.vocab_size,
             self.share_prefixes and config.shares_prefixes,
             config.pad_token_id if leaves_out else -1,
+            self.options.long_documents,
         )
 
     @property
@@ -286,7 +290,7 @@ def check_weights(folder: Path, config: ModelConfig, scoring: Scoring) -> None:
 def _layout(
     scoring: Scoring, tokenizer: Tokenizer, config: ModelConfig, options: Options
 ) -> PairLayout:
-    return scoring.layout(
+    layout = scoring.layout(
         tokenizer,
         config,
         max_length=options.max_length,
@@ -295,6 +299,12 @@ def _layout(
         prompt=options.prompt,
         limits=options.limits,
     )
+    if options.long_documents == "windows" and layout.windowless is not None:
+        raise InputError(
+            f"the model cannot read long documents in windows: {layout.windowless}; leave "
+            "long_documents at 'truncate'"
+        )
+    return layout
 
 
 def _causal(

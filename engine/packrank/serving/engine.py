@@ -353,7 +353,7 @@ class Engine(Closing):
         request = Request(
             pairs, source, finish, caller, priority,
             None if timeout is None else now + timeout, now,
-            np.full((len(pairs), source.columns), np.nan, dtype=np.float32),
+            np.full((len(pairs), source.columns), -np.inf, dtype=np.float32),
             source.costs(pairs),
         )  # fmt: skip
         return self._pump.admit(request)

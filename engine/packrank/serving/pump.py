@@ -16,8 +16,11 @@ from functools import partial
 from threading import Condition, Thread, current_thread
 from typing import Any, TypeVar
 
+import numpy as np
+
 from packrank.closing import Closing
 from packrank.errors import DeadlineExceeded, EngineClosed, Overloaded
+from packrank.request import keep_best
 from packrank.serving.request import Answer, Part, Request, Taken
 from packrank.serving.scheduler import Scheduler
 from packrank.serving.source import Started
@@ -239,7 +242,7 @@ class Pump(Closing):
         with self._changed:
             part = Part(read.what, indices, read.lengths) if indices else None
             request.failures |= {places.start + place: why for place, why in read.failures.items()}
-            request.left -= len(read.failures)
+            request.left += len(indices) - len(pairs)
             self._scheduler.has_read(request, places, part)
             is_done = not request.left and self._scheduler.drop(request)
             self._changed.notify_all()
@@ -296,7 +299,7 @@ class Pump(Closing):
         tokens = sum(one.tokens for one in pack)
         self._rate += _STEADY * (tokens / max(seconds, 1e-9) - self._rate)
         budget = pack[0].request.source.budget_tokens
-        pairs = sum(one.stop - one.start for one in pack)
+        pairs = sum(one.num_pairs for one in pack)
         self._tell("has_run", pairs, tokens, tokens if budget > 1 << 50 else budget, seconds)
         done: list[Request] = []
         first = 0
@@ -306,10 +309,10 @@ class Pump(Closing):
             for one in pack:
                 request, count = one.request, one.stop - one.start
                 indices = one.part.indices[one.start : one.stop]
-                request.logits[indices] = logits[first : first + count]
+                keep_best(request.logits, indices, logits[first : first + count])
                 for place, index in enumerate(indices, first):
                     if place in failures:
-                        request.failures[index] = failures[place]
+                        request.failures.setdefault(index, failures[place])
                 first += count
                 request.usage.tokens += one.tokens
                 request.left -= count
@@ -325,6 +328,7 @@ class Pump(Closing):
         usage = request.usage
         seconds = time.monotonic() - request.begun
         usage.queue_s = max(seconds - usage.tokenize_s - usage.forward_s, 0.0)
+        request.logits[list(request.failures)] = np.nan
         try:
             found = request.finish(request.logits, request.failures)
         except BaseException as error:

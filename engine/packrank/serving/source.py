@@ -30,7 +30,7 @@ class Read:
 
     Attributes:
         what: the sequences, as the source runs them.
-        places: which of the pairs they are.
+        places: which of the pairs each is of; ascending, and repeated where a pair has several.
         lengths: [n] int32, tokens of each.
         failures: place -> reason of the other pairs.
     """
@@ -105,17 +105,9 @@ class PairSource:
 
     def costs(self, pairs: Sequence[Any]) -> list[int]:
         """By the characters, and no more than the model reads."""
-        assembly, rate = self.scorer.assembly, self.guess.rate
-        fixed, most = self.scorer.reader.fixed_tokens, assembly.layout.max_length
-        of_query = assembly.options.limits.query or most
-        of_document = assembly.options.limits.document or most
+        expected, rate = self.scorer.expected_tokens, self.guess.rate
         return [
-            min(
-                fixed
-                + min(1 + int(query * rate), of_query)
-                + min(known + int(document * rate), of_document),
-                most,
-            )
+            expected(1 + int(query * rate), known + int(document * rate))
             for query, document, known in map(_sizes, pairs)
         ]
 
@@ -123,18 +115,19 @@ class PairSource:
         """Tokenize, documents that are known by their ids."""
         window = self.scorer.reader.window(self._known(pairs))
         pack = window.sequences
-        self._learn([_sizes(pairs[place]) for place in window.indices], pack.lengths)
+        self._learn(pairs, np.array(window.indices, dtype=np.int64), pack.lengths)
         return Read(pack, window.indices, pack.lengths, window.failures)
 
-    def _learn(self, sizes: list[tuple[int, int, int]], lengths: Int32) -> None:
-        """Learn from pairs of texts that are not cut."""
+    def _learn(self, pairs: Sequence[Any], places: NDArray[np.int64], lengths: Int32) -> None:
+        """Learn from pairs of texts that are neither cut nor of several sequences."""
         assembly, fixed = self.scorer.assembly, self.scorer.reader.fixed_tokens
         if any(assembly.options.limits):
             return
-        most = assembly.layout.max_length
+        most, sizes = assembly.layout.max_length, [_sizes(pairs[place]) for place in places]
         characters = np.array([query + document for query, document, _ in sizes], dtype=np.int64)
         of_texts = np.array([not known for *_, known in sizes], dtype=bool)
-        whole = of_texts & (lengths < most) & (characters <= _ODD * most)
+        is_alone = np.bincount(places)[places] == 1
+        whole = of_texts & is_alone & (lengths < most) & (characters <= _ODD * most)
         tokens = int((lengths[whole] - fixed).clip(0).sum())
         self.guess.learn(int(characters[whole].sum()), tokens)
 

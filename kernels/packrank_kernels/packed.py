@@ -44,6 +44,27 @@ class RelativePositions:
 
 
 @dataclass(frozen=True)
+class Pages:
+    """Keys and values of sequences that grow, spread over pages of S tokens.
+
+    Those of the token at position t of sequence n lie in row t % S of page table[n, t // S].
+
+    Attributes:
+        keys: [P, S, Hk, D], rotated where there are rotary positions. Any strides, the last
+            dimension contiguous; a head's side by side, as of [P, Hk, S, D] transposed, are read
+            fastest.
+        values: [P, S, Hk, D], likewise, of the same dtype.
+        table: [N, M] int32 contiguous. Entries past a sequence's length may be anything.
+        lengths: [N] int32 contiguous. Tokens of each sequence.
+    """
+
+    keys: Tensor
+    values: Tensor
+    table: Tensor
+    lengths: Tensor
+
+
+@dataclass(frozen=True)
 class PackedLinear:
     """Weight and bias of one layer in the order a backend reads them.
 

@@ -171,7 +171,7 @@ void embed_layer_norm(const std::string& isa, int dtype, uintptr_t token_ids, ui
 
 void linear(const std::string& isa, int dtype, uintptr_t x, int64_t x_stride, uintptr_t packed,
             uintptr_t bias, uintptr_t out, int64_t rows, int64_t in_features, int64_t out_features,
-            int activation, bool gated) {
+            int activation, bool gated, bool wide) {
     const LinearArgs args = {static_cast<Dtype>(dtype),
                              at<void>(x),
                              x_stride,
@@ -182,7 +182,8 @@ void linear(const std::string& isa, int dtype, uintptr_t x, int64_t x_stride, ui
                              in_features,
                              out_features,
                              static_cast<Activation>(activation),
-                             gated};
+                             gated,
+                             wide};
     const Kernels& kernels = find(isa);
     py::gil_scoped_release unlocked;
     kernels.linear(args);

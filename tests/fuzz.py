@@ -52,8 +52,9 @@ def fuzz_linear(rng, dtype, backend):
     weight = (torch.randn(n * (1 + gated), k) / k**0.5).to(dtype)
     # Signed terms may cancel; a bias of 2 keeps some output near the size of its terms.
     x, bias = torch.randn(t, k).to(dtype), torch.randn(len(weight)) + 2
-    packed = pack_linear(weight, bias, activation=activation, gated=gated, backend=backend)
-    return linear(x, packed), reference.linear(x, weight, bias, activation, gated)
+    form = {"activation": activation, "gated": gated, "wide": rng.random() < 0.2}
+    packed = pack_linear(weight, bias, **form, backend=backend)
+    return linear(x, packed), reference.linear(x, weight, bias, **form)
 
 
 def fuzz_attention(rng, dtype, backend):

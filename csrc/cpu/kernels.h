@@ -112,6 +112,7 @@ struct LinearArgs {
     int64_t rows, in_features, out_features;
     Activation activation;
     bool gated;
+    bool wide;  // out is float32, whatever the dtype
 };
 
 // Documents in any format of packrank_kernels/token_embeddings.py, queries as maxsim.py hands them.

@@ -106,6 +106,7 @@ def linear(
     out_features: int,
     activation: int,
     gated: bool,
+    wide: bool,
 ) -> None: ...
 def maxsim(
     isa: str,

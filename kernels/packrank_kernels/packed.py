@@ -78,6 +78,7 @@ class PackedLinear:
         out_features: N.
         gated: the first N rows of the weight are activated, the second N multiply them.
         dtype: of the weight, and of what the layer reads and writes.
+        wide: what the layer writes is float32, as it was summed.
     """
 
     backend: str
@@ -88,6 +89,7 @@ class PackedLinear:
     out_features: int
     gated: bool
     dtype: torch.dtype
+    wide: bool = False
 
 
 @dataclass(frozen=True)

@@ -179,7 +179,12 @@ def embed_layer_norm(
 
 
 def linear(
-    x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None, gated: bool
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    activation: str | None,
+    gated: bool,
+    wide: bool = False,
 ) -> Tensor:
     """activation(x weightᵀ + bias), or its gated form; see `linear.linear`."""
     y = _wide(x) @ _wide(weight).T
@@ -188,8 +193,10 @@ def linear(
     activate = ACTIVATE[activation] if activation else lambda value: value
     if gated:
         first, second = y.chunk(2, dim=-1)
-        return (activate(first) * second).to(x.dtype)
-    return activate(y).to(x.dtype)
+        y = activate(first) * second
+    else:
+        y = activate(y)
+    return y if wide and x.dtype != torch.float64 else y.to(x.dtype)
 
 
 def take_sequences(

@@ -127,17 +127,12 @@ def _attention(
     _cpu.attention(
         isa,
         _DTYPES[q.dtype],
-        _strided(q),
-        _strided(k),
-        _strided(v),
+        *(_strided(q), _strided(k), _strided(v)),
         out.data_ptr(),
         cu_seqlens_q.data_ptr(),
         cu_seqlens_k.data_ptr(),
         _address(prefix_of),
-        len(cu_seqlens_q) - 1,
-        q.shape[1],
-        k.shape[1],
-        q.shape[2],
+        *(len(cu_seqlens_q) - 1, q.shape[1], k.shape[1], q.shape[2]),
         scale,
         softcap or 0.0,
         causal,
@@ -171,9 +166,7 @@ def _paged_attention(
     _cpu.paged_attention(
         isa,
         _DTYPES[q.dtype],
-        _strided(q),
-        _strided(k),
-        _strided(v),
+        *(_strided(q), _strided(k), _strided(v)),
         (keys, values, *index, pages.table.shape[1], pages.keys.shape[1]),
         out.data_ptr(),
         cu_seqlens_q.data_ptr(),
@@ -280,11 +273,17 @@ def _embed_layer_norm(
 
 
 def _linear(
-    isa: str, x: Tensor, packed: Tensor, bias: Tensor, activation: str | None, gated: bool
+    isa: str,
+    x: Tensor,
+    packed: Tensor,
+    bias: Tensor,
+    activation: str | None,
+    gated: bool,
+    wide: bool = False,
 ) -> Tensor:
     rows, in_features = x.shape
     out_features = len(bias) // 2 if gated else len(bias)
-    out = x.new_empty(rows, out_features)
+    out = x.new_empty(rows, out_features, dtype=torch.float32 if wide else x.dtype)
     _cpu.linear(
         isa,
         _DTYPES[x.dtype],
@@ -298,6 +297,7 @@ def _linear(
         out_features,
         _ACTIVATIONS[activation],
         gated,
+        wide,
     )
     return out
 

@@ -18,13 +18,14 @@ from packrank.models.causal import CausalModel, CausalSettings
 from packrank.models.deberta import DebertaModel
 from packrank.models.distilbert import DistilBertModel
 from packrank.models.electra import ElectraModel
+from packrank.models.generative import GenerativeModel
 from packrank.models.gte import GteModel
 from packrank.models.modernbert import ModernBertModel
 from packrank.models.modular_head import ModularHead
 from packrank.models.roberta import RobertaModel
 from packrank.request import Pack
 
-__all__ = ["MODELS", "CausalModel", "CausalSettings", "Model", "load_model"]
+__all__ = ["MODELS", "CausalModel", "CausalSettings", "GenerativeModel", "Model", "load_model"]
 
 _CLASSES: dict[str, type[Model]] = {
     "bert": BertModel,
@@ -96,7 +97,9 @@ def load_model(
         parameters = Parameters(weights, prefix, place, dtype, deterministic)
         modular = None if modules is None else ModularHead(modules, parameters)
         if config.decoder is not None:
-            model: Model = CausalModel(config, parameters, settings, modular)
+            generates = settings.head == "vocabulary"
+            decoder = GenerativeModel if generates else CausalModel
+            model: Model = decoder(config, parameters, settings, modular)
         else:
             model = model_class(config, parameters, head=modular or head)
         weights.check_taken()

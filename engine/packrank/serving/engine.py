@@ -4,6 +4,7 @@ import asyncio
 import time
 import weakref
 from collections.abc import Callable, Hashable, Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ CACHE_BYTES = 64 << 20
 _QUEUE_PACKS = 64  # that a queue holds, a device, where the caller does not say
 _LAST_PRIORITY = 1_000_000  # turns are counted in floating point
 _LATE_BUDGET = 4096
+_FOREVER = 1e9  # seconds, some thirty years
 
 
 class Engine(Closing):
@@ -296,8 +298,14 @@ class Engine(Closing):
 
         Args:
             seconds: that it waits at most; None: as long as it takes.
+
+        Raises:
+            InputError: it is no time.
         """
-        return self._pump.drain(seconds)
+        most = _seconds(seconds)
+        if seconds is not None and most is None:
+            raise InputError(f"seconds is {seconds!r}, expected seconds from 0, or None")
+        return self._pump.drain(most)
 
     def close(self) -> None:
         """End after the packs that run, and fail what waits."""
@@ -347,12 +355,13 @@ class Engine(Closing):
             )
         if not isinstance(caller, Hashable):
             raise InputError(f"caller is a {type(caller).__name__}, expected what can be hashed")
-        if timeout is not None and not timeout > 0:
+        seconds = _seconds(timeout)
+        if timeout is not None and not seconds:
             raise InputError(f"timeout is {timeout!r}, expected seconds above 0")
         now = time.monotonic()
         request = Request(
             pairs, source, finish, caller, priority,
-            None if timeout is None else now + timeout, now,
+            None if seconds is None else now + seconds, now,
             np.full((len(pairs), source.columns), np.nan, dtype=np.float32),
             source.costs(pairs),
         )  # fmt: skip
@@ -362,6 +371,12 @@ class Engine(Closing):
 def _raise_first(failures: dict[int, str], instead: str) -> None:
     for index, reason in sorted(failures.items()):
         raise PairError(index, reason, instead)
+
+
+def _seconds(given: Any) -> float | None:
+    """A time that a caller names, infinity too; None: it is none."""
+    number: Any = given if isinstance(given, Real) and not isinstance(given, bool) else -1
+    return float(min(number, _FOREVER)) if number >= 0 else None
 
 
 def _refuse(options: dict[str, Any]) -> None:

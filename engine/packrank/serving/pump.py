@@ -28,6 +28,7 @@ _LARGEST = 4  # such a part of the queue is what one request counts for at most
 _STEADY = 0.2  # by which the last pack counts for the rate
 _FIRST_RATE = 10_000.0  # tokens a second, before a pack has run
 _MOST_SECONDS = 60.0  # that who is turned away is told to wait
+_LONGEST_WAIT = 3600.0  # of a thread at a time: a lock takes no more seconds than fit in its clock
 _LOG = logging.getLogger(__name__)
 
 _Found = TypeVar("_Found")
@@ -134,7 +135,7 @@ class Pump(Closing):
                 left = until - time.monotonic()
                 if left <= 0:
                     return False
-                self._changed.wait(None if left == math.inf else left)
+                self._changed.wait(min(left, _LONGEST_WAIT))
             return not len(self._scheduler)
 
     def close(self) -> None:
@@ -203,7 +204,8 @@ class Pump(Closing):
                     return found
                 else:
                     due = self._scheduler.next_deadline
-                    self._changed.wait(None if due is None else max(due - time.monotonic(), 0.0))
+                    left = math.inf if due is None else due - time.monotonic()
+                    self._changed.wait(min(max(left, 0.0), _LONGEST_WAIT))
             self._turn_away(late)
 
     def _turn_away(self, late: list[Request]) -> None:

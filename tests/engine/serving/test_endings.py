@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import math
 import os
 import signal
 import subprocess
@@ -16,7 +17,7 @@ import pytest
 from held_model import Held, until
 from toy_model import Open, ToyModel
 
-from packrank import DeadlineExceeded, Engine, EngineClosed, Overloaded, PairError
+from packrank import DeadlineExceeded, Engine, EngineClosed, InputError, Overloaded, PairError
 from packrank.errors import PackrankError
 
 
@@ -185,6 +186,28 @@ def test_a_deadline_holds_while_the_model_hangs(
         held.let_all_go()
         assert len(engine.submit("q", ["a"]).result(10)) == 1
         assert engine.totals.turned_away == {"deadline": 2}
+
+
+@pytest.mark.parametrize("forever", [math.inf, 1e10, 10**400])
+def test_who_waits_for_ever_ends_no_thread(toy: Open, held: Held, forever: float) -> None:
+    """No lock can be told to wait so long, and what a thread fails by ends it for all."""
+    with Engine(toy()) as engine:
+        first = engine.submit("q", ["a"], timeout=forever)
+        assert held.begun.acquire(timeout=10)
+        engine.submit("q", ["a"], timeout=0.05).exception(10)  # both threads have looked at it
+        held.let_all_go()
+        assert first.result(10) and engine.submit("q", ["b"]).result(10)
+        assert engine.drain(forever)
+
+
+@pytest.mark.parametrize("odd", [math.nan, -1, "1", True, -math.inf])
+def test_what_is_no_time_is_refused(toy: Open, odd: Any) -> None:
+    with Engine(toy()) as engine:
+        with pytest.raises(InputError, match=r"timeout is .*, expected seconds above 0"):
+            engine.submit("q", ["a"], timeout=odd)
+        with pytest.raises(InputError, match=r"seconds is .*, expected seconds from 0, or None"):
+            engine.drain(odd)
+        assert engine.submit("q", ["a"]).result(10)
 
 
 class Panic(BaseException):

@@ -364,6 +364,7 @@ def _settle(request: Request, settle: Callable[[Answer], None]) -> None:
     except InvalidStateError:  # cancelled meanwhile
         if not answer.cancelled():
             raise
+        return  # who has cancelled it calls `on_cancel`
     except BaseException:  # Future lets what is no Exception through
         _LOG.exception("a callback failed")
     answer.on_cancel = None

@@ -37,7 +37,7 @@ class Answer(Future[Any]):
 
     Attributes:
         usage: what it took, once it is there.
-        on_cancel: called where it is cancelled before it is there.
+        on_cancel: called where it is cancelled before it is there; None after that.
     """
 
     def __init__(self, usage: Usage, on_cancel: Callable[[], None]) -> None:
@@ -47,11 +47,15 @@ class Answer(Future[Any]):
 
     def cancel(self) -> bool:
         """Take the request out of the queue; False: it has been answered."""
-        is_cancelled = super().cancel()
-        on_cancel, self.on_cancel = self.on_cancel, None
-        if is_cancelled and on_cancel is not None:
+        if not super().cancel():
+            return False
+        with self._condition:
+            on_cancel, self.on_cancel = self.on_cancel, None
+            if on_cancel is not None:  # else another thread has done so
+                self.set_running_or_notify_cancel()  # or `wait` and `as_completed` would wait on
+        if on_cancel is not None:
             on_cancel()
-        return is_cancelled
+        return True
 
 
 @dataclass

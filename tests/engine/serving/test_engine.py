@@ -4,7 +4,14 @@ import asyncio
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    CancelledError,
+    Future,
+    ThreadPoolExecutor,
+    as_completed,
+    wait,
+)
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +151,38 @@ def test_cancelled_requests_leave_the_queue(toy: Open, held: Held) -> None:
         until(lambda: engine.queue_requests == 0)
     assert sum(map(len, held.packs)) == 7
     assert engine.totals.turned_away == {"cancelled": 1}
+
+
+def test_who_waits_for_several_sees_that_one_was_cancelled(toy: Open, held: Held) -> None:
+    with Engine(toy()) as engine:
+        first, gone = engine.submit("q", ["a"]), engine.submit("q", ["b"])
+        assert held.begun.acquire(timeout=10)
+        with ThreadPoolExecutor(2) as threads:
+            waiting = threads.submit(wait, [first, gone], 10, FIRST_COMPLETED)
+            coming = threads.submit(lambda: next(as_completed([first, gone], 10)))
+            until(lambda: len(gone._waiters) == 2)  # type: ignore[attr-defined]
+            assert gone.cancel() and gone.cancel()
+            assert waiting.result(10).done == {gone} and coming.result(10) is gone
+        assert wait([gone], 0).done == {gone}
+        held.let_all_go()
+        assert first.result(10) and not first.cancel()
+    assert engine.totals.turned_away == {"cancelled": 1}
+
+
+def test_a_cancel_while_the_answer_is_settled_is_told(toy: Open, held: Held) -> None:
+    """The thread that settles it takes from who has cancelled it nothing that is to be called."""
+    with Engine(toy()) as engine:
+        gone = engine.submit("q", ["a"])
+        assert held.begun.acquire(timeout=10)
+        told, on_cancel = threading.Event(), gone.on_cancel
+        assert on_cancel is not None
+        gone.on_cancel = told.set
+        Future.cancel(gone)  # as far as a thread may have come when the pack ends
+        held.let_all_go()
+        assert engine.submit("q", ["a"]).result(10)
+        assert gone.on_cancel is not None
+        assert gone.cancel() and told.is_set()
+        on_cancel()
 
 
 def test_a_coroutine_that_is_cancelled_takes_its_pairs_out(toy: Open, held: Held) -> None:

@@ -8,13 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from packrank.arguments import check_text
-from packrank.documents import TokenizedText, document_of
+from packrank.documents import Text, TokenizedText
 from packrank.errors import InputError
 from packrank.late_interaction import LateInteraction
 from packrank.request import Int32, Pack
 from packrank.scoring.pair_scorer import PairScorer
 from packrank.serving.guess import TokenGuess
 from packrank.serving.token_cache import TokenCache
+from packrank.text.pairs import plain_texts_of, texts_of
 
 Logits = NDArray[np.float32]
 # Logits of what was started, a row a sequence, and place -> reason of those that have none.
@@ -164,7 +165,8 @@ class PairSource:
         tokenization = layout.tokenization
         if tokenization is None or not self.cache.is_on:
             return list(pairs)
-        texts = [_text_of(pair) for pair in pairs]
+        parts = [_parts(pair) for pair in pairs]
+        texts = [None if part is None else _valid(part[1]) for part in parts]
         every = list({text for text in texts if text is not None})
         known = dict(zip(every, self.cache.find(tokenization, every), strict=True))
         missing = [text for text in every if known[text] is None]
@@ -175,8 +177,8 @@ class PairSource:
                 known[text] = made = TokenizedText(found, tokenization)
                 self.cache.keep(text, made)
         return [
-            pair if text is None or known[text] is None else (pair[0], known[text])
-            for pair, text in zip(pairs, texts, strict=True)
+            pair if part is None or text is None or known[text] is None else (part[0], known[text])
+            for pair, part, text in zip(pairs, parts, texts, strict=True)
         ]
 
 
@@ -199,11 +201,18 @@ class LateSource:
         ]
 
     def read(self, pairs: Sequence[Any]) -> Read:
-        """As they are: their costs stand for their lengths."""
-        lengths = np.array(self.costs(pairs), dtype=np.int32)
-        return Read(list(pairs), list(range(len(pairs))), lengths, {})
+        """Those that are of texts, as they are: their costs stand for their lengths."""
+        sound: dict[int, tuple[str, str]] = {}
+        failures: dict[int, str] = {}
+        for place, pair in enumerate(pairs):
+            try:
+                sound[place] = plain_texts_of(pair)
+            except InputError as error:
+                failures[place] = str(error)
+        every = list(sound.values())
+        return Read(every, list(sound), np.array(self.costs(every), dtype=np.int32), failures)
 
-    def start(self, some: Sequence[tuple[list[Any], int, int]]) -> Started:
+    def start(self, some: Sequence[tuple[list[tuple[str, str]], int, int]]) -> Started:
         """Score them together: of equal texts each is encoded once."""
         pairs = [pair for part, start, stop in some for pair in part[start:stop]]
         scores, failures = self.model.try_score(pairs)
@@ -247,24 +256,27 @@ _QUERY_TOKENS = 32
 
 def _sizes(pair: Any) -> tuple[int, int, int]:
     """Of a pair, as far as it is one: characters of its texts, and a document's known tokens."""
-    try:
-        query, document = pair
-        text = document if isinstance(document, str) else document_of(document).text
-    except (InputError, TypeError, ValueError):
+    part = _parts(pair)
+    if part is None:
         return 0, 0, 0
-    if not isinstance(query, str):
-        return 0, 0, 0
+    query, text = part
     return (len(query), len(text), 0) if isinstance(text, str) else (len(query), 0, len(text))
 
 
-def _text_of(pair: Any) -> str | None:
-    """The text of a pair's document; None where the pair is not sound, or has tokens."""
+def _parts(pair: Any) -> tuple[str, Text] | None:
+    """The query and the document of a pair, as its reader takes them; None where it is none."""
     try:
-        _, document = pair
-        text = document_of(document).text
-        if not isinstance(text, str):
-            return None
+        return texts_of(pair)
+    except InputError:
+        return None
+
+
+def _valid(text: Text) -> str | None:
+    """A text that can be tokenized; None: it cannot, or is tokens."""
+    if not isinstance(text, str):
+        return None
+    try:
         check_text(text)
-    except (InputError, TypeError, ValueError):
+    except InputError:
         return None
     return text

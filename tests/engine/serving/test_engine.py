@@ -25,10 +25,12 @@ from packrank import (
     Engine,
     EngineClosed,
     InputError,
+    LateInteraction,
     Overloaded,
     PairError,
     Reranker,
 )
+from packrank.demo import default_model
 
 DOCUMENTS = ["a bc", "de abc e", "", "de abc e", "e d c b a " * 12]
 
@@ -114,6 +116,25 @@ def test_a_failing_pair_fails_its_own_request_alone(toy: Open, held: Held) -> No
             with pytest.raises(PairError, match=reason) as raised:
                 future.result(10)
             assert raised.value.index == index
+
+
+@pytest.mark.parametrize("is_late", [False, True])
+@pytest.mark.parametrize(
+    "odd",
+    ["ab", {"a": "", "b": ""}, {"a", "b"}, b"ab", iter("ab"), ("a", "b", "c"), (b"a", "b"), 7],
+    ids=lambda odd: type(odd).__name__,
+)
+def test_what_is_no_pair_has_no_score(model: Reranker, odd: Any, is_late: bool) -> None:
+    """Whatever it unpacks into: the engine takes for a pair what the model does."""
+    mine = LateInteraction(default_model(), device="cpu") if is_late else model
+    with Engine(mine) as engine:
+        for pairs in ([("a", "b"), odd], [odd, ("a", "b")], [odd, odd]):
+            with pytest.raises(PairError) as found:
+                engine.submit_pairs(pairs).result(60)
+            reason = mine.try_score([("a", "b"), odd])[1][1]
+            assert (found.value.index, found.value.reason) == (pairs.index(odd), reason)
+        rows = np.array([("a", "b"), ("c", "d e")])
+        assert np.array_equal(engine.submit_pairs(rows).result(60), mine.score(rows))
 
 
 def test_a_pack_that_fails_is_run_request_by_request(

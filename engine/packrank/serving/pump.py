@@ -62,6 +62,7 @@ class Pump(Closing):
             _AHEAD_PACKS * depth * budget_tokens, max(max_queue_tokens // _LARGEST, 1)
         )
         self._rate = _FIRST_RATE
+        self._ended = 0.0  # when the last pack did
         self._changed = Condition()
         self._is_draining = self._is_closed = False
         self._process = os.getpid()
@@ -227,7 +228,6 @@ class Pump(Closing):
 
     def _read(self, request: Request, places: range) -> None:
         begun = time.monotonic()
-        request.usage.queue_s += begun - request.begun if not places.start else 0.0
         pairs = request.pairs[places.start : places.stop]
         try:
             read = request.source.read(pairs)
@@ -294,7 +294,8 @@ class Pump(Closing):
             self._separate(pack, error)
             return
         now = time.monotonic()
-        seconds = now - running.begun
+        # One that was started beside others waited for them; time counts once.
+        seconds, self._ended = now - max(running.begun, self._ended), now
         tokens = sum(one.tokens for one in pack)
         self._rate += _STEADY * (tokens / max(seconds, 1e-9) - self._rate)
         budget = pack[0].request.source.budget_tokens
@@ -324,15 +325,12 @@ class Pump(Closing):
 
     def _finish(self, request: Request) -> None:
         """Answer a request that is out of the queue."""
-        usage = request.usage
-        seconds = time.monotonic() - request.begun
-        usage.queue_s = max(seconds - usage.tokenize_s - usage.forward_s, 0.0)
         try:
             found = request.finish(request.logits, request.failures)
         except BaseException as error:
             self._fail(request, error)
             return
-        self._tell("answered", usage, seconds, False)
+        self._answered(request, failed=False)
         _settle(request, lambda answer: answer.set_result(found))
 
     def _give_up(self, request: Request, error: BaseException) -> None:
@@ -345,8 +343,13 @@ class Pump(Closing):
     def _fail(self, request: Request, error: BaseException) -> None:
         if not isinstance(error, Exception):  # which would end the event loop that awaits it
             error = RuntimeError(f"{type(error).__name__}: {error}")
-        self._tell("answered", request.usage, time.monotonic() - request.begun, True)
+        self._answered(request, failed=True)
         _settle(request, lambda answer: answer.set_exception(error))
+
+    def _answered(self, request: Request, *, failed: bool) -> None:
+        usage, seconds = request.usage, time.monotonic() - request.begun
+        usage.queue_s = max(seconds - usage.tokenize_s - usage.forward_s, 0.0)
+        self._tell("answered", usage, seconds, failed)
 
     def _tell(self, what: str, *facts: Any) -> None:
         for watch in self._watches:

@@ -31,6 +31,7 @@ from packrank import (
     Reranker,
 )
 from packrank.demo import default_model
+from packrank.serving.source import PairSource, Started
 
 DOCUMENTS = ["a bc", "de abc e", "", "de abc e", "e d c b a " * 12]
 
@@ -358,6 +359,43 @@ def test_usage_and_totals_are_of_what_ran(toy: Open) -> None:
         totals = engine.totals
         assert (totals.requests, totals.pairs, totals.tokens, totals.failed) == (1, 2, 11, 0)
         assert 0 < totals.fill <= 1
+
+
+def test_time_counts_once_where_several_packs_are_under_way(
+    toy: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a device that takes them one after the other, as a stream does."""
+    start, free = PairSource.start, [0.0]
+
+    def started(source: PairSource, some: Any) -> Started:
+        result = start(source, some)
+        free[0] = ends = max(free[0], time.monotonic()) + 0.05
+
+        def when_it_ends() -> Any:
+            time.sleep(max(ends - time.monotonic(), 0.0))
+            return result()
+
+        return when_it_ends
+
+    monkeypatch.setattr(PairSource, "start", started)
+    with Engine(toy(budget_tokens=10)) as engine:
+        engine._pump._depth = 3
+        begun = time.monotonic()
+        answer = engine.submit("q", ["a"] * 20)
+        assert answer.result(10)
+        seconds = time.monotonic() - begun
+    assert 10 * 0.05 <= engine.totals.forward_s <= seconds
+    assert answer.usage.forward_s == pytest.approx(engine.totals.forward_s)
+    assert answer.usage.queue_s == pytest.approx(seconds - answer.usage.forward_s, abs=0.05)
+
+
+def test_what_a_request_waited_for_is_known_of_one_that_failed(toy: Open, held: Held) -> None:
+    with Engine(toy()) as engine:
+        first, late = engine.submit("q", ["a"]), engine.submit("q", ["a"], timeout=0.1)
+        assert isinstance(late.exception(10), DeadlineExceeded)
+        assert 0.09 < late.usage.queue_s < 5
+        held.let_all_go()
+        assert first.result(10)
 
 
 @pytest.mark.parametrize(

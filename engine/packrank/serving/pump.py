@@ -101,7 +101,7 @@ class Pump(Closing):
             if request.pairs:
                 self._scheduler.add(request)
                 self._changed.notify_all()
-        self._tell("admitted", len(request.pairs))
+        self._tell("admitted", request.usage.pairs)
         if not request.pairs:
             self._finish(request)
         return answer
@@ -289,24 +289,29 @@ class Pump(Closing):
     def _end(self, running: _Running) -> None:
         pack = running.pack
         try:
-            logits, failures = running.result()
+            ran = running.result()
         except BaseException as error:
             self._separate(pack, error)
             return
         now = time.monotonic()
         # One that was started beside others waited for them; time counts once.
         seconds, self._ended = now - max(running.begun, self._ended), now
-        tokens = sum(one.tokens for one in pack)
+        logits, failures = ran.logits, ran.failures
+        counts = [one.tokens for one in pack] if ran.tokens is None else ran.tokens
+        source, tokens = pack[0].request.source, sum(counts)
         self._rate += _STEADY * (tokens / max(seconds, 1e-9) - self._rate)
-        budget = pack[0].request.source.budget_tokens
-        pairs = sum(one.stop - one.start for one in pack)
-        self._tell("has_run", pairs, tokens, tokens if budget > 1 << 50 else budget, seconds)
+        if source.key is None:  # it fills no pack
+            pairs, budget = pack[0].request.usage.pairs, tokens
+        else:
+            pairs = sum(one.stop - one.start for one in pack)
+            budget = source.budget_tokens
+        self._tell("has_run", pairs, tokens, budget, seconds)
         done: list[Request] = []
         first = 0
         with self._changed:
             for request in {id(one.request): one.request for one in pack}.values():
                 request.usage.forward_s += seconds
-            for one in pack:
+            for one, num_tokens in zip(pack, counts, strict=True):
                 request, count = one.request, one.stop - one.start
                 indices = one.part.indices[one.start : one.stop]
                 request.logits[indices] = logits[first : first + count]
@@ -314,7 +319,7 @@ class Pump(Closing):
                     if place in failures:
                         request.failures[index] = failures[place]
                 first += count
-                request.usage.tokens += one.tokens
+                request.usage.tokens += num_tokens
                 request.left -= count
                 self._scheduler.has_run(one)
                 if not request.left and self._scheduler.drop(request):

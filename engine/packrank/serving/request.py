@@ -138,7 +138,6 @@ class Request:
 
     def __post_init__(self) -> None:
         self.left, self.cost = len(self.pairs), sum(self.costs)
-        self.usage.pairs = len(self.pairs)
         if self.caller is None:
             self.caller = object()
 

@@ -18,9 +18,9 @@ from packrank.serving.token_cache import TokenCache
 from packrank.text.pairs import plain_texts_of, texts_of
 
 Logits = NDArray[np.float32]
-# Logits of what was started, a row a sequence, and place -> reason of those that have none.
-Started = Callable[[], tuple[Logits, dict[int, str]]]
 _CHARACTERS_A_TOKEN = 3  # of late interaction, whose texts are not tokenized before they run
+# Tokens that are made in the time that one takes to run: a pack ends where its texts take longer.
+_TOKENIZED_A_RUN = 16
 _ODD = 20  # characters a token, of texts that say nothing of others
 UNFINITE = "the model's logits for it are not finite numbers"
 
@@ -40,6 +40,24 @@ class Read:
     places: list[int]
     lengths: Int32
     failures: dict[int, str]
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What became of sequences that were started together.
+
+    Attributes:
+        logits: [n, columns] float32, a row a sequence.
+        failures: place -> reason of those that have none.
+        tokens: that ran of each part of them; None: as many as their lengths say.
+    """
+
+    logits: Logits
+    failures: dict[int, str]
+    tokens: list[int] | None = None
+
+
+Started = Callable[[], Ran]  # waits for it
 
 
 class Source(Protocol):
@@ -149,13 +167,14 @@ class PairSource:
         pending = self.scorer.runner.submit(joined, self.layers)
         self.scorer.count(joined)
 
-        def result() -> tuple[Logits, dict[int, str]]:
+        def result() -> Ran:
             logits = pending.result()
             finite = np.isfinite(logits).all(axis=1)
-            return logits, {
+            failures = {
                 place: pending.failures.get(place, UNFINITE)
                 for place in np.flatnonzero(~finite).tolist()
             }
+            return Ran(logits, failures)
 
         return result
 
@@ -192,13 +211,18 @@ class LateSource:
     key: Hashable = "late"
     columns: int = 1
 
+    def tokens(self, query: int, document: int) -> int:
+        """About how many of so many characters the model reads."""
+        settings = self.model.settings
+        return min(query // _CHARACTERS_A_TOKEN + 2, settings.query.max_length) + min(
+            document // _CHARACTERS_A_TOKEN + 2, settings.document.max_length
+        )
+
     def costs(self, pairs: Sequence[Any]) -> list[int]:
-        """By the characters, and no more than the model reads."""
-        most = self.model.document_length + _QUERY_TOKENS
-        return [
-            min((query + document) // _CHARACTERS_A_TOKEN + known + 4, most)
-            for query, document, known in map(_sizes, pairs)
-        ]
+        """By the characters: what the model reads, and the time to tokenize all of them."""
+        sizes = [(query, document) for query, document, _ in map(_sizes, pairs)]
+        a_token = _CHARACTERS_A_TOKEN * _TOKENIZED_A_RUN
+        return [self.tokens(*size) + sum(size) // a_token for size in sizes]
 
     def read(self, pairs: Sequence[Any]) -> Read:
         """Those that are of texts, as they are: their costs stand for their lengths."""
@@ -216,7 +240,11 @@ class LateSource:
         """Score them together: of equal texts each is encoded once."""
         pairs = [pair for part, start, stop in some for pair in part[start:stop]]
         scores, failures = self.model.try_score(pairs)
-        return lambda: (scores[:, None], failures)
+        tokens = [
+            sum(self.tokens(len(query), len(document)) for query, document in part[start:stop])
+            for part, start, stop in some
+        ]
+        return lambda: Ran(scores[:, None], failures, tokens)
 
 
 @dataclass(frozen=True)
@@ -224,12 +252,12 @@ class Alone:
     """What cannot share a pack: early exits, documents of a store. It is one pair to the engine.
 
     Attributes:
-        call: does all of it.
-        tokens: about how many it takes.
+        call: does all of it; returns the answer, and how many tokens ran for it.
+        tokens: about how many that will be.
         answers: where what it returned is left.
     """
 
-    call: Callable[[], Any]
+    call: Callable[[], tuple[Any, int]]
     tokens: int
     answers: list[Any]
 
@@ -247,11 +275,9 @@ class Alone:
 
     def start(self, some: Sequence[tuple[Any, int, int]]) -> Started:
         """Do it."""
-        self.answers.append(self.call())
-        return lambda: (np.zeros((1, 1), dtype=np.float32), {})
-
-
-_QUERY_TOKENS = 32
+        answer, tokens = self.call()
+        self.answers.append(answer)
+        return lambda: Ran(np.zeros((1, 1), dtype=np.float32), {}, [tokens])
 
 
 def _sizes(pair: Any) -> tuple[int, int, int]:

@@ -79,7 +79,10 @@ class Source(Protocol):
         ...
 
     def costs(self, pairs: Sequence[Any]) -> list[int]:
-        """About how many tokens each pair has, before it is read; at least one."""
+        """About what each pair will take, in tokens; at least one.
+
+        As many as will run; or as are made of its texts first, where they are more and cut then.
+        """
         ...
 
     def read(self, pairs: Sequence[Any]) -> Read:
@@ -123,18 +126,22 @@ class PairSource:
         return self.scorer.runner.budget_tokens
 
     def costs(self, pairs: Sequence[Any]) -> list[int]:
-        """By the characters, and no more than the model reads."""
+        """By the characters: all are tokenized, though no more run than the model reads."""
         assembly, rate = self.scorer.assembly, self.guess.rate
         fixed, most = self.scorer.reader.fixed_tokens, assembly.layout.max_length
         of_query = assembly.options.limits.query or most
         of_document = assembly.options.limits.document or most
+
+        def cost(query: int, document: int, known: int) -> int:
+            """Of so many tokens of texts, and known ones."""
+            made = fixed + query + document
+            if not known:  # no more run than are made
+                return made
+            run = fixed + min(query, of_query) + min(known + document, of_document)
+            return max(made, min(run, most))
+
         return [
-            min(
-                fixed
-                + min(1 + int(query * rate), of_query)
-                + min(known + int(document * rate), of_document),
-                most,
-            )
+            cost(1 + int(query * rate), int(document * rate), known)
             for query, document, known in map(_sizes, pairs)
         ]
 
@@ -146,16 +153,16 @@ class PairSource:
         return Read(pack, window.indices, pack.lengths, window.failures)
 
     def _learn(self, sizes: list[tuple[int, int, int]], lengths: Int32) -> None:
-        """Learn from pairs of texts that are not cut."""
+        """Learn from pairs of texts that are not cut; of others that they have no fewer tokens."""
         assembly, fixed = self.scorer.assembly, self.scorer.reader.fixed_tokens
-        if any(assembly.options.limits):
-            return
         most = assembly.layout.max_length
         characters = np.array([query + document for query, document, _ in sizes], dtype=np.int64)
+        tokens = (lengths - fixed).clip(0)
         of_texts = np.array([not known for *_, known in sizes], dtype=bool)
-        whole = of_texts & (lengths < most) & (characters <= _ODD * most)
-        tokens = int((lengths[whole] - fixed).clip(0).sum())
-        self.guess.learn(int(characters[whole].sum()), tokens)
+        may_be_cut = (lengths >= most) | any(assembly.options.limits)
+        whole = ~may_be_cut & (characters <= _ODD * most)
+        learned = of_texts & (whole | (may_be_cut & (tokens > characters * self.guess.rate)))
+        self.guess.learn(int(characters[learned].sum()), int(tokens[learned].sum()))
 
     def start(self, some: Sequence[tuple[Pack, int, int]]) -> Started:
         """Run them as one pack."""
@@ -282,6 +289,8 @@ class Alone:
 
 def _sizes(pair: Any) -> tuple[int, int, int]:
     """Of a pair, as far as it is one: characters of its texts, and a document's known tokens."""
+    if type(pair) is tuple and len(pair) == 2 and type(pair[0]) is type(pair[1]) is str:
+        return len(pair[0]), len(pair[1]), 0  # as nearly all are: thousands while others wait
     part = _parts(pair)
     if part is None:
         return 0, 0, 0

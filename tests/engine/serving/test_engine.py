@@ -281,6 +281,31 @@ def test_a_small_request_does_not_wait_for_a_large_one(toy: Open, held: Held) ->
         assert len(large.result(30)) == 2000
 
 
+def test_a_small_request_does_not_wait_for_long_documents_to_be_read(
+    toy: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are tokenized whole, however little of them the model reads."""
+    read, lengths = PairSource.read, list[list[int]]()
+    begun, go = threading.Event(), threading.Event()
+
+    def held(source: PairSource, pairs: Any) -> Any:
+        lengths.append([len(document) for _, document in pairs])
+        begun.set()
+        assert go.wait(10)
+        return read(source, pairs)
+
+    monkeypatch.setattr(PairSource, "read", held)
+    with Engine(toy(), max_queue_tokens=1_000_000) as engine:
+        large = engine.submit("q", ["a " * 10_000] * 48)
+        assert engine._pump._scheduler.load == 250_000
+        assert begun.wait(10)
+        small = engine.submit("q", ["b"] * 48)
+        go.set()
+        assert len(small.result(10)) == 48 and len(large.result(60)) == 48
+        assert engine.queue_tokens == 0
+    assert lengths[:3] == [[20_000], [1] * 48, [20_000]] and len(lengths) == 49
+
+
 def test_priorities_go_first(toy: Open, held: Held) -> None:
     done: list[str] = []
     with Engine(toy(budget_tokens=5)) as engine:

@@ -188,10 +188,9 @@ def _about(app: FastAPI, models: Models, settings: Settings, metrics: Metrics) -
 
     def healthy() -> Response:
         try:
-            models.check_ready()
+            models.check_healthy()
         except Problem as problem:
-            body = {"error": problem.message, "error_type": "Unhealthy"}
-            return reply(body, 503, problem.all_headers)
+            return refusal(problem, "tei")
         return Response(status_code=200)
 
     def told(path: str, handler: Callable[..., Awaitable[Response]], kind: str) -> None:
@@ -199,14 +198,12 @@ def _about(app: FastAPI, models: Models, settings: Settings, metrics: Metrics) -
         app.add_api_route(path, handler, methods=["HEAD"], include_in_schema=False)
 
     async def health() -> Response:
-        """Whether requests are answered: 200, or 503 while models are loaded or shut down."""
+        """Whether requests are answered: 200; 503 while models load or end, or if one failed."""
         return healthy()
 
     async def alive() -> Response:
-        """Whether the process is: 200 as long as it answers at all."""
-        if models.state == "failed":
-            return reply({"error": models.why, "error_type": "Unhealthy"}, 503)
-        return Response(status_code=200)
+        """Whether the process is of use: 503 once only another one could answer."""
+        return healthy() if models.is_lost else Response(status_code=200)
 
     for path in ("/health", "/health/ready", "/ping", "/v1/health/ready"):
         told(path, health, "health")

@@ -227,6 +227,14 @@ class Engine(Closing):
         """What the device did lately, while it ran."""
         return self._pump.tokens_per_s
 
+    @property
+    def failed(self) -> str | None:
+        """Why it answers nothing any more: a thread that ended, or pack after pack that failed.
+
+        None: it answers. One of the second kind is asked all the same, and well once a pack runs.
+        """
+        return self._pump.health.failed
+
     def drain(self, seconds: float | None = None) -> bool:
         """Take no more requests, and wait for those that are here; True if all were answered.
 

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 from packrank.closing import Closing
 from packrank.errors import DeadlineExceeded, EngineClosed, Overloaded
+from packrank.serving.health import Health
 from packrank.serving.request import Answer, Part, Request, Taken
 from packrank.serving.scheduler import Scheduler
 from packrank.serving.source import Started
@@ -51,6 +52,9 @@ class Pump(Closing):
         depth: packs that are started before the first has ended.
         max_queue_tokens: see `Engine`.
         watches: told of everything.
+
+    Attributes:
+        health: whether it still answers.
     """
 
     def __init__(
@@ -61,6 +65,7 @@ class Pump(Closing):
         self._scheduler = Scheduler(
             _AHEAD_PACKS * depth * budget_tokens, max(max_queue_tokens // _LARGEST, 1)
         )
+        self.health = Health()
         self._rate = _FIRST_RATE
         self._ended = 0.0  # when the last pack did
         self._changed = Condition()
@@ -185,6 +190,7 @@ class Pump(Closing):
         try:
             run()
         except BaseException as error:
+            self.health.is_over(error)
             self._end_all(EngineClosed(f"the engine has failed: {error!r}"))
             raise
 
@@ -280,6 +286,7 @@ class Pump(Closing):
     def _separate(self, pack: list[Taken], error: BaseException) -> None:
         """Where a pack fails, run each request's part by itself: one is to blame, not all."""
         if len(pack) == 1:
+            self.health.has_not_run(error)
             self._give_up(pack[0].request, error)
             return
         for one in pack:
@@ -293,6 +300,7 @@ class Pump(Closing):
         except BaseException as error:
             self._separate(pack, error)
             return
+        self.health.has_run()
         now = time.monotonic()
         # One that was started beside others waited for them; time counts once.
         seconds, self._ended = now - max(running.begun, self._ended), now

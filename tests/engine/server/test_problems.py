@@ -1,5 +1,6 @@
 """What is not answered, in the words of each dialect, with a sentence and when to try again."""
 
+import threading
 import time
 import uuid
 from collections.abc import Callable
@@ -8,10 +9,11 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from toy_model import Open
+from toy_model import Open, ToyModel
 
 from packrank import Reranker
 from packrank.errors import PackrankError
+from packrank.serving.pump import Pump
 
 Serve = Callable[..., TestClient]
 OBJECT: dict[str, dict[str, Any]] = {
@@ -317,6 +319,36 @@ def test_503_of_an_engine_that_was_closed(serve: Serve, reranker: Reranker) -> N
     client = serve()
     client.models.served[0].engine.close()  # type: ignore[attr-defined]
     check(client.post("/rerank", json=TEI["/rerank"]), 503, "tei", "takes no more requests")
+
+
+@pytest.mark.parametrize("ends", [False, True])
+def test_503_of_probes_where_an_engine_has_failed(
+    serve: Serve, toy: Open, monkeypatch: pytest.MonkeyPatch, ends: bool
+) -> None:
+    """Else nobody would ever end a server whose device is lost."""
+    logits, is_lost = ToyModel.logits, [True]
+
+    def lost(model: ToyModel, pack: Any) -> Any:
+        if is_lost[0]:
+            raise RuntimeError("CUDA error: secret")
+        return logits(model, pack)
+
+    monkeypatch.setattr(ToyModel, "logits", lost)
+    monkeypatch.setattr(threading, "excepthook", lambda args: None)
+    client = serve({"sound": toy(), "lost": toy()})
+    body = OBJECT["/rerank"] | {"model": "lost"}
+    if ends:
+        monkeypatch.setattr(Pump, "_start", lambda *_: 1 / 0)
+    answers = [client.post("/rerank", json=body).status_code for _ in range(1 if ends else 5)]
+    assert set(answers) == {503 if ends else 500}
+    for probe in ("/health", "/v1/health/ready", "/", "/health/live", "/v1/health/live"):
+        answer = client.get(probe)
+        check(answer, 503, "tei", "the model 'lost' cannot answer: ")
+        assert "secret" not in answer.text
+    is_lost[0] = False
+    assert client.post("/rerank", json=body).status_code == (503 if ends else 200)
+    for probe in ("/health", "/health/live"):
+        assert client.get(probe).status_code == (503 if ends else 200)
 
 
 @each_dialect

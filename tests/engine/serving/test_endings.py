@@ -234,6 +234,37 @@ def test_whatever_a_model_raises_fails_its_request_alone(
         assert len(engine.submit("q", ["a"]).result(10)) == 1
 
 
+def test_pack_after_pack_that_fails_is_a_failed_engine(
+    toy: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a device that is lost, until a pack runs again; a request's own fault is none."""
+    logits, is_lost = ToyModel.logits, [False]
+
+    def failing(model: ToyModel, pack: Any) -> Any:
+        if is_lost[0] or (pack.lengths > 5).any():
+            raise RuntimeError("of secret words: CUDA error: an illegal memory access")
+        return logits(model, pack)
+
+    def ask(text: str, count: int) -> None:
+        for _ in range(count):
+            answer = engine.submit("q", [text])
+            assert isinstance(answer.exception(10), RuntimeError | None)
+
+    monkeypatch.setattr(ToyModel, "logits", failing)
+    with Engine(toy()) as engine:
+        for _ in range(3):
+            ask("a b", 4)
+            ask("a", 1)
+        assert engine.failed is None
+        is_lost[0] = True
+        ask("a", 5)
+        assert engine.failed == "the last 5 packs have failed, the last with RuntimeError"
+        is_lost[0] = False
+        ask("a", 1)
+        assert engine.failed is None
+    assert engine.failed is None  # closed is not failed
+
+
 def test_of_a_pack_that_fails_only_what_is_waited_for_is_run_again(
     toy: Open, held: Held, monkeypatch: pytest.MonkeyPatch
 ) -> None:

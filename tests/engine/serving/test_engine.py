@@ -361,6 +361,7 @@ def test_a_thread_that_fails_leaves_nobody_waiting(
         engine.submit("q", ["a"]).result(10)
     with pytest.raises(EngineClosed):
         engine.submit("q", ["a"])
+    assert engine.failed == "a thread of the engine has ended with ZeroDivisionError"
     engine.close()
 
 

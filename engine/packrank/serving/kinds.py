@@ -156,14 +156,15 @@ class RerankerKind:
         self, question: Question, pairs: list[tuple[str, Any]], rank: Callable[[], Ranking]
     ) -> Task:
         question.stages.check(len(pairs))
-        costs = PairSource(question.scorer, None, self.cache, self.guess).costs(pairs)
+        source = PairSource(question.scorer, None, self.cache, self.guess)
+        tokens = sum(source.costs(pairs).kept)
 
         def call() -> tuple[Ranking, int]:
             ranking = rank()
             work, layers = ranking.work, question.stages.stops[-1]
-            return ranking, sum(costs) if work is None else work.total // layers
+            return ranking, tokens if work is None else work.total // layers
 
-        return _alone(call, sum(costs), len(pairs))
+        return _alone(call, tokens, len(pairs))
 
     def scores(self, pairs: list[Any], options: dict[str, Any]) -> Task:
         """Pairs, in packs with others'."""
@@ -263,7 +264,7 @@ class LateKind:
         """By itself."""
         check_str("query", query)
         check_str("document", document)
-        [cost] = self._source.costs([(query, document)])
+        [cost] = self._source.lengths([(query, document)])
         tokens = self._source.tokens(len(query), len(document))
         return _alone(lambda: (self.model.explain(query, document), tokens), cost, 1)
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from packrank.request import Int32
-from packrank.serving.source import Source
+from packrank.serving.source import Costs, Source
 
 
 @dataclass
@@ -109,6 +109,7 @@ class Request:
         usage: what it has taken so far.
         answer: what the caller waits for; None before it is admitted, and once it is settled, so
             that whoever keeps that keeps nothing of the request.
+        costs: of each pair, by estimate.
         cost: tokens that it keeps in the queue, first by estimate.
         num_read: pairs that have been taken to be read.
         num_arrived: pairs that reading is done with.
@@ -125,7 +126,7 @@ class Request:
     deadline: float | None
     begun: float
     logits: NDArray[np.float32]
-    costs: list[int]
+    costs: Costs
     failures: dict[int, str] = field(default_factory=dict)
     usage: Usage = field(default_factory=Usage)
     answer: Answer | None = None
@@ -137,15 +138,15 @@ class Request:
     is_over: bool = False
 
     def __post_init__(self) -> None:
-        self.left, self.cost = len(self.pairs), sum(self.costs)
+        self.left, self.cost = len(self.pairs), sum(self.costs.kept)
         if self.caller is None:
             self.caller = object()
 
     def to_read(self, tokens: int) -> range:
-        """The next pairs of about so many tokens; at least one."""
+        """The next pairs of which about so many tokens are made; at least one."""
         stop, room = self.num_read, tokens
         while stop < len(self.pairs) and (room > 0 or stop == self.num_read):
-            room -= self.costs[stop]
+            room -= self.costs.read[stop]
             stop += 1
         return range(self.num_read, stop)
 

@@ -65,13 +65,13 @@ class Scheduler:
             return None
         places = request.to_read(tokens)
         request.num_read = places.stop
-        cost = sum(request.costs[places.start : places.stop])
+        cost = sum(request.costs.read[places.start : places.stop])
         self._reading.served(flow, cost, is_over=places.stop == len(request.pairs))
         return request, places
 
     def has_read(self, request: Request, places: range, part: Part | None) -> None:
         """Take a part that was read; None: nothing of those pairs can run."""
-        estimated = sum(request.costs[places.start : places.stop])
+        estimated = sum(request.costs.kept[places.start : places.stop])
         request.num_arrived += len(places)
         if request.is_over:
             return

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +19,7 @@ from packrank.text.pairs import plain_texts_of, texts_of
 
 Logits = NDArray[np.float32]
 _CHARACTERS_A_TOKEN = 3  # of late interaction, whose texts are not tokenized before they run
-# Tokens that are made in the time that one takes to run: a pack ends where its texts take longer.
-_TOKENIZED_A_RUN = 16
+_MADE_A_RUN = 16  # tokens that are made of a text in the time that one takes to run, at least
 _ODD = 20  # characters a token, of texts that say nothing of others
 UNFINITE = "the model's logits for it are not finite numbers"
 
@@ -60,6 +59,23 @@ class Ran:
 Started = Callable[[], Ran]  # waits for it
 
 
+class Costs(NamedTuple):
+    """About what each pair takes, in tokens, before it is read; at least one.
+
+    Attributes:
+        kept: of the queue: what runs, or the time to tokenize all that is cut then.
+        read: of a turn of reading: what is made of its texts, or what is kept where that is more.
+    """
+
+    kept: list[int]
+    read: list[int]
+
+    def add(self, run: int, made: int) -> None:
+        """A pair of which so many run, and so many are made."""
+        self.kept.append(max(run, made // _MADE_A_RUN))
+        self.read.append(max(run, made))
+
+
 class Source(Protocol):
     """Reads pairs and runs them. Sources of one key run in one pack."""
 
@@ -78,11 +94,8 @@ class Source(Protocol):
         """Most tokens of a pack."""
         ...
 
-    def costs(self, pairs: Sequence[Any]) -> list[int]:
-        """About what each pair will take, in tokens; at least one.
-
-        As many as will run; or as are made of its texts first, where they are more and cut then.
-        """
+    def costs(self, pairs: Sequence[Any]) -> Costs:
+        """About what each pair will take."""
         ...
 
     def read(self, pairs: Sequence[Any]) -> Read:
@@ -125,25 +138,18 @@ class PairSource:
         """The runner's, which may shrink."""
         return self.scorer.runner.budget_tokens
 
-    def costs(self, pairs: Sequence[Any]) -> list[int]:
+    def costs(self, pairs: Sequence[Any]) -> Costs:
         """By the characters: all are tokenized, though no more run than the model reads."""
         assembly, rate = self.scorer.assembly, self.guess.rate
         fixed, most = self.scorer.reader.fixed_tokens, assembly.layout.max_length
         of_query = assembly.options.limits.query or most
         of_document = assembly.options.limits.document or most
-
-        def cost(query: int, document: int, known: int) -> int:
-            """Of so many tokens of texts, and known ones."""
-            made = fixed + query + document
-            if not known:  # no more run than are made
-                return made
-            run = fixed + min(query, of_query) + min(known + document, of_document)
-            return max(made, min(run, most))
-
-        return [
-            cost(1 + int(query * rate), int(document * rate), known)
-            for query, document, known in map(_sizes, pairs)
-        ]
+        costs = Costs([], [])
+        for query, document, known in map(_sizes, pairs):
+            asked, told = 1 + int(query * rate), int(document * rate)
+            run = min(fixed + min(asked, of_query) + min(known + told, of_document), most)
+            costs.add(run, fixed + asked + told)
+        return costs
 
     def read(self, pairs: Sequence[Any]) -> Read:
         """Tokenize, documents that are known by their ids."""
@@ -225,14 +231,19 @@ class LateSource:
             document // _CHARACTERS_A_TOKEN + 2, settings.document.max_length
         )
 
-    def costs(self, pairs: Sequence[Any]) -> list[int]:
-        """By the characters: what the model reads, and the time to tokenize all of them."""
+    def costs(self, pairs: Sequence[Any]) -> Costs:
+        """By the characters; what a pack has of them is tokenized while it runs, and is as much."""
+        lengths = self.lengths(pairs)
+        return Costs(lengths, lengths)
+
+    def lengths(self, pairs: Sequence[Any]) -> list[int]:
+        """About how many tokens the model reads, and the time to make those that it does not."""
         sizes = [(query, document) for query, document, _ in map(_sizes, pairs)]
-        a_token = _CHARACTERS_A_TOKEN * _TOKENIZED_A_RUN
+        a_token = _CHARACTERS_A_TOKEN * _MADE_A_RUN
         return [self.tokens(*size) + sum(size) // a_token for size in sizes]
 
     def read(self, pairs: Sequence[Any]) -> Read:
-        """Those that are of texts, as they are: their costs stand for their lengths."""
+        """Those that are of texts, as they are; lengths are by the characters."""
         sound: dict[int, tuple[str, str]] = {}
         failures: dict[int, str] = {}
         for place, pair in enumerate(pairs):
@@ -241,7 +252,7 @@ class LateSource:
             except InputError as error:
                 failures[place] = str(error)
         every = list(sound.values())
-        return Read(every, list(sound), np.array(self.costs(every), dtype=np.int32), failures)
+        return Read(every, list(sound), np.array(self.lengths(every), dtype=np.int32), failures)
 
     def start(self, some: Sequence[tuple[list[tuple[str, str]], int, int]]) -> Started:
         """Score them together: of equal texts each is encoded once."""
@@ -272,12 +283,12 @@ class Alone:
     columns: int = 1
     budget_tokens: int = 1 << 60
 
-    def costs(self, pairs: Sequence[Any]) -> list[int]:
-        """All."""
-        return [self.tokens]
+    def costs(self, pairs: Sequence[Any]) -> Costs:
+        """All; nothing of it is read ahead."""
+        return Costs([self.tokens], [1])
 
     def read(self, pairs: Sequence[Any]) -> Read:
-        """Nothing is read ahead."""
+        """See `costs`."""
         return Read(None, [0], np.array([self.tokens], dtype=np.int32), {})
 
     def start(self, some: Sequence[tuple[Any, int, int]]) -> Started:

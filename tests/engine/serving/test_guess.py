@@ -65,18 +65,21 @@ def test_a_cost_is_what_a_pair_takes_to_tokenize_or_to_run(toy: Open) -> None:
         model = engine.model
         assert isinstance(model, Reranker)
 
-        def cost(document: Any, **options: Any) -> int:
+        def cost(document: Any, **options: Any) -> tuple[int, int]:
+            """Of the queue, and of a turn of reading."""
             asked = asked_of(model, **options)
             source = PairSource(asked.scorer, None, engine.cache, engine._guess)
-            return source.costs([("q", document)])[0]
+            [kept], [read] = source.costs([("q", document)])
+            return kept, read
 
-        assert cost("") == 3 + 1
-        assert cost("a" * 30) == 3 + 1 + 10
-        assert cost("a" * 30, document_length=2) == 3 + 1 + 10  # all are tokenized
-        assert cost("a" * 3000) == 3 + 1 + 1000
+        assert cost("") == (3 + 1, 3 + 1)
+        assert cost("a" * 30) == (3 + 1 + 10, 3 + 1 + 10)
+        assert cost("a" * 30, document_length=2) == (3 + 1 + 2, 3 + 1 + 10)  # all are tokenized
+        assert cost("a" * 3000) == (100, 3 + 1 + 1000)
+        assert cost("a" * 30_000) == ((3 + 1 + 10_000) // 16, 3 + 1 + 10_000)  # as long as that
         tokens = Tokenization("this model", "any")
         for count, kept in ((3, 3), (1000, 96)):  # of ids no more than are run
             ids = TokenizedText(np.arange(count, dtype=np.int32), tokens)
-            assert cost(ids) == 3 + 1 + kept
-            assert cost(ids, document_length=2) == 3 + 1 + 2
-        assert cost(7) >= 1
+            assert cost(ids) == (3 + 1 + kept, 3 + 1 + kept)
+            assert cost(ids, document_length=2) == (3 + 1 + 2, 3 + 1 + 2)
+        assert min(cost(7)) >= 1

@@ -146,10 +146,10 @@ def test_texts_of_a_pack_of_late_interaction_take_no_longer_than_it_does() -> No
     """They are tokenized whole where they run, while everyone waits."""
     model = LateInteraction(default_model(), device="cpu")
     source = LateSource(model, 4096)
-    [one] = source.costs([("q", "a" * 1_000_000)])
+    [one] = source.lengths([("q", "a" * 1_000_000)])
     assert one > 4096
     for characters in (10, 300, 3000):
-        [cost] = source.costs([("q", "a" * characters)])
+        [cost] = source.lengths([("q", "a" * characters)])
         read = source.tokens(1, characters)
         assert read <= cost <= read + characters // 48
     with Engine(model) as engine:

@@ -8,6 +8,7 @@ import numpy as np
 
 from packrank.serving.request import Part, Request
 from packrank.serving.scheduler import Scheduler
+from packrank.serving.source import Costs
 
 AHEAD = 300
 
@@ -25,7 +26,7 @@ def request(*pairs: int, **options: Any) -> Request:
     source: Any = given.pop("source", Source())
     return Request(
         list(pairs), source, lambda *_: None, begun=0.0, logits=np.zeros((len(pairs), 1)),
-        costs=list(pairs), **given,
+        costs=Costs(list(pairs), list(pairs)), **given,
     )  # fmt: skip
 
 

@@ -25,7 +25,6 @@ from packrank.serving.source import Started
 from packrank.serving.watch import Watch
 
 _AHEAD_PACKS = 3  # that are read before they run, a device
-_LARGEST = 4  # such a part of the queue is what one request counts for at most
 _STEADY = 0.2  # by which the last pack counts for the rate
 _FIRST_RATE = 10_000.0  # tokens a second, before a pack has run
 _MOST_SECONDS = 60.0  # that who is turned away is told to wait
@@ -62,9 +61,7 @@ class Pump(Closing):
     ) -> None:
         self.max_queue_tokens = max_queue_tokens
         self._read_tokens, self._depth, self._watches = budget_tokens, depth, watches
-        self._scheduler = Scheduler(
-            _AHEAD_PACKS * depth * budget_tokens, max(max_queue_tokens // _LARGEST, 1)
-        )
+        self._scheduler = Scheduler(_AHEAD_PACKS * depth * budget_tokens, max_queue_tokens)
         self.health = Health()
         self._rate = _FIRST_RATE
         self._ended = 0.0  # when the last pack did
@@ -93,13 +90,13 @@ class Pump(Closing):
             if self._is_draining:
                 self._tell("rejected", "closed")
                 raise EngineClosed("the engine takes no more requests")
-            over = self._scheduler.load + self._scheduler.needed(request.cost)
-            over -= self.max_queue_tokens
-            if over > 0:
+            over = self._scheduler.lacking(request)
+            if over:
                 self._tell("rejected", "overloaded")
+                whose = " of who has some there" if self._scheduler.has_of(request.caller) else ""
                 raise Overloaded(
                     f"of the queue's {self.max_queue_tokens} tokens {self._scheduler.load} are "
-                    f"taken, and it has no room for {request.cost} more",
+                    f"taken, and it has no room for {request.cost} more{whose}",
                     min(max(over / self._rate, 0.01), _MOST_SECONDS),
                 )
             request.answer = answer = Answer(request.usage, partial(self._cancel, request))

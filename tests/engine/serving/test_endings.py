@@ -353,7 +353,7 @@ def test_a_watch_that_fails_is_not_heeded(toy: Open, monkeypatch: pytest.MonkeyP
 
 def test_thousands_that_wait_come_and_go_at_once(toy: Open, held: Held) -> None:
     """None of it takes the longer the more there are: refusals, cancels and the end of all."""
-    with Engine(toy(), max_queue_tokens=10_000) as engine:
+    with Engine(toy(), max_queue_tokens=14_000) as engine:
         begun = time.process_time()
         answers = [engine.submit("q", ["a"], caller="one", timeout=1000) for _ in range(2000)]
         each = (time.process_time() - begun) / 2000

@@ -266,6 +266,29 @@ def test_large_requests_leave_room_for_small_ones(toy: Open, held: Held) -> None
             assert one.result(30)
 
 
+def test_a_queue_that_is_too_small_for_anything_takes_one_at_a_time(toy: Open, held: Held) -> None:
+    with Engine(toy(), max_queue_tokens=1) as engine:
+        first = engine.submit("q", ["a"] * 5)
+        with pytest.raises(Overloaded, match="of the queue's 1 tokens 1 are taken"):
+            engine.submit("q", ["a"])
+        held.let_all_go()
+        assert len(first.result(10)) == 5
+        until(lambda: not engine.queue_requests)
+        assert engine.submit("q", ["a"]).result(10)
+
+
+def test_one_key_does_not_take_all_of_the_queue(toy: Open, held: Held) -> None:
+    with Engine(toy(), max_queue_tokens=400) as engine:
+        answers = []
+        with pytest.raises(Overloaded, match="no room for 4 more of who has some there"):
+            for _ in range(1000):
+                answers.append(engine.submit("q", ["a"], caller="many"))
+        assert 290 < engine.queue_tokens <= 310
+        other = engine.submit("q", ["b"] * 4, caller="few")
+        held.let_all_go()
+        assert other.result(10) and all(one.result(10) for one in answers)
+
+
 def test_a_small_request_does_not_wait_for_a_large_one(toy: Open, held: Held) -> None:
     """Its turn comes after the pack that runs, and no bulk is packed with it."""
     with Engine(toy(budget_tokens=100)) as engine:

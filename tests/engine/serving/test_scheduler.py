@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pytest
 
 from packrank.serving.request import Part, Request
 from packrank.serving.scheduler import Scheduler
@@ -159,7 +160,7 @@ def test_what_has_run_waits_no_more() -> None:
 
 
 def test_a_large_request_counts_for_so_much_until_less_is_left() -> None:
-    scheduler = Scheduler(AHEAD, 200)
+    scheduler = Scheduler(AHEAD, 800)
     large, small = request(*[10] * 50), request(10)
     for one in (large, small):
         scheduler.add(one)
@@ -169,6 +170,37 @@ def test_a_large_request_counts_for_so_much_until_less_is_left() -> None:
             scheduler.has_run(taken)
         assert scheduler.load == min(large.cost, 200) + small.cost
     assert (scheduler.tokens, scheduler.load, scheduler.ready) == (0, 0, 0)
+
+
+def test_one_caller_leaves_a_quarter_to_those_who_have_nothing() -> None:
+    scheduler = Scheduler(AHEAD, 400)
+    for _ in range(30):
+        one = request(10, caller="many")
+        assert scheduler.lacking(one) == 0
+        scheduler.add(one)
+    assert scheduler.load == 300
+    assert scheduler.lacking(request(10, caller="many")) == 10
+    other = request(60, caller="few")
+    assert scheduler.lacking(other) == 0
+    scheduler.add(other)
+    assert scheduler.lacking(request(20, caller="few")) == 80
+    assert scheduler.lacking(request(40)) == 0  # who has no name has nothing there
+    assert scheduler.lacking(request(50)) == 10
+    for gone in [one for one in scheduler if one.caller == "many"]:
+        scheduler.drop(gone)
+    assert scheduler.lacking(request(100, caller="few")) == 0
+    assert not scheduler.has_of("many") and scheduler.has_of("few")
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 4, 1000])
+def test_where_nothing_is_there_is_room_for_anything(limit: int) -> None:
+    scheduler = Scheduler(AHEAD, limit)
+    for cost in (1, limit, 10**9):
+        one = request(cost, caller="one")
+        assert scheduler.lacking(one) == 0
+        scheduler.add(one)
+        assert scheduler.lacking(request(10**9, caller="one")) > 0 or limit > 3
+        scheduler.drop(one)
 
 
 def test_what_is_dropped_is_nowhere() -> None:

@@ -3,19 +3,19 @@
 import asyncio
 import time
 import weakref
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from numbers import Real
 from typing import Any
 
 import numpy as np
 import torch
 
-from packrank.arguments import check_str, check_text, checked_count, listed
+from packrank.arguments import check_str, check_text, checked_count, listed, listed_texts
 from packrank.closing import Closing
 from packrank.documents import Document
 from packrank.errors import InputError
 from packrank.serving.guess import TokenGuess
-from packrank.serving.kinds import Model, Task, kind_of
+from packrank.serving.kinds import Model, Task, kind_of, reading_of
 from packrank.serving.pump import Pump
 from packrank.serving.request import Answer, Request, Usage
 from packrank.serving.token_cache import TokenCache
@@ -195,6 +195,33 @@ class Engine(Closing):
             Overloaded: see `submit`; likewise the others. A reranker has nothing to explain.
         """
         task = self._kind.explanation(query, document)
+        return self._admit(task, priority, timeout, caller)
+
+    def submit_reading(
+        self,
+        texts: Sequence[str],
+        call: Callable[[str], Any],
+        *,
+        priority: int = 0,
+        timeout: float | None = None,
+        caller: Hashable = None,
+    ) -> Answer:
+        """Ask for what is made of texts where others' are read, and come back at once.
+
+        Args:
+            texts: N of them; they take turns with what others have to read.
+            call: makes it of a text, and keeps those who wait no longer than to tokenize it would.
+            priority: see `submit`; likewise timeout and caller.
+            timeout: see there.
+            caller: see there.
+
+        Returns:
+            A future of [N] what `call` returns, or raises.
+
+        Raises:
+            Overloaded: see `submit`; likewise the others.
+        """
+        task = reading_of(listed_texts("texts", texts), call, self._guess)
         return self._admit(task, priority, timeout, caller)
 
     @property

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from packrank.arguments import check_str, checked_count, listed
+from packrank.arguments import check_choice_or_none, check_str, checked_count, listed
 from packrank.documents import document_of
 from packrank.errors import InputError, PairError
 from packrank.exits.stages import Outcome
@@ -18,7 +18,7 @@ from packrank.reranker import Reranker, asked_of, question_of, scorer_of
 from packrank.runtime.runner import Runner
 from packrank.scoring.question import Question
 from packrank.serving.guess import TokenGuess
-from packrank.serving.source import Alone, LateSource, PairSource, Source
+from packrank.serving.source import Alone, LateSource, PairSource, Reading, Source
 from packrank.serving.token_cache import TokenCache
 
 Model = Reranker | LateInteraction
@@ -209,16 +209,21 @@ class LateKind:
         """The encoder's."""
         return self.model.dtype
 
-    @property
-    def _source(self) -> LateSource:
-        return LateSource(self.model, self.budget_tokens)
+    def _source(self, options: dict[str, Any] | None = None) -> LateSource:
+        """What reads and runs pairs, by options of a call."""
+        left = dict(options or {})
+        is_whole = left.pop("truncation", None)
+        check_choice_or_none("truncation", is_whole, ("off",))
+        for name, value in left.items():
+            if value is not None:
+                raise InputError(f"late interaction has no {name}")
+        return LateSource(self.model, self.budget_tokens, is_whole == "off")
 
     def ranking(
         self, query: str, documents: list[Any], top_k: int | None, options: dict[str, Any]
     ) -> Task:
         """Pairs of the query, with others'."""
-        _refuse(options)
-        most = checked_count("top_k", top_k)
+        source, most = self._source(options), checked_count("top_k", top_k)
 
         def ranked(scores: Logits, failures: Failures) -> list[Ranked]:
             _raise_first(failures, "try_rank")
@@ -226,17 +231,17 @@ class LateKind:
             return [Ranked(i, float(scores[i, 0]), *document_of(documents[i])) for i in order]
 
         pairs = [(query, document) for document in documents]
-        return Task(pairs, self._source, ranked, len(pairs))
+        return Task(pairs, source, ranked, len(pairs))
 
     def scores(self, pairs: list[Any], options: dict[str, Any]) -> Task:
         """Pairs, with others'."""
-        _refuse(options)
+        source = self._source(options)
 
         def scores(found: Logits, failures: Failures) -> Any:
             _raise_first(failures, "try_score")
             return found[:, 0]
 
-        return Task(pairs, self._source, scores, len(pairs))
+        return Task(pairs, source, scores, len(pairs))
 
     def ranking_of_store(
         self,
@@ -253,7 +258,7 @@ class LateKind:
         count = len(store) if chosen is None else len(chosen)
         # By the mean: to know each candidate's all ids would have to be read.
         mean = int(store.embeddings.cu_seqlens[-1]) / max(len(store), 1)
-        tokens = self._source.tokens(len(query), 0) + int(count * mean / _STORED_TOKENS)
+        tokens = self._source().tokens(len(query), 0) + int(count * mean / _STORED_TOKENS)
 
         def call() -> tuple[Any, int]:
             return model.rank(query, None, top_k, candidates=chosen, **options), tokens
@@ -264,8 +269,9 @@ class LateKind:
         """By itself."""
         check_str("query", query)
         check_str("document", document)
-        [cost] = self._source.lengths([(query, document)])
-        tokens = self._source.tokens(len(query), len(document))
+        source = self._source()
+        [cost] = source.lengths([(query, document)])
+        tokens = source.tokens(len(query), len(document))
         return _alone(lambda: (self.model.explain(query, document), tokens), cost, 1)
 
 
@@ -282,7 +288,7 @@ def _raise_first(failures: Failures, instead: str) -> None:
         raise PairError(index, reason, instead)
 
 
-def _refuse(options: dict[str, Any]) -> None:
-    for name, value in options.items():
-        if value is not None:
-            raise InputError(f"late interaction has no {name}")
+def reading_of(texts: list[str], call: Callable[[str], Any], guess: TokenGuess) -> Task:
+    """What is made of texts by a call each, where others' are read."""
+    source = Reading(call, guess, [])
+    return Task(list(texts), source, lambda *_: source.found, 0)

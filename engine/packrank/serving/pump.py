@@ -244,7 +244,7 @@ class Pump(Closing):
         with self._changed:
             part = Part(read.what, indices, read.lengths) if indices else None
             request.failures |= {places.start + place: why for place, why in read.failures.items()}
-            request.left -= len(read.failures)
+            request.left += len(indices) - len(pairs)
             self._scheduler.has_read(request, places, part)
             is_done = not request.left and self._scheduler.drop(request)
             self._changed.notify_all()

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from packrank.arguments import check_text
 from packrank.documents import Text, TokenizedText
 from packrank.errors import InputError
+from packrank.late.encoder import cut_pairs
 from packrank.late_interaction import LateInteraction
 from packrank.request import Int32, Pack
 from packrank.scoring.pair_scorer import PairScorer
@@ -216,10 +217,18 @@ class PairSource:
 
 @dataclass(frozen=True)
 class LateSource:
-    """Pairs of late interaction; texts are encoded where they run."""
+    """Pairs of late interaction; texts are encoded where they run.
+
+    Attributes:
+        model: that runs.
+        budget_tokens: of a pack.
+        is_whole: whether pairs fail of which the model would not read all, which is looked up where
+            they are read.
+    """
 
     model: LateInteraction
     budget_tokens: int
+    is_whole: bool = False
 
     key: Hashable = "late"
     columns: int = 1
@@ -232,9 +241,14 @@ class LateSource:
         )
 
     def costs(self, pairs: Sequence[Any]) -> Costs:
-        """By the characters; what a pack has of them is tokenized while it runs, and is as much."""
+        """By the characters; where pairs are only read as they are, as much as they are long."""
         lengths = self.lengths(pairs)
-        return Costs(lengths, lengths)
+        if not self.is_whole:
+            return Costs(lengths, lengths)
+        made = [
+            (query + document) // _CHARACTERS_A_TOKEN for query, document, _ in map(_sizes, pairs)
+        ]
+        return Costs(lengths, list(map(max, lengths, made)))
 
     def lengths(self, pairs: Sequence[Any]) -> list[int]:
         """About how many tokens the model reads, and the time to make those that it does not."""
@@ -251,6 +265,11 @@ class LateSource:
                 sound[place] = plain_texts_of(pair)
             except InputError as error:
                 failures[place] = str(error)
+        if self.is_whole:
+            places = list(sound)
+            for place, reason in cut_pairs(self.model, list(sound.values())).items():
+                failures[places[place]] = reason
+                del sound[places[place]]
         every = list(sound.values())
         return Read(every, list(sound), np.array(self.lengths(every), dtype=np.int32), failures)
 
@@ -263,6 +282,41 @@ class LateSource:
             for part, start, stop in some
         ]
         return lambda: Ran(scores[:, None], failures, tokens)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Texts of which something is made where pairs are read; nothing runs.
+
+    Attributes:
+        call: makes it of a text.
+        guess: of how many tokens texts have.
+        found: where what is made is left, in the order of the texts.
+    """
+
+    call: Callable[[str], Any]
+    guess: TokenGuess
+    found: list[Any]
+
+    key: Hashable = None
+    columns: int = 0
+    budget_tokens: int = 1 << 60
+
+    def costs(self, pairs: Sequence[Any]) -> Costs:
+        """By the characters."""
+        costs = Costs([], [])
+        for text in pairs:
+            costs.add(1, 1 + int(len(text) * self.guess.rate))
+        return costs
+
+    def read(self, pairs: Sequence[Any]) -> Read:
+        """All that is to be done."""
+        self.found.extend(map(self.call, pairs))
+        return Read(None, [], np.zeros(0, dtype=np.int32), {})
+
+    def start(self, some: Sequence[tuple[Any, int, int]]) -> Started:
+        """Never called."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)

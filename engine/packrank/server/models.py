@@ -155,6 +155,13 @@ class Models:
     def named(self, name: str | None) -> Served:
         """The model of a name; of a name that is not here the first, or Problem if `strict`."""
         self.check_ready()
+        return self._named(name)
+
+    def name_of(self, name: str | None) -> str:
+        """The name of that model, whether it answers or not; "" where none has been opened."""
+        return self._named(name).name if self.served else ""
+
+    def _named(self, name: str | None) -> Served:
         for one in self.served:
             if one.name == name:
                 return one

@@ -1,6 +1,5 @@
 """What is not answered, in the words of each dialect, with a sentence and when to try again."""
 
-import threading
 import time
 import uuid
 from collections.abc import Callable
@@ -9,11 +8,10 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from toy_model import Open, ToyModel
+from toy_model import Open
 
 from packrank import Reranker
 from packrank.errors import PackrankError
-from packrank.serving.pump import Pump
 
 Serve = Callable[..., TestClient]
 OBJECT: dict[str, dict[str, Any]] = {
@@ -321,36 +319,6 @@ def test_503_of_an_engine_that_was_closed(serve: Serve, reranker: Reranker) -> N
     check(client.post("/rerank", json=TEI["/rerank"]), 503, "tei", "takes no more requests")
 
 
-@pytest.mark.parametrize("ends", [False, True])
-def test_503_of_probes_where_an_engine_has_failed(
-    serve: Serve, toy: Open, monkeypatch: pytest.MonkeyPatch, ends: bool
-) -> None:
-    """Else nobody would ever end a server whose device is lost."""
-    logits, is_lost = ToyModel.logits, [True]
-
-    def lost(model: ToyModel, pack: Any) -> Any:
-        if is_lost[0]:
-            raise RuntimeError("CUDA error: secret")
-        return logits(model, pack)
-
-    monkeypatch.setattr(ToyModel, "logits", lost)
-    monkeypatch.setattr(threading, "excepthook", lambda args: None)
-    client = serve({"sound": toy(), "lost": toy()})
-    body = OBJECT["/rerank"] | {"model": "lost"}
-    if ends:
-        monkeypatch.setattr(Pump, "_start", lambda *_: 1 / 0)
-    answers = [client.post("/rerank", json=body).status_code for _ in range(1 if ends else 5)]
-    assert set(answers) == {503 if ends else 500}
-    for probe in ("/health", "/v1/health/ready", "/", "/health/live", "/v1/health/live"):
-        answer = client.get(probe)
-        check(answer, 503, "tei", "the model 'lost' cannot answer: ")
-        assert "secret" not in answer.text
-    is_lost[0] = False
-    assert client.post("/rerank", json=body).status_code == (503 if ends else 200)
-    for probe in ("/health", "/health/live"):
-        assert client.get(probe).status_code == (503 if ends else 200)
-
-
 @each_dialect
 def test_504(
     serve: Serve, toy: Open, held: Any, dialect: str, path: str, body: dict[str, Any]
@@ -397,18 +365,3 @@ def test_422_of_a_text_that_is_longer_than_allowed(serve: Serve) -> None:
     body = {"text_1": ["a", "abcd"], "text_2": ["a", "b"]}
     check(client.post("/score", json=body), 422, "object", "query has 4 characters")
     check(client.post("/tokenize", json={"inputs": "abcd"}), 422, "tei", "4 characters")
-
-
-def test_routes_that_are_not_there(client: TestClient) -> None:
-    for answer, said in (
-        (client.post("/v3/rerank", json={}), "POST /v3/rerank: not found; /docs lists"),
-        (client.get("/v1/rerank"), "GET /v1/rerank: method not allowed"),
-    ):
-        body = answer.json()
-        assert said in body["message"] == body["detail"] == body["error"]["message"]
-    for path, methods in (
-        ("/v1/rerank", "POST"),
-        ("/", "GET, HEAD, POST"),
-        ("/health", "GET, HEAD"),
-    ):
-        assert client.put(path).headers["allow"] == methods

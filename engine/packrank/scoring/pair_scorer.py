@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from packrank.ahead import Ahead
 from packrank.checkpoint.config import Activation
+from packrank.errors import UNFINITE
 from packrank.exits.stages import Outcome, StagedRun, Stages
 from packrank.models.staged import StagedModel
 from packrank.request import Pack
@@ -112,8 +113,7 @@ class PairScorer:
             failures: dict[int, str] = {}
             finite: Any = np.isfinite(logits).all(1)
             for place in np.flatnonzero(~finite).tolist():
-                unfinite = "the model's logits for it are not finite numbers"
-                failures[window.indices[place]] = pending.failures.get(place, unfinite)
+                failures[window.indices[place]] = pending.failures.get(place, UNFINITE)
             return window, np.where(finite[:, None], logits, np.float32(np.nan)), failures
 
         # A device still works on one window while the packs of the next are made.

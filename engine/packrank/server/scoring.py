@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from packrank.checkpoint.config import Activation
-from packrank.errors import PairError
+from packrank.errors import PairError, Unfinite
 from packrank.late_interaction import LateInteraction
 from packrank.scoring.activations import activate
 from packrank.server.bodies import Common
@@ -156,7 +156,7 @@ async def answered(asker: Asker, answer: Answer) -> Any:
         return await asker.wait(answer)
     except PairError as error:
         raise Problem(
-            424 if "not finite" in error.reason else 422,
+            424 if isinstance(error.reason, Unfinite) else 422,
             f"Input validation error: document at index {error.index}: {error.reason}",
         ) from None
 

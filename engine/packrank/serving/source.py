@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from packrank.arguments import check_text
 from packrank.documents import Text, TokenizedText
-from packrank.errors import InputError
+from packrank.errors import UNFINITE, InputError
 from packrank.late.encoder import cut_pairs
 from packrank.late_interaction import LateInteraction
 from packrank.request import Int32, Pack
@@ -22,7 +22,6 @@ Logits = NDArray[np.float32]
 _CHARACTERS_A_TOKEN = 3  # of late interaction, whose texts are not tokenized before they run
 _MADE_A_RUN = 16  # tokens that are made of a text in the time that one takes to run, at least
 _ODD = 20  # characters a token, of texts that say nothing of others
-UNFINITE = "the model's logits for it are not finite numbers"
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ class Engine(Closing):
 
     Their pairs are tokenized ahead of the device and go into common packs, in an order that is
     fair: every caller has turns of a few thousand tokens, whoever comes anew is not behind those
-    who have had much, and priorities are weights, so that nobody starves. Scores have the bits
+    who have had much, and priorities are weights, so that nobody who was taken starves. Scores have the bits
     that the model's own `rank` and `score` give (on a CPU; elsewhere if it is `deterministic`).
 
     Coroutines and threads may share one: `rank` and `score` are awaited, `submit` and
@@ -60,7 +60,8 @@ class Engine(Closing):
         Args:
             model: a reranker, or late interaction.
             max_queue_tokens: most tokens that wait or run, where no request counts for more than a
-                quarter: others have their turns beside a large one. None: 64 packs a device.
+                quarter: others have their turns beside a large one; and a quarter is kept for
+                callers who have nothing there. None: 64 packs a device.
             cache_bytes: of token ids of documents that come again; 0: none.
             watch: told of everything.
 

@@ -42,7 +42,7 @@ void attention(const std::string& isa, int dtype, const Tensor3& q, const Tensor
                uintptr_t prefix_of, int64_t num_sequences, int64_t num_heads, int64_t num_key_heads,
                int64_t head_size, float scale, float softcap, bool causal, int64_t window,
                uintptr_t cos, uintptr_t sin, uintptr_t position_keys, uintptr_t position_queries,
-               uintptr_t position_rows, int64_t num_positions) {
+               uintptr_t position_rows, uintptr_t position_bias, int64_t num_positions) {
     const AttentionArgs args = {static_cast<Dtype>(dtype),
                                 strided(q),
                                 strided(k),
@@ -64,6 +64,7 @@ void attention(const std::string& isa, int dtype, const Tensor3& q, const Tensor
                                 at<void>(position_keys),
                                 at<void>(position_queries),
                                 at<int32_t>(position_rows),
+                                at<float>(position_bias),
                                 num_positions};
     const Kernels& kernels = find(isa);
     py::gil_scoped_release unlocked;

@@ -8,20 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import decoders
+import encoder_decoders
 import numpy as np
 import torch
 import transformers
 from safetensors.torch import load_file
 
-from packrank.checkpoint.architectures import DECODERS, ENCODERS
+from packrank.checkpoint.architectures import DECODERS, ENCODER_DECODERS, ENCODERS
 from packrank.checkpoint.config import load_config
 from packrank.checkpoint.config_keys import KEYS
 from packrank.errors import ModelError
-from packrank.models import load_model
+from packrank.models import T5Settings, load_model
 from packrank.request import Pack, Sequence
 
 _OF_OTHERS = ("minicpm", "new")  # which transformers has not
-FAMILIES = {key: name for key, name in (ENCODERS | DECODERS).items() if key not in _OF_OTHERS}
+_NAMES = ENCODERS | DECODERS | ENCODER_DECODERS
+FAMILIES = {key: name for key, name in _NAMES.items() if key not in _OF_OTHERS}
 ABSENT = object()
 
 # Longer than every window and the positions that a llama3 was made for, shorter than any table.
@@ -52,6 +54,8 @@ _PECULIAR: dict[str, dict[str, Any]] = {
         **dict.fromkeys(("eos_token_id", "sep_token_id"), 3),
     },
 }
+_ENCODER_DECODER = {"d_model": 24, "d_kv": 8, "d_ff": 20, "num_heads": 3, "num_layers": 2}
+_SCORED = (3, 7)  # tokens of an encoder-decoder
 _DECODER = {"num_hidden_layers": 2, "vocab_size": 53, "num_labels": 2, "pad_token_id": 1}
 
 # What else to try of a key, beside other values of its type: what a config might well say.
@@ -95,6 +99,11 @@ _SPECIAL: dict[str, list[Any]] = {
     "hidden_act": _ACTIVATIONS,
     "hidden_activation": _ACTIVATIONS,
     "activation": _ACTIVATIONS,
+    "dense_act_fn": _ACTIVATIONS,
+    "feed_forward_proj": [*_ACTIVATIONS, *(f"gated-{name}" for name in _ACTIVATIONS), "gated", "-"],
+    "num_decoder_layers": [1, 3],
+    "scale_decoder_outputs": [True, False],
+    "is_encoder_decoder": [True, False],
     "classifier_activation": _ACTIVATIONS,
     "classifier_pooling": ["cls", "mean", "max"],
     "position_embedding_type": ["absolute", "relative_key", "alibi"],
@@ -145,7 +154,10 @@ _SPECIAL: dict[str, list[Any]] = {
     "type_vocab_size": [1, 2, 3],
 }
 # What transformers is not asked: it would take the memory or the hours.
-_WIDTHS = {"local_attention", "sliding_window", "max_window_layers", "query_pre_attn_scalar"}
+_WIDTHS = {
+    *("local_attention", "sliding_window", "max_window_layers", "query_pre_attn_scalar"),
+    "relative_attention_max_distance",
+}
 HUGE = [10**9, 10**18, 10**30, int("7" * 400), 1e300]
 BROKEN: list[Any] = [float("inf"), float("-inf"), float("nan"), "\ud800", [[]], {"a": {}}]
 
@@ -168,6 +180,10 @@ def build(folder: Path, model_type: str) -> None:
     torch.manual_seed(torch_seed)
     if model_type in DECODERS:
         model = decoders.make(name, **_DECODER)
+    elif model_type in ENCODER_DECODERS:
+        kind = "mt5" if model_type == "mt5" else "relu"
+        sizes = _ENCODER_DECODER | {"vocab_size": 53, "num_decoder_layers": 2}
+        model = encoder_decoders.make(kind, **sizes)
     else:
         sizes = _ENCODER | _PECULIAR.get(model_type, {})
         config = getattr(transformers, f"{name}Config")(**sizes)
@@ -206,7 +222,7 @@ def changes(model_type: str, raw: dict[str, Any]) -> Iterator[Change]:
         if isinstance(value, list | dict):
             others += ["x", 3, [], {}]
         yield from (Change({key: one}) for one in others)
-        is_size = type(value) is int and key not in _WIDTHS
+        is_size = (type(value) is int or key == "num_hidden_layers") and key not in _WIDTHS
         yield from (Change({key: one}, ask=not is_size) for one in HUGE)
         yield from (Change({key: one}, ask=False) for one in BROKEN)
     for scaling in _ROPES:
@@ -248,15 +264,23 @@ def theirs(folder: Path) -> np.ndarray:
     """Logits of `pack` by transformers."""
     try:
         config = transformers.AutoConfig.from_pretrained(folder)
-        model = transformers.AutoModelForSequenceClassification.from_config(
-            config, dtype=torch.float32, attn_implementation="eager"
-        ).eval()
+        is_pair = config.model_type in ENCODER_DECODERS
+        kind = "Seq2SeqLM" if is_pair else "SequenceClassification"
+        model = (
+            getattr(transformers, f"AutoModelFor{kind}")
+            .from_config(config, dtype=torch.float32, attn_implementation="eager")
+            .eval()
+        )
         missing = model.load_state_dict(load_file(folder / "model.safetensors"), strict=False)[0]
         if missing and config.model_type == "gte":  # saved under its authors' names
             model, found = transformers.AutoModelForSequenceClassification.from_pretrained(
                 folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True
             )
             missing = found["missing_keys"]
+        if is_pair:  # of tied tables one alone is there
+            loaded = type(model).from_pretrained(folder, config=config, attn_implementation="eager")
+            loaded.eval()
+            return encoder_decoders.their_logits(loaded, pack(), (0,), _SCORED)
         if missing:
             raise Unsaid(f"no {missing}")
         whole = pack()
@@ -274,7 +298,9 @@ def theirs(folder: Path) -> np.ndarray:
 
 def ours(folder: Path) -> np.ndarray:
     """Logits of `pack` by Packrank."""
-    model = load_model(folder, device="cpu", dtype=torch.float32)
+    is_pair = load_config(folder).t5 is not None
+    settings = T5Settings((0,), _SCORED) if is_pair else None
+    model = load_model(folder, device="cpu", dtype=torch.float32, causal=settings)
     return model.logits(pack()).numpy()
 
 

@@ -96,12 +96,14 @@ def fuzz_relative_attention(rng, dtype, backend):
     q = torch.randn(sum(queries), heads, size).to(dtype)
     k, v = torch.randn(sum(keys), 2, heads, size).to(dtype).unbind(1)
     positions = max([1, *keys, *queries]) + rng.randint(0, 3)
-    which = rng.choice([(True, True), (True, False), (False, True)])
+    which = rng.choice([(True, True), (True, False), (False, True), (False, False)])
     tables = [torch.randn(count, heads, size).to(dtype) if one else None for one in which]
     rows = torch.randint(count, (2 * positions - 1,), dtype=torch.int32)
+    bias = torch.randn(count, heads) if not any(which) or rng.random() < 0.3 else None
     options = {
         "scale": rng.uniform(0.1, 1.0) * size**-0.5,
-        "relative": RelativePositions(*tables, rows),
+        "relative": RelativePositions(*tables, rows, bias),
+        "causal": not any(which) and rng.random() < 0.5,
         "window": None,
         "rotary": None,
     }

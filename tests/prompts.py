@@ -107,6 +107,15 @@ def contextual_oracle(encode: Encode, q: str, d: str, limit: int, task: str = ""
     return encode(head) + encode(f" {d}\n<Query>")[:room] + end
 
 
+def monot5_oracle(encode: Encode, q: str, d: str, limit: int) -> list[int]:
+    """One string and its end; where it is too long the document alone is cut."""
+    whole = [*encode(f"Query: {q} Document: {d} Relevant:"), 1]
+    if len(whole) <= limit:
+        return whole
+    tail = [*encode("Relevant:"), 1]
+    return encode(f"Query: {q} Document: {d}")[: limit - len(tail)] + tail
+
+
 def byte_bpe(*special: str) -> tokenizers.Tokenizer:
     """As Qwen's: nothing is put before a text, spaces and newlines are in tokens."""
     backend = tokenizers.Tokenizer(models.BPE())
@@ -156,6 +165,24 @@ def metaspace() -> tokenizers.Tokenizer:
     return backend
 
 
+def t5_words() -> tokenizers.Tokenizer:
+    """As T5's: each word by itself, a block before it, and an end after each text."""
+    said = ["Query", "Document", "Relevant", "true", "false", *WORDS]
+    letters = sorted(set("".join(said)) | {":"})
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -3.0)]
+    pieces += [(letter, -5.0) for letter in letters]
+    pieces += [(f"▁{word}", -6.0) for word in dict.fromkeys(said) if len(word) > 1]
+    backend = tokenizers.Tokenizer(models.Unigram(pieces, unk_id=2))
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()]
+    )
+    backend.add_special_tokens(["<pad>", "</s>", "<unk>"])
+    backend.post_processor = processors.TemplateProcessing(
+        single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", 1)]
+    )
+    return backend
+
+
 def encoder(backend: tokenizers.Tokenizer) -> Encode:
     return lambda text: list(backend.encode(text, add_special_tokens=False).ids)
 
@@ -170,6 +197,12 @@ def gemma(**config: str) -> tuple[Tokenizer, Encode]:
 def minicpm() -> tuple[Tokenizer, Encode]:
     backend = metaspace()
     return Tokenizer(backend, {"bos_token": "<s>"}), encoder(backend)
+
+
+def monot5() -> tuple[Tokenizer, Encode]:
+    backend = t5_words()
+    config = {"eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
+    return Tokenizer(backend, config), encoder(backend)
 
 
 def small_qwen() -> tuple[Tokenizer, Encode]:

@@ -1,4 +1,4 @@
-"""Small rerankers of every family of decoders, each with the logits that an oracle gives a pair."""
+"""Small rerankers with a decoder, each with the logits that an oracle gives a pair."""
 
 import json
 from collections.abc import Callable
@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import encoder_decoders
 import numpy as np
 import tokenizers
 import torch
@@ -27,12 +28,15 @@ from prompts import (
     encoder,
     flag_oracle,
     metaspace,
+    monot5_oracle,
     mxbai_oracle,
     qwen_oracle,
+    t5_words,
 )
 from sentence_transformers import CrossEncoder
 
 from packrank import Reranker
+from packrank.request import Sequence
 
 Want = Callable[[str, str], Any]
 
@@ -228,6 +232,24 @@ def contextual(root: Path, task: str = "") -> Case:
     return Case(folder, want, options, pairs=PAIRS[:6])
 
 
+def monot5(root: Path) -> Case:
+    backend = t5_words()
+    encode, size = encoder(backend), backend.get_vocab_size()
+    folder = root / "monot5-base-msmarco"
+    model = encoder_decoders.save(folder, "relu", 0.2, vocab_size=size)
+    roles = {f"{name}_token": f"<{name}>" for name in ("pad", "unk")} | {"eos_token": "</s>"}
+    save_tokenizer(folder, backend, tokenizer_class="T5Tokenizer", extra_ids=0, **roles)
+    true, false = (backend.token_to_id(f"▁{word}") for word in ("true", "false"))
+
+    def want(query: str, document: str) -> Any:
+        ids = np.array(monot5_oracle(encode, query, document, 40), dtype=np.int32)
+        read = Sequence(ids, np.zeros_like(ids))
+        [[yes, no]] = encoder_decoders.their_logits(model, [read], (0,), (true, false))
+        return yes - no
+
+    return Case(folder, want, {"max_length": 40}, sigmoid, PAIRS[:6])
+
+
 def plain(root: Path, family: str, pad_token_id: int | None = None) -> Case:
     """The pair as the tokenizers library lays it out and cuts it.
 
@@ -281,6 +303,7 @@ BUILD: dict[str, Callable[[Path], Case]] = {
     "nemotron": nemotron,
     "contextual": contextual,
     "contextual-instructed": lambda root: contextual(root, "find a panda"),
+    "monot5": monot5,
     "llama": lambda root: plain(root, "Llama"),
     "mistral": lambda root: plain(root, "Mistral", pad_token_id=0),
     "logit-score": logit_score,

@@ -113,29 +113,29 @@ def test_a_ranked_document_unpacks() -> None:
 SIGNATURES = {
     packrank.Reranker: (
         "model, *, device='auto', dtype='auto', max_length=None, query_length=None, "
-        "document_length=None, truncation=None, activation=None, template=None, instruction=None, "
-        "compress_ratio=1, compress_layers=(8,), head_index='upstream', share_prefixes=True, "
-        "budget_tokens=None, deterministic=False, revision=None, token=None, cache_folder=None, "
-        "local_files_only=False"
+        "document_length=None, truncation=None, long_documents='truncate', activation=None, "
+        "template=None, instruction=None, compress_ratio=1, compress_layers=(8,), "
+        "head_index='upstream', share_prefixes=True, budget_tokens=None, deterministic=False, "
+        "revision=None, token=None, cache_folder=None, local_files_only=False"
     ),
     packrank.Reranker.warm_up: "self, max_seqlens=(48, 64, 96, 128, 192, 256, 384, 512)",
     packrank.Reranker.rank: (
         "self, query, documents, top_k=None, *, label=None, cutoff_layer=None, exit=None, "
         "score_threshold=None, instruction=None, max_length=None, query_length=None, "
-        "document_length=None"
+        "document_length=None, long_documents=None"
     ),
     packrank.Reranker.rank_many: (
         "self, requests, top_k=None, *, label=None, cutoff_layer=None, exit=None, "
         "score_threshold=None, instruction=None, max_length=None, query_length=None, "
-        "document_length=None"
+        "document_length=None, long_documents=None"
     ),
     packrank.Reranker.score: (
         "self, pairs, *, activation=None, cutoff_layers=None, instruction=None, prompt=None, "
-        "max_length=None, query_length=None, document_length=None"
+        "max_length=None, query_length=None, document_length=None, long_documents=None"
     ),
     packrank.Reranker.try_score: (
         "self, pairs, *, activation=None, cutoff_layers=None, instruction=None, prompt=None, "
-        "max_length=None, query_length=None, document_length=None"
+        "max_length=None, query_length=None, document_length=None, long_documents=None"
     ),
     packrank.Engine: "model, *, max_queue_tokens=None, cache_bytes=67108864, watch=None",
     packrank.Engine.rank: "self, query, documents, top_k=None, **options",

@@ -156,6 +156,22 @@ def _camembert() -> Tokenizer:
     return _unigram([*unused, "<s>", "</s>"], 3)
 
 
+def _t5() -> Tokenizer:
+    extra = [f"<extra_id_{number}>" for number in range(99, -1, -1)]
+    pieces = [(piece, 0.0) for piece in ("<pad>", "</s>", "<unk>")]
+    pieces += [(piece, -4.0) for piece in dict.fromkeys(["▁", *_LETTERS])]
+    pieces += [("▁ab", -5.0), ("ab", -5.5), ("▁a", -5.0), *((piece, 0.0) for piece in extra)]
+    backend = Tokenizer(models.Unigram(pieces, unk_id=2))
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()]
+    )
+    backend.add_special_tokens(["<pad>", "</s>", "<unk>", *extra])
+    backend.post_processor = processors.TemplateProcessing(
+        single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", 1)]
+    )
+    return backend
+
+
 _BERT = {
     "cls_token": "[CLS]",
     "sep_token": "[SEP]",
@@ -261,6 +277,19 @@ FAMILIES: dict[str, tuple[str, Callable[[], Tokenizer], dict[str, Any]]] = {
             "eos_token": "<eos>",
             "pad_token": "<pad>",
             "unk_token": "<unk>",
+        },
+    ),
+    "t5": (
+        "t5",
+        _t5,
+        {
+            "tokenizer_class": "T5Tokenizer",
+            "eos_token": "</s>",
+            "pad_token": "<pad>",
+            "unk_token": "<unk>",
+            "extra_ids": 100,
+            "additional_special_tokens": [f"<extra_id_{number}>" for number in range(100)],
+            "model_max_length": 512,
         },
     ),
 }

@@ -10,7 +10,8 @@
 // task packs is at a multiple of kWidth: so a key adds to the same lane of its row's sum and to the
 // same unit of P V whatever the task, and a shared prefix gives the bits of an own one.
 //
-// Terms of relative positions are added to S before its softmax, by relative.h.
+// Terms of relative positions are added to S before its softmax, by relative.h; biases of distances
+// once it is scaled.
 //
 // The products use the tiles of gemm.h. What is left is one exponential per query, key and head:
 // about 15 instructions per vector, against D products per vector of keys in each of S and O.
@@ -72,6 +73,13 @@ void pack_values(const T* source, int64_t stride, int64_t rows, int64_t size, ui
     }
 }
 
+// row = scale * row + bias
+inline void bias_row(float* row, int64_t columns, float scale, const float* bias) {
+    const V s = set1(scale);
+    for (int64_t i = 0; i < columns; i += kWidth)
+        store(row + i, fma(load(row + i), s, load(bias + i)));
+}
+
 // row = softcap * tanh(scale * row)
 inline void cap_row(float* row, int64_t columns, float scale, float softcap) {
     const V s = set1(scale), c = set1(softcap);
@@ -110,6 +118,7 @@ class HeadTask {
           units_(num_units<T>(args.head_size)),
           first_row_(first_row),
           last_row_(last_row),
+          columns_(columns),
           relative_(columns, key_head, first_row, last_row,
                     args.cu_seqlens_k[sequence + 1] - args.cu_seqlens_k[sequence]) {
         query_start_ = args.cu_seqlens_q[sequence];
@@ -146,7 +155,7 @@ class HeadTask {
     };
 
     // Then a task's rows are its queries, and it sees all keys of the sequence.
-    bool is_relative() const { return RelativeColumns<T>::is_used(args_); }
+    bool is_relative() const { return RelativeColumns<T>::multiplies(args_); }
 
     static int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
     static int64_t max_of(int64_t a, int64_t b) { return a > b ? a : b; }
@@ -270,10 +279,17 @@ class HeadTask {
             const int64_t high = max_of(low, end_of(begin + r) - first_key_);
             float* row = scores_ + r * score_stride_ + from;
             T* weights = weights_ + r * score_stride_ + from;
-            if (is_capped)
+            float scale = args_.scale * log2_e;
+            if (is_capped) {
                 cap_row(row, to - from, args_.scale / args_.softcap, args_.softcap * log2_e);
-            const float total = softmax_row(row, low - from, high - from, to - from,
-                                            is_capped ? 1.0f : args_.scale * log2_e, weights);
+                scale = 1.0f;
+            }
+            if (const float* bias = columns_.bias(key_head_, max_of(0, position_of(begin + r)))) {
+                bias_row(row, to - from, args_.scale, bias + first_key_ + from);
+                scale = log2_e;
+            }
+            const float total =
+                softmax_row(row, low - from, high - from, to - from, scale, weights);
             inverse[r] = high > low ? 1.0f / total : 0.0f;
             if (high <= low) __builtin_memset(weights, 0, (to - from) * sizeof(T));
         }
@@ -299,6 +315,7 @@ class HeadTask {
 
     const AttentionArgs& args_;
     const int64_t group_, key_head_, size_, units_, first_row_, last_row_;
+    const RelativeColumns<T>& columns_;
     RelativeTerms<T> relative_;
     int64_t query_start_, own_start_, prefix_start_ = 0, prefix_keys_ = 0, sequence_keys_;
     int64_t first_position_, first_key_, num_keys_;
@@ -330,7 +347,7 @@ void attention_typed(const AttentionArgs& args) {
         const int64_t rows = rows_of(n);
         int64_t each = kQueryRowsPerTask;
         // Where a task costs columns beside its own, alike ones waste least.
-        if (RelativeColumns<T>::is_used(args) && rows > each)
+        if (RelativeColumns<T>::multiplies(args) && rows > each)
             each = (rows + tasks_of(n) * kQueryRows - 1) / (tasks_of(n) * kQueryRows) * kQueryRows;
         for (int64_t row = 0; row < rows; row += each)
             tasks[count++] = {n, row, row + each < rows ? row + each : rows};

@@ -45,6 +45,7 @@ struct AttentionArgs {
     const void* position_keys;     // [R, H, D] contiguous
     const void* position_queries;  // [R, H, D] contiguous
     const int32_t* position_rows;  // [2 P - 1], the row for distance d at P - 1 + d
+    const float* position_bias;    // [R, H], added to scaled products; or null
     int64_t num_positions;         // P
 };
 

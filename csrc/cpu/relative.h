@@ -1,12 +1,14 @@
 // Relative positions in attention: the terms that a query and a key add to their product for the
-// distance between them, of DeBERTa (He et al. 2021, eq. 4). Included once per instruction set,
-// inside its namespace.
+// distance between them, of DeBERTa (He et al. 2021, eq. 4), and the bias that a head has for that
+// distance, of T5 (Raffel et al. 2020, section 2.1). Included once per instruction set, inside its
+// namespace.
 //
 // Both terms are products with a row of a table, and the row hangs on i - j alone: so those of a
 // few queries with all keys are one product of these queries with as many columns as there are
 // distances, which is one more than keys a query. Column `origin + j - i` is that of query i and
 // key j: along a query's keys the columns run on, and its term is read where it lies. A key's
-// columns run back along the queries, and its term is gathered.
+// columns run back along the queries, and its term is gathered. A head's biases are a row of as
+// many columns, from which a query reads its own as it reads its term.
 
 constexpr int64_t kRelativeRows = 24;  // of a product: whole tiles of one vector
 
@@ -15,15 +17,24 @@ template <class T>
 class RelativeColumns {
   public:
     explicit RelativeColumns(const AttentionArgs& args)
-        : origin(longest(args.cu_seqlens_q, args.num_sequences) - 1),
+        : origin(last_position(args)),
           size(args.head_size),
           units(num_units<T>(args.head_size)),
           count_(is_used(args) ? origin + longest(args.cu_seqlens_k, args.num_sequences) : 0),
           num_heads_(args.num_heads),
           has_keys_(args.position_keys != nullptr),
           has_queries_(args.position_queries != nullptr),
-          buffer_((has_keys_ + has_queries_) * num_heads_ * words() * sizeof(uint32_t)) {
-        if (count_ == 0) return;
+          bias_stride_(args.position_bias == nullptr ? 0 : count_ + kWidth),
+          buffer_((has_keys_ + has_queries_) * num_heads_ * words() * sizeof(uint32_t)),
+          biases_(num_heads_ * bias_stride_ * sizeof(float)) {
+        if (bias_stride_ > 0) {
+            const int32_t* rows = args.position_rows + args.num_positions - 1;
+            float* row = static_cast<float*>(biases_.data);
+            for (int64_t head = 0; head < num_heads_; ++head, row += bias_stride_)
+                for (int64_t c = 0; c < count_; ++c)
+                    row[c] = args.position_bias[rows[origin - c] * num_heads_ + head];
+        }
+        if (!multiplies(args)) return;
         const void* const tables[] = {has_keys_ ? args.position_keys : args.position_queries,
                                       args.position_queries};
         parallel((has_keys_ + has_queries_) * num_heads_, [&](int64_t task) {
@@ -33,8 +44,16 @@ class RelativeColumns {
         });
     }
 
-    static bool is_used(const AttentionArgs& args) {
+    // Whether distances have terms, which are products.
+    static bool multiplies(const AttentionArgs& args) {
         return args.position_keys != nullptr || args.position_queries != nullptr;
+    }
+
+    // Of a head, the biases of the query at a position: for the key at 0, and on from there; those
+    // past the last key are any. Null where there are none.
+    const float* bias(int64_t head, int64_t position) const {
+        if (bias_stride_ == 0) return nullptr;
+        return static_cast<const float*>(biases_.data) + head * bias_stride_ + origin - position;
     }
 
     const uint32_t* keys(int64_t head) const { return has_keys_ ? panels(head) : nullptr; }
@@ -56,6 +75,13 @@ class RelativeColumns {
     const int64_t origin, size, units;
 
   private:
+    static bool is_used(const AttentionArgs& args) {
+        return multiplies(args) || args.position_bias != nullptr;
+    }
+    static int64_t last_position(const AttentionArgs& args) {
+        const int32_t* starts = args.causal ? args.cu_seqlens_k : args.cu_seqlens_q;
+        return longest(starts, args.num_sequences) - 1;
+    }
     static int64_t longest(const int32_t* starts, int64_t count) {
         int64_t most = 1;
         for (int64_t n = 0; n < count; ++n)
@@ -83,7 +109,8 @@ class RelativeColumns {
 
     const int64_t count_, num_heads_;
     const bool has_keys_, has_queries_;
-    const Buffer buffer_;
+    const int64_t bias_stride_;
+    const Buffer buffer_, biases_;
 };
 
 // The terms of some queries, [first, last), of one head with all keys of their sequence.

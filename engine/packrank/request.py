@@ -141,6 +141,17 @@ def spread(starts: NDArray[np.signedinteger], lengths: Int32) -> tuple[NDArray[n
     return rows, np.append(0, ends).astype(np.int32)
 
 
+def keep_best(best: NDArray[np.float32], places: Iterable[int], found: NDArray[np.float32]) -> None:
+    """Let what is known of pairs rise to what was found of their sequences.
+
+    Args:
+        best: [N, columns] float32, which is written to; -inf where nothing is known.
+        places: [S]. Which row each sequence is of; a row may have several.
+        found: [S, columns] float32. NaN in one is NaN in its row.
+    """
+    np.maximum.at(best, np.fromiter(places, np.int64), found)
+
+
 class _Ranked(NamedTuple):
     index: int  # type: ignore[assignment]  # hides tuple.index, which nobody calls here
     score: float

@@ -1,18 +1,14 @@
 """The front door: a query and its documents in, a ranking out."""
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
-from numbers import Real
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 
 from packrank.arguments import (
-    check_choice_or_none,
     check_str,
     check_text,
-    checked_count,
     listed,
     listed_requests,
 )
@@ -21,16 +17,15 @@ from packrank.checkpoint.fingerprint import fingerprint
 from packrank.documents import Document, Tokenization
 from packrank.errors import InputError, PairError
 from packrank.exits.margins import FILE, counts
-from packrank.exits.stages import Exit, Stages
+from packrank.exits.stages import Exit
 from packrank.records.shapes import Shape, shape_of
 from packrank.request import Ranking
 from packrank.runtime.runner import Runner
-from packrank.scoring.assembly import Assembly
 from packrank.scoring.pair_model import PairModel
 from packrank.scoring.pair_scorer import LogitStream, PairScorer
-from packrank.scoring.question import Asked, Question
+from packrank.scoring.question import Asked, MarginsOf, Question
 from packrank.scoring.table_batches import score_tables
-from packrank.text.truncation import Truncation
+from packrank.text.truncation import LongDocuments, Truncation
 from packrank.threads import in_thread
 
 Requests = Sequence[tuple[str, Sequence[Document]]]
@@ -59,6 +54,7 @@ class Reranker(PairModel):
         max_length: int | None = None,
         query_length: int | None = None,
         document_length: int | None = None,
+        long_documents: LongDocuments | None = None,
     ) -> Ranking:
         """Order documents by relevance to a query, best first.
 
@@ -78,10 +74,11 @@ class Reranker(PairModel):
                 recall that was measured. None: every candidate runs all layers.
             score_threshold: leave out documents that score less.
             instruction: of the template, for this call.
-            max_length: most tokens of a pair, for this call; likewise query_length and
-                document_length, see the constructor.
+            max_length: most tokens of a pair, for this call; likewise query_length,
+                document_length and long_documents, see the constructor.
             query_length: see there.
             document_length: see there.
+            long_documents: see there.
 
         Returns:
             Best first, with the ids and the metadata that documents were given with. Empty for no
@@ -104,6 +101,7 @@ class Reranker(PairModel):
             max_length=max_length,
             query_length=query_length,
             document_length=document_length,
+            long_documents=long_documents,
         )
         for index, reason in failures.items():
             raise PairError(index, reason, "try_rank")
@@ -123,6 +121,7 @@ class Reranker(PairModel):
         max_length: int | None = None,
         query_length: int | None = None,
         document_length: int | None = None,
+        long_documents: LongDocuments | None = None,
     ) -> tuple[Ranking, dict[int, str]]:
         """Order documents as `rank` does, and say of those that cannot be scored why.
 
@@ -134,8 +133,8 @@ class Reranker(PairModel):
         check_str("query", query)
         check_text(query, "query")
         requests = [(query, listed("documents", documents, "strings"))]
-        lengths = (max_length, query_length, document_length)
-        scorer = self._scorer_with(*lengths, instruction=instruction)
+        lengths = (max_length, query_length, document_length, long_documents)
+        scorer = self._scorers.asked(*lengths, instruction=instruction)
         return self._rank(scorer, requests, top_k, label, cutoff_layer, exit, score_threshold)[0]
 
     def rank_many(
@@ -151,6 +150,7 @@ class Reranker(PairModel):
         max_length: int | None = None,
         query_length: int | None = None,
         document_length: int | None = None,
+        long_documents: LongDocuments | None = None,
     ) -> list[Ranking]:
         """Order the documents of each of several queries, as `rank` does each.
 
@@ -174,6 +174,7 @@ class Reranker(PairModel):
             max_length=max_length,
             query_length=query_length,
             document_length=document_length,
+            long_documents=long_documents,
         )
         before = 0
         for ranking, failures in found:
@@ -195,6 +196,7 @@ class Reranker(PairModel):
         max_length: int | None = None,
         query_length: int | None = None,
         document_length: int | None = None,
+        long_documents: LongDocuments | None = None,
     ) -> list[tuple[Ranking, dict[int, str]]]:
         """`try_rank` of each of several requests, in common packs.
 
@@ -205,8 +207,8 @@ class Reranker(PairModel):
         """
         refused: dict[int, str] = {}
         every = listed_requests(requests, refused)
-        lengths = (max_length, query_length, document_length)
-        scorer = self._scorer_with(*lengths, instruction=instruction)
+        lengths = (max_length, query_length, document_length, long_documents)
+        scorer = self._scorers.asked(*lengths, instruction=instruction)
         sound = [request for place, request in enumerate(every) if place not in refused]
         found = self._rank(scorer, sound, top_k, label, cutoff_layer, exit, score_threshold)
         for place, reason in refused.items():  # in their order, so that each finds its place
@@ -299,29 +301,9 @@ class Reranker(PairModel):
         exit: Exit | None,
         score_threshold: float | None,
     ) -> Question:
-        column = self._assembly.label(label)
-        top_k = checked_count("top_k", top_k)
-        asked = self.exit_layers[-1] if cutoff_layer is None else cutoff_layer
-        final = self._assembly.check_layer("cutoff_layer", asked)
-        stages = self._stages(scorer.assembly, top_k, final, exit)
-        lowest = _threshold(score_threshold)
-        return Question(
-            scorer, stages, column, top_k, lowest, self._activation, self._assembly.shift
-        )
-
-    def _stages(
-        self, assembly: Assembly, top_k: int | None, final_layer: int, exit: Exit | None
-    ) -> Stages:
-        if exit is None:
-            return Stages((final_layer,))
-        if top_k is None:
-            raise InputError("exit needs top_k: how many candidates are wanted in the end")
-        assembly.check_exits()
-        if not isinstance(self._runner, Runner):
-            raise InputError("exit takes one device; several share out packs, not queries")
-        return Stages.measured(
-            exit, self._folder, self._fingerprint, top_k, final_layer, assembly.exit_settings
-        )
+        asked = (top_k, label, cutoff_layer, exit, score_threshold)
+        margins = MarginsOf(self._folder, lambda: self._fingerprint)
+        return Question.of(scorer, self._activation, margins, *asked)
 
     @cached_property
     def _fingerprint(self) -> str:
@@ -340,9 +322,11 @@ def question_of(
     max_length: int | None = None,
     query_length: int | None = None,
     document_length: int | None = None,
+    long_documents: LongDocuments | None = None,
 ) -> Question:
     """What `Reranker.rank` is asked by these arguments, for who runs pairs by other means."""
-    scorer = model._scorer_with(max_length, query_length, document_length, instruction=instruction)
+    lengths = (max_length, query_length, document_length, long_documents)
+    scorer = model._scorers.asked(*lengths, instruction=instruction)
     return model._question(scorer, top_k, label, cutoff_layer, exit, score_threshold)
 
 
@@ -356,15 +340,15 @@ def asked_of(
     max_length: int | None = None,
     query_length: int | None = None,
     document_length: int | None = None,
+    long_documents: LongDocuments | None = None,
     truncation: Truncation | None = None,
 ) -> Asked:
     """What `score` is asked by these arguments, for who runs pairs by other means.
 
     And whether pairs are cut, which `score` leaves to the model.
     """
-    check_choice_or_none("truncation", truncation, get_args(Truncation))
-    lengths = (max_length, query_length, document_length)
-    scorer = model._scorer_with(*lengths, truncation, instruction=instruction, prompt=prompt)
+    lengths = (max_length, query_length, document_length, long_documents)
+    scorer = model._scorers.asked(*lengths, truncation, instruction=instruction, prompt=prompt)
     return model._asked(scorer, activation, cutoff_layers)
 
 
@@ -380,15 +364,6 @@ def calibrated_counts(model: Reranker) -> list[int]:
         )  # fmt: skip
     except InputError:
         return []
-
-
-def _threshold(score: Any) -> float:
-    """The lowest score that counts."""
-    if score is None:
-        return -math.inf
-    if isinstance(score, bool) or not isinstance(score, Real) or math.isnan(score):
-        raise InputError(f"score_threshold is {score!r}, expected a number, or None")
-    return float(score)
 
 
 def scorer_of(model: PairModel) -> PairScorer:

@@ -29,6 +29,7 @@ def attention(
     position_keys: int,
     position_queries: int,
     position_rows: int,
+    position_bias: int,
     num_positions: int,
 ) -> None: ...
 def add_layer_norm(

@@ -58,8 +58,9 @@ def attention(
             prefix has none itself. Only for causal attention: elsewhere a prefix would have to see
             what follows. None: no sequence has one.
         softcap: a scaled product s becomes softcap * tanh(s / softcap); None leaves it as it is.
-        relative: what the distance of a query and a key adds to their product, before `scale`.
-            Not beside grouped heads, window, rotary, causal or softcap. None: nothing.
+        relative: what the distance of a query and a key adds to their product: see
+            `RelativePositions`. Not beside grouped heads, window, rotary, prefixes or softcap; of
+            causal attention a bias alone. None: nothing.
         max_seqlen_q: at least as many as the queries of any sequence; None where it is not known.
             On a CUDA device it lets a backend choose its form without waiting for cu_seqlens.
         max_seqlen_k: likewise, of keys; those of its prefix included.
@@ -77,7 +78,7 @@ def attention(
     Cost: 4 * sum(Lq * Lk) * H * D operations and Lq * Lk * H exponentials; twice the operations
     with both tables of `relative`.
     Source: Vaswani et al. 2017, eq. 1; rotary: Su et al. 2021, eq. 34; softcap: Gemma 2, 2024,
-    section 2; relative: DeBERTa, He et al. 2021, eq. 4.
+    section 2; relative: DeBERTa, He et al. 2021, eq. 4, and T5, Raffel et al. 2020, section 2.1.
     """
     op = "attention"
     check_shape(op, "q", q, "Tq", "H", "D")
@@ -118,11 +119,14 @@ def attention(
     if rotary is not None:
         _check_rotary(op, rotary, size, max(longest_q, longest_k), q.device)
     if relative is not None:
-        if heads != key_heads or window is not None or rotary is not None or causal or softcap:
+        others = (window, rotary, softcap, prefix_of)
+        if heads != key_heads or any(option is not None for option in others):
             raise ValueError(
                 f"{op}: relative positions cannot be combined with grouped heads, window, rotary, "
-                "causal or softcap"
+                "prefixes or softcap"
             )
+        if causal and (relative.keys is not None or relative.queries is not None):
+            raise ValueError(f"{op}: of relative positions causal attention takes a bias alone")
         _check_relative(op, relative, q, max(longest_q, longest_k))
     if scale is None:
         scale = size**-0.5
@@ -205,19 +209,24 @@ def _check_rotary(
 
 
 def _check_relative(op: str, relative: RelativePositions, q: Tensor, longest: int) -> None:
-    if relative.keys is None and relative.queries is None:
-        raise ValueError(f"{op}: relative positions have neither keys nor queries")
-    count = 0
-    for name, table in (("relative.keys", relative.keys), ("relative.queries", relative.queries)):
+    count, before = 0, ""
+    for name in ("keys", "queries", "bias"):
+        table, shape, dtype = getattr(relative, name), q.shape[1:], q.dtype
         if table is None:
             continue
-        check_shape(op, name, table, "R", *q.shape[1:])
-        check_like(op, name, table, q.dtype, q.device)
+        if name == "bias":
+            shape, dtype = shape[:1], torch.float32
+        check_shape(op, f"relative.{name}", table, "R", *shape)
+        check_like(op, f"relative.{name}", table, dtype, q.device)
         if not table.is_contiguous():
-            raise ValueError(f"{op}: {name} must be contiguous")
+            raise ValueError(f"{op}: relative.{name} must be contiguous")
         if count not in (0, len(table)):
-            raise ValueError(f"{op}: relative.keys has {count} rows, relative.queries {len(table)}")
-        count = len(table)
+            raise ValueError(
+                f"{op}: relative.{before} has {count} rows, relative.{name} {len(table)}"
+            )
+        count, before = len(table), name
+    if not before:
+        raise ValueError(f"{op}: relative positions have neither keys nor queries nor bias")
     rows = relative.rows
     check_shape(op, "relative.rows", rows, "2P - 1")
     check_like(op, "relative.rows", rows, torch.int32, q.device)

@@ -29,18 +29,20 @@ _Tokens = TypeVar("_Tokens", bound="PackedTokens")
 class RelativePositions:
     """What the distance between a query and a key adds to their product in attention.
 
-    That of query i and key j is its row t = rows[P - 1 + i - j]; added are q[i] . keys[t] and
-    queries[t] . k[j], each where there is such a table.
+    Of positions i and j it is row t = rows[P - 1 + i - j] of each table that there is: the softmax
+    sees scale * (q[i] . k[j] + q[i] . keys[t] + queries[t] . k[j]) + bias[t], in float32.
 
     Attributes:
         keys: [R, H, D] contiguous, dtype of q, or None.
         queries: likewise.
         rows: [2P - 1] int32, each a row of the tables. P is at least the longest sequence.
+        bias: [R, H] contiguous, float32, a number a head; or None. It is not scaled.
     """
 
     keys: Tensor | None
     queries: Tensor | None
     rows: Tensor
+    bias: Tensor | None = None
 
 
 @dataclass(frozen=True)

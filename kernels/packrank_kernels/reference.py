@@ -62,6 +62,9 @@ def attention(
         if relative is not None:
             scores = scores + _distances(qn, kn, relative)
         scores = scores * scale
+        if relative is not None and relative.bias is not None:
+            rows_of = _rows_of_distances(len(qn), len(kn), relative, first)
+            scores = scores + relative.bias.to(scores.dtype)[rows_of].permute(2, 0, 1)
         if softcap is not None:
             scores = softcap * torch.tanh(scores / softcap)
         i = torch.arange(first, first + len(qn), device=q.device)[:, None]
@@ -81,9 +84,7 @@ def attention(
 
 def _distances(q: Tensor, k: Tensor, relative: RelativePositions) -> Tensor:
     """[H, Lq, Lk], what the distance of each query and key adds to their product."""
-    i = torch.arange(len(q), device=q.device)[:, None]
-    j = torch.arange(len(k), device=q.device)[None, :]
-    rows = relative.rows.long()[len(relative.rows) // 2 + i - j]
+    rows = _rows_of_distances(len(q), len(k), relative)
     total = q.new_zeros(q.shape[1], len(q), len(k))
     if relative.keys is not None:
         terms = torch.einsum("qhd,rhd->hqr", q, _wide(relative.keys))
@@ -92,6 +93,16 @@ def _distances(q: Tensor, k: Tensor, relative: RelativePositions) -> Tensor:
         terms = torch.einsum("khd,rhd->hkr", k, _wide(relative.queries))
         total += terms.gather(2, rows.T.expand(len(total), len(k), len(q))).mT
     return total
+
+
+def _rows_of_distances(
+    num_queries: int, num_keys: int, relative: RelativePositions, first: int = 0
+) -> Tensor:
+    """[Lq, Lk] int64, the row of each distance; the first query stands at position `first`."""
+    rows = relative.rows.long()
+    # A query before every key sees none.
+    i = torch.arange(first, first + num_queries, device=rows.device).clamp(min=0)[:, None]
+    return rows[len(rows) // 2 + i - torch.arange(num_keys, device=rows.device)[None, :]]
 
 
 def add_layer_norm(

@@ -63,3 +63,25 @@ def one_sentence(capsys: pytest.CaptureFixture[str]) -> Callable[..., None]:
             assert word in line
 
     return check
+
+
+@pytest.fixture(scope="session")
+def long_folder(
+    checkpoint: Callable[..., Path],
+    save_tokenizer: Callable[..., None],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    found = tmp_path_factory.mktemp("long") / "model"
+    shutil.copytree(checkpoint("Bert", num_labels=1), found)
+    save_tokenizer(found, "red blue fox owl")
+    return found
+
+
+@pytest.fixture(scope="session")
+def windowed(long_folder: Path) -> Reranker:
+    return Reranker(long_folder, device="cpu", activation="identity", long_documents="windows")
+
+
+@pytest.fixture(scope="session")
+def cut(long_folder: Path) -> Reranker:
+    return Reranker(long_folder, device="cpu", activation="identity")

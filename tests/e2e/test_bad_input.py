@@ -58,7 +58,7 @@ def test_scores_are_never_written_over_their_pairs(
 
 
 def unknown_architecture(model: Path) -> None:
-    edit_config(model, architectures=["T5ForConditionalGeneration"])
+    edit_config(model, architectures=["BartForConditionalGeneration"])
 
 
 def config_not_json(model: Path) -> None:
@@ -106,7 +106,7 @@ def tokenizer_not_json(model: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (unknown_architecture, ["T5ForConditionalGeneration", "ModernBert"]),
+        (unknown_architecture, ["BartForConditionalGeneration", "ModernBert"]),
         (config_not_json, ["config.json"]),
         (no_config, ["config.json"]),
         (missing_tensor, ["classifier.weight"]),

@@ -18,6 +18,12 @@ INFO = {
     "mxbai-v2": ["logit of '1' less that of '0'\n", "instruction      none, but it takes one\n"],
     "qwen3": ["logit of 'yes' less that of 'no'\n", f"instruction      {QWEN_TASK!r}\n", "sigmoid"],
     "qwen3-classifier": ["scores by        decoder\n", "template         qwen3, from", "sigmoid"],
+    "monot5": [
+        "layers           3, and 2 in the decoder\n",
+        "encoder-decoder, logit of '▁true' less that of '▁false'\n",
+        "monot5, from",
+        "sigmoid",
+    ],
     "llama": ["template         none: ", "max length       700 tokens of a pair\n", "sigmoid"],
     "logit-score": ["logit of 'yes' less that of 'no'\n", "the folder's chat template\n"],
 }

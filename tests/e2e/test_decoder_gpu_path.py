@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import encoder_decoders
 import numpy as np
 import pytest
 import torch
@@ -11,7 +12,7 @@ from recorder import Recorder
 from torch import Tensor
 
 from packrank.exits.cascade import Cascade
-from packrank.models import CausalModel, CausalSettings, load_model
+from packrank.models import CausalModel, CausalSettings, T5Settings, load_model
 from packrank.models.decoder_layers import Projections
 from packrank.request import Pack
 from packrank.runtime.graphs import Graphs
@@ -54,6 +55,27 @@ def test_logits(family: str, tmp_path: Path, thorough: bool) -> None:
     for dtype, tolerance in tolerances.items():
         ours = load_model(tmp_path, device="cpu", dtype=dtype)
         assert_close(ours.logits(pack), expected, tolerance)
+
+
+@pytest.mark.parametrize("kind", ["relu", "gated"])
+def test_encoder_decoders(kind: str, tmp_path: Path, thorough: bool) -> None:
+    """And in a bucket with room to spare no bit is another, where that is promised."""
+    if kind == "gated" and not thorough:
+        pytest.skip("its long form alone: make proofs")
+    model = encoder_decoders.save(tmp_path, kind, num_layers=1, num_decoder_layers=1)
+    pack, labels = encoder_decoders.pack([5, 1, 18]), (3, 7, 50)
+    expected = encoder_decoders.their_logits(model, pack, (0, 5), labels)
+    ours = load_model(
+        tmp_path,
+        device="cpu",
+        dtype=torch.float32,
+        causal=T5Settings((0, 5), labels),
+        deterministic=True,
+    )
+    found = ours.logits(pack)
+    assert_close(found, torch.from_numpy(expected), 1e-5)
+    runner = Graphs(ours, Recorder())
+    np.testing.assert_array_equal(runner.submit(ours.scoring(pack))(), found.numpy())
 
 
 @pytest.mark.parametrize("whole", [True, False])

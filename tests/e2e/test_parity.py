@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from packrank.errors import ModelError
-from packrank.models import MODELS, CausalModel, Model, load_model
+from packrank.models import MODELS, CausalModel, Model, T5Model, load_model
 from packrank.request import Pack, Sequence
 from packrank.runtime.runner import Runner
 from packrank_kernels.testing import assert_close
@@ -314,9 +314,9 @@ def test_bfloat16(
 
 
 def test_every_architecture_is_covered() -> None:
-    """Each encoder that MODELS can choose is among NAMES; test_decoders.py has the others."""
+    """Each encoder that MODELS can choose is among NAMES; test_causal, test_t5 have the others."""
     tested = {MODELS[f"{name}ForSequenceClassification"] for name in NAMES}
-    assert tested | {CausalModel} == set(MODELS.values())
+    assert tested | {CausalModel, T5Model} == set(MODELS.values())
 
 
 def test_real_minilm() -> None:

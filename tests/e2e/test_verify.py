@@ -14,7 +14,7 @@ import torch
 from adapters import save_adapter
 from colbert_folders import save_colbert
 from modular import FLAT, decoder_body, edit, encoder_body, ettin, save
-from reranker_folders import gemma, logit_score, minicpm, plain, qwen3
+from reranker_folders import gemma, logit_score, minicpm, monot5, plain, qwen3
 from safetensors.torch import load_file
 from sentence_transformers import MultiVectorEncoder
 from sentence_transformers.base.modules import Normalize, Transformer
@@ -126,14 +126,15 @@ RIGHT: dict[str, Callable[[Maker], Path]] = {
     "llama-classifier": lambda maker: plain(maker.root, "Llama").folder,
     "logit-score": lambda maker: logit_score(maker.root).folder,
     "qwen3-template": lambda maker: qwen3(maker.root).folder,
+    "monot5": lambda maker: monot5(maker.root).folder,
     "stanford": lambda maker: maker.stanford(),
     "multi-vector": lambda maker: maker.multi_vector(),
     "encoder": lambda maker: maker.encoder("Bert", "Model"),
     "adapter": lambda maker: maker.adapter(),
 }
 # The others have a long form alone.
-USUAL = ("bert", "modular", "qwen3-template", "multi-vector", "adapter")
-BY_TRANSFORMERS = ("llama-classifier", "qwen3-template", "adapter")
+USUAL = ("bert", "modular", "qwen3-template", "monot5", "multi-vector", "adapter")
+BY_TRANSFORMERS = ("llama-classifier", "qwen3-template", "monot5", "adapter")
 
 
 @pytest.mark.parametrize("kind", RIGHT)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from packrank_kernels import (
     Codec,
+    RelativePositions,
     TokenEmbeddings,
     add_layer_norm,
     add_rms_norm,
@@ -123,12 +124,16 @@ def attentions() -> Iterator[Case]:
                 or (size, bound) == (128, (1, None))
             ):
                 yield _attention(size, dtype, form, *bound)
+    for dtype, form, bound in itertools.product(
+        (torch.bfloat16, FLOAT), ("bias", "bias causal"), ((None, None), (1, None))
+    ):
+        yield _attention(64, dtype, form, *bound)
 
 
 def _attention(
     size: int, dtype: torch.dtype, form: str, most_q: int | None, most_k: int | None
 ) -> Case:
-    heads, own_heads = (4, 2) if "causal" in form else (4, 4)
+    heads, own_heads = (4, 2) if "causal" in form and "bias" not in form else (4, 4)
     longest = most_k or 300
 
     def call(count: int) -> object:
@@ -137,6 +142,8 @@ def _attention(
         tokens = sum(lengths)
         keys = draw(tokens, 2, own_heads, size, dtype=dtype)
         angles = torch.rand(tokens, size // 2, device=DEVICE)
+        biases = draw(9, heads, dtype=FLOAT)
+        relative = RelativePositions(None, None, ids(2 * longest - 1) % 9, biases)
         return attention(
             draw(sum(queries), heads, size, dtype=dtype),
             keys[:, 0],
@@ -148,6 +155,7 @@ def _attention(
             causal="causal" in form,
             prefix_of=ids(count) - 1 if "prefix" in form else None,
             softcap=50.0 if "softcap" in form else None,
+            relative=relative if "bias" in form else None,
             max_seqlen_q=most_q or 300,
             max_seqlen_k=most_k or 300,
             **TRITON,

@@ -9,6 +9,7 @@ from packrank.errors import ModelError
 
 _WHERE = "config.json"
 CLASSIFIER, LANGUAGE_MODEL = "ForSequenceClassification", "ForCausalLM"
+CONDITIONAL = "ForConditionalGeneration"
 _BODIES = ("Model", "ForMaskedLM", "ForPreTraining", "ForTokenClassification")
 COLBERT = "HF_ColBERT"
 
@@ -34,6 +35,7 @@ DECODERS = {
     "gemma2": "Gemma2",
     "minicpm": "MiniCPM",
 }
+ENCODER_DECODERS = {"t5": "T5", "mt5": "MT5"}
 # Models of FlagEmbedding whose code transformers has not: a head at each of several layers.
 LAYERWISE = {
     "minicpm": "LayerWiseMiniCPMForCausalLM",
@@ -50,6 +52,7 @@ FAMILIES: dict[str, str] = {
     **{model_type: model_type for model_type in ENCODERS},
     **dict.fromkeys(("xlm-roberta", "camembert"), "roberta"),
     "new": "gte",
+    **dict.fromkeys(ENCODER_DECODERS, "t5"),
     **dict.fromkeys((*DECODERS, *_OF_OTHERS), "causal"),
 }
 
@@ -59,11 +62,13 @@ MODEL_TYPES: dict[str, str] = {
     for names, suffixes in (
         (ENCODERS, (CLASSIFIER, *_BODIES)),
         (DECODERS, (CLASSIFIER, LANGUAGE_MODEL, "Model")),
+        (ENCODER_DECODERS, (CONDITIONAL,)),
     )
     for model_type, name in names.items()
     for suffix in suffixes
 } | {name: model_type for model_type, name in _OF_OTHERS.items()}
 MODEL_TYPES |= {COLBERT: "bert", MARKED: "qwen3"}
+MODEL_TYPES["T5WithLMHeadModel"] = "t5"  # what T5ForConditionalGeneration was called before
 
 # Architecture, as config.json names it -> family.
 ARCHITECTURES: dict[str, str] = {
@@ -80,6 +85,7 @@ HEADS: dict[str, tuple[str, ...]] = {
     "deberta-v2": ("classifier.weight", "pooler.dense.weight"),
     "gte": ("classifier.weight",),
     "causal": ("score.weight",),
+    "t5": (),
 }
 
 
@@ -112,10 +118,10 @@ def architecture_of(raw: dict[str, Any], folder: Path) -> tuple[str, str]:
         raise ModelError(f"model_type {shown(model_type)} is not supported; {_supported()}")
     family = FAMILIES[model_type]
     for name in names:
-        any_encoder = name == COLBERT and family != "causal"
+        any_encoder = name == COLBERT and model_type in ENCODERS
         if ARCHITECTURES[name] != family and not any_encoder:
             break
-        if family == "causal" and MODEL_TYPES[name] != model_type:
+        if family in ("causal", "t5") and MODEL_TYPES[name] != model_type:
             break
     else:
         if len(names) != 1:
@@ -140,7 +146,8 @@ def _supported() -> str:
     families = ", ".join([*ENCODERS.values(), *list(DECODERS.values())[:-1]])
     return (
         f"there are {{{families}}}{CLASSIFIER}, plain encoders ({', '.join(_BODIES)}), decoders "
-        f"({LANGUAGE_MODEL}) and {', '.join((*_OF_OTHERS.values(), MARKED))}"
+        f"({LANGUAGE_MODEL}), {{{', '.join(ENCODER_DECODERS.values())}}}{CONDITIONAL} and "
+        f"{', '.join((*_OF_OTHERS.values(), MARKED))}"
     )
 
 
@@ -152,11 +159,14 @@ def _by_tensors(model_type: str, names: list[str], folder: Path) -> str:
         raise ModelError(
             f"{_WHERE} {said}, and there is no model.safetensors beside it to tell what it is"
         )
-    stem = (ENCODERS | DECODERS).get(model_type, "")
+    stem = (ENCODERS | DECODERS | ENCODER_DECODERS).get(model_type, "")
     heads = {"lm_head.linear_head.weight", "lm_head.0.linear_head.weight"} & found
     architecture = None
     if model_type in LAYERWISE:
         architecture = LAYERWISE[model_type] if heads else None
+    elif family == "t5":
+        decodes = any(name.startswith("decoder.block.") for name in found)
+        architecture = f"{stem}{CONDITIONAL}" if decodes else None
     elif all(name in found for name in HEADS[family]):
         architecture = BOTH_WAYS.get(model_type, f"{stem}{CLASSIFIER}")
     elif family != "causal":

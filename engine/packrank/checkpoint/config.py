@@ -32,6 +32,7 @@ from packrank.checkpoint.modernbert_config import (
     read_modernbert,
 )
 from packrank.checkpoint.scoring_modules import ScoringModules
+from packrank.checkpoint.t5_config import LONGEST, SPELLING, T5Options, read_t5, t5_activation
 from packrank.errors import ModelError
 
 __all__ = [
@@ -58,6 +59,8 @@ _SPELLINGS: dict[str, dict[str, tuple[str, ...]]] = {
         "hidden_act": ("activation",),
     },
     "modernbert": {"hidden_act": ("hidden_activation",), "layer_norm_eps": ("norm_eps",)},
+    "t5": SPELLING,
+    "mt5": SPELLING,
 }
 _NORM_EPS = {"modernbert": 1e-5, "deberta-v2": 1e-7}
 _PAD_TOKEN_IDS = {"roberta": 1, "gte": 1, "modernbert": 50283}
@@ -85,6 +88,7 @@ class ModelConfig:
         modernbert: options of ModernBERT; None for every other family. Likewise deberta
             and gte.
         decoder: options of decoders; None for encoders.
+        t5: options of encoder-decoders; None for both.
     """
 
     architecture: str
@@ -109,6 +113,7 @@ class ModelConfig:
     deberta: DebertaOptions | None = None
     gte: GteOptions | None = None
     decoder: DecoderOptions | None = None
+    t5: T5Options | None = None
 
     @property
     def exit_layers(self) -> tuple[int, ...]:
@@ -121,8 +126,10 @@ class ModelConfig:
         """The same body under sentence-transformers' modules instead of a head of its own.
 
         Raises:
-            ModelError: it has heads at inner layers, which modules have not.
+            ModelError: it has heads at inner layers, or a decoder beside its encoder.
         """
+        if self.t5 is not None:
+            raise ModelError(f"modules.json's head is not supported over a {self.architecture}")
         if self.inner_exits:
             raise ModelError("config.json: exit_layers are not supported under modules.json's head")
         chosen = ("cls",) if self.decoder is None else ("lasttoken",)
@@ -137,6 +144,11 @@ class ModelConfig:
     def shares_prefixes(self) -> bool:
         """Whether what several sequences begin with can be computed once."""
         return self.decoder is not None and self.decoder.causal and self.pooling == "last"
+
+    @property
+    def reads_prompts(self) -> bool:
+        """Whether pairs may go into a prompt, and tokens of the vocabulary score."""
+        return self.decoder is not None or self.t5 is not None
 
     @property
     def label_names(self) -> tuple[str, ...]:
@@ -179,9 +191,12 @@ def load_config(folder: Path) -> ModelConfig:
     config.check_code(architecture)
     check_keys(raw, model_type)
     family = FAMILIES[model_type]
-    found = (
-        config.causal(architecture) if family == "causal" else config.encoder(family, model_type)
-    )
+    if family == "causal":
+        found = config.causal(architecture)
+    elif family == "t5":
+        found = config.encoder_decoder(model_type)
+    else:
+        found = config.encoder(family, model_type)
     found = replace(found, architecture=architecture)
     if raw.get("pad_token_id") is not None and found.pad_token_id >= found.vocab_size:
         raise ModelError(
@@ -267,6 +282,27 @@ class _Reader(ConfigValues):
             saved_activation=self.saved_activation(),
             labels=self.labels(num_labels),
             decoder=read_decoder(self.raw, architecture),
+        )
+
+    def encoder_decoder(self, model_type: str) -> ModelConfig:
+        hidden_size = self.size("hidden_size")
+        return ModelConfig(
+            architecture="",
+            family="t5",
+            vocab_size=self.size("vocab_size"),
+            hidden_size=hidden_size,
+            embedding_size=hidden_size,
+            num_layers=self.num_layers(),
+            num_heads=self.size("num_attention_heads"),
+            intermediate_size=self.size("intermediate_size"),
+            norm_eps=self.eps("layer_norm_epsilon", 1e-6),
+            activation=t5_activation(self, model_type),
+            max_position_embeddings=LONGEST,
+            type_vocab_size=0,
+            pad_token_id=self.pad("t5"),
+            num_labels=1,
+            pooling="all",
+            t5=read_t5(self, model_type),
         )
 
     def embedding_size(self, family: str, hidden_size: int) -> int:

@@ -109,6 +109,20 @@ _GTE = _keys(
     harmless="attention_probs_dropout_prob classifier_dropout hidden_dropout_prob default_theta",
 )
 
+# A score is a token's, whose logit no class of labels says anything of.
+_UNREAD = _keys(
+    "id2label num_labels max_position_embeddings sentence_transformers "
+    "sbert_ce_default_activation_function"
+).applied
+_T5 = Keys(_EVERY.applied - _UNREAD, _EVERY.harmless | _UNREAD, _EVERY.only) | _keys(
+    applied="d_model d_kv d_ff num_layers num_decoder_layers num_heads hidden_size head_dim "
+    "num_hidden_layers num_attention_heads relative_attention_num_buckets feed_forward_proj "
+    "relative_attention_max_distance layer_norm_epsilon tie_word_embeddings is_gated_act "
+    "dense_act_fn decoder_start_token_id",
+    harmless="classifier_dropout dropout_rate is_decoder",
+    is_encoder_decoder=(True,),
+)
+
 # model_type -> its keys.
 KEYS: dict[str, Keys] = {
     "bert": _BERT,
@@ -179,6 +193,8 @@ KEYS: dict[str, Keys] = {
         applied="attention_bias hidden_act scale_emb scale_depth start_layer head_type head_multi",
         harmless="dim_model_base head_dim layer_sep layer_wise",
     ),
+    "t5": _T5 | _keys(applied="scale_decoder_outputs"),
+    "mt5": _T5 | _keys(harmless="scale_decoder_outputs"),
     "cost_wise_gemma": _DECODER | _GEMMA2 | _keys(applied="start_layer layer_sep layer_wise"),
 }
 

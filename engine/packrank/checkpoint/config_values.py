@@ -25,6 +25,7 @@ _ACTIVATIONS = {
 _NULLABLE = {
     *("architectures", "auto_map", "exit_layers", "head_dim", "id2label", "layer_types"),
     *("local_rope_theta", "model_type", "num_key_value_heads", "num_labels", "pad_token_id"),
+    *("decoder_start_token_id", "num_decoder_layers"),
     *("rope_parameters", "rope_scaling", "sbert_ce_default_activation_function"),
     *("sentence_transformers", "sliding_window"),
 }
@@ -76,11 +77,11 @@ class ConfigValues:
             raise ModelError(f"config.json: {self.key(name)} is 0, expected at least 1")
         return value
 
-    def num_layers(self) -> int:
+    def num_layers(self, name: str = "num_hidden_layers", default: int | None = None) -> int:
         """A number of layers that lists of them fit in memory with."""
-        layers = self.size("num_hidden_layers")
+        layers = self.size(name, default)
         if layers > _MOST_LAYERS:
-            key = self.key("num_hidden_layers")
+            key = self.key(name)
             raise ModelError(f"config.json: {key} is {layers}, expected at most {_MOST_LAYERS}")
         return layers
 

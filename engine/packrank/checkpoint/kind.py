@@ -15,6 +15,7 @@ Kind = Literal[
     "cross-encoder",
     "modular cross-encoder",
     "decoder",
+    "encoder-decoder",
     "listwise",
     "Stanford ColBERT",
     "PyLate",
@@ -26,7 +27,9 @@ Kind = Literal[
     "token store",
     "index",
 ]
-RERANKERS: tuple[Kind, ...] = ("cross-encoder", "modular cross-encoder", "decoder")
+RERANKERS: tuple[Kind, ...] = (
+    *("cross-encoder", "modular cross-encoder", "decoder", "encoder-decoder"),
+)
 LATE: tuple[Kind, ...] = (
     "Stanford ColBERT",
     "PyLate",
@@ -77,6 +80,7 @@ _MEANINGS: dict[Kind, tuple[str, str]] = {
     "cross-encoder": ("a cross-encoder", _BY_RERANKER),
     "modular cross-encoder": ("a modular cross-encoder", _BY_RERANKER),
     "decoder": ("a decoder", _BY_RERANKER),
+    "encoder-decoder": ("an encoder-decoder", _BY_RERANKER),
     "listwise": (
         "a listwise reranker",
         "Listwise ranks with it (packrank rank); it has no score of a pair alone",
@@ -144,6 +148,8 @@ def kind_of(folder: Path) -> Kind:
         return "listwise"
     if config.decoder is not None:
         return "decoder"
+    if config.t5 is not None:
+        return "encoder-decoder"
     return "cross-encoder" if config.is_classifier else "encoder"
 
 
@@ -176,7 +182,7 @@ def expect(folder: Path, wanted: tuple[Kind, ...]) -> Kind:
     """
     kind = kind_of(folder)
     what, serves = _MEANINGS[kind]
-    if kind in LATE and load_config(encoder_folder(folder)).decoder is not None:
+    if kind in LATE and load_config(encoder_folder(folder)).reads_prompts:
         raise ModelError(
             f"{folder} holds {what}, whose body is a decoder; token vectors of decoders are not "
             "supported"

@@ -128,11 +128,9 @@ def _bpe(**options: Any) -> dict[str, Any]:
 
 
 def _wordpiece(arguments: Arguments, vocab: Any) -> dict[str, Any]:
-    return {
-        "unk_token": str(arguments["unk_token"]),
-        "continuing_subword_prefix": "##",
-        "max_input_chars_per_word": 100,
-    }
+    unknown = str(arguments["unk_token"])
+    usual = {"continuing_subword_prefix": "##", "max_input_chars_per_word": 100}
+    return {"unk_token": unknown} | usual
 
 
 def _bert_normalizer(arguments: Arguments) -> Any:
@@ -163,12 +161,18 @@ def _roberta_layout(arguments: Arguments, ids: Mapping[str, tuple[str, int]]) ->
 
 
 def _sentencepiece_layout(arguments: Arguments, ids: Mapping[str, tuple[str, int]]) -> Any:
-    """As RoBERTa's, but of the bos and eos tokens."""
     bos, eos = ids["bos_token"], ids["eos_token"]
     return processors.TemplateProcessing(
         single=[bos[0], "$A", eos[0]],
         pair=[bos[0], "$A", eos[0], eos[0], "$B", eos[0]],
         special_tokens=[bos, eos],
+    )
+
+
+def _t5_layout(arguments: Arguments, ids: Mapping[str, tuple[str, int]]) -> Any:
+    eos = ids["eos_token"]
+    return processors.TemplateProcessing(
+        single=["$A", "</s>"], pair=["$A", "</s>", "$B", "</s>"], special_tokens=[("</s>", eos[1])]
     )
 
 
@@ -311,6 +315,17 @@ _DEBERTA_V2 = TokenizerClass(
     pre_tokenizer=_deberta_pre_tokenizer,
     layout=_bert_layout,
 )
+_T5 = TokenizerClass(
+    "T5Tokenizer",
+    "Unigram",
+    {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"},
+    needed=("eos_token",),
+    extra=tuple(f"<extra_id_{number}>" for number in range(100)),
+    model=lambda arguments, vocab: {"unk_id": 2, "byte_fallback": False},
+    charsmap=True,
+    pre_tokenizer=lambda arguments: _metaspace({}),
+    layout=_t5_layout,
+)
 _LLAMA = TokenizerClass(
     "LlamaTokenizer",
     "BPE",
@@ -321,13 +336,7 @@ _LLAMA = TokenizerClass(
 _GEMMA = TokenizerClass(
     "GemmaTokenizer",
     "BPE",
-    {
-        "unk_token": "<unk>",
-        "bos_token": "<bos>",
-        "eos_token": "<eos>",
-        "pad_token": "<pad>",
-        "mask_token": "<mask>",
-    },
+    {f"{name}_token": f"<{name}>" for name in ("unk", "bos", "eos", "pad", "mask")},
     needed=("unk_token",),
     model=lambda arguments, vocab: _bpe(
         unk_token=str(arguments["unk_token"]), fuse_unk=True, byte_fallback=True
@@ -349,26 +358,17 @@ _QWEN2 = TokenizerClass(
 
 # By their names, those that transformers gives the same class to included.
 _CLASSES = {
-    **dict.fromkeys(
-        ("TokenizersBackend", "PreTrainedTokenizer", "PythonBackend"),
-        BACKEND,
-    ),
-    **dict.fromkeys(
-        (
-            "BertTokenizer",
-            "ElectraTokenizer",
-            "LayoutLMTokenizer",
-            "LxmertTokenizer",
-            "MobileBertTokenizer",
-            "SqueezeBertTokenizer",
-        ),
-        BERT,
-    ),
+    **dict.fromkeys(("TokenizersBackend", "PreTrainedTokenizer", "PythonBackend"), BACKEND),
+    **{
+        f"{name}Tokenizer": BERT
+        for name in ("Bert", "Electra", "LayoutLM", "Lxmert", "MobileBert", "SqueezeBert")
+    },
     "DistilBertTokenizer": DISTILBERT,
     **dict.fromkeys(("RobertaTokenizer", "BartTokenizer", "LongformerTokenizer"), _ROBERTA),
     "XLMRobertaTokenizer": _XLM_ROBERTA,
     "CamembertTokenizer": _CAMEMBERT,
     "DebertaV2Tokenizer": _DEBERTA_V2,
+    **dict.fromkeys(("T5Tokenizer", "MT5Tokenizer"), _T5),
     "LlamaTokenizer": _LLAMA,
     "GemmaTokenizer": _GEMMA,
     "Qwen2Tokenizer": _QWEN2,
@@ -389,6 +389,7 @@ _REGISTERED = {
     "qwen3": "Qwen2Tokenizer",
     "gemma": "GemmaTokenizer",
     "gemma2": "GemmaTokenizer",
+    **dict.fromkeys(("t5", "mt5"), "T5Tokenizer"),
 }
 # Model types and names of which the folder's word is known to be wrong.
 _OVERRULED = {"qwen2", "modernbert", "camembertv2-base"}

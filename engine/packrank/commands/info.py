@@ -93,7 +93,8 @@ def describe_model(folder: Path) -> Iterator[str]:
     if adapter_in(inner) is not None:
         yield f"adapter          LoRA, merged into {base_folder(inner)}"
     yield f"architecture     {config.architecture}"
-    yield f"layers           {config.num_layers}"
+    decoder = "" if config.t5 is None else f", and {config.t5.num_decoder_layers} in the decoder"
+    yield f"layers           {config.num_layers}{decoder}"
     yield f"hidden size      {config.hidden_size} in {config.num_heads} heads"
     yield f"MLP size         {config.intermediate_size}, {config.activation}"
     yield f"vocabulary       {config.vocab_size}"
@@ -113,6 +114,8 @@ def _describe_reranker(
     config: ModelConfig, scoring: Scoring, tokenizer: Tokenizer
 ) -> Iterator[str]:
     kind = "cross-encoder" if config.decoder is None else "decoder"
+    if config.t5 is not None:
+        kind = "encoder-decoder"
     if scoring.modules is not None:
         config = config.scored_by(scoring.modules)
         kind = f"{'' if config.decoder is None else 'decoder as a '}modular cross-encoder"

@@ -12,7 +12,7 @@ from packrank.checkpoint.hub import resolve
 from packrank.demo import default_model
 from packrank.errors import InputError
 from packrank.records.formats import FORMATS
-from packrank.text.truncation import Truncation
+from packrank.text.truncation import LongDocuments, Truncation
 
 MODEL_HELP = 'a model folder, a hub name (organisation/name), or "default"'
 OBJECTS = [format for format in FORMATS if format != "text"]
@@ -26,6 +26,7 @@ _OPTIONS = (
     "dtype",
     "max_length",
     "truncation",
+    "long_documents",
     "template",
     "instruction",
     "compress_ratio",
@@ -92,6 +93,11 @@ def add_reranker_options(parser: argparse.ArgumentParser) -> None:
     add_device_options(parser, _DEVICES)
     parser.add_argument("--max-length", type=positive, metavar="N", help="tokens of a pair")
     parser.add_argument("--truncation", choices=get_args(Truncation), help="of longer pairs")
+    parser.add_argument(
+        "--long-documents",
+        choices=get_args(LongDocuments),
+        help="cut what does not fit (default), or read it in windows, of which the best counts",
+    )
     parser.add_argument(
         "--template", metavar="NAME", help='of a decoder\'s input, a .json file, or "pair": none'
     )

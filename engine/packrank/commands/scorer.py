@@ -23,6 +23,7 @@ from packrank.reranker import Reranker
 _RERANKER_ONLY = (
     "max_length",
     "truncation",
+    "long_documents",
     "activation",
     "template",
     "instruction",

@@ -17,6 +17,7 @@ class Candidate:
 
     query: "Query"
     place: int
+    pair: int  # of its query: several sequences may be windows of one document
     pack: Pack  # which holds its tokens, as sequence `row`
     row: int
     prefix: int  # number of its prefix; equal numbers, equal prefixes
@@ -50,6 +51,11 @@ class Query:
     waiting: int = 0  # of `running`, those that have not reached the exit where they meet
     is_whole: bool = False
     failures: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def failed_pairs(self) -> set[int]:
+        """Of which a candidate has failed."""
+        return {self.candidates[place].pair for place in self.failures}
 
 
 class Queue:

@@ -27,7 +27,7 @@ from packrank.runtime.scheduler import packed_tokens
 from packrank.runtime.transfer import Fetch, fetch
 from packrank.work import Work
 
-# (stage, logits [n] of a query's candidates there) -> bool [n], which of them go on.
+# (stage, logits [n] of a query's pairs there) -> bool [n], which of them go on.
 Keep = Callable[[int, NDArray[np.float32]], NDArray[np.bool_]]
 
 # Of hidden states that wait, in token budgets. Of bge-reranker-v2-minicpm-layerwise in bfloat16 a
@@ -86,23 +86,34 @@ class Cascade:
         # Of the last stage, whose logits nothing waits for: a pack that may still be computed.
         self._flying: tuple[list[Candidate], Fetch] | None = None
 
-    def add(self, query: int, pack: Pack) -> None:
-        """Queue candidates of a query; more may follow until it is closed."""
+    def add(self, query: int, pack: Pack, pairs: list[int] | None = None) -> None:
+        """Queue candidates of a query; more may follow until it is closed.
+
+        Args:
+            query: its number.
+            pack: of n candidates.
+            pairs: [n], which pair of the query each is a window of: those of one go on, or stop,
+                together, by the highest of their logits. None: each is a pair of its own.
+        """
         mine = self._queries.setdefault(query, Query(query))
         shared = np.zeros(len(pack), np.int32) if pack.shared is None else pack.shared
         numbers = np.arange(len(pack)) if pack.queries is None else pack.queries
-        rows = zip(numbers.tolist(), pack.lengths.tolist(), shared.tolist(), strict=True)
+        first = len(mine.candidates)
+        if pairs is None:
+            pairs = list(range(first, first + len(pack)))
+        rows = zip(numbers.tolist(), pack.lengths.tolist(), shared.tolist(), pairs, strict=True)
         new = [
             Candidate(
                 query=mine,
-                place=len(mine.candidates) + row,
+                place=first + row,
+                pair=pair,
                 pack=pack,
                 row=row,
                 prefix=self._num_prefixes + number,
                 shared=prefix,
                 tokens=length - prefix,
             )
-            for row, (number, length, prefix) in enumerate(rows)
+            for row, (number, length, prefix, pair) in enumerate(rows)
         ]
         mine.candidates += new
         mine.running |= {candidate.place: candidate for candidate in new}
@@ -292,12 +303,19 @@ class Cascade:
 
     def _decide(self, query: Query, stage: int) -> None:
         """What becomes of a query whose candidates have all reached the end of a stage."""
+        if query.failures:
+            failed = query.failed_pairs
+            for candidate in [one for one in query.running.values() if one.pair in failed]:
+                self._leave(candidate)
         running = list(query.running.values())
         if stage + 1 == len(self._stops) or not running:
             self._settle(query)
             return
         logits = np.array([candidate.logit for candidate in running], dtype=np.float32)
-        kept = self._keep(stage, logits).tolist()
+        pairs, of = np.unique([one.pair for one in running], return_inverse=True)
+        best = np.full(len(pairs), -np.inf, dtype=np.float32)
+        np.maximum.at(best, of, logits)
+        kept = self._keep(stage, best)[of].tolist()
         for candidate, stays in zip(running, kept, strict=True):
             if not stays:
                 self._leave(candidate)

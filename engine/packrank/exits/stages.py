@@ -15,7 +15,7 @@ from packrank.exits.cascade import Cascade, Settled
 from packrank.exits.margins import FILE, Margins, find
 from packrank.exits.rule import kept
 from packrank.models.staged import StagedModel
-from packrank.request import Int32
+from packrank.request import Int32, keep_best
 from packrank.runtime.graphs import Graphs
 from packrank.runtime.runner import check_sequences
 from packrank.text.pairs import PairReader, Window
@@ -155,7 +155,8 @@ class StagedRun:
         self.cascade = Cascade(model, stages.stops, stages.keep, budget_tokens, graphs)
         self.outcomes = [Outcome.of(len(documents)) for _, documents in requests]
         self._pairs = [(query, document) for query, texts in requests for document in texts]
-        # Of each request: where its pairs end among all, and which of them entered the cascade.
+        # Of each request: where its pairs end among all, and of which the candidates are, in the
+        # order that they entered the cascade.
         self._ends = np.cumsum([len(documents) for _, documents in requests])
         self._entered: list[list[int]] = [[] for _ in requests]
         self._num_closed = 0
@@ -166,7 +167,7 @@ class StagedRun:
         with closing(reader.windows(self._pairs)) as windows:
             for window in windows:
                 self._enter(window)
-                num_read += len(window.indices) + len(window.failures)
+                num_read += window.num_pairs
                 self._close(num_read)
                 self._settle(self.cascade.run(to_the_end=False))
         self._close(len(self._pairs))
@@ -182,9 +183,10 @@ class StagedRun:
         owners = np.searchsorted(self._ends, indices, side="right")
         for request in np.unique(owners).tolist():
             mine = np.flatnonzero(owners == request)
-            self.cascade.add(request, window.sequences.take(mine))
             start = int(self._ends[request - 1]) if request else 0
-            self._entered[request] += (indices[mine] - start).tolist()
+            places = (indices[mine] - start).tolist()
+            self.cascade.add(request, window.sequences.take(mine), places)
+            self._entered[request] += places
 
     def _place(self, index: int) -> tuple[int, int]:
         """The request of a pair, and where its document stands there."""
@@ -201,8 +203,9 @@ class StagedRun:
         for one in settled:
             outcome = self.outcomes[one.query]
             places = np.array(self._entered[one.query], dtype=np.int64)
-            outcome.logits[places, 0] = one.logits
+            outcome.logits[places] = -np.inf
+            keep_best(outcome.logits, places, one.logits[:, None])
             outcome.num_layers[places] = one.num_layers
             for place, reason in one.failures.items():
-                outcome.failures[int(places[place])] = reason
+                outcome.failures.setdefault(int(places[place]), reason)
                 outcome.num_layers[places[place]] = 0

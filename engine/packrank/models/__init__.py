@@ -23,9 +23,18 @@ from packrank.models.marked import MarkedModel
 from packrank.models.modernbert import ModernBertModel
 from packrank.models.modular_head import ModularHead
 from packrank.models.roberta import RobertaModel
+from packrank.models.t5 import T5Model, T5Settings
 from packrank.request import Pack
 
-__all__ = ["MODELS", "CausalModel", "CausalSettings", "Model", "load_model"]
+__all__ = [
+    "MODELS",
+    "CausalModel",
+    "CausalSettings",
+    "Model",
+    "T5Model",
+    "T5Settings",
+    "load_model",
+]
 
 _CLASSES: dict[str, type[Model]] = {
     "bert": BertModel,
@@ -35,6 +44,7 @@ _CLASSES: dict[str, type[Model]] = {
     "modernbert": ModernBertModel,
     "deberta-v2": DebertaModel,
     "gte": GteModel,
+    "t5": T5Model,
 }
 
 # Architecture, as config.json names it -> what runs it.
@@ -51,7 +61,7 @@ def load_model(
     dtype: torch.dtype | None,
     head: bool = True,
     deterministic: bool = False,
-    causal: CausalSettings | None = None,
+    causal: CausalSettings | T5Settings | None = None,
     modules: ScoringModules | None = None,
 ) -> Model:
     """A model from its folder.
@@ -67,15 +77,16 @@ def load_model(
             (`hidden_states`), from a checkpoint of either kind.
         deterministic: a sequence's bits do not depend on the others of its pack. On a CPU they
             never do; on a CUDA device it leaves out faster kernels that cannot promise it.
-        causal: how a decoder is used; None: by its classifier.
+        causal: how a decoder is used, or an encoder-decoder; None: by its classifier.
         modules: what scores in place of the checkpoint's own head; None: nothing does.
 
     Raises:
         ModelError: unknown architecture, no head where one is asked for, or unusable weights.
     """
     config = load_config(folder)
-    settings = causal or CausalSettings()
-    by_classifier = config.decoder is None or settings.head == "classifier"
+    is_t5 = config.t5 is not None
+    settings = causal if isinstance(causal, CausalSettings) else CausalSettings()
+    by_classifier = not is_t5 and (config.decoder is None or settings.head == "classifier")
     if modules is not None:
         config = config.scored_by(modules)
     elif head and by_classifier and not config.is_classifier:
@@ -100,6 +111,9 @@ def load_model(
             model: Model = MarkedModel(config, parameters)
         elif config.decoder is not None:
             model = CausalModel(config, parameters, settings, modular)
+        elif is_t5:
+            named = causal if isinstance(causal, T5Settings) else None
+            model = T5Model(config, parameters, named)
         else:
             model = model_class(config, parameters, head=modular or head)
         weights.check_taken()
@@ -107,7 +121,7 @@ def load_model(
 
     if dtype is not None:
         return load(dtype)
-    if config.decoder is not None and config.decoder.wide_range:
+    if is_t5 or (config.decoder is not None and config.decoder.wide_range):
         return load(torch.bfloat16)
     model = None
     with suppress(RangeError):
@@ -120,12 +134,17 @@ def load_model(
 
 def _check_parts(config: ModelConfig, weights: Weights, *, head: bool) -> None:
     """Refuse a checkpoint without layers or the head that its config.json says it has."""
-    layers = [re.search(r"(?:^|\.)layers?\.(\d+)\.", name) for name in weights.files]
-    found = 1 + max((int(match[1]) for match in layers if match is not None), default=-1)
-    if found < config.num_layers:
-        raise ModelError(
-            f"config.json says {config.num_layers} layers, and the weights hold {found}"
-        )
+    said = {r"(?:^|\.)layers?": config.num_layers}
+    if config.t5 is not None:
+        said = {
+            r"encoder\.block": config.num_layers,
+            r"decoder\.block": config.t5.num_decoder_layers,
+        }
+    for pattern, count in said.items():
+        layers = [re.search(rf"{pattern}\.(\d+)\.", name) for name in weights.files]
+        found = 1 + max((int(match[1]) for match in layers if match is not None), default=-1)
+        if found < count:
+            raise ModelError(f"config.json says {count} layers, and the weights hold {found}")
     missing = [name for name in HEADS[config.family] if name not in weights]
     if head and missing:
         raise ModelError(

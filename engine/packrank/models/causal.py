@@ -33,10 +33,11 @@ class CausalSettings:
 
     Attributes:
         head: what reads the last token: the classifier of the checkpoint, rows of its vocabulary
-            ("tokens"), a head at each of several layers ("layerwise"); or "modules", which pool
-            tokens themselves.
+            (of "tokens" one score, of "labels" one each), a head at each of several layers
+            ("layerwise"); or "modules", which pool tokens themselves.
         true_token_id: of "tokens": whose logit is the score.
         false_token_id: of "tokens": whose logit is taken off it, or None.
+        label_token_ids: of "labels": whose logits are the columns of a sequence's row.
         head_index: of "layerwise" models with a head a layer. "layer": each layer's own.
             "upstream": the i-th head for the i-th layer that is asked for, as FlagEmbedding's code
             of bge-reranker-v2.5-gemma2-lightweight has it.
@@ -45,13 +46,14 @@ class CausalSettings:
         tail: tokens after the document, which are kept.
     """
 
-    head: Literal["classifier", "tokens", "layerwise", "modules"] = "classifier"
+    head: Literal["classifier", "tokens", "labels", "layerwise", "modules"] = "classifier"
     true_token_id: int | None = None
     false_token_id: int | None = None
     head_index: Literal["upstream", "layer"] = "layer"
     compress_ratio: int = 1
     compress_layers: tuple[int, ...] = ()
     tail: int = 0
+    label_token_ids: tuple[int, ...] = ()
 
 
 class CausalModel(StagedModel):
@@ -85,9 +87,15 @@ class CausalModel(StagedModel):
         if head is not None:
             self._heads = [head]
 
+    @property
+    def num_labels(self) -> int:
+        """Columns of the logits."""
+        by_labels = self.settings.head == "labels"
+        return len(self.settings.label_token_ids) if by_labels else self.config.num_labels
+
     def _load_tokens(self, parameters: Parameters) -> Tensor:
         name = f"{parameters.prefix}embed_tokens.weight"
-        if self.settings.head == "tokens":
+        if self.settings.head in ("tokens", "labels"):
             name = self._vocabulary(parameters, name)
         shape = (self.config.vocab_size, self.config.hidden_size)
         return parameters.weights.take(name, shape, self.dtype, self.device)
@@ -167,10 +175,14 @@ class CausalModel(StagedModel):
             names = [f"lm_head.{place}.linear_head.weight" for place in range(count)]
             return [weights.take(name, (1, hidden)) for name in names]
         yes, no = self.settings.true_token_id, self.settings.false_token_id
-        if yes is None:
+        rows = [token for token in (yes, no) if token is not None]
+        if self.settings.head == "labels":
+            rows, no = [*self.settings.label_token_ids], None
+        elif yes is None:
+            rows = []
+        if not rows:
             raise ModelError(f"{self.config.architecture} scores by a token, and none is named")
         name = self._vocabulary(parameters, "lm_head.weight")
-        rows = [yes] if no is None else [yes, no]
         found = weights.take_rows(name, rows, (self.config.vocab_size, hidden))
         # One product of the difference is more exact than the difference of two; logits that are
         # capped are subtracted after that.

@@ -1,6 +1,7 @@
 """DeBERTa-v2 and v3: BERT's layers, distances of tokens in attention, for some a convolution."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from packrank.models.layers import (
 )
 from packrank.models.post_norm import Names, PostNormModel
 from packrank.models.program import Program
-from packrank.models.relative import Distances, RelativeTable
+from packrank.models.relative import Distances, RelativeTable, distance_rows
 from packrank.request import Int32, Pack
 
 
@@ -44,7 +45,8 @@ class DebertaModel(PostNormModel):
     ) -> None:
         assert config.deberta is not None
         self._options = config.deberta
-        self._distances = Distances(self._options, parameters.device)
+        rows = partial(distance_rows, options=self._options)
+        self._distances = Distances(rows, parameters.device)
         self._relative = _embedded(parameters, config, self._options)
         super().__init__(config, parameters, head=head)
         if self._options.convolution is not None:

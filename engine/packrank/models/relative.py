@@ -1,24 +1,29 @@
-"""Relative positions of DeBERTa: which row of a table stands for a distance, and the tables."""
+"""Relative positions: which row of a table stands for a distance, and the tables."""
+
+import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from packrank.checkpoint.deberta_config import DebertaOptions
+from packrank.checkpoint.t5_config import T5Options
 from packrank_kernels import RelativePositions
 
 _POSITIONS = 512  # at first
+_STEPS = 1024  # whose logarithms are made at a time
 
 
 class Distances:
     """Rows of distances, as far as sequences have come; threads may share it.
 
     Args:
-        options: how distances are told apart.
+        rows: distances of queries to keys, rising by one, to their rows.
         device: where they lie.
     """
 
-    def __init__(self, options: DebertaOptions, device: torch.device) -> None:
-        self._options, self._device = options, device
+    def __init__(self, rows: Callable[[Tensor], Tensor], device: torch.device) -> None:
+        self._rows, self._device = rows, device
         # All that were made: graphs on a device go on reading those that they were captured with.
         self._made: list[Tensor] = []
 
@@ -32,7 +37,7 @@ class Distances:
 
     def _make(self, positions: int) -> Tensor:
         distances = torch.arange(1 - positions, positions)
-        return distance_rows(distances, self._options).to(torch.int32).to(self._device)
+        return self._rows(distances).to(torch.int32).to(self._device)
 
 
 class RelativeTable:
@@ -42,14 +47,22 @@ class RelativeTable:
         keys: [R, H, D] or None.
         queries: likewise.
         distances: of all layers.
+        bias: [R, H] float32 or None.
     """
 
-    def __init__(self, keys: Tensor | None, queries: Tensor | None, distances: Distances) -> None:
-        self._keys, self._queries, self._distances = keys, queries, distances
+    def __init__(
+        self,
+        keys: Tensor | None,
+        queries: Tensor | None,
+        distances: Distances,
+        bias: Tensor | None = None,
+    ) -> None:
+        self._keys, self._queries, self._distances, self._bias = keys, queries, distances, bias
 
     def upto(self, length: int) -> RelativePositions:
         """For sequences of up to so many tokens."""
-        return RelativePositions(self._keys, self._queries, self._distances.upto(length))
+        rows = self._distances.upto(length)
+        return RelativePositions(self._keys, self._queries, rows, self._bias)
 
 
 def distance_rows(distances: Tensor, options: DebertaOptions) -> Tensor:
@@ -66,3 +79,27 @@ def distance_rows(distances: Tensor, options: DebertaOptions) -> Tensor:
         steps = torch.ceil(torch.log(far / near) / widest * (near - 1)) + near
         distances = torch.where(far <= near, distances.to(steps), steps * distances.sign()).long()
     return (distances + span).clamp(0, 2 * span - 1)
+
+
+def bucket_rows(distances: Tensor, options: T5Options, *, causal: bool) -> Tensor:
+    """The bucket of T5 for each distance of a query to a key, int64.
+
+    Near distances have a bucket each, farther ones share them, by logarithms that are rounded to
+    float32 as transformers rounds them. Both directions share the buckets; where attention is
+    causal there is one. Source: Raffel et al. 2020, section 2.1; _relative_position_bucket of
+    transformers' T5.
+    """
+    count = options.buckets if causal else options.buckets // 2
+    near = count // 2
+    steps = distances.clamp(min=0) if causal else distances.abs()
+
+    def of_steps(start: int) -> Tensor:
+        """Made alike wherever it starts, so that no bucket hangs on how many steps there are."""
+        known = torch.arange(start, start + _STEPS)
+        ratio = torch.log(known.clamp(min=1).float() / near)
+        far = near + (ratio / math.log(options.most_distance / near) * (count - near)).long()
+        return torch.where(known < near, known, far.clamp(max=count - 1))
+
+    most = int(steps.max())
+    found = torch.cat([of_steps(start) for start in range(0, most + 1, _STEPS)])[steps]
+    return found if causal else torch.where(distances < 0, found + count, found)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 import packrank_kernels
 from packrank.checkpoint.scoring_modules import ScoringModules
 from packrank.errors import PackrankError
-from packrank.models import CausalSettings, load_model
+from packrank.models import CausalSettings, T5Settings, load_model
 from packrank.request import Pack
 from packrank.runtime.runner import Pending, Runner
 from packrank.runtime.scheduler import plan
@@ -53,7 +53,7 @@ class Recipe:
     dtype: torch.dtype | None
     deterministic: bool
     budget_tokens: int | None
-    causal: CausalSettings | None = None
+    causal: CausalSettings | T5Settings | None = None
     modules: ScoringModules | None = None
     num_threads: int = field(default_factory=packrank_kernels.get_num_threads)
 

@@ -14,13 +14,13 @@ from packrank.checkpoint.modules import encoder_folder
 from packrank.checkpoint.scoring_modules import ScoringModules
 from packrank.documents import Tokenization
 from packrank.errors import InputError
-from packrank.models import CausalSettings, load_model
+from packrank.models import CausalSettings, T5Settings, load_model
 from packrank.scoring.recognition import Scoring, recognise
 from packrank.scoring.sentence_transformers import LogitScore, open_tokenizer
 from packrank.text.pairs import PairLayout, PairReader
 from packrank.text.prompt import PromptLayout
 from packrank.text.tokenizer import Tokenizer
-from packrank.text.truncation import NO_LIMITS, SideLimits, Truncation
+from packrank.text.truncation import NO_LIMITS, LongDocuments, SideLimits, Truncation
 
 HeadIndex = Literal["upstream", "layer"]
 
@@ -42,6 +42,7 @@ class Options:
     share_prefixes: bool = True
     limits: SideLimits = NO_LIMITS
     prompt: str | None = None
+    long_documents: LongDocuments = "truncate"
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Assembly:
         layout: how a pair becomes a sequence.
         activation: what turns logits into scores by default; see `activations.known_activation`.
         shift: "normalized" scores are sigmoid(logit - shift).
-        causal: how a decoder scores; None for encoders.
+        causal: how a decoder scores, or an encoder-decoder; None for encoders.
         modules: what scores in place of the checkpoint's own head; None: that does.
         share_prefixes: whether what the pairs of a query begin with is computed once.
         scoring: what the folder is scored by.
@@ -67,7 +68,7 @@ class Assembly:
     layout: PairLayout
     activation: str
     shift: float
-    causal: CausalSettings | None
+    causal: CausalSettings | T5Settings | None
     modules: ScoringModules | None
     share_prefixes: bool
     scoring: Scoring
@@ -78,7 +79,8 @@ class Assembly:
         """The same model with other options of how pairs are laid out.
 
         Args:
-            changes: of `Options`: max_length, limits, instruction or prompt.
+            changes: of `Options`: max_length, limits, truncation, long_documents, instruction or
+                prompt.
 
         Raises:
             InputError: an option of which the model can make nothing.
@@ -86,6 +88,11 @@ class Assembly:
         options = replace(self.options, **changes)
         layout = _layout(self.scoring, self.tokenizer, self.config, options)
         return replace(self, layout=layout, options=options)
+
+    @property
+    def decoder(self) -> CausalSettings | None:
+        """How a decoder scores; None for all else."""
+        return self.causal if isinstance(self.causal, CausalSettings) else None
 
     @property
     def template(self) -> str | None:
@@ -102,22 +109,23 @@ class Assembly:
         """What changes logits beside the model's files."""
         options = self.options
         compressed = sorted(options.compress_layers) if options.compress_ratio > 1 else []
-        limits = {f"{side}_length": most for side, most in options.limits._asdict().items()}
+        others = {f"{side}_length": most for side, most in options.limits._asdict().items()}
+        others["long_documents"] = "windows" if options.long_documents == "windows" else None
         return {
             "template": self.template,
             "instruction": options.instruction,
             "max_length": self.layout.max_length,
             "truncation": options.truncation or self.scoring.truncation,
-            "head_index": None if self.causal is None else self.causal.head_index,
+            "head_index": None if self.decoder is None else self.decoder.head_index,
             "compress_ratio": options.compress_ratio,
             "compress_layers": compressed,
-        } | {name: most for name, most in limits.items() if most is not None}
+        } | {name: value for name, value in others.items() if value is not None}
 
     @property
     def reader(self) -> PairReader:
         """What makes sequences of pairs."""
         config, decoder = self.config, self.config.decoder
-        is_classifier = self.causal is not None and self.causal.head == "classifier"
+        is_classifier = self.decoder is not None and self.decoder.head == "classifier"
         # What follows the last token that counts is left out where nothing else sees it.
         leaves_out = is_classifier and decoder is not None and decoder.causal
         return PairReader(
@@ -125,6 +133,7 @@ class Assembly:
             config.vocab_size,
             self.share_prefixes and config.shares_prefixes,
             config.pad_token_id if leaves_out else -1,
+            self.options.long_documents,
         )
 
     @property
@@ -185,7 +194,7 @@ class Assembly:
             raise InputError(
                 "the model has one head, after all its layers, so no candidate can stop before"
             )
-        if self.causal is not None and self.causal.head_index == "upstream":
+        if self.decoder is not None and self.decoder.head_index == "upstream":
             raise InputError(
                 "exits need the head that belongs to each layer, and upstream's order has another "
                 'one for each list of layers; pass head_index="layer"'
@@ -244,7 +253,11 @@ def assemble(folder: Path, name: str, options: Options) -> Assembly:
         config = config.scored_by(scoring.modules)
     layout = _layout(scoring, tokenizer, config, options)
     _check_compression(config, options)
-    causal = None if config.decoder is None else _causal(config, scoring, layout, options)
+    causal: CausalSettings | T5Settings | None = None
+    if config.decoder is not None:
+        causal = _causal(config, scoring, layout, options)
+    elif config.t5 is not None:
+        causal = _t5(config.t5.decoder_start, scoring)
     return Assembly(
         folder=inner,
         config=config,
@@ -265,7 +278,9 @@ def check_weights(folder: Path, config: ModelConfig, scoring: Scoring) -> None:
 
     Their names, dtypes and shapes are looked at, not their values.
     """
-    causal = None
+    causal: CausalSettings | T5Settings | None = None
+    if config.t5 is not None:
+        causal = _t5(config.t5.decoder_start, scoring)
     if config.decoder is not None:
         tokens = scoring.tokens or LogitScore(0)
         causal = CausalSettings(scoring.head, tokens.true_token_id, tokens.false_token_id)
@@ -275,7 +290,7 @@ def check_weights(folder: Path, config: ModelConfig, scoring: Scoring) -> None:
 def _layout(
     scoring: Scoring, tokenizer: Tokenizer, config: ModelConfig, options: Options
 ) -> PairLayout:
-    return scoring.layout(
+    layout = scoring.layout(
         tokenizer,
         config,
         max_length=options.max_length,
@@ -284,6 +299,12 @@ def _layout(
         prompt=options.prompt,
         limits=options.limits,
     )
+    if options.long_documents == "windows" and layout.windowless is not None:
+        raise InputError(
+            f"the model cannot read long documents in windows: {layout.windowless}; leave "
+            "long_documents at 'truncate'"
+        )
+    return layout
 
 
 def _causal(
@@ -301,6 +322,15 @@ def _causal(
         compress_layers=options.compress_layers,
         tail=layout.num_tail if isinstance(layout, PromptLayout) else 0,
     )
+
+
+def _t5(start: int, scoring: Scoring) -> T5Settings:
+    """The decoder begins, and its first token is the score."""
+    tokens = scoring.tokens or LogitScore(0)
+    false = tokens.false_token_id
+    if false is None:
+        return T5Settings((start,), (tokens.true_token_id,))
+    return T5Settings((start,), (tokens.true_token_id, false), difference=True)
 
 
 def _check_compression(config: ModelConfig, options: Options) -> None:

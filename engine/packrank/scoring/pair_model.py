@@ -13,8 +13,6 @@ from packrank.arguments import (
     Reopened,
     check_choice,
     check_choice_or_none,
-    check_str,
-    check_text,
     checked_count,
     listed,
 )
@@ -30,12 +28,10 @@ from packrank.scoring.assembly import HeadIndex, Options, assemble
 from packrank.scoring.identity import identity
 from packrank.scoring.pair_scorer import LogitStream, PairScorer
 from packrank.scoring.question import Asked
+from packrank.scoring.scorers import Scorers
 from packrank.text.pairs import is_pair
-from packrank.text.truncation import SideLimits, Truncation
+from packrank.text.truncation import LongDocuments, SideLimits, Truncation
 from packrank.threads import in_thread
-
-# Ways to lay pairs out that calls asked for; making one takes a millisecond or more.
-_MOST_KEPT = 64
 
 
 class PairModel(Reopened):
@@ -51,6 +47,7 @@ class PairModel(Reopened):
         query_length: int | None = None,
         document_length: int | None = None,
         truncation: Truncation | None = None,
+        long_documents: LongDocuments = "truncate",
         activation: Activation | None = None,
         template: str | None = None,
         instruction: str | None = None,
@@ -84,6 +81,9 @@ class PairModel(Reopened):
             truncation: what is cut off a longer pair: tokens of the longer text first, of the
                 document ("only_second"), or nothing ("off": the pair fails); if None, as the files
                 say, which is the first where they do not. A template cuts as its authors do.
+            long_documents: of a document that does not fit beside its query the end is cut off
+                ("truncate"); or it is read in overlapping windows ("windows"), of which the
+                highest logit counts: see docs/python.md.
             activation: of logits: "identity", "sigmoid", "tanh", "relu", "softplus", "logsigmoid",
                 "softmax" over the labels, or "normalized", the sigmoid about the authors' estimate
                 of the middle; if None, as files or template say, else the sigmoid of one label.
@@ -112,6 +112,7 @@ class PairModel(Reopened):
         """
         devices, chosen_dtype = choose_devices(device, dtype)
         check_choice_or_none("truncation", truncation, get_args(Truncation))
+        check_choice("long_documents", long_documents, get_args(LongDocuments))
         check_choice("head_index", head_index, get_args(HeadIndex))
         check_choice_or_none("activation", activation, get_args(Activation))
         max_length = checked_count("max_length", max_length)
@@ -133,6 +134,7 @@ class PairModel(Reopened):
             head_index=head_index,
             share_prefixes=share_prefixes,
             limits=limits,
+            long_documents=long_documents,
         )
         assembly = assemble(self._folder, self._name, options)
         self._activation = activation or known_activation(assembly.activation)
@@ -141,12 +143,17 @@ class PairModel(Reopened):
         recipe = Recipe(assembly.folder, chosen_dtype, deterministic, budget_tokens, *head)
         self._recipe, self._runner = recipe, run_on(devices, recipe)
         self._scorer = PairScorer(assembly, self._runner)
-        self._otherwise: dict[tuple[tuple[str, Any], ...], PairScorer] = {}
+        self._scorers = Scorers(self._scorer)
 
     @property
     def max_length(self) -> int:
         """Most tokens of a pair, special ones included; under a template, as that counts them."""
         return self._assembly.layout.max_length
+
+    @property
+    def long_documents(self) -> LongDocuments:
+        """What becomes of a document that does not fit beside its query: see the constructor."""
+        return self._assembly.options.long_documents
 
     @property
     def folder(self) -> Path:
@@ -247,6 +254,7 @@ class PairModel(Reopened):
         max_length: int | None = None,
         query_length: int | None = None,
         document_length: int | None = None,
+        long_documents: LongDocuments | None = None,
     ) -> NDArray[np.float32]:
         """Score pairs of query and document.
 
@@ -259,10 +267,11 @@ class PairModel(Reopened):
             instruction: of the template, for this call.
             prompt: the same, or, where the tokenizer lays out pairs, put before every query in
                 place of what sentence-transformers saved, for this call.
-            max_length: most tokens of a pair, for this call; likewise query_length and
-                document_length, see the constructor.
+            max_length: most tokens of a pair, for this call; likewise query_length,
+                document_length and long_documents, see the constructor.
             query_length: see there.
             document_length: see there.
+            long_documents: see there.
 
         Returns:
             [N] float32, in the order of `pairs`; [N, labels] if the model has several labels;
@@ -272,8 +281,8 @@ class PairModel(Reopened):
             PairError: a pair cannot be scored; `.index` says which. `try_score` goes on.
             InputError: an argument of the wrong kind.
         """
-        lengths = (max_length, query_length, document_length)
-        scorer = self._scorer_with(*lengths, instruction=instruction, prompt=prompt)
+        lengths = (max_length, query_length, document_length, long_documents)
+        scorer = self._scorers.asked(*lengths, instruction=instruction, prompt=prompt)
         return self._score(scorer, pairs, activation, cutoff_layers, _raise)
 
     def try_score(
@@ -287,6 +296,7 @@ class PairModel(Reopened):
         max_length: int | None = None,
         query_length: int | None = None,
         document_length: int | None = None,
+        long_documents: LongDocuments | None = None,
     ) -> tuple[NDArray[np.float32], dict[int, str]]:
         """Score pairs, and say of those that cannot be scored why.
 
@@ -296,8 +306,8 @@ class PairModel(Reopened):
             The scores, as from `score`, NaN for pairs that failed; and index -> reason of those.
         """
         failures: dict[int, str] = {}
-        lengths = (max_length, query_length, document_length)
-        scorer = self._scorer_with(*lengths, instruction=instruction, prompt=prompt)
+        lengths = (max_length, query_length, document_length, long_documents)
+        scorer = self._scorers.asked(*lengths, instruction=instruction, prompt=prompt)
         scores = self._score(scorer, pairs, activation, cutoff_layers, failures.__setitem__)
         return scores, dict(sorted(failures.items()))
 
@@ -361,39 +371,6 @@ class PairModel(Reopened):
         check_choice_or_none("activation", activation, get_args(Activation))
         layers, columns = self._assembly.cutoffs(layers)
         return Asked(scorer, layers, columns, activation or self._activation)
-
-    def _scorer_with(
-        self,
-        max_length: int | None,
-        query_length: int | None,
-        document_length: int | None,
-        truncation: Truncation | None = None,
-        **texts: str | None,
-    ) -> PairScorer:
-        """The scorer of a call: that of the model, or one with other options for pairs."""
-        for name, text in texts.items():
-            if text is not None:
-                check_str(name, text)
-                check_text(text, name)
-        limits = self._assembly.options.limits
-        query = checked_count("query_length", query_length) or limits.query
-        document = checked_count("document_length", document_length) or limits.document
-        given = {
-            "max_length": checked_count("max_length", max_length),
-            "limits": None if (query, document) == limits else SideLimits(query, document),
-            "truncation": truncation,
-            **texts,
-        }
-        changes = tuple((name, value) for name, value in given.items() if value is not None)
-        if not changes:
-            return self._scorer
-        found = self._otherwise.get(changes)
-        if found is None:
-            found = self._scorer.with_options(**dict(changes))
-            if len(self._otherwise) >= _MOST_KEPT:
-                self._otherwise.clear()
-            self._otherwise[changes] = found
-        return found
 
 
 def _raise(index: int, reason: str) -> None:

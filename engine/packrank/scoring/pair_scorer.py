@@ -12,12 +12,13 @@ from packrank.checkpoint.config import Activation
 from packrank.errors import UNFINITE
 from packrank.exits.stages import Outcome, StagedRun, Stages
 from packrank.models.staged import StagedModel
-from packrank.request import Pack
+from packrank.request import Pack, keep_best
 from packrank.runtime.fleet import Fleet
 from packrank.runtime.runner import Pending, Runner
 from packrank.scoring.activations import activate
 from packrank.scoring.assembly import Assembly
 from packrank.text.pairs import Window
+from packrank.text.windows import tokens_of_windows
 from packrank.work import Tally, Work
 
 
@@ -50,6 +51,18 @@ class PairScorer:
         """Of all pairs scored so far, special tokens included."""
         return self._run.total
 
+    def expected_tokens(self, query: int, document: int) -> int:
+        """About how many tokens the sequences of a pair have, of so many of its texts."""
+        assembly, beside = self.assembly, self.reader.fixed_tokens
+        most, limits = assembly.layout.max_length, assembly.options.limits
+        query = min(query, limits.query or most)
+        document = min(document, limits.document or document)
+        total = beside + query + document
+        if total <= most or assembly.options.long_documents == "truncate":
+            return min(total, most)
+        size = max(most - beside - query, most // 4, 1)  # a longer query mostly is cut
+        return tokens_of_windows(document, size, most - size)
+
     def count(self, sequences: Pack) -> None:
         """Add sequences that the caller has run to what `num_tokens` says."""
         self._run.add(len(sequences.token_ids))
@@ -72,12 +85,13 @@ class PairScorer:
         Returns:
             [N, labels] or [N, cutoff layers] float32, NaN for pairs that failed.
         """
-        out = np.full((len(pairs), self._columns(cutoff_layers)), np.nan, dtype=np.float32)
+        out = np.full((len(pairs), self._columns(cutoff_layers)), -np.inf, dtype=np.float32)
 
         def told(windows: Iterable[Window]) -> Iterator[Window]:
             for window in windows:
                 for index, reason in window.failures.items():
                     on_failure(index, reason)
+                out[list(window.failures)] = np.nan
                 if on_window is not None:
                     on_window(window.sequences)
                 yield window
@@ -86,7 +100,7 @@ class PairScorer:
             for window, found, failures in self.finished(told(windows), cutoff_layers):
                 for index, reason in failures.items():
                     on_failure(index, reason)
-                out[window.indices] = found
+                keep_best(out, window.indices, found)
         return out
 
     def stream(
@@ -106,14 +120,15 @@ class PairScorer:
         windows: Iterable[Window],
         cutoff_layers: tuple[int, ...] | None,
     ) -> Iterator[tuple[Window, NDArray[np.float32], dict[int, str]]]:
-        """Windows, logits of their sequences, and index -> reason of those that have none."""
+        """Windows, logits of their sequences, and index -> reason of pairs that have none."""
 
         def finish(window: Window, pending: Pending) -> tuple[Window, Any, dict[int, str]]:
             logits = pending.result()
             failures: dict[int, str] = {}
             finite: Any = np.isfinite(logits).all(1)
             for place in np.flatnonzero(~finite).tolist():
-                failures[window.indices[place]] = pending.failures.get(place, UNFINITE)
+                reason = pending.failures.get(place, UNFINITE)
+                failures.setdefault(window.indices[place], reason)
             return window, np.where(finite[:, None], logits, np.float32(np.nan)), failures
 
         # A device still works on one window while the packs of the next are made.
@@ -184,7 +199,7 @@ class PairScorer:
     def _whole_work(self, pack: Pack) -> Work:
         """Of all layers, the last of which may run for the one token that scores."""
         config, num_tokens = self.assembly.config, len(pack.token_ids)
-        causal = self.assembly.causal
+        causal = self.assembly.decoder
         # A classifier's last token but padding may stand anywhere.
         anywhere = causal is not None and causal.head == "classifier" and config.pad_token_id >= 0
         alone = config.pooling == "cls" or (config.pooling == "last" and not anywhere)
@@ -213,9 +228,9 @@ class LogitStream(Iterator[tuple[NDArray[np.float32], dict[int, str]]]):
 
     def __next__(self) -> tuple[NDArray[np.float32], dict[int, str]]:
         window, found, failures = next(self._coming)
-        count = len(window.indices) + len(window.failures)
-        out = np.full((count, self._columns), np.nan, dtype=np.float32)
-        out[window.indices] = found
+        out = np.full((window.num_pairs, self._columns), -np.inf, dtype=np.float32)
+        out[list(window.failures)] = np.nan
+        keep_best(out, window.indices, found)
         return out, window.failures | failures
 
     def close(self) -> None:

@@ -37,6 +37,7 @@ _BGE_GEMMA = ("bge-reranker-v2-gemma", "bge-reranker-v2-gemma", "bge-gemma")
 _MXBAI = ("mxbai-rerank-v2", r"mxbai-rerank-((base|large)-)?v2(?!\.?\d)", "mxbai-v2")
 _QWEN3 = ("Qwen3-Reranker", "Qwen3-Reranker", "qwen3")
 _CONTEXTUAL = ("ctxl-rerank-v2", "ctxl-rerank-v2", "contextual")
+_MONOT5 = ("monoT5", "mono-?t5", "monot5")
 _BY_NAME = {
     "GemmaForCausalLM": (_BGE_GEMMA,),
     "GemmaForSequenceClassification": (_BGE_GEMMA,),
@@ -44,6 +45,8 @@ _BY_NAME = {
     "Qwen2ForSequenceClassification": (_MXBAI,),
     "Qwen3ForCausalLM": (_QWEN3, _CONTEXTUAL),
     "Qwen3ForSequenceClassification": (_QWEN3, _CONTEXTUAL),
+    "T5ForConditionalGeneration": (_MONOT5,),
+    "T5WithLMHeadModel": (_MONOT5,),
 }
 # Under any other name, what has one label may be a conversion as well as read plain pairs.
 _DOUBTFUL = "Qwen3ForSequenceClassification"
@@ -185,7 +188,7 @@ def recognise(
             f"{folder} is a {config.architecture}, a decoder without anything that scores; pass "
             "the folder of a reranker"
         )
-    if config.decoder is None:
+    if not config.reads_prompts:
         if template not in (None, PLAIN):
             raise InputError(
                 f"template {template!r} is for decoders, and {config.architecture} is none"
@@ -234,6 +237,12 @@ def _template_of(
             )
     if config.is_classifier:
         return None
+    if config.t5 is not None:
+        raise ModelError(
+            f"{folder} is a {architecture}, and nothing says that it was trained to score pairs; "
+            'if it was, pass template="monot5" or a file of its own template, else compare '
+            "documents with Pairwise or Setwise"
+        )
     known = ", ".join(map(repr, TEMPLATES))
     raise ModelError(
         f"{folder} is a {architecture} and does not say what makes it a reranker; pass template=, "
@@ -254,7 +263,7 @@ def _names(folder: Path, name: str | None) -> list[str]:
 def _untemplated(config: ModelConfig, settings: Settings, *, plain: bool) -> Scoring:
     tokens, head = settings.logit_score, _head_of(settings)
     if head == "classifier" and not config.is_classifier:
-        if not plain and config.decoder is None:
+        if not plain and not config.reads_prompts:
             raise ModelError(
                 f"{config.architecture} has no scoring head; use LateInteraction, or pass the "
                 "folder of a cross-encoder"

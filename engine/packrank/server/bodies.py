@@ -112,6 +112,7 @@ class Common(Body):
         model: a name of a model that is served; others go to the first, unless that is forbidden.
         raw_scores: logits; so does use_activation false.
         truncate: cut pairs that are too long; false refuses them.
+        long_documents: "windows": read documents that do not fit in windows; "truncate": cut them.
         priority: lower goes first.
         instruction: of the model's template.
         cutoff_layer: layers to run.
@@ -127,6 +128,7 @@ class Common(Body):
     truncate_prompt_tokens: Limit = None
     max_tokens_per_query: Count = None
     max_tokens_per_doc: Count = None
+    long_documents: Annotated[str | None, BeforeValidator(_word)] = None
     priority: Annotated[int | None, Field(ge=0, le=999), BeforeValidator(_count)] = None
     instruction: str | None = None
     instruct: str | None = None

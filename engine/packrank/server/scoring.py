@@ -170,18 +170,23 @@ def _options(served: Served, asked: Common, settings: Settings) -> dict[str, Any
             param="truncation_direction",
         )  # fmt: skip
     options: dict[str, Any] = {} if _may_cut(asked, settings) else {"truncation": "off"}
-    if served.is_late:
+    model = served.engine.model
+    if isinstance(model, LateInteraction):
         _check_late(served, asked)
         return options
-    for name, most in (
-        ("max_length", asked.truncate_prompt_tokens),
-        ("document_length", asked.max_tokens_per_doc),
-        ("query_length", asked.max_tokens_per_query),
+    # In windows a document is read beyond what the model takes at once.
+    in_windows = (asked.long_documents or model.long_documents) == "windows"
+    for name, most, limit in (
+        ("max_length", asked.truncate_prompt_tokens, served.max_length),
+        ("document_length", asked.max_tokens_per_doc, None if in_windows else served.max_length),
+        ("query_length", asked.max_tokens_per_query, served.max_length),
     ):
         if most is not None and most > 0:
-            options[name] = min(most, served.max_length)
+            options[name] = min(most, limit or most)
     if asked.cutoff_layer:
         options["cutoff_layers" if asked.exit is None else "cutoff_layer"] = asked.cutoff_layer
+    if asked.long_documents is not None:
+        options["long_documents"] = asked.long_documents
     if asked.told is not None:
         options["instruction"] = asked.told
     return options
@@ -200,7 +205,12 @@ def _check_late(served: Served, asked: Common) -> None:
     """Refuse what late interaction cannot do as it is asked to."""
     model = served.engine.model
     assert isinstance(model, LateInteraction)
-    unknown = {"exit": asked.exit, "cutoff_layer": asked.cutoff_layer, "instruction": asked.told}
+    unknown = {
+        "exit": asked.exit,
+        "cutoff_layer": asked.cutoff_layer,
+        "instruction": asked.told,
+        "long_documents": asked.long_documents,
+    }
     for param, wanted in unknown.items():
         if wanted:
             raise Problem(422, f"late interaction has no {param}", param=param)

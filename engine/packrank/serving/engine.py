@@ -35,8 +35,9 @@ class Engine(Closing):
 
     Their pairs are tokenized ahead of the device and go into common packs, in an order that is
     fair: every caller has turns of a few thousand tokens, whoever comes anew is not behind those
-    who have had much, and priorities are weights, so that nobody who was taken starves. Scores have the bits
-    that the model's own `rank` and `score` give (on a CPU; elsewhere if it is `deterministic`).
+    who have had much, and priorities are weights, so that nobody who was taken starves. Scores have
+    the bits that the model's own `rank` and `score` give (on a CPU; elsewhere if it is
+    `deterministic`).
 
     Coroutines and threads may share one: `rank` and `score` are awaited, `submit` and
     `submit_pairs` return futures.
@@ -296,7 +297,7 @@ class Engine(Closing):
         request = Request(
             pairs, source, task.finish, caller, priority,
             None if seconds is None else now + seconds, now,
-            np.full((len(pairs), source.columns), np.nan, dtype=np.float32),
+            np.full((len(pairs), source.columns), -np.inf, dtype=np.float32),
             source.costs(pairs), usage=Usage(task.num_pairs),
         )  # fmt: skip
         return self._pump.admit(request)

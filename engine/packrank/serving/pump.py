@@ -16,8 +16,11 @@ from functools import partial
 from threading import Condition, Thread, current_thread
 from typing import Any, TypeVar
 
+import numpy as np
+
 from packrank.closing import Closing
 from packrank.errors import DeadlineExceeded, EngineClosed, Overloaded
+from packrank.request import keep_best
 from packrank.serving.health import Health
 from packrank.serving.request import Answer, Part, Request, Taken
 from packrank.serving.scheduler import Scheduler
@@ -308,7 +311,7 @@ class Pump(Closing):
         if source.key is None:  # it fills no pack
             pairs, budget = pack[0].request.usage.pairs, tokens
         else:
-            pairs = sum(one.stop - one.start for one in pack)
+            pairs = sum(one.num_pairs for one in pack)
             budget = source.budget_tokens
         self._tell("has_run", pairs, tokens, budget, seconds)
         done: list[Request] = []
@@ -319,10 +322,10 @@ class Pump(Closing):
             for one, num_tokens in zip(pack, counts, strict=True):
                 request, count = one.request, one.stop - one.start
                 indices = one.part.indices[one.start : one.stop]
-                request.logits[indices] = logits[first : first + count]
+                keep_best(request.logits, indices, logits[first : first + count])
                 for place, index in enumerate(indices, first):
                     if place in failures:
-                        request.failures[index] = failures[place]
+                        request.failures.setdefault(index, failures[place])
                 first += count
                 request.usage.tokens += num_tokens
                 request.left -= count
@@ -335,6 +338,7 @@ class Pump(Closing):
 
     def _finish(self, request: Request) -> None:
         """Answer a request that is out of the queue."""
+        request.logits[list(request.failures)] = np.nan
         try:
             found = request.finish(request.logits, request.failures)
         except BaseException as error:

@@ -64,15 +64,23 @@ class Part:
 
     Attributes:
         what: as its source has them.
-        indices: which pairs of the request they are.
+        indices: which pair of the request each is of; ascending, and repeated where a pair has
+            several.
         lengths: [n] int32, tokens of each.
         next: how many have run.
+        is_long: it has more tokens than are read ahead, as a long document in windows may.
     """
 
     what: Any
     indices: list[int]
     lengths: Int32
     next: int = 0
+    is_long: bool = False
+
+    @property
+    def ready_tokens(self) -> int:
+        """Tokens that could run."""
+        return int(self.lengths[self.next :].sum())
 
 
 @dataclass(frozen=True)
@@ -91,6 +99,12 @@ class Taken:
     stop: int
     tokens: int
 
+    @property
+    def num_pairs(self) -> int:
+        """Pairs whose first sequence is here."""
+        before = self.part.indices[self.start - 1] if self.start else -1
+        return len({*self.part.indices[self.start : self.stop]} - {before})
+
 
 @dataclass(eq=False)
 class Request:
@@ -104,7 +118,8 @@ class Request:
         priority: lower first.
         deadline: by the engine's clock; None: none.
         begun: likewise.
-        logits: [N, columns] float32, NaN where nothing is known yet.
+        logits: [N, columns] float32, the highest of the sequences of each pair that have run; -inf
+            where none has.
         failures: index -> reason.
         usage: what it has taken so far.
         answer: what the caller waits for; None before it is admitted, and once it is settled, so
@@ -113,7 +128,7 @@ class Request:
         cost: tokens that it keeps in the queue, first by estimate.
         num_read: pairs that have been taken to be read.
         num_arrived: pairs that reading is done with.
-        left: pairs that are not done.
+        left: pairs that are not read, and sequences that have not run.
         parts: ready to run.
         is_over: whether nobody waits for it any more.
     """
@@ -177,7 +192,7 @@ class Request:
     @property
     def ready_tokens(self) -> int:
         """Tokens that could run."""
-        return sum(int(part.lengths[part.next :].sum()) for part in self.parts)
+        return sum(part.ready_tokens for part in self.parts)
 
     @property
     def is_ready(self) -> bool:

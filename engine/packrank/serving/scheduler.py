@@ -34,6 +34,7 @@ class Scheduler:
 
     def __init__(self, ahead: int, limit: int) -> None:
         self.tokens = self.load = self.ready = 0
+        self._long = 0  # of `ready`, those of parts that are long
         self._ahead, self._limit, self._most = ahead, limit, max(limit // _PARTS, 1)
         self._reading: Order[Request] = Order()
         self._running: Order[Request] = Order()
@@ -66,8 +67,14 @@ class Scheduler:
         if first is None:
             return None
         flow, request = first
-        # Who comes anew is read all the same, or packs of others would run before it.
-        if self.ready >= self._ahead * (1 if request.num_read else 2):
+        # Who comes anew is read all the same, or packs of others would run before it: as far as
+        # there is room, of which a long document takes none, or all would wait for its end.
+        is_full = (
+            self.ready >= self._ahead
+            if request.num_read
+            else self.ready - self._long >= 2 * self._ahead
+        )
+        if is_full:
             return None
         places = request.to_read(tokens)
         request.num_read = places.stop
@@ -84,7 +91,9 @@ class Scheduler:
         tokens = 0 if part is None else int(part.lengths.sum())
         self._cost(request, request.cost + tokens - estimated)
         if part is not None:
+            part.is_long = tokens > self._ahead
             self.ready += tokens
+            self._long += tokens * part.is_long
             request.parts.append(part)
             self._queue(request, is_new=request.num_arrived == len(places))
 
@@ -132,6 +141,7 @@ class Scheduler:
             del self._callers[request.caller]
         self._cost(request, 0)
         self.ready -= request.ready_tokens
+        self._long -= sum(part.ready_tokens for part in request.parts if part.is_long)
         request.parts.clear()
         self._queued.discard(request)
         if self._begun is request:
@@ -187,6 +197,7 @@ class Scheduler:
             pack.append(taken)
             tokens += taken.tokens
             room -= taken.tokens
+            self._long -= taken.tokens * taken.part.is_long
         self.ready -= tokens
         return tokens
 

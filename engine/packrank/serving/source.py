@@ -30,7 +30,7 @@ class Read:
 
     Attributes:
         what: the sequences, as the source runs them.
-        places: which of the pairs they are.
+        places: which of the pairs each is of; ascending, and repeated where a pair has several.
         lengths: [n] int32, tokens of each.
         failures: place -> reason of the other pairs.
     """
@@ -140,34 +140,38 @@ class PairSource:
 
     def costs(self, pairs: Sequence[Any]) -> Costs:
         """By the characters: all are tokenized, though no more run than the model reads."""
-        assembly, rate = self.scorer.assembly, self.guess.rate
-        fixed, most = self.scorer.reader.fixed_tokens, assembly.layout.max_length
-        of_query = assembly.options.limits.query or most
-        of_document = assembly.options.limits.document or most
-        costs = Costs([], [])
+        assembly, expected = self.scorer.assembly, self.scorer.expected_tokens
+        rate, fixed, costs = self.guess.rate, self.scorer.reader.fixed_tokens, Costs([], [])
+        most = 0 if any(assembly.options.limits) else assembly.layout.max_length
         for query, document, known in map(_sizes, pairs):
             asked, told = 1 + int(query * rate), int(document * rate)
-            run = min(fixed + min(asked, of_query) + min(known + told, of_document), most)
-            costs.add(run, fixed + asked + told)
+            whole = fixed + asked + told + known
+            run = whole if whole <= most else expected(asked, known + told)
+            costs.add(run, whole - known)
         return costs
 
     def read(self, pairs: Sequence[Any]) -> Read:
         """Tokenize, documents that are known by their ids."""
         window = self.scorer.reader.window(self._known(pairs))
         pack = window.sequences
-        self._learn([_sizes(pairs[place]) for place in window.indices], pack.lengths)
+        self._learn(pairs, np.array(window.indices, dtype=np.int64), pack.lengths)
         return Read(pack, window.indices, pack.lengths, window.failures)
 
-    def _learn(self, sizes: list[tuple[int, int, int]], lengths: Int32) -> None:
-        """Learn from pairs of texts that are not cut; of others that they have no fewer tokens."""
+    def _learn(self, pairs: Sequence[Any], places: NDArray[np.int64], lengths: Int32) -> None:
+        """Learn from pairs of texts that are not cut; of others that they have no fewer tokens.
+
+        From none of several sequences, which overlap.
+        """
         assembly, fixed = self.scorer.assembly, self.scorer.reader.fixed_tokens
-        most = assembly.layout.max_length
+        most, sizes = assembly.layout.max_length, [_sizes(pairs[place]) for place in places]
         characters = np.array([query + document for query, document, _ in sizes], dtype=np.int64)
         tokens = (lengths - fixed).clip(0)
         of_texts = np.array([not known for *_, known in sizes], dtype=bool)
+        is_alone = np.bincount(places)[places] == 1
         may_be_cut = (lengths >= most) | any(assembly.options.limits)
         whole = ~may_be_cut & (characters <= _ODD * most)
-        learned = of_texts & (whole | (may_be_cut & (tokens > characters * self.guess.rate)))
+        is_more = may_be_cut & (tokens > characters * self.guess.rate)
+        learned = of_texts & is_alone & (whole | is_more)
         self.guess.learn(int(characters[learned].sum()), int(tokens[learned].sum()))
 
     def start(self, some: Sequence[tuple[Pack, int, int]]) -> Started:

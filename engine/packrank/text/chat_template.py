@@ -10,21 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from packrank.arguments import check_text
-from packrank.checkpoint.files import field as value_of
-from packrank.checkpoint.files import read_object, shown
+from packrank.checkpoint.files import shown
 from packrank.documents import Text
 from packrank.errors import InputError, ModelError
 from packrank.request import Int32, Pack
+from packrank.text.chat_file import saved_in
 from packrank.text.chat_sandbox import Compiled
 from packrank.text.layout import Layout, common_prefix, share
 from packrank.text.prompt import gather, numbered
 from packrank.text.tokenizer import Tokenizer
-
-_FILE = "chat_template.jinja"
-_MORE = "additional_chat_templates"
-_CONFIG = "tokenizer_config.json"
+from packrank.text.windows import least_window, too_small, windows_of
 
 # Pairs that tell whether a template shows query and document, as sentence-transformers tries them.
 _PROBES = (("alpha", "bravo"), ("charlie", "bravo"), ("alpha", "foxtrot"))
@@ -70,8 +68,7 @@ class ChatTemplate:
         Raises:
             ModelError: there is none.
         """
-        config = read_object(folder / _CONFIG) if (folder / _CONFIG).is_file() else {}
-        saved = _saved(folder, config)
+        saved = saved_in(folder)
         if structured is None:
             signs = ("content[0]", ".type", "'type'", '"type"', "message.content[")
             structured = isinstance(saved, dict) or any(sign in saved for sign in signs)
@@ -134,6 +131,7 @@ class ChatLayout:
         self._truncate = truncate
         self._system = [template.message("system", prompt)] if prompt else []
         self._layout = Layout((0, 1), np.zeros(2, dtype=np.int32))
+        self._windowed = Layout((2, 0, 1), np.zeros(3, dtype=np.int32))
         try:
             self._compiled = Compiled(template.source)
             probes = [self._render(*pair, system=False) for pair in _PROBES]
@@ -146,6 +144,7 @@ class ChatLayout:
                     'reranker, so pass template="pair" or the name of one'
                 )
         texts = self._rendered([(a, b) for a in _FILLERS for b in _FILLERS])
+        self._is_known = texts is not None
         self._gap = None if texts is None else self._gap_of(texts)
         self._suffix, count = self._suffix_of(self._rendered([(a, a) for a in _FILLERS]))
         [nothing] = tokenizer.encode(self._rendered([("", "")]) or [""])
@@ -162,8 +161,67 @@ class ChatLayout:
         """None: a prompt is tokenized whole."""
         return None
 
+    @property
+    def windowless(self) -> str | None:
+        """See `PairLayout`."""
+        if self._gap is not None or self._tokenizer.keeps_end:
+            return "where its chat template is cut, the query does not stay"
+        return None if self._is_known else "its chat template does not say where a document begins"
+
     def lay_out(self, pairs: list[tuple[str, Text]]) -> tuple[Pack, dict[int, str]]:
         """Sequences of pairs: see `PairLayout`."""
+        return self._join(*self._prompts(pairs))
+
+    def lay_out_windows(
+        self, pairs: list[tuple[str, Text]]
+    ) -> tuple[Pack, NDArray[np.int64], dict[int, str]]:
+        """Sequences of pairs, in windows of the documents: see `PairLayout`.
+
+        What stands before a document stands before each window, and the suffix after it.
+        """
+        places, sides, failures = self._prompts(pairs)
+        texts = [(whole, before, before.rstrip(" ")) for whole, before, *_ in sides]
+        ids, starts, lengths, reasons = gather(self._tokenizer, texts, 3)
+        failures |= {places[index]: reason for index, reason in reasons.items()}
+        whole, before = lengths[:, 0], lengths[:, 2]
+        over, suffix = whole - self.max_length, len(self._suffix)
+        size, least = self.max_length - suffix - before, least_window(self.max_length)
+        sound = np.ones(len(sides), dtype=bool)
+        sound[list(reasons)] = False
+        for index in np.flatnonzero((over > 0) & ((size < least) | (lengths[:, 1] == 0))).tolist():
+            sound[index] = False
+            failures[places[index]] = (
+                too_small(int(size[index]), least, self.max_length)
+                if lengths[index, 1]
+                else "its chat template does not say where a document begins"
+            )
+        [rows] = np.nonzero(sound)
+        body = np.where(over > 0, whole - suffix - before, np.minimum(size, 0))[rows]
+        of, begins, tokens = windows_of(body, size[rows])
+        of, later = rows[of], begins > 0
+        # A prompt that just fits is given its suffix too, see `_join`.
+        tokens = np.where(over[of] > 0, tokens, whole[of] - suffix * (over[of] == 0) - before[of])
+        begin = starts[of, 0] + later * (before[of] + begins)
+        pack = self._windowed.join(
+            np.append(ids, self._suffix),
+            np.column_stack([begin, np.full_like(begin, len(ids)), starts[of, 2]]),
+            np.column_stack(
+                [tokens + ~later * before[of], suffix * (over[of] >= 0), later * before[of]]
+            ),
+        )
+        first = np.where(later, starts[of, 2], begin)
+        most = np.minimum(np.where(later, before[of], pack.lengths), lengths[of, 1])
+        alike = common_prefix(ids, first, starts[of, 1], most)
+        queries = numbered(starts[of, 1])
+        return share(pack, queries, alike), np.array(places, dtype=np.int64)[of], failures
+
+    def _prompts(
+        self, pairs: list[tuple[str, Text]]
+    ) -> tuple[list[int], list[tuple[str, str, str, str, str]], dict[int, str]]:
+        """Of which pairs there are prompts; these, what is `_around` each, and its query.
+
+        And place -> reason of the others.
+        """
         failures: dict[int, str] = {}
         places, sides = [], []
         around: dict[str, tuple[str, str, str]] = {}
@@ -177,7 +235,7 @@ class ChatLayout:
                 failures[place] = f"the model's chat template refuses it ({_line(error)})"
             else:
                 places.append(place)
-        return self._join(places, sides, failures)
+        return places, sides, failures
 
     def _join(
         self,
@@ -289,42 +347,6 @@ class ChatLayout:
         text = self._compiled.render(messages=messages, **given)
         check_text(text, "prompt")
         return text
-
-
-def _saved(folder: Path, config: dict[str, Any]) -> str | dict[str, str]:
-    """The chat template saved with a tokenizer, or several by name.
-
-    Files come before what tokenizer_config.json holds. Source: transformers' from_pretrained.
-    """
-    named = {path.stem: path for path in sorted((folder / _MORE).glob("*.jinja"))}
-    if (folder / _FILE).is_file():
-        named = {"default": folder / _FILE} | named
-    if named:
-        sources = {name: _read(path) for name, path in named.items()}
-        return sources["default"] if list(sources) == ["default"] else sources
-    found = value_of(config, "chat_template", (str, list, dict), None, folder / _CONFIG)
-    if isinstance(found, list):
-        found = {
-            entry.get("name"): entry.get("template") for entry in found if isinstance(entry, dict)
-        }
-    if isinstance(found, dict) and found:
-        for name, source in found.items():
-            if not isinstance(name, str) or not isinstance(source, str):
-                raise ModelError(f"{folder / _CONFIG}: chat_template {shown(name)} is no template")
-        return found
-    if not isinstance(found, str):
-        raise ModelError(
-            f"{folder} is scored by its chat template, and there is none: neither {_FILE} nor "
-            f"chat_template in {_CONFIG}"
-        )
-    return found
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ModelError(f"{path} cannot be read ({error})") from error
 
 
 def _common_beginning(first: str, second: str) -> str:

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from packrank.errors import ModelError
 from packrank.request import Int32, Pack, spread
-from packrank.text.truncation import Truncation, truncated
 
 
 @dataclass(frozen=True)
@@ -106,12 +105,6 @@ class Layout:
         queries = np.unique(cuts, axis=0, return_inverse=True)[1].reshape(-1)
         before = [place for place, part in enumerate(self.parts) if isinstance(part, int) and part]
         return share(pack, queries, part_lengths[:, : before[0]].sum(1))
-
-    def fit(
-        self, lengths: tuple[int, ...], max_length: int | None, truncation: Truncation
-    ) -> tuple[int, ...]:
-        """Lengths of the texts after truncation; see `truncation.truncated`."""
-        return truncated(lengths, self.num_special, max_length, truncation)
 
 
 def share(pack: Pack, queries: NDArray[np.integer], shared: NDArray[np.integer]) -> Pack:

@@ -7,14 +7,15 @@ from itertools import chain
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from packrank.ahead import Ahead
 from packrank.arguments import check_text
 from packrank.documents import Text, Tokenization, TokenizedText, document_of
 from packrank.errors import InputError
-from packrank.request import Pack, spread
+from packrank.request import Int32, Pack, spread
 from packrank.text.tokenizer import Tokenizer, batches, failed_rows
-from packrank.text.truncation import NO_LIMITS, SideLimits, Truncation
+from packrank.text.truncation import NO_LIMITS, LongDocuments, SideLimits, Truncation
 
 # Pairs of a window, and characters of them. Two windows are alive at a time, so a whole call holds
 # 2 * 1024 pairs * 200 tokens * 8 bytes = 3 MB of sequences at usual lengths, and of long texts the
@@ -22,6 +23,10 @@ from packrank.text.truncation import NO_LIMITS, SideLimits, Truncation
 # padding, so more pairs would not pack better.
 WINDOW_PAIRS = 1024
 WINDOW_CHARACTERS = 4_000_000
+# Read in windows that overlap, a text has some 1.2 times its tokens, and eleven times at worst.
+_OVERLAPPING_CHARACTERS = 1_000_000
+
+Int64 = NDArray[np.int64]
 
 
 class PairLayout(Protocol):
@@ -52,6 +57,22 @@ class PairLayout(Protocol):
         """
         ...
 
+    @property
+    def windowless(self) -> str | None:
+        """Why documents cannot be read in windows; None: they can."""
+        ...
+
+    def lay_out_windows(self, pairs: list[tuple[str, Text]]) -> tuple[Pack, Int64, dict[int, str]]:
+        """Sequences of pairs, several of one whose document does not fit: see `text.windows`.
+
+        Args and errors: see `lay_out`; only where documents can be read so.
+
+        Returns:
+            Sequences, in the order of the pairs; [W] int64, which pair each is of; and place ->
+            reason of pairs that have none.
+        """
+        ...
+
 
 @dataclass(frozen=True)
 class TokenizerLayout:
@@ -78,8 +99,35 @@ class TokenizerLayout:
         """How a document becomes ids: by itself."""
         return Tokenization("this model", self.tokenizer.fingerprint)
 
+    @property
+    def windowless(self) -> None:
+        """None: documents are read in windows."""
+        return None
+
     def lay_out(self, pairs: list[tuple[str, Text]]) -> tuple[Pack, dict[int, str]]:
         """Sequences of pairs: see `PairLayout`."""
+        texts, chosen, kept, failures = self._read(pairs)
+        pack, others = self.tokenizer.pairs(
+            texts, chosen, self.max_length, self.truncation, self.causal, self.limits
+        )
+        return pack, failures | {kept[place]: reason for place, reason in others.items()}
+
+    def lay_out_windows(self, pairs: list[tuple[str, Text]]) -> tuple[Pack, Int64, dict[int, str]]:
+        """Sequences of pairs, in windows: see `PairLayout`."""
+        texts, chosen, kept, failures = self._read(pairs)
+        pack, of, others = self.tokenizer.windows(
+            texts, chosen, self.max_length, self.truncation, self.causal, self.limits
+        )
+        failures |= {kept[place]: reason for place, reason in others.items()}
+        return pack, np.array(kept, dtype=np.int64)[of], failures
+
+    def _read(
+        self, pairs: list[tuple[str, Text]]
+    ) -> tuple[list[Int32], Int64, list[int], dict[int, str]]:
+        """Ids of texts, which are the query and the document of a pair, and of which pairs.
+
+        And place -> reason of the others, that the tokenizer fails on.
+        """
         sides = [(self.prompt + query, document) for query, document in pairs]
         places_of: dict[Text, int] = {}
         for text in chain.from_iterable(sides):
@@ -88,15 +136,7 @@ class TokenizerLayout:
         failures = failed_rows(sides, reasons)
         kept = [place for place in range(len(sides)) if place not in failures]
         chosen = [[places_of[text] for text in sides[place]] for place in kept]
-        pack, others = self.tokenizer.pairs(
-            texts,
-            np.array(chosen, dtype=np.int64).reshape(-1, 2),
-            self.max_length,
-            self.truncation,
-            self.causal,
-            self.limits,
-        )
-        return pack, failures | {kept[place]: reason for place, reason in others.items()}
+        return texts, np.array(chosen, dtype=np.int64).reshape(-1, 2), kept, failures
 
 
 def usable_length(asked: int | None, positions: int, usual: int, special: int) -> int:
@@ -131,12 +171,14 @@ class PairReader:
         share_prefixes: whether sequences say what they have in common, as far as the layout does.
         pad_token_id: what a causal classifier does not read at the end of a sequence, so that its
             score is that of the last token before; -1: nothing.
+        long_documents: whether those that do not fit are cut, or read in windows.
     """
 
     layout: PairLayout
     vocab_size: int
     share_prefixes: bool = True
     pad_token_id: int = -1
+    long_documents: LongDocuments = "truncate"
 
     @cached_property
     def fixed_tokens(self) -> int:
@@ -155,7 +197,9 @@ class PairReader:
             PackrankError: the tokenizer cannot be used at all.
         """
         places = range(len(pairs))
-        parts = list(batches(places, lambda i: _size(pairs[i]), WINDOW_PAIRS, WINDOW_CHARACTERS))
+        is_divided = self.long_documents == "windows"
+        most = min(_OVERLAPPING_CHARACTERS, WINDOW_CHARACTERS) if is_divided else WINDOW_CHARACTERS
+        parts = list(batches(places, lambda i: _size(pairs[i]), WINDOW_PAIRS, most))
         made = (self._read(pairs, part) for part in parts)
         if len(parts) < 2:
             yield from made
@@ -168,7 +212,7 @@ class PairReader:
         return self._read(pairs, range(len(pairs)))
 
     def _read(self, pairs: Sequence[object], places: Sequence[int]) -> "Window":
-        window = Window()
+        window = Window(num_pairs=len(places))
         texts: dict[int, tuple[str, Text]] = {}
         for index in places:
             try:
@@ -183,11 +227,16 @@ class PairReader:
         for index in [i for i, pair in texts.items() if not reasons.keys().isdisjoint(pair)]:
             query, document = texts.pop(index)
             window.failures[index] = reasons.get(query) or reasons[document]
-        pack, failures = self.layout.lay_out(list(texts.values()))
-        indices = list(texts)
+        given, indices = list(texts.values()), list(texts)
+        if self.long_documents == "windows":
+            pack, of, failures = self.layout.lay_out_windows(given)
+            places = of.tolist()
+        else:
+            pack, failures = self.layout.lay_out(given)
+            places = [place for place in range(len(given)) if place not in failures]
         for place, reason in failures.items():
             window.failures[indices[place]] = reason
-        window.indices = [index for place, index in enumerate(indices) if place not in failures]
+        window.indices = [indices[place] for place in places]
         if self.pad_token_id >= 0:
             pack = without_tail(pack, self.pad_token_id)
         if not self.share_prefixes:
@@ -210,8 +259,7 @@ class PairReader:
         pack = window.sequences
         if pack.token_ids.max(initial=0) < self.vocab_size and pack.lengths.all():
             return
-        sound = []
-        for place, (index, sequence) in enumerate(zip(window.indices, pack, strict=True)):
+        for index, sequence in zip(window.indices, pack, strict=True):
             highest = sequence.token_ids.max(initial=0)
             if not len(sequence.token_ids):
                 window.failures[index] = (
@@ -222,8 +270,8 @@ class PairReader:
                     f"it holds token {highest}, and the model knows {self.vocab_size}; "
                     "is the tokenizer another model's?"
                 )
-            else:
-                sound.append(place)
+        # One sequence that the model cannot take fails its pair.
+        sound = [n for n, index in enumerate(window.indices) if index not in window.failures]
         window.indices = [window.indices[place] for place in sound]
         window.sequences = pack.take(np.array(sound, dtype=np.int64))
 
@@ -233,14 +281,17 @@ class Window:
     """A run of pairs, ready for the model.
 
     Attributes:
-        indices: where the pair of each sequence stands among all pairs.
-        sequences: one a pair, end to end.
+        indices: where the pair of each sequence stands among all pairs; ascending, and repeated
+            where a pair has several.
+        sequences: one a pair, or one a window of its document; end to end.
         failures: the other pairs of the run, each with the reason.
+        num_pairs: of the run.
     """
 
     indices: list[int] = field(default_factory=list)
     sequences: Pack = field(default_factory=lambda: Pack.of([]))
     failures: dict[int, str] = field(default_factory=dict)
+    num_pairs: int = 0
 
 
 def without_tail(pack: Pack, token_id: int) -> Pack:

@@ -10,6 +10,7 @@ from packrank.arguments import check_str, check_text
 from packrank.documents import Text, Tokenization
 from packrank.errors import InputError, ModelError
 from packrank.request import Int32, Pack
+from packrank.text.budget import Budget, Sizes
 from packrank.text.layout import Layout, common_prefix, share
 from packrank.text.templates import Template
 from packrank.text.tokenizer import Tokenizer, failed_rows
@@ -86,7 +87,6 @@ class PromptLayout:
             ModelError: the tokenizer lacks a token of the template.
         """
         self._tokenizer = tokenizer
-        self._truncate = truncate
         self._query = _around_query(template, instruction)
         before, after = template.document.split("{document}")
         self._document = before, after
@@ -109,11 +109,31 @@ class PromptLayout:
                     "cut; is it another model's?"
                 )
         self._apart = self._first or not template.one_string or self._splits()
-        middle: tuple[Int32 | int, ...] = (0, separator, 1, 2) if self._apart else (0, 1)
-        middle = (1, 2, 0) if self._first else middle
-        parts = (head, *middle, tail_ids)
-        self._layout = Layout(parts, np.zeros(len(parts), dtype=np.int32))
-        self._set_budget(template, len(separator), max_length, positions, limits)
+        # What stands before a document, where it is repeated before a window of one, is text 3.
+        self._layout, self._windowed = (
+            _untyped(head, *self._between(separator, *document), tail_ids)
+            for document in ((1,), (3, 1))
+        )
+        around = self._document[:1] if self._first else self._document
+        least = tokenizer.encode(["".join(part).rstrip() for part in (self._query, around)])
+        # Without a blank at its end, which is part of the word that follows.
+        (self._before,) = tokenizer.encode([before.rstrip(" ")])
+        sizes = Sizes(
+            head=len(head),
+            separator=len(separator),
+            closing=len(self._closing),
+            tail=len(tail_ids),
+            query=len(least[0]),
+            document=len(least[1]),
+        )
+        options: dict[str, bool] = {"apart": self._apart, "truncate": truncate}
+        self._budget = Budget.of(template, sizes, max_length, positions, limits, **options)
+        self.max_length, self.longest = self._budget.max_length, self._budget.longest
+
+    def _between(self, separator: Int32, *document: int) -> tuple[Int32 | int, ...]:
+        if self._first:
+            return (*document, 2, 0)
+        return (0, separator, *document, 2) if self._apart else (0, *document)
 
     @cached_property
     def tokenization(self) -> Tokenization | None:
@@ -122,8 +142,52 @@ class PromptLayout:
             return None
         return Tokenization("this model", self._tokenizer.fingerprint, *self._document)
 
+    @property
+    def windowless(self) -> str | None:
+        """See `PairLayout`."""
+        if self._apart:
+            return None
+        return (
+            "the tokenizer joins documents to what stands before them in the template, so that "
+            "they have no tokens of their own"
+        )
+
     def lay_out(self, pairs: list[tuple[str, Text]]) -> tuple[Pack, dict[int, str]]:
         """Sequences of pairs: see `PairLayout`."""
+        ids, starts, lengths, reasons = self._gathered(pairs)
+        kept, failures = self._budget.cut(lengths)
+        failures |= reasons
+        failed = list(failures)
+        starts, lengths, kept = (np.delete(of, failed, axis=0) for of in (starts, lengths, kept))
+        pack = self._layout.join(ids, starts, kept, causal=self._apart and not self._first)
+        if not self._apart:
+            alike = np.minimum(kept[:, 0], lengths[:, 2])
+            alike = common_prefix(ids, starts[:, 0], starts[:, 2], alike)
+            pack = share(pack, numbered(starts[:, 2]), self._num_head + alike)
+        return pack, failures
+
+    def lay_out_windows(
+        self, pairs: list[tuple[str, Text]]
+    ) -> tuple[Pack, NDArray[np.int64], dict[int, str]]:
+        """Sequences of pairs, in windows: see `PairLayout`."""
+        ids, starts, lengths, reasons = self._gathered(pairs)
+        starts = np.insert(starts, 3, len(ids), axis=1)
+        lengths = np.insert(lengths, 3, len(self._before), axis=1)
+        ids = np.append(ids, self._before)
+        of, starts, kept, failures = self._budget.windows(starts, lengths)
+        failures |= reasons
+        if reasons:
+            sound = ~np.isin(of, list(reasons))
+            of, starts, kept = of[sound], starts[sound], kept[sound]
+        return self._windowed.join(ids, starts, kept, causal=not self._first), of, failures
+
+    def _gathered(
+        self, pairs: list[tuple[str, Text]]
+    ) -> tuple[Int32, NDArray[np.int64], NDArray[np.int64], dict[int, str]]:
+        """Ids, where the parts of each pair begin there and how long they are; see `Budget.cut`.
+
+        And place -> reason of pairs that the tokenizer fails on.
+        """
         sides: list[tuple[Text, Text]] = []
         for query, document in pairs:
             first = query.join(self._query)
@@ -137,19 +201,9 @@ class PromptLayout:
         place = 2 if self._apart else 1
         starts = np.insert(starts, place, len(ids), axis=1)
         lengths = np.insert(lengths, place, len(self._closing), axis=1)
-        ids = np.append(ids, self._closing)
         if self._first:  # a document that is not cut ends as it does in one string
-            lengths[self._room - lengths[:, 0] >= lengths[:, 1], place] = 0
-        kept = self._cut(lengths)
-        failures = self._failures(lengths, kept) | reasons
-        failed = list(failures)
-        starts, lengths, kept = (np.delete(of, failed, axis=0) for of in (starts, lengths, kept))
-        pack = self._layout.join(ids, starts, kept, causal=self._apart and not self._first)
-        if not self._apart:
-            alike = np.minimum(kept[:, 0], lengths[:, 2])
-            alike = common_prefix(ids, starts[:, 0], starts[:, 2], alike)
-            pack = share(pack, numbered(starts[:, 2]), self._num_head + alike)
-        return pack, failures
+            lengths[self._budget.room - lengths[:, 0] >= lengths[:, 1], place] = 0
+        return np.append(ids, self._closing), starts, lengths, reasons
 
     def _splits(self) -> bool:
         """Whether the document's part, tokenized by itself, has the ids that it has in the whole.
@@ -182,110 +236,6 @@ class PromptLayout:
             for one, text, whole in zip(every, wholes, joined, strict=True)
             if text not in others and failed.keys().isdisjoint(one)
         )
-
-    def _set_budget(
-        self,
-        template: Template,
-        num_separator: int,
-        asked: int | None,
-        positions: int,
-        limits: SideLimits,
-    ) -> None:
-        prompt = self._num_head + self.num_tail
-        # Tokens of a sequence beyond max_length.
-        beyond = {"flagembedding": 2 * self.num_tail, "mxbai": prompt, "whole": 0}[template.budget]
-        if asked is not None and asked + beyond > positions:
-            raise InputError(
-                f"max_length is {asked}, but the model has {positions} positions, {beyond} of "
-                "which the prompt takes"
-            )
-        limit = min(template.max_length, positions - beyond) if asked is None else asked
-        # Tokens of the query's and the document's parts.
-        self._room = (
-            limit
-            - num_separator
-            + {
-                "flagembedding": self.num_tail - self._num_head,
-                "mxbai": 0,
-                "whole": -prompt,
-            }[template.budget]
-        )
-        self._query_most = self._room if template.budget == "whole" else limit * 3 // 4
-        self._document_most = self._room if template.budget == "whole" else limit
-        if limits != NO_LIMITS and (self._first or not self._apart):
-            raise InputError(
-                "query_length and document_length are for prompts whose parts are tokenized apart; "
-                "this model's is cut as a whole, by max_length"
-            )
-        self._query_most = limits.query or self._query_most
-        self._document_most = limits.document or self._document_most
-        around = self._document[:1] if self._first else self._document
-        query, document = self._tokenizer.encode(
-            ["".join(part).rstrip() for part in (self._query, around)]
-        )
-        self._num_prefix = len(document)
-        if (
-            self._query_most <= len(query)
-            or self._document_most <= len(document)
-            or self._room <= len(query) + len(document) + self._first * len(self._closing)
-        ):
-            raise InputError(
-                f"max_length is {limit}, which the prompt leaves no token of for query and "
-                "document; pass more"
-                if limits == NO_LIMITS
-                else f"within max_length {limit}, query_length {limits.query} and document_length "
-                f"{limits.document} the prompt leaves no token for query and document; pass more"
-            )
-        self.max_length, self.longest = limit, limit + beyond
-
-    def _cut(self, lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-        """[N, 3]: how many tokens of each part stay; where none would, the number may be negative.
-
-        Args:
-            lengths: [N, 3]. Of the query's part, the document's and the closing; or else of both
-                parts as one, the closing, and the query's part, which is only compared with.
-        """
-        kept = np.zeros_like(lengths)
-        if self._apart:
-            kept[:, 0] = np.minimum(lengths[:, 0], self._query_most)
-            left = self._room - kept[:, 0]
-            if self._first:
-                kept[:, 2] = lengths[:, 2]
-                left = left - kept[:, 2]
-            kept[:, 1] = np.minimum(np.minimum(lengths[:, 1], self._document_most), left)
-            if not self._first:
-                kept[:, 2] = np.clip(left - kept[:, 1], 0, lengths[:, 2])
-        else:
-            kept[:, 0] = np.minimum(lengths[:, 0], self._room)
-            kept[:, 1] = np.clip(self._room - kept[:, 0], 0, lengths[:, 1])
-        return kept
-
-    def _failures(self, lengths: NDArray[np.int64], kept: NDArray[np.int64]) -> dict[int, str]:
-        failures = {}
-        if self._apart:
-            cut, prefix = kept < lengths, np.full(len(kept), self._num_prefix)
-            place = 1
-        else:
-            cut, prefix = kept[:, :2] < lengths[:, :2], lengths[:, 2]
-            place = 0
-        if not self._truncate:
-            for index in np.flatnonzero(cut.any(1)).tolist():
-                # What is put back where a document is cut would be there anyway.
-                put_back = int(kept[index, 2]) if self._first else 0
-                over = int((lengths[index] - kept[index])[: cut.shape[1]].sum()) - put_back
-                failures[index] = (
-                    f"its prompt is {over} "
-                    f"tokens longer than max_length {self.max_length} allows; shorten it or allow "
-                    "truncation"
-                )
-            return failures
-        empty = cut[:, place] & (kept[:, place] <= prefix)
-        for index in np.flatnonzero(empty).tolist():
-            failures[index] = (
-                f"the query leaves no room for a document within max_length {self.max_length}; "
-                "shorten it or raise max_length"
-            )
-        return failures
 
 
 def gather(
@@ -345,6 +295,10 @@ def _around_query(template: Template, instruction: str | None) -> tuple[str, str
     before, after = pattern.split("{query}")
     before, after = (part.replace("{instruction}", given or "") for part in (before, after))
     return before, after
+
+
+def _untyped(*parts: Int32 | int) -> Layout:
+    return Layout(parts, np.zeros(len(parts), dtype=np.int32))
 
 
 def _bos(template: Template, tokenizer: Tokenizer) -> Int32:

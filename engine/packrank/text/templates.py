@@ -1,4 +1,4 @@
-"""What decoder rerankers were trained to read: their prompts, as data, each with its source."""
+"""What rerankers were trained to read: their prompts, as data, each with its source."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -192,6 +192,20 @@ TEMPLATES: Mapping[str, Template] = {
         of_classifiers=True,
         budget="whole",
         max_length=8192,
+    ),
+    # Its authors' codes cut the document, or the whole string with its end; here the document is.
+    "monot5": Template(
+        source="castorini/pygaggle, pygaggle/model/tokenize.py and rerank/transformer.py",
+        query="Query: {query}",
+        document=" Document: {document}",
+        tail=(" Relevant:", "</s>"),
+        one_string=True,
+        special_tokens=("</s>",),
+        true_token="true",
+        false_token="false",
+        activation="sigmoid",
+        budget="whole",
+        max_length=512,
     ),
     # Its authors cut the whole string at its end, query and all; here the document is cut.
     "contextual": Template(

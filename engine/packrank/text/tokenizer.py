@@ -25,6 +25,7 @@ from packrank.checkpoint.tokenizer_files import (
 from packrank.documents import Text, TokenizedText
 from packrank.errors import InputError, ModelError
 from packrank.request import Int32, Pack, Sequence
+from packrank.text.cutting import Cutting, placed
 from packrank.text.layout import Layout
 from packrank.text.truncation import NO_LIMITS, SideLimits, Truncation
 
@@ -278,6 +279,28 @@ class Tokenizer:
         """
         return self._lay_out(self._pair, texts, chosen, max_length, truncation, causal, limits)
 
+    def windows(
+        self,
+        texts: list[Int32],
+        chosen: NDArray[np.int64],
+        max_length: int,
+        truncation: Truncation,
+        causal: bool = False,
+        limits: SideLimits = NO_LIMITS,
+    ) -> tuple[Pack, NDArray[np.int64], dict[int, str]]:
+        """Lay out many pairs, in windows those whose documents do not fit.
+
+        Args: see `pairs`; truncation is of queries.
+
+        Returns:
+            The sequences, in the order of the pairs; [W], which pair each is of; and place ->
+            reason of pairs that have none.
+        """
+        layout, (ids, starts, lengths) = self._pair, placed(texts, chosen)
+        cutting = Cutting(layout.num_special, max_length, truncation, self.keeps_end, limits)
+        of, starts, lengths, failures = cutting.windows(starts, lengths)
+        return layout.join(ids, starts, lengths, causal), of, failures
+
     def single(self, ids: Int32, max_length: int | None, truncation: Truncation) -> Sequence:
         """Lay out one text as a sequence.
 
@@ -305,36 +328,13 @@ class Tokenizer:
         causal: bool = False,
         limits: SideLimits = NO_LIMITS,
     ) -> tuple[Pack, dict[int, str]]:
-        sizes = np.array([len(ids) for ids in texts], dtype=np.int64)
-        starts = (np.cumsum(sizes) - sizes)[chosen]
-        lengths = sizes[chosen]
-        failures: dict[int, str] = {}
-        if limits != NO_LIMITS:
-            most = np.array([np.iinfo(np.int64).max if x is None else x for x in limits])
-            if truncation == "off":
-                for place in np.flatnonzero((lengths > most).any(1)).tolist():
-                    failures[place] = limits.failure(*lengths[place].tolist())
-            if self.keeps_end:
-                starts += np.maximum(lengths - most, 0)
-            lengths = np.minimum(lengths, most)
-        if max_length is not None:
-            totals = lengths.sum(1) + layout.num_special
-            for place in np.flatnonzero(totals > max_length).tolist():
-                if place in failures:
-                    continue
-                try:
-                    fitted = layout.fit(tuple(lengths[place].tolist()), max_length, truncation)
-                except InputError as error:
-                    failures[place] = str(error)
-                    continue
-                if self.keeps_end:
-                    starts[place] += lengths[place] - fitted
-                lengths[place] = fitted
+        ids, starts, lengths = placed(texts, chosen)
+        cutting = Cutting(layout.num_special, max_length, truncation, self.keeps_end, limits)
+        starts, lengths, failures = cutting.cut(starts, lengths)
         if failures:
             starts = np.delete(starts, list(failures), axis=0)
             lengths = np.delete(lengths, list(failures), axis=0)
-        nothing = np.zeros(0, dtype=np.int32)
-        return layout.join(np.concatenate([nothing, *texts]), starts, lengths, causal), failures
+        return layout.join(ids, starts, lengths, causal), failures
 
 
 def batches(

@@ -6,6 +6,8 @@ from packrank.errors import InputError
 
 Truncation = Literal["longest_first", "only_second", "off"]
 _TRUNCATIONS = get_args(Truncation)
+# What becomes of a document that does not fit beside its query: see `text.windows`.
+LongDocuments = Literal["truncate", "windows"]
 
 
 class SideLimits(NamedTuple):

@@ -76,6 +76,7 @@ def _load_alone(folder: Path, head: str, **options: int) -> tuple[Any, set[str]]
     from transformers import (
         AutoConfig,
         AutoModelForCausalLM,
+        AutoModelForSeq2SeqLM,
         AutoModelForSequenceClassification,
     )
 
@@ -83,6 +84,8 @@ def _load_alone(folder: Path, head: str, **options: int) -> tuple[Any, set[str]]
     if head != "classifier":
         kind, options = AutoModelForCausalLM, {}
     config = AutoConfig.from_pretrained(folder, **options, **_LOCAL)
+    if config.is_encoder_decoder:
+        kind = AutoModelForSeq2SeqLM
     # torch's fused attention has no cap.
     capped = getattr(config, "attn_logit_softcapping", None) is not None
     model, report = kind.from_pretrained(
@@ -163,6 +166,11 @@ class TransformersReference:
         device = next(self.module.parameters()).device
         read = self._read(query, document)
         inputs = {key: torch.tensor([ids], device=device) for key, ids in read.items()}
+        config: Any = self.module.config
+        if config.is_encoder_decoder:
+            start = getattr(config, "decoder_start_token_id", None)
+            start = config.pad_token_id if start is None else start
+            inputs["decoder_input_ids"] = torch.tensor([[start]], device=device)
         logits = self.module(**inputs).logits[0]
         if self._scoring.tokens is None:
             return (array_of(logits.reshape(-1)),)

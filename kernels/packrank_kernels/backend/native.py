@@ -149,10 +149,11 @@ def _attention(
     return out
 
 
-def _relative(x: RelativePositions | None) -> tuple[int, int, int, int]:
+def _relative(x: RelativePositions | None) -> tuple[int, int, int, int, int]:
     if x is None:
-        return 0, 0, 0, 0
-    return _address(x.keys), _address(x.queries), _address(x.rows), len(x.rows) // 2 + 1
+        return 0, 0, 0, 0, 0
+    addresses = (_address(x.keys), _address(x.queries), _address(x.rows), _address(x.bias))
+    return *addresses, len(x.rows) // 2 + 1
 
 
 def _add_layer_norm(

@@ -140,7 +140,8 @@ def test_every_architecture_has_a_family() -> None:
     assert ARCHITECTURES["HF_ColBERT"] == "bert"
     assert ARCHITECTURES["Qwen2ForCausalLM"] == "causal"
     assert ARCHITECTURES["JinaForRanking"] == "causal"
-    assert len(ARCHITECTURES) == 10 * 5 + 1 + 7 * 3 + 2 + 1 + 1
+    assert ARCHITECTURES["MT5ForConditionalGeneration"] == "t5"
+    assert len(ARCHITECTURES) == 10 * 5 + 1 + 7 * 3 + 2 + 1 + 3 + 1
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import transformers
 from packrank.checkpoint.architectures import (
     BOTH_WAYS,
     DECODERS,
+    ENCODER_DECODERS,
     ENCODERS,
     FAMILIES,
     LAYERWISE,
@@ -23,7 +24,8 @@ from packrank.errors import ModelError
 
 ROOT = Path(transformers.__file__).parent
 OF_OTHERS = {"minicpm", "new", *BOTH_WAYS}  # whose code comes with their weights
-OF_TRANSFORMERS = {key: name for key, name in (ENCODERS | DECODERS).items() if key not in OF_OTHERS}
+NAMES = ENCODERS | DECODERS | ENCODER_DECODERS
+OF_TRANSFORMERS = {key: name for key, name in NAMES.items() if key not in OF_OTHERS}
 # What the loader and all families share.
 SHARED = ("masking_utils", "modeling_rope_utils", "modeling_layers", "modeling_utils")
 # Of it: methods, what the caller of from_pretrained passes, what other families have.
@@ -176,15 +178,20 @@ def test_tables_are_true(tmp_path: Path, model_type: str, thorough: bool) -> Non
     sizes: dict[str, Any] = dict(SIZES)
     if model_type == "distilbert":
         sizes = {"vocab_size": 11, "max_position_embeddings": 50} | spelled
+    if model_type in ENCODER_DECODERS:
+        sizes = {"vocab_size": 11, "d_model": 12, "num_heads": 3, "num_layers": 2, "d_ff": 7}
     base = sizes | {"model_type": model_type, "architectures": []}
     name = (LAYERWISE | BOTH_WAYS).get(model_type)
     if model_type in LAYERWISE:
         base |= OF_LAYERWISE
     elif name is not None:
         pass
+    elif model_type in ENCODER_DECODERS:
+        name = f"{NAMES[model_type]}ForConditionalGeneration"
     else:
-        name = f"{(ENCODERS | DECODERS)[model_type]}ForSequenceClassification"
-    base |= {"architectures": [name], "head_dim": 4, "num_key_value_heads": 3}
+        name = f"{NAMES[model_type]}ForSequenceClassification"
+    base |= {"architectures": [name], "num_key_value_heads": 3}
+    base |= {"d_kv" if model_type in ENCODER_DECODERS else "head_dim": 4}
 
     def read(raw: dict[str, Any]) -> Any:
         (tmp_path / "config.json").write_text(json.dumps(raw))

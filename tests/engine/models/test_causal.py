@@ -16,6 +16,7 @@ from packrank.errors import ModelError
 from packrank.models import CausalModel, CausalSettings, load_model
 from packrank.models.prefixes import share_prefixes
 from packrank.request import Pack
+from packrank.runtime.runner import Runner
 
 LENGTHS, PREFIX = [1, 5, 20, 33, 2], 9
 PACK, ALONE = candidates(LENGTHS, PREFIX), candidates(LENGTHS, PREFIX, share=False)
@@ -68,6 +69,33 @@ def test_rows_of_the_vocabulary(family: str, tied: bool, no: int | None, tmp_pat
         want = want - each(model, lambda out: out.logits[0, -1, no])
     got = load(tmp_path, head="tokens", true_token_id=7, false_token_id=no).logits(PACK)
     np.testing.assert_allclose(got[:, 0], want, rtol=0, atol=2e-5)
+
+
+LABELS = (7, 11, 90, 3)
+
+
+@pytest.mark.parametrize(("family", "tied"), [("Qwen2", False), ("Qwen3", True), ("Gemma2", True)])
+def test_labels_side_by_side(family: str, tied: bool, tmp_path: Path) -> None:
+    """Each capped by itself, and of all layers where there are several stops."""
+    model = make(family, "ForCausalLM", tie_word_embeddings=tied)
+    model.save_pretrained(tmp_path)
+    want = each(model, lambda out: out.logits[0, -1, list(LABELS)])
+    ours = load(tmp_path, head="labels", label_token_ids=LABELS)
+    assert ours.num_labels == 4
+    for pack in (PACK, ALONE):
+        np.testing.assert_allclose(ours.logits(pack), want, rtol=0, atol=2e-5)
+    assert torch.equal(ours.logits(PACK), ours.logits(ALONE))
+    one = load(tmp_path, head="labels", label_token_ids=LABELS[2:3])
+    assert torch.equal(one.logits(PACK), ours.logits(PACK)[:, 2:3])
+    assert Runner(ours, 40).logits(PACK).shape == (len(LENGTHS), 4)
+
+
+def test_labels_that_are_not_there(tmp_path: Path) -> None:
+    make("Qwen2", "ForCausalLM").save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=r"token 97 is not among the 97 rows of lm_head.weight"):
+        load(tmp_path, head="labels", label_token_ids=(3, 97))
+    with pytest.raises(ModelError, match="Qwen2ForCausalLM scores by a token, and none is named"):
+        load(tmp_path, head="labels")
 
 
 def test_a_token_that_is_not_there(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import encoder_decoders
 import numpy as np
 import pytest
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor
 from packrank.checkpoint.scoring_modules import NormalizeModule, ScoringModules
 from packrank.exits.cascade import Cascade
 from packrank.late.encoder import LateEncoder
-from packrank.models import CausalSettings, load_model
+from packrank.models import CausalSettings, T5Settings, load_model
 from packrank.models.base import Model
 from packrank.models.program import Program
 from packrank.models.staged import StagedModel
@@ -184,11 +185,22 @@ def test_decoders(
     assert in_buckets(model, [model.scoring(pack) for pack in PACKS]) == [5, 5]
 
 
+@pytest.mark.parametrize("kind", ["relu", "gated"])
+def test_encoder_decoders(kind: str, tmp_path: Path, in_buckets: Callable[..., list[int]]) -> None:
+    encoder_decoders.save(tmp_path, kind)
+    model = load(tmp_path, causal=T5Settings((0, 5), (3, 7, 11)))
+    pack = PACKS[1]
+    assert by_one_upload(model, lambda: model.logits(pack)).shape == (5, 3)
+    assert in_buckets(model, [model.scoring(pack)]) == [5]
+
+
 def test_rows_of_the_vocabulary(tmp_path: Path) -> None:
     make("Qwen3", "ForCausalLM").save_pretrained(tmp_path)
     settings = CausalSettings(head="tokens", true_token_id=7, false_token_id=11)
     model = load(tmp_path, causal=settings)
     assert by_one_upload(model, lambda: model.logits(PACKS[0])).shape == (5, 1)
+    model = load(tmp_path, causal=CausalSettings(head="labels", label_token_ids=(7, 11, 3)))
+    assert by_one_upload(model, lambda: model.logits(PACKS[0])).shape == (5, 3)
 
 
 @pytest.mark.parametrize("skipped", [0, 2])

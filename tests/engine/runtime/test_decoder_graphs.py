@@ -48,6 +48,11 @@ def of_tokens(folder: Path) -> CausalModel:
     return load(folder, CausalSettings(head="tokens", true_token_id=7, false_token_id=11))
 
 
+def of_labels(folder: Path) -> CausalModel:
+    make("Gemma2", "ForCausalLM").save_pretrained(folder)
+    return load(folder, CausalSettings(head="labels", label_token_ids=(7, 11, 3)))
+
+
 def pooled(folder: Path) -> CausalModel:
     make("Qwen2", "Model").save_pretrained(folder)
     unit, modes = NormalizeModule("sentence_embedding", "scores"), ("weightedmean", "max")
@@ -60,6 +65,7 @@ MODELS: dict[str, Callable[[Path], CausalModel]] = {
     "Gemma2": classifier("Gemma2"),  # windows, and a cap on weights and logits
     "both ways": classifier("Qwen2", is_causal=False, pad_token_id=3),
     "tokens": of_tokens,
+    "labels": of_labels,
     "pooled": pooled,
     "layerwise": layerwise,
 }

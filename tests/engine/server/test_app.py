@@ -45,6 +45,7 @@ def test_null_is_the_same_as_leaving_it_out(client: TestClient) -> None:
     for path in ("/rerank", "/"):
         for nothing in (None, ""):
             body = {"query": "q", "texts": ["a"], "exit": nothing, "instruction": nothing}
+            body["long_documents"] = nothing
             assert client.post(path, json=body).status_code == 200
 
 

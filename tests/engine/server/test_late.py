@@ -114,6 +114,7 @@ def test_documents_of_the_store_by_their_ids(
         ({"document_ids": ["d1"], "documents": ["a"]}, 422, "send one"),
         ({"documents": ["a"], "cutoff_layer": 1}, 422, "late interaction has no cutoff_layer"),
         ({"documents": ["a"], "instruction": "x"}, 422, "late interaction has no instruction"),
+        ({"documents": ["a"], "long_documents": "windows"}, 422, "has no long_documents"),
         ({"documents": ["a"], "exit": "calibrated"}, 422, "late interaction has no exit"),
         ({"document_ids": ["d1"], "exit": "calibrated"}, 422, "late interaction has no exit"),
         ({"document_ids": ["d1"], "cutoff_layer": 1}, 422, "late interaction has no cutoff_layer"),

@@ -65,6 +65,45 @@ def test_reading_is_so_far_ahead_of_a_large_request_but_not_of_who_comes_anew() 
     assert large.num_read == AHEAD // 10
 
 
+def in_windows(scheduler: Scheduler, tokens: int, count: int) -> Request:
+    """Read a request of one pair, which is so many sequences of so many tokens."""
+    one = request(tokens * count)
+    scheduler.add(one)
+    found = scheduler.to_read(100)
+    assert found == (one, range(1))
+    lengths = np.full(count, tokens, dtype=np.int32)
+    scheduler.has_read(*found, Part(None, [0] * count, lengths))
+    return one
+
+
+def test_a_long_document_keeps_nobody_from_being_read() -> None:
+    """However many there are; each has its turns, and reading stops as soon as there is much."""
+    scheduler = Scheduler(AHEAD, 10_000)
+    long = [in_windows(scheduler, 20, 500) for _ in range(3)]
+    bulk = request(*[10] * 1000)
+    scheduler.add(bulk)
+    assert read(scheduler) is bulk and read(scheduler) is None
+    assert bulk.num_read == 10
+    small = [request(10, 10) for _ in range(5)]
+    for one in small:
+        scheduler.add(one)
+    filled(scheduler)
+    assert [one.num_read for one in small] == [2] * 5 and bulk.num_read == 10
+    seen: list[set[int]] = []
+    while not all(one.num_arrived and not one.parts for one in small):
+        seen.append({id(one.request) for one in scheduler.compose()})
+    assert len(seen) < 8
+    assert scheduler.ready == sum(one.ready_tokens for one in [*long, bulk])
+    for one in long:
+        assert scheduler.drop(one)
+    assert scheduler.ready == bulk.ready_tokens and scheduler._long == 0
+    assert read(scheduler) is bulk
+    last = in_windows(scheduler, 20, 40)
+    while last.parts:
+        scheduler.compose()
+    assert scheduler._long == 0
+
+
 def test_who_comes_anew_runs_next_and_no_bulk_with_it() -> None:
     scheduler = Scheduler(AHEAD, 10_000)
     large, small = request(*[10] * 1000), request(10, 10)

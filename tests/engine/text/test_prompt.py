@@ -23,6 +23,8 @@ from prompts import (
     gemma,
     joining,
     minicpm,
+    monot5,
+    monot5_oracle,
     mxbai_oracle,
     qwen_oracle,
     rows,
@@ -198,6 +200,22 @@ def test_a_tokenizer_that_does_not_split_where_the_document_begins(
     assert "the query leaves no room for a document" in failures[1]
 
 
+@pytest.mark.parametrize("limit", [512, 40, 20, 14, 11])
+def test_monot5(limit: int) -> None:
+    """A prompt keeps its end, where pygaggle would cut it off."""
+    tokenizer, encode = monot5()
+    layout = PromptLayout(TEMPLATES["monot5"], tokenizer, 4096, max_length=limit)
+    pairs = list(itertools.product(TEXTS, TEXTS))
+    pack, failures = layout.lay_out(pairs)
+    expected = [monot5_oracle(encode, q, d, limit) for q, d in pairs]
+    assert rows(pack) == [ids for place, ids in enumerate(expected) if place not in failures]
+    assert all(ids[-3:] == [*encode("Relevant:"), 1] for ids in rows(pack))
+    assert bool(failures) == (limit < 40)
+    for place, reason in failures.items():
+        query, _ = pairs[place]
+        assert len(encode(f"Query: {query} Document:")) + 3 >= limit, reason
+
+
 def oracle_body(name: str, query: str) -> str:
     gap = "\n\n" if name == "qwen3-chat" else "\n"
     return f"<Instruct>: {QWEN_TASK}{gap}<Query>: {query}{gap}<Document>:"
@@ -214,6 +232,7 @@ def test_sequences_of_one_query_begin_alike(
     name: str, limit: int, queries: list[str], documents: list[str], apart: bool
 ) -> None:
     tokenizer = TOKENIZERS[(name.startswith("bge"), apart)]
+    tokenizer = MONOT5 if name == "monot5" else tokenizer
     most = limit + (9 if name.startswith("bge") else 60 if name == "mxbai-v2" else 150)
     if not apart and name in ("qwen3", "qwen3-chat"):
         most += 500
@@ -228,6 +247,7 @@ def test_sequences_of_one_query_begin_alike(
     assert len(set(zip(kept, pack.queries.tolist(), strict=True))) == len(set(kept))
 
 
+MONOT5 = monot5()[0]
 TOKENIZERS = {
     (True, True): gemma()[0],
     (True, False): minicpm()[0],
@@ -296,8 +316,8 @@ def test_positions_limit_the_whole(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(TEMPLATES))
 def test_the_least_max_length(name: str) -> None:
     """One less leaves no token, and says so; at the least itself something is scored."""
-    tokenizer = gemma()[0] if name.startswith("bge") else small_qwen()[0]
-    least = 0
+    make = gemma if name.startswith("bge") else monot5 if name == "monot5" else small_qwen
+    tokenizer, least = make()[0], 0
     for limit in itertools.count(1):
         try:
             layout = PromptLayout(TEMPLATES[name], tokenizer, 9999, max_length=limit)

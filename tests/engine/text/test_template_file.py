@@ -160,7 +160,7 @@ def test_a_document_that_stands_first_is_cut(task: str) -> None:
             assert f"{wholes[place] - limit} tokens longer" in reason
 
 
-@pytest.fixture(scope="module", params=["mxbai-v2", "qwen3"])
+@pytest.fixture(scope="module", params=["mxbai-v2", "qwen3", "monot5"])
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
     return BUILD[request.param](tmp_path_factory.mktemp(request.param))
 

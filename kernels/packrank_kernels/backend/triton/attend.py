@@ -6,7 +6,8 @@ own keys starts at a block: `gap` is how many numbers that leaves out. What a bl
 where its part lies, `origin` (the row that a key of position 0 would have), and where it ends.
 
 Relative positions: a block of queries and keys has BLOCK_M + BLOCK_N - 1 distances, so their terms
-are two products with as many rows of the tables, from which each pair takes its own.
+are two products with as many rows of the tables, from which each pair takes its own. A bias is read
+pair by pair, from a row and a table that stay in the first-level cache.
 """
 
 import math
@@ -29,7 +30,7 @@ _2LOG2E = tl.constexpr(2 * math.log2(math.e))
 )
 def attend(
     q, k, v, out, cu_seqlens_q, cu_seqlens_k, prefix_of, cos, sin,
-    position_keys, position_queries, position_rows,
+    position_keys, position_queries, position_rows, position_bias,
     num_sequences, step, heads, heads_per_key, num_positions,
     q_row, q_head, k_row, k_head, v_row, v_head,
     squash, scale, window,
@@ -40,7 +41,7 @@ def attend(
     # fmt: on
     """softmax(scale * q kᵀ) v of one tile, `scale` for exponentials to base 2.
 
-    `squash` is for soft caps alone, whose products are tanh(squash * q kᵀ).
+    `squash` is for soft caps and biases alone, which come between it and `scale`.
     """
     wait_for_inputs(EARLY)
     # Heads run fastest: those of a row lie side by side in memory, and may share keys.
@@ -76,6 +77,8 @@ def attend(
         position_keys += head * SIZE
     if position_queries is not None:
         position_queries += head * SIZE
+    if position_bias is not None:
+        position_bias += head
     if HAS_ROTARY:
         q1, q2 = _load_rotated(q, rows, left, q_row, cos, sin, first, SIZE)
     else:
@@ -89,7 +92,8 @@ def attend(
         scores = _scores(
             q1, q2, k + row * k_row, 0, num_keys, k_row,
             cos, sin, positions, squash, window,
-            position_keys, position_queries, position_rows, num_positions, heads * SIZE,
+            position_keys, position_queries, position_rows, position_bias,
+            num_positions, heads,
             SIZE, BLOCK_N, HAS_WINDOW, HAS_ROTARY, IS_CAUSAL, HAS_SOFTCAP,
         )  # fmt: skip
         weights = tl.exp2((scores - _finite(tl.max(scores, 1))[:, None]) * scale)
@@ -120,7 +124,8 @@ def attend(
             scores = _scores(
                 q1, q2, k + row * k_row, first_key, end, k_row,
                 cos, sin, positions, squash, window,
-                position_keys, position_queries, position_rows, num_positions, heads * SIZE,
+                position_keys, position_queries, position_rows, position_bias,
+                num_positions, heads,
                 SIZE, BLOCK_N, HAS_WINDOW, HAS_ROTARY, IS_CAUSAL, HAS_SOFTCAP,
             )  # fmt: skip
             seen = running
@@ -171,7 +176,7 @@ def _sequence_of(tile, cu_seqlens_q, num_sequences, step, BLOCK_M: tl.constexpr)
 @triton.jit
 def _scores(
     q1, q2, k, first_key, end, k_row, cos, sin, positions, squash, window,
-    position_keys, position_queries, position_rows, num_positions, position_row,
+    position_keys, position_queries, position_rows, position_bias, num_positions, heads,
     SIZE: tl.constexpr, BLOCK_N: tl.constexpr,
     HAS_WINDOW: tl.constexpr, HAS_ROTARY: tl.constexpr, IS_CAUSAL: tl.constexpr,
     HAS_SOFTCAP: tl.constexpr,
@@ -179,7 +184,8 @@ def _scores(
     # fmt: on
     """Products q kᵀ, not scaled, or tanh(squash * q kᵀ); -inf where a key is hidden.
 
-    Of the keys at positions first_key to end, BLOCK_N of them at most, from row 0 of k on.
+    Of the keys at positions first_key to end, BLOCK_N of them at most, from row 0 of k on. With a
+    bias of distances squash * q kᵀ + bias.
     """
     rows = tl.arange(0, BLOCK_N)
     at = first_key + rows
@@ -190,12 +196,17 @@ def _scores(
     else:
         keys = _load(k, rows, end - first_key, k_row, SIZE)
         scores = tl.dot(q1, tl.trans(keys), input_precision="ieee")
-        if position_rows is not None:
+        if position_keys is not None or position_queries is not None:
             scores += _distances(
                 q1, keys, positions, at,
-                position_keys, position_queries, position_rows, num_positions, position_row,
+                position_keys, position_queries, position_rows, num_positions, heads * SIZE,
                 SIZE, BLOCK_N,
             )  # fmt: skip
+        if position_bias is not None:
+            places = num_positions - 1 + positions[:, None] - at[None, :]
+            places = tl.minimum(tl.maximum(places, 0), 2 * num_positions - 2)  # hidden keys: any
+            scores *= squash
+            scores += tl.load(position_bias + tl.load(position_rows + places) * heads)
     if HAS_SOFTCAP:
         scores = _tanh(scores * squash)
     is_seen = (at < end)[None, :]

@@ -93,6 +93,10 @@ def attention(
         return out
     if prefix_of is not None:
         max_seqlen_k = None  # one tile would have to hold two pieces
+    keys, queries, rows, bias, positions = None, None, None, None, 0
+    if relative is not None:
+        keys, queries, rows, bias = relative.keys, relative.queries, relative.rows, relative.bias
+        positions = len(rows) // 2 + 1
     config = configuration(
         size,
         q.dtype,
@@ -100,22 +104,21 @@ def attention(
         max_seqlen_k,
         deterministic,
         _is_hopper(q.device),
-        relative is not None,
+        keys is not None or queries is not None,
+        bias is not None,
     )
     squash = scale if softcap is None else scale / softcap
     if softcap is not None:
         scale = softcap
     cos, sin = rotary or (None, None)
-    keys, queries, rows, positions = None, None, None, 0
-    if relative is not None:
-        keys, queries, rows = relative.keys, relative.queries, relative.rows
-        positions = len(rows) // 2 + 1
+    if bias is not None:
+        scale = 1.0
     step = 1
     while step * FAN.value < num_sequences:
         step *= FAN.value
     attend[((total // config.block_m + num_sequences) * heads,)](
         *(q, k, v, out, cu_seqlens_q, cu_seqlens_k, prefix_of, cos, sin, keys, queries, rows),
-        *(num_sequences, step, heads, heads // k.shape[1], positions),
+        *(bias, num_sequences, step, heads, heads // k.shape[1], positions),
         *(*q.stride()[:2], *k.stride()[:2], *v.stride()[:2]),
         max(squash, _LEAST),
         max(scale * _LOG2E, _LEAST),
@@ -143,6 +146,7 @@ def configuration(
     deterministic: bool = False,
     is_hopper: bool = True,
     is_relative: bool = False,
+    is_biased: bool = False,
 ) -> Config:
     """The tiling of a call: from these alone, and from neither length if deterministic.
 
@@ -154,6 +158,8 @@ def configuration(
     width = _padded(size)
     if is_relative:
         return _relative_configuration(width, dtype, None if deterministic else max_seqlen_q)
+    if is_biased:
+        return _biased_configuration(width, dtype, None if deterministic else max_seqlen_q)
     if dtype == torch.float32:
         rows, keys = (32, 32) if width <= 32 else (16, 32) if width <= 64 else (16, 16)
         return Config(False, rows, keys, 4, 1)
@@ -182,6 +188,15 @@ def _relative_configuration(width: int, dtype: torch.dtype, max_seqlen_q: int | 
     return Config(False, 64, 64 if width <= 64 else 32, 8, 1)
 
 
+def _biased_configuration(width: int, dtype: torch.dtype, max_seqlen_q: int | None) -> Config:
+    """By machine code: float32 would spill in blocks of fewer keys."""
+    if dtype == torch.float32 and width <= 128:
+        return Config(False, 16, 32, 4, 1)
+    if dtype == torch.float32 or max_seqlen_q == 1 or width > 128:
+        return Config(False, 16, 16, 4, 1)
+    return Config(False, 64, 64, 4, 2) if width <= 64 else Config(False, 64, 32, 4, 3)
+
+
 def variants() -> Iterator[Variant]:
     """What the launcher picks on a Hopper device for the encoders and decoders that there are.
 
@@ -207,6 +222,9 @@ def variants() -> Iterator[Variant]:
     for dtype in (torch.bfloat16, torch.float32):
         yield from _variants(128, dtype, decoder + " prefix")
         yield from _variants(256, dtype, decoder + " softcap window prefix")
+        for size in (64, 128):  # of T5, and of its 11b
+            yield from _variants(size, dtype, "bias")
+    yield from _variants(64, torch.bfloat16, "causal bias")
 
 
 def _variants(size: int, dtype: torch.dtype, forms: str) -> Iterator[Variant]:
@@ -220,10 +238,12 @@ def _variants(size: int, dtype: torch.dtype, forms: str) -> Iterator[Variant]:
     is_relative = "relative" in forms
     tables = pointer if is_relative else "constexpr"
     tensors |= dict.fromkeys(("position_keys", "position_queries"), tables)
-    tensors |= {"position_rows": "*i32" if is_relative else "constexpr"}
+    is_biased = "bias" in forms
+    tensors |= {"position_rows": "*i32" if is_relative or is_biased else "constexpr"}
+    tensors |= {"position_bias": "*fp32" if is_biased else "constexpr"}
     strides = [f"{x}_{y}" for x in "qkv" for y in ("row", "head")]
     configurations = (
-        configuration(size, dtype, queries, keys, is_relative=is_relative)
+        configuration(size, dtype, queries, keys, is_relative=is_relative, is_biased=is_biased)
         for queries, keys in bounds
     )
     for config in dict.fromkeys(configurations):

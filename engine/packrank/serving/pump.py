@@ -245,7 +245,9 @@ class Pump(Closing):
         self._tell("has_read", len(pairs), seconds)
         indices = [places.start + place for place in read.places]
         with self._changed:
-            part = Part(read.what, indices, read.lengths) if indices else None
+            part = None
+            if indices:
+                part = Part(read.what, indices, read.lengths, spared=read.spared)
             request.failures |= {places.start + place: why for place, why in read.failures.items()}
             request.left += len(indices) - len(pairs)
             self._scheduler.has_read(request, places, part)

@@ -69,6 +69,8 @@ class Part:
         lengths: [n] int32, tokens of each.
         next: how many have run.
         is_long: it has more tokens than are read ahead, as a long document in windows may.
+        spared: [n] int32, with how many tokens each begins as the one before it, which run once
+            where both are in a pack; None: with none.
     """
 
     what: Any
@@ -76,11 +78,21 @@ class Part:
     lengths: Int32
     next: int = 0
     is_long: bool = False
+    spared: Int32 | None = None
 
     @property
     def ready_tokens(self) -> int:
         """Tokens that could run."""
         return int(self.lengths[self.next :].sum())
+
+    def sizes(self) -> Int32:
+        """Of those that are next, what each adds to a pack that they are in together."""
+        found = self.lengths[self.next :]
+        if self.spared is None:
+            return found
+        spared = self.spared[self.next :].copy()
+        spared[:1] = 0  # the first comes after none of them
+        return found - spared
 
 
 @dataclass(frozen=True)
@@ -91,6 +103,8 @@ class Taken:
         request: whose they are.
         part: of which.
         start: the first of them in the part; likewise stop, after the last.
+        tokens: of their sequences.
+        size: of a pack that they fill, what they have in common counted once.
     """
 
     request: "Request"
@@ -98,6 +112,7 @@ class Taken:
     start: int
     stop: int
     tokens: int
+    size: int
 
     @property
     def num_pairs(self) -> int:
@@ -166,23 +181,25 @@ class Request:
         return range(self.num_read, stop)
 
     def take(self, tokens: int, least: int) -> Taken | None:
-        """The next sequences that are ready, of so many tokens at most.
+        """The next sequences that are ready, filling so many tokens of a pack at most.
 
         Args:
             tokens: that should do.
             least: that may be taken by a first sequence that is longer.
         """
         part = self.parts[0]
-        lengths = part.lengths[part.next :]
-        count = int(np.searchsorted(np.cumsum(lengths), tokens, side="right"))
+        sizes = part.sizes()
+        count = int(np.searchsorted(np.cumsum(sizes), tokens, side="right"))
         if not count:
-            if lengths[0] > least:
+            if sizes[0] > least:
                 return None
             count = 1
+        size = int(sizes[:count].sum())
+        tokens = size if part.spared is None else int(part.lengths[part.next :][:count].sum())
         start, part.next = part.next, part.next + count
         if part.next == len(part.indices):
             self.parts.popleft()
-        return Taken(self, part, start, part.next, int(lengths[:count].sum()))
+        return Taken(self, part, start, part.next, tokens, size)
 
     @property
     def is_read(self) -> bool:
@@ -193,6 +210,11 @@ class Request:
     def ready_tokens(self) -> int:
         """Tokens that could run."""
         return sum(part.ready_tokens for part in self.parts)
+
+    @property
+    def ready_size(self) -> int:
+        """The same, where of each part what sequences have in common counts once."""
+        return sum(int(part.sizes().sum()) for part in self.parts)
 
     @property
     def is_ready(self) -> bool:

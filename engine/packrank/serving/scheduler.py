@@ -100,8 +100,9 @@ class Scheduler:
     def compose(self) -> list[Taken]:
         """The next pack; empty: nothing is ready."""
         pack: list[Taken] = []
+        filled = 0
         if self._begun is not None:
-            self._take(self._begun, pack)
+            filled = self._take(self._begun, pack, filled)
             if self._begun.is_ready:  # packs have become smaller
                 return pack
             self._begun = None
@@ -109,18 +110,19 @@ class Scheduler:
             flow, request = first
             if pack and not self._may_join(request, pack):
                 break
-            tokens = self._take(request, pack)
-            if not tokens:
+            size = self._take(request, pack, filled)
+            if not size:
                 break
-            rest = request.ready_tokens
-            if rest and request.is_read and tokens + rest <= _turn(request):
+            filled += size
+            rest = request.ready_size
+            if rest and request.is_read and size + rest <= _turn(request):
                 # The pack is full: its turn goes on in the next. Else it would wait for everyone
                 # in between, and of many requests all would be half done.
                 self._begun = request
-                tokens, rest = tokens + rest, 0
+                size, rest = size + rest, 0
             if not rest:
                 self._queued.discard(request)
-            self._running.served(flow, tokens, is_over=not rest)
+            self._running.served(flow, size, is_over=not rest)
             if self._begun is request:
                 break
         return pack
@@ -185,21 +187,20 @@ class Scheduler:
         """Whether a caller has something here."""
         return caller in self._callers
 
-    def _take(self, request: Request, pack: list[Taken]) -> int:
-        """Put into a pack what a request has at its turn; returns how many tokens that are."""
-        room = request.source.budget_tokens - sum(one.tokens for one in pack)
-        tokens = 0
-        turn = _turn(request)
-        while request.is_ready and tokens < turn and room > 0:
-            taken = request.take(min(room, turn - tokens), room if pack else 1 << 60)
+    def _take(self, request: Request, pack: list[Taken], filled: int) -> int:
+        """Put into a pack what a request has at its turn; returns how much more that fills."""
+        room = request.source.budget_tokens - filled
+        size, turn = 0, _turn(request)
+        while request.is_ready and size < turn and room > 0:
+            taken = request.take(min(room, turn - size), room if pack else 1 << 60)
             if taken is None:
                 break
             pack.append(taken)
-            tokens += taken.tokens
-            room -= taken.tokens
+            size += taken.size
+            room -= taken.size
+            self.ready -= taken.tokens
             self._long -= taken.tokens * taken.part.is_long
-        self.ready -= tokens
-        return tokens
+        return size
 
     def _may_join(self, request: Request, pack: list[Taken]) -> bool:
         """Whether it shares packs with these, and holds up none that ends here."""

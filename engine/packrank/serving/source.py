@@ -33,12 +33,15 @@ class Read:
         places: which of the pairs each is of; ascending, and repeated where a pair has several.
         lengths: [n] int32, tokens of each.
         failures: place -> reason of the other pairs.
+        spared: [n] int32, with how many tokens each begins as the one before it, which run once
+            where both are in a pack; None: with none.
     """
 
     what: Any
     places: list[int]
     lengths: Int32
     failures: dict[int, str]
+    spared: Int32 | None = None
 
 
 @dataclass(frozen=True)
@@ -155,7 +158,7 @@ class PairSource:
         window = self.scorer.reader.window(self._known(pairs))
         pack = window.sequences
         self._learn(pairs, np.array(window.indices, dtype=np.int64), pack.lengths)
-        return Read(pack, window.indices, pack.lengths, window.failures)
+        return Read(pack, window.indices, pack.lengths, window.failures, _spared(pack))
 
     def _learn(self, pairs: Sequence[Any], places: NDArray[np.int64], lengths: Int32) -> None:
         """Learn from pairs of texts that are not cut; of others that they have no fewer tokens.
@@ -353,6 +356,16 @@ class Alone:
         answer, tokens = self.call()
         self.answers.append(answer)
         return lambda: Ran(np.zeros((1, 1), dtype=np.float32), {}, [tokens])
+
+
+def _spared(pack: Pack) -> Int32 | None:
+    """With how many tokens each sequence begins as the one before it; None: with none."""
+    if pack.queries is None or pack.shared is None:
+        return None
+    spared = pack.shared.copy()
+    spared[1:] *= pack.queries[1:] == pack.queries[:-1]
+    spared[:1] = 0
+    return spared
 
 
 def _sizes(pair: Any) -> tuple[int, int, int]:

@@ -17,6 +17,7 @@ from packrank.demo import default_model
 from packrank.exits.margins import Margins
 from packrank.reranker import scorer_of
 from packrank.serving.source import LateSource, PairSource
+from packrank.serving.watch import Totals
 from packrank_kernels.dispatch import TABLE
 
 QUERIES = ["what is a panda", "", "is it"]
@@ -40,6 +41,29 @@ def test_decoders_in_company(make: Any, tmp_path: Path) -> None:
             assert future.result(60) == model.rank(query, DOCUMENTS)
         pairs = PAIRS[:6]  # of the others some templates say that the query is too long
         assert np.array_equal(engine.submit_pairs(pairs).result(60), model.score(pairs))
+
+
+def test_packs_of_decoders_are_as_full_as_what_runs(tmp_path: Path) -> None:
+    """What the candidates of a query begin with runs once, and takes room once."""
+    model = qwen3(tmp_path).open(budget_tokens=400)
+    query, documents = "what is a panda " * 8, ["a bear", "it is", "the sea"] * 20
+    pairs = [(query, document) for document in documents]
+    pack = scorer_of(model).reader.window(pairs).sequences
+    assert pack.shared is not None and min(pack.shared) > 60
+    ran: list[tuple[int, int]] = []
+
+    class Watching(Totals):
+        def has_run(self, pairs: int, tokens: int, budget: int, seconds: float) -> None:
+            ran.append((pairs, tokens))
+
+    with Engine(model, watch=Watching()) as engine:
+        answer = engine.submit(query, documents)
+        assert answer.result(60) == model.rank(query, documents)
+        assert answer.usage.tokens == len(pack.token_ids) == sum(tokens for _, tokens in ran)
+        assert engine.queue_tokens == 0
+    assert (
+        len(ran) < len(pack.token_ids) / 400
+    )  # of whole sequences there would be as many at least
 
 
 def layerwise(folder: Path) -> Reranker:

@@ -117,4 +117,4 @@ def test_a_pair_counts_where_its_first_sequence_is() -> None:
     )  # fmt: skip
     part = Part(None, [0, 0, 0, 1, 1], np.full(5, 3, dtype=np.int32))
     spans = [(0, 2), (2, 3), (2, 4), (4, 5), (0, 5), (3, 5)]
-    assert [Taken(one, part, *span, 0).num_pairs for span in spans] == [1, 0, 1, 0, 2, 1]
+    assert [Taken(one, part, *span, 0, 0).num_pairs for span in spans] == [1, 0, 1, 0, 2, 1]

@@ -164,6 +164,29 @@ def test_a_turn_takes_what_was_read_in_parts() -> None:
     assert found == [first] * 3 + [second] * 2
 
 
+def test_what_sequences_begin_with_alike_fills_a_pack_once() -> None:
+    scheduler = Scheduler(10_000, 10_000)
+    one, other = request(*[30] * 12), request(*[30] * 2)
+    for each in (one, other):
+        scheduler.add(each)
+    for shared in (20, 0):
+        found = scheduler.to_read(1000)
+        assert found is not None
+        part = part_of(*found)
+        if shared:
+            part.spared = np.array([0, *[shared] * 5] * 2, dtype=np.int32)
+        scheduler.has_read(*found, part)
+    ran = []
+    while pack := scheduler.compose():
+        assert sum(taken.size for taken in pack) <= 100
+        ran.append([(taken.request, taken.stop - taken.start, taken.size) for taken in pack])
+        for taken in pack:
+            scheduler.has_run(taken)
+    # Six of one query are 30 + 5 * 10; begun in the middle of one, the first is whole again.
+    assert ran == [[(one, 6, 80)], [(other, 2, 60), (one, 2, 40)], [(one, 4, 60)]]
+    assert (scheduler.tokens, scheduler.load, scheduler.ready) == (0, 0, 0)
+
+
 def test_what_was_read_later_of_a_request_is_no_newcomer() -> None:
     """Nor is a request read before the last part of it has come."""
     scheduler = Scheduler(10_000, 10_000)

@@ -71,6 +71,47 @@ void attention(const std::string& isa, int dtype, const Tensor3& q, const Tensor
     kernels.attention(args);
 }
 
+// Keys and values in pages (address and strides of a page, a token and a head).
+using Tensor4 = std::tuple<uintptr_t, int64_t, int64_t, int64_t>;
+
+Strided in_pages(const Tensor4& x) {
+    const auto& [data, page_stride, token_stride, head_stride] = x;
+    return {at<void>(data), token_stride, head_stride, page_stride};
+}
+
+// Pages (keys, values, table, lengths, most of a sequence, tokens of one).
+using PageTuple = std::tuple<Tensor4, Tensor4, uintptr_t, uintptr_t, int64_t, int64_t>;
+
+void paged_attention(const std::string& isa, int dtype, const Tensor3& q, const Tensor3& new_k,
+                     const Tensor3& new_v, const PageTuple& pages, uintptr_t out,
+                     uintptr_t cu_seqlens_q, uintptr_t cu_seqlens_k, int64_t num_sequences,
+                     int64_t num_heads, int64_t num_key_heads, int64_t head_size, float scale,
+                     float softcap, int64_t window, uintptr_t cos, uintptr_t sin) {
+    const auto& [keys, values, table, lengths, most, size] = pages;
+    AttentionArgs args = {};
+    args.dtype = static_cast<Dtype>(dtype);
+    args.q = strided(q);
+    args.k = in_pages(keys);
+    args.v = in_pages(values);
+    args.out = at<void>(out);
+    args.cu_seqlens_q = at<int32_t>(cu_seqlens_q);
+    args.cu_seqlens_k = at<int32_t>(cu_seqlens_k);
+    args.num_sequences = num_sequences;
+    args.num_heads = num_heads;
+    args.num_key_heads = num_key_heads;
+    args.head_size = head_size;
+    args.scale = scale;
+    args.softcap = softcap;
+    args.causal = true;
+    args.window = window;
+    args.cos = at<float>(cos);
+    args.sin = at<float>(sin);
+    args.pages = {at<int32_t>(table), at<int32_t>(lengths), most, size};
+    const Kernels& kernels = find(isa);
+    py::gil_scoped_release unlocked;
+    kernels.paged_attention({args, strided(new_k), strided(new_v)});
+}
+
 void add_layer_norm(const std::string& isa, int dtype, uintptr_t x, uintptr_t residual,
                     uintptr_t weight, uintptr_t bias, uintptr_t normed, uintptr_t total,
                     int64_t rows, int64_t size, float eps) {
@@ -131,7 +172,7 @@ void embed_layer_norm(const std::string& isa, int dtype, uintptr_t token_ids, ui
 
 void linear(const std::string& isa, int dtype, uintptr_t x, int64_t x_stride, uintptr_t packed,
             uintptr_t bias, uintptr_t out, int64_t rows, int64_t in_features, int64_t out_features,
-            int activation, bool gated) {
+            int activation, bool gated, bool wide) {
     const LinearArgs args = {static_cast<Dtype>(dtype),
                              at<void>(x),
                              x_stride,
@@ -142,7 +183,8 @@ void linear(const std::string& isa, int dtype, uintptr_t x, int64_t x_stride, ui
                              in_features,
                              out_features,
                              static_cast<Activation>(activation),
-                             gated};
+                             gated,
+                             wide};
     const Kernels& kernels = find(isa);
     py::gil_scoped_release unlocked;
     kernels.linear(args);
@@ -238,6 +280,7 @@ PYBIND11_MODULE(_cpu, m) {
                               out_features, in_features);
     });
     m.def("attention", &attention);
+    m.def("paged_attention", &paged_attention);
     m.def("add_layer_norm", &add_layer_norm);
     m.def("add_rms_norm", &add_rms_norm);
     m.def("embed_layer_norm", &embed_layer_norm);

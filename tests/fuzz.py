@@ -4,6 +4,7 @@
 undefined operation.
 """
 
+import functools
 import random
 import sys
 
@@ -12,6 +13,7 @@ import torch
 from packrank_kernels import (
     BITS,
     Codec,
+    Pages,
     RelativePositions,
     TokenEmbeddings,
     add_layer_norm,
@@ -23,6 +25,7 @@ from packrank_kernels import (
     maxsim,
     pack_head,
     pack_linear,
+    paged_attention,
     reference,
     score_head,
     set_num_threads,
@@ -49,8 +52,9 @@ def fuzz_linear(rng, dtype, backend):
     weight = (torch.randn(n * (1 + gated), k) / k**0.5).to(dtype)
     # Signed terms may cancel; a bias of 2 keeps some output near the size of its terms.
     x, bias = torch.randn(t, k).to(dtype), torch.randn(len(weight)) + 2
-    packed = pack_linear(weight, bias, activation=activation, gated=gated, backend=backend)
-    return linear(x, packed), reference.linear(x, weight, bias, activation, gated)
+    form = {"activation": activation, "gated": gated, "wide": rng.random() < 0.2}
+    packed = pack_linear(weight, bias, **form, backend=backend)
+    return linear(x, packed), reference.linear(x, weight, bias, **form)
 
 
 def fuzz_attention(rng, dtype, backend):
@@ -87,6 +91,40 @@ def fuzz_attention(rng, dtype, backend):
         "softcap": softcap,
     }
     return attention(*args, backend=backend, **options), reference.attention(*args, **options)
+
+
+def fuzz_paged_attention(rng, dtype, backend):
+    lengths_k = lengths(rng, 300)
+    new = [rng.choice([length, min(length, 1), rng.randint(0, length)]) for length in lengths_k]
+    asking = [rng.choice([n, min(n, 1)]) for n in new]
+    key_heads, size, page = rng.randint(1, 3), rng.randint(1, 70), rng.randint(1, 40)
+    heads = key_heads * rng.choice([1, 2, 7, 30])
+    counts = [-(-length // page) for length in lengths_k]
+    numbers = torch.randperm(sum(counts) + 1, dtype=torch.int32)
+    table = torch.full((len(counts), max(counts, default=0) + rng.randint(0, 2)), -1).int()
+    for row, mine in zip(table, numbers[:-1].split(counts), strict=True):
+        row[: len(mine)] = mine
+    kept = torch.randn(2, len(numbers), key_heads, page, size).to(dtype)
+    q = torch.randn(sum(asking), heads, size).to(dtype)
+    k, v = torch.randn(2, sum(new), key_heads, size).to(dtype)
+    rotary = None
+    if size % 2 == 0 and rng.random() < 0.5:
+        theta = torch.rand(max([1, *lengths_k]), size // 2) * 6.3
+        rotary = theta.cos(), theta.sin()
+    options = {
+        "scale": rng.uniform(0.1, 1.0) * size**-0.5,
+        "window": rng.choice([None, 0, rng.randint(0, 100)]),
+        "softcap": rng.choice([None, rng.uniform(0.5, 60.0)]),
+        "rotary": rotary,
+    }
+    starts = cu_seqlens(asking), cu_seqlens(new)
+    found, by_token = [], rng.random() < 0.3
+    for run in (functools.partial(paged_attention, backend=backend), reference.paged_attention):
+        pages = kept.transpose(2, 3).contiguous() if by_token else kept.clone().transpose(2, 3)
+        have = torch.tensor(lengths_k, dtype=torch.int32)
+        out = run(q, k, v, Pages(*pages, table, have), *starts, **options)
+        found.append(torch.cat([out.flatten(), pages.flatten()]))
+    return found
 
 
 def fuzz_relative_attention(rng, dtype, backend):

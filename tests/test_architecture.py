@@ -181,8 +181,16 @@ PLACES = {
         "reference": ("reference",),
         "dispatch": ("dispatch",),
         "ops": (
-            *("attention", "embedding", "head", "layer_norm", "linear", "maxsim", "residual"),
-            *("rms_norm", "rows", "stream", "token_embeddings", "threads", "info"),
+            *(
+                "attention",
+                "embedding",
+                "head",
+                "layer_norm",
+                "linear",
+                "maxsim",
+                "paged_attention",
+            ),
+            *("residual", "rms_norm", "rows", "stream", "token_embeddings", "threads", "info"),
         ),
     },
 }

@@ -37,8 +37,8 @@ def _line(layer: int) -> float:
     return float(0.27 * (0.05 / 0.27) ** ((layer - 20) / 8))
 
 
-def qwen(folder: Path) -> Path:
-    """Qwen2.5-0.5B's sizes with one label, bfloat16; no tokenizer."""
+def qwen(folder: Path, head: str = "SequenceClassification") -> Path:
+    """Qwen2.5-0.5B's sizes with one label, or another head, bfloat16; no tokenizer."""
     import transformers
 
     config = transformers.Qwen2Config(
@@ -53,9 +53,11 @@ def qwen(folder: Path) -> Path:
         rope_parameters={"rope_type": "default", "rope_theta": 1e6},
         num_labels=1,
         pad_token_id=PAD,
+        tie_word_embeddings=True,
     )
     torch.manual_seed(0)
-    model = transformers.Qwen2ForSequenceClassification._from_config(config, dtype=torch.bfloat16)
+    model_class = getattr(transformers, f"Qwen2For{head}")
+    model = model_class._from_config(config, dtype=torch.bfloat16)
     with torch.no_grad():
         for name, vector in model.named_parameters():
             if vector.ndim == 1:  # all ones or all zeros: which is which would not show

@@ -24,6 +24,7 @@ from measure import Session
 from norms import EPS, TOKENS
 
 from packrank_kernels import (
+    Pages,
     add_layer_norm,
     add_rms_norm,
     attention,
@@ -31,6 +32,7 @@ from packrank_kernels import (
     linear,
     pack_head,
     pack_linear,
+    paged_attention,
     score_head,
     take_sequences,
 )
@@ -61,6 +63,7 @@ class Jobs:
         """The slowest to compile first, so that shares end together."""
         yield from self.products()
         yield from self.attentions()
+        yield from self.attentions_in_pages()
         yield from self.scores()
         yield from self.rows()
         yield from self.contestants()
@@ -109,6 +112,27 @@ class Jobs:
                             s, n, first=f, **options
                         ),
                     )
+
+    def attentions_in_pages(self) -> Iterator[Job]:
+        for size, most in itertools.product((64, 128), (1, None)):
+            yield (
+                f"paged attention {size}, {most}",
+                lambda s=size, n=most: self.attend_in_pages(s, n),
+            )
+
+    def attend_in_pages(self, size: int, most: int | None) -> object:
+        lengths = [most or 40, most or 7]
+        new = self.draw(sum(lengths), 18, size)
+        keys, values = self.draw(2, 6, 2, 16, size).transpose(2, 3)
+        have = torch.tensor(lengths, dtype=torch.int32, device=self.device)
+        table = torch.arange(6, dtype=torch.int32, device=self.device).view(2, 3)
+        cu, angles = cu_seqlens(lengths).to(self.device), torch.rand(40, size // 2)
+        rotary = angles.cos().to(self.device), angles.sin().to(self.device)
+        return paged_attention(
+            *(new[:, :14], new[:, 14:16], new[:, 16:]),
+            Pages(keys, values, table, have),
+            cu, cu, rotary=rotary, max_seqlen_q=most, backend=self.backend,
+        )  # fmt: skip
 
     def attend(
         self,

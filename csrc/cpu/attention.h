@@ -10,6 +10,11 @@
 // task packs is at a multiple of kWidth: so a key adds to the same lane of its row's sum and to the
 // same unit of P V whatever the task, and a shared prefix gives the bits of an own one.
 //
+// Keys and values in pages are read page by page (keys.h says who writes them). Where one block of
+// rows is all that a task has, as where a sequence grows by a token, it packs them a panel at a
+// time and multiplies that while it is in the first-level cache: they are read once, from wherever
+// they lie, and never written as a whole. The chains of additions, and so the bits, are the same.
+//
 // Terms of relative positions are added to S before its softmax, by relative.h; biases of distances
 // once it is scaled.
 //
@@ -18,60 +23,6 @@
 
 constexpr int64_t kQueryRowsPerTask = 240;  // a multiple of kQueryRows
 constexpr int64_t kQueryRows = 24;          // whole tiles of most heights
-constexpr int kValueVectors = kRegisters == 32 ? 4 : 3;
-
-// Row i of a head, at its position, as `size` elements of T.
-template <class T>
-void rotate_row(const T* x, const float* cos, const float* sin, int64_t size, T* out) {
-    const int64_t half = size / 2;
-    for (int64_t i = 0; i < half; i += kWidth) {
-        const int n = half - i < kWidth ? static_cast<int>(half - i) : kWidth;
-        const bool whole = n == kWidth;
-        const V x1 = whole ? load(x + i) : load(x + i, n);
-        const V x2 = whole ? load(x + half + i) : load(x + half + i, n);
-        const V c = whole ? load(cos + i) : load(cos + i, n);
-        const V s = whole ? load(sin + i) : load(sin + i, n);
-        const V y1 = sub(mul(x1, c), mul(x2, s)), y2 = add(mul(x2, c), mul(x1, s));
-        if (whole) {
-            store(out + i, y1);
-            store(out + half + i, y2);
-        } else {
-            store(out + i, y1, n);
-            store(out + half + i, y2, n);
-        }
-    }
-}
-
-// Values [rows, size] as panels of the product P V: unit u holds rows u (float) or 2u, 2u + 1.
-template <class T>
-void pack_values(const T* source, int64_t stride, int64_t rows, int64_t size, uint32_t* packed) {
-    constexpr int64_t per_unit = unit_elements<T>();
-    const int64_t units = num_units<T>(rows), padded = padded_columns(size);
-    for (int64_t column = 0; column < padded; column += kValueVectors * kWidth) {
-        const int64_t left = padded - column;
-        const int64_t width = left < kValueVectors * kWidth ? left : kValueVectors * kWidth;
-        for (int64_t u = 0; u < units; ++u)
-            for (int64_t c = column; c < column + width; c += kWidth) {
-                uint32_t* out = packed + column * units + u * width + (c - column);
-                const T* row = source + u * per_unit * stride + c;
-                const bool whole = c + kWidth <= size && (u + 1) * per_unit <= rows;
-                if constexpr (per_unit == 1) {
-                    if (whole) {
-                        store(reinterpret_cast<float*>(out), load(row));
-                        continue;
-                    }
-                } else if (whole) {
-                    interleave(row, row + stride, out);
-                    continue;
-                }
-                T block[kWidth * per_unit] = {};
-                for (int64_t r = 0; r < per_unit && u * per_unit + r < rows; ++r)
-                    for (int64_t i = 0; i < kWidth && c + i < size; ++i)
-                        block[i * per_unit + r] = row[r * stride + i];
-                __builtin_memcpy(out, block, sizeof(block));
-            }
-    }
-}
 
 // row = scale * row + bias
 inline void bias_row(float* row, int64_t columns, float scale, const float* bias) {
@@ -130,6 +81,11 @@ class HeadTask {
             prefix_keys_ = args.cu_seqlens_k[prefix + 1] - prefix_start_;
         }
         sequence_keys_ = prefix_keys_ + args.cu_seqlens_k[sequence + 1] - own_start_;
+        if (is_paged()) {
+            sequence_keys_ = args.pages.lengths[sequence];
+            pages_ = args.pages.table + sequence * args.pages.most;
+            streams_ = last_row - first_row <= kQueryRows;
+        }
         first_position_ = args.causal ? sequence_keys_ - num_queries : 0;
         // Keys that any of the task's rows sees; the others are not even packed.
         first_key_ = begin_of(first_row_) / kWidth * kWidth;
@@ -143,7 +99,7 @@ class HeadTask {
             return;
         }
         allocate();
-        pack();
+        if (!streams_) pack();
         for (int64_t row = first_row_; row < last_row_; row += kQueryRows)
             block(row, min_of(row + kQueryRows, last_row_));
     }
@@ -153,6 +109,8 @@ class HeadTask {
         const T* data;
         int64_t stride;
     };
+
+    bool is_paged() const { return args_.pages.table != nullptr; }
 
     // Then a task's rows are its queries, and it sees all keys of the sequence.
     bool is_relative() const { return RelativeColumns<T>::multiplies(args_); }
@@ -195,15 +153,16 @@ class HeadTask {
 
     void allocate() {
         const int64_t keys = padded_columns(num_keys_), values = padded_columns(size_);
-        const bool collects = args_.cos != nullptr || prefix_keys_ > 0;
+        const bool collects = args_.cos != nullptr || prefix_keys_ > 0 || is_paged();
+        const int64_t packed = streams_ ? min_of(keys, kPanelColumns) : keys;
         const int64_t words[] = {
-            keys * units_,                                   // keys_
-            num_units<T>(num_keys_) * values,                // values_
-            kQueryRows * units_,                             // queries_
-            kQueryRows * keys,                               // scores_
-            sizeof(T) == 2 ? kQueryRows * (keys / 2) : 0,    // weights_
-            kQueryRows * values,                             // sums_
-            collects ? num_units<T>(size_ * num_keys_) : 0,  // collected_
+            packed * units_,                               // keys_
+            num_units<T>(packed) * values,                 // values_
+            kQueryRows * units_,                           // queries_
+            kQueryRows * keys,                             // scores_
+            sizeof(T) == 2 ? kQueryRows * (keys / 2) : 0,  // weights_
+            kQueryRows * values,                           // sums_
+            collects ? num_units<T>(size_ * packed) : 0,   // collected_
             is_relative() ? relative_.words() : 0,
         };
         int64_t total = 0;
@@ -225,14 +184,19 @@ class HeadTask {
         score_stride_ = keys;
     }
 
-    // The rows of x that the task reads: in place where they lie in one run as they are.
-    Rows collect(const Strided& x, bool rotates) {
-        if (!rotates && (first_key_ >= prefix_keys_ || first_key_ + num_keys_ <= prefix_keys_))
-            return {key_row(x, first_key_), x.token_stride};
-        for (int64_t j = 0; j < num_keys_; ++j) {
-            const T* row = key_row(x, first_key_ + j);
+    // Rows of x from key `begin` of the task's on: in place where they lie in one run as they are.
+    Rows collect(const Strided& x, bool rotates, int64_t begin, int64_t count) {
+        const int64_t first = first_key_ + begin;
+        if (is_paged()) {
+            gather_rows(args_.pages, pages_, x, key_head_, first, count, size_, collected_);
+            return {collected_, size_};
+        }
+        if (!rotates && (first >= prefix_keys_ || first + count <= prefix_keys_))
+            return {key_row(x, first), x.token_stride};
+        for (int64_t j = 0; j < count; ++j) {
+            const T* row = key_row(x, first + j);
             if (rotates)
-                rotate(row, first_key_ + j, collected_ + j * size_);
+                rotate(row, first + j, collected_ + j * size_);
             else
                 __builtin_memcpy(collected_ + j * size_, row, size_ * sizeof(T));
         }
@@ -240,11 +204,18 @@ class HeadTask {
     }
 
     void pack() {
-        const Rows keys = collect(args_.k, args_.cos != nullptr);
-        pack_transposed(keys.data, keys.stride, num_keys_, size_, keys_);
+        const Rows keys = pack_keys(0, num_keys_);
         if (is_relative()) relative_.multiply_keys(keys.data, keys.stride);
-        const Rows values = collect(args_.v, false);
-        pack_values(values.data, values.stride, num_keys_, size_, values_);
+        pack_values_of(0, num_keys_);
+    }
+    Rows pack_keys(int64_t begin, int64_t count) {
+        const Rows keys = collect(args_.k, args_.cos != nullptr && !is_paged(), begin, count);
+        pack_transposed(keys.data, keys.stride, count, size_, keys_);
+        return keys;
+    }
+    void pack_values_of(int64_t begin, int64_t count) {
+        const Rows values = collect(args_.v, false, begin, count);
+        pack_values(values.data, values.stride, count, size_, values_);
     }
 
     // Rows [begin, end), at most kQueryRows.
@@ -266,9 +237,12 @@ class HeadTask {
         const int64_t to = padded_columns(seen);
         const int64_t unseen = max_of(0, begin_of(begin) - first_key_);
         const int64_t from = min_of(to, unseen / kPanelColumns * kPanelColumns);
-        for (int64_t column = from; column < to; column += kPanelColumns)
-            product<T>(panel_vectors(column, padded), queries, query_bytes, keys_ + column * units_,
-                       units_, scores_ + column, score_stride_, rows);
+        for (int64_t column = from; column < to; column += kPanelColumns) {
+            if (streams_) pack_keys(column, min_of(kPanelColumns, num_keys_ - column));
+            const uint32_t* keys = streams_ ? keys_ : keys_ + column * units_;
+            product<T>(panel_vectors(column, padded), queries, query_bytes, keys, units_,
+                       scores_ + column, score_stride_, rows);
+        }
         if (is_relative())
             relative_.add_to(scores_, score_stride_, queries, query_bytes, begin, end);
         const float log2_e = 1.44269504f;  // e^x = 2^(x / ln 2)
@@ -293,17 +267,17 @@ class HeadTask {
             inverse[r] = high > low ? 1.0f / total : 0.0f;
             if (high <= low) __builtin_memset(weights, 0, (to - from) * sizeof(T));
         }
-        const int64_t first_unit = from / unit_elements<T>();
-        const int64_t all = num_units<T>(num_keys_);
-        const int64_t units = min_of(all, to / unit_elements<T>()) - first_unit;
-        const int64_t columns = padded_columns(size_);
-        for (int64_t column = 0; column < columns; column += kValueVectors * kWidth) {
-            const int64_t width = min_of(columns - column, kValueVectors * kWidth);
-            product<T>(static_cast<int>(width / kWidth),
-                       reinterpret_cast<const char*>(weights_ + from), score_stride_ * sizeof(T),
-                       values_ + column * all + first_unit * width, units, sums_ + column, columns,
-                       rows);
+        const int64_t last = min_of(num_keys_, to);
+        if (streams_) {
+            for (int64_t key = from; key < last; key += kPanelColumns) {
+                const int64_t count = min_of(kPanelColumns, last - key);
+                pack_values_of(key, count);
+                add_values(key, count, 0, count, rows, key > from);
+            }
+        } else {
+            add_values(from, last - from, from, num_keys_, rows, false);
         }
+        const int64_t columns = padded_columns(size_);
         for (int64_t r = 0; r < rows; ++r) {
             float* row = sums_ + r * columns;
             const V factor = set1(inverse[r]);
@@ -313,12 +287,28 @@ class HeadTask {
         }
     }
 
+    // sums_ (+)= P V over some keys, which are from key `place` on of `packed` packed ones.
+    void add_values(int64_t key, int64_t count, int64_t place, int64_t packed, int64_t rows,
+                    bool adds) {
+        const int64_t units = num_units<T>(count), first_unit = place / unit_elements<T>();
+        const int64_t all = num_units<T>(packed), columns = padded_columns(size_);
+        for (int64_t column = 0; column < columns; column += kValueVectors * kWidth) {
+            const int64_t width = min_of(columns - column, kValueVectors * kWidth);
+            product<T>(static_cast<int>(width / kWidth),
+                       reinterpret_cast<const char*>(weights_ + key), score_stride_ * sizeof(T),
+                       values_ + column * all + first_unit * width, units, sums_ + column, columns,
+                       rows, adds);
+        }
+    }
+
     const AttentionArgs& args_;
     const int64_t group_, key_head_, size_, units_, first_row_, last_row_;
     const RelativeColumns<T>& columns_;
     RelativeTerms<T> relative_;
     int64_t query_start_, own_start_, prefix_start_ = 0, prefix_keys_ = 0, sequence_keys_;
     int64_t first_position_, first_key_, num_keys_;
+    const int32_t* pages_ = nullptr;
+    bool streams_ = false;  // keys and values are packed as they are multiplied
     uint32_t *keys_ = nullptr, *values_ = nullptr, *queries_ = nullptr;
     float *scores_ = nullptr, *sums_ = nullptr;
     T *weights_ = nullptr, *collected_ = nullptr;
@@ -363,4 +353,17 @@ void attention_typed(const AttentionArgs& args) {
 inline void attention(const AttentionArgs& args) {
     return args.dtype == Dtype::kFloat32 ? attention_typed<float>(args)
                                          : attention_typed<BFloat16>(args);
+}
+
+template <class T>
+void paged_attention_typed(const PagedAttentionArgs& args) {
+    const int64_t heads = args.attention.num_key_heads;
+    parallel(args.attention.num_sequences * heads,
+             [&](int64_t index) { write_to_pages<T>(args, index / heads, index % heads); });
+    attention_typed<T>(args.attention);
+}
+
+inline void paged_attention(const PagedAttentionArgs& args) {
+    return args.attention.dtype == Dtype::kFloat32 ? paged_attention_typed<float>(args)
+                                                   : paged_attention_typed<BFloat16>(args);
 }

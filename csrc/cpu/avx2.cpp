@@ -38,9 +38,9 @@ bool supported() {
 
 }  // namespace
 
-const Kernels kernels = {"avx2",           supported, packed_size,    pack_linear,
-                         linear,           attention, add_layer_norm, add_rms_norm,
-                         embed_layer_norm, maxsim,    matches,        stream};
+const Kernels kernels = {"avx2",    supported,      packed_size,    pack_linear,      linear,
+                         attention, add_layer_norm, add_rms_norm,   embed_layer_norm, maxsim,
+                         matches,   stream,         paged_attention};
 
 }  // namespace packrank::avx2
 
@@ -53,7 +53,7 @@ const Kernels kernels = {"avx2",  [] { return false; },
                          nullptr, nullptr,
                          nullptr, nullptr,
                          nullptr, nullptr,
-                         nullptr};
+                         nullptr, nullptr};
 
 }  // namespace packrank::avx2
 

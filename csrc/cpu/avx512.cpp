@@ -40,9 +40,9 @@ bool supported() {
 
 }  // namespace
 
-const Kernels kernels = {"avx512",         supported, packed_size,    pack_linear,
-                         linear,           attention, add_layer_norm, add_rms_norm,
-                         embed_layer_norm, maxsim,    matches,        stream};
+const Kernels kernels = {"avx512",  supported,      packed_size,    pack_linear,      linear,
+                         attention, add_layer_norm, add_rms_norm,   embed_layer_norm, maxsim,
+                         matches,   stream,         paged_attention};
 
 }  // namespace packrank::avx512
 

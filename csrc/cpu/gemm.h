@@ -73,12 +73,13 @@ inline __attribute__((always_inline)) void accumulate(
 
 template <class T, int kRows, int kVectors>
 __attribute__((noinline)) void store_tile(const char* a, int64_t a_stride, const uint32_t* b,
-                                          int64_t units, float* c, int64_t c_stride) {
+                                          int64_t units, float* c, int64_t c_stride, bool adds) {
     V acc[kRows][kVectors];
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 4
-        for (int j = 0; j < kVectors; ++j) acc[r][j] = set1(0.0f);
+        for (int j = 0; j < kVectors; ++j)
+            acc[r][j] = adds ? load(c + r * c_stride + j * kWidth) : set1(0.0f);
     accumulate<T, kRows, kVectors>(a, a_stride, b, units, acc);
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r)
@@ -89,29 +90,32 @@ __attribute__((noinline)) void store_tile(const char* a, int64_t a_stride, const
 // C[rows, nv vectors] = A[rows, units] B, in tiles of falling height.
 template <class T, int kVectors, int kRows = tile_rows(kVectors)>
 void product_panel(const char* a, int64_t a_stride, const uint32_t* b, int64_t units, float* c,
-                   int64_t c_stride, int64_t rows) {
+                   int64_t c_stride, int64_t rows, bool adds) {
     for (; rows >= kRows; rows -= kRows) {
-        store_tile<T, kRows, kVectors>(a, a_stride, b, units, c, c_stride);
+        store_tile<T, kRows, kVectors>(a, a_stride, b, units, c, c_stride, adds);
         a += kRows * a_stride;
         c += kRows * c_stride;
     }
     if constexpr (kRows > 1)
         if (rows > 0)
-            product_panel<T, kVectors, (kRows + 1) / 2>(a, a_stride, b, units, c, c_stride, rows);
+            product_panel<T, kVectors, (kRows + 1) / 2>(a, a_stride, b, units, c, c_stride, rows,
+                                                        adds);
 }
 
+// The same for any number of vectors; with `adds` the chains go on from what C holds.
 template <class T>
 void product(int nv, const char* a, int64_t a_stride, const uint32_t* b, int64_t units, float* c,
-             int64_t c_stride, int64_t rows) {
+             int64_t c_stride, int64_t rows, bool adds = false) {
     switch (nv) {
         case 1:
-            return product_panel<T, 1>(a, a_stride, b, units, c, c_stride, rows);
+            return product_panel<T, 1>(a, a_stride, b, units, c, c_stride, rows, adds);
         case 2:
-            return product_panel<T, 2>(a, a_stride, b, units, c, c_stride, rows);
+            return product_panel<T, 2>(a, a_stride, b, units, c, c_stride, rows, adds);
         case 3:
-            return product_panel<T, 3>(a, a_stride, b, units, c, c_stride, rows);
+            return product_panel<T, 3>(a, a_stride, b, units, c, c_stride, rows, adds);
     }
-    if constexpr (kRegisters == 32) product_panel<T, 4>(a, a_stride, b, units, c, c_stride, rows);
+    if constexpr (kRegisters == 32)
+        product_panel<T, 4>(a, a_stride, b, units, c, c_stride, rows, adds);
 }
 
 // Columns padded to whole vectors.

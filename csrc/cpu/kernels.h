@@ -25,6 +25,15 @@ struct Strided {
     const void* data;
     int64_t token_stride;
     int64_t head_stride;
+    int64_t page_stride;  // of what lies in pages: the others are then within one
+};
+
+// Where keys and values lie that are spread over pages of so many tokens: token t of sequence n in
+// row t % size of page table[n * most + t / size].
+struct Pages {
+    const int32_t* table;    // [num_sequences, most], or null: they lie end to end
+    const int32_t* lengths;  // [num_sequences], keys of each
+    int64_t most, size;
 };
 
 struct AttentionArgs {
@@ -47,6 +56,12 @@ struct AttentionArgs {
     const int32_t* position_rows;  // [2 P - 1], the row for distance d at P - 1 + d
     const float* position_bias;    // [R, H], added to scaled products; or null
     int64_t num_positions;         // P
+    Pages pages = {};              // of k and v
+};
+
+struct PagedAttentionArgs {
+    AttentionArgs attention;
+    Strided new_k, new_v;  // of cu_seqlens_k, to be written at the ends of the sequences
 };
 
 struct NormArgs {
@@ -98,6 +113,7 @@ struct LinearArgs {
     int64_t rows, in_features, out_features;
     Activation activation;
     bool gated;
+    bool wide;  // out is float32, whatever the dtype
 };
 
 // Documents in any format of packrank_kernels/token_embeddings.py, queries as maxsim.py hands them.
@@ -152,6 +168,8 @@ struct Kernels {
     // Of one query: where each of its tokens has its maximum, and what that adds to the score.
     void (*matches)(const MaxSimArgs&);
     void (*stream)(const StreamArgs&);
+    // Keys in pages are rotated already; those that are written are so first.
+    void (*paged_attention)(const PagedAttentionArgs&);
 };
 
 namespace scalar {

@@ -24,11 +24,11 @@ int64_t packed_linear_units(int64_t out_features, int64_t in_features) {
     return padded_columns(out_features) * num_units<T>(in_features);
 }
 
-// Bias, activation and rounding of some rows of one panel.
-template <class T, Activation kActivation>
+// Bias, activation and rounding, to Out, of some rows of one panel.
+template <class Out, Activation kActivation>
 void finish_rows(const LinearArgs& args, const float* sums, const float* gates, int64_t row,
                  int64_t rows, int64_t column, int nv) {
-    T* out = static_cast<T*>(args.out) + row * args.out_features + column;
+    Out* out = static_cast<Out*>(args.out) + row * args.out_features + column;
     for (int j = 0; j < nv; ++j) {
         const int64_t c = j * kWidth;
         const int64_t left = args.out_features - column - c;
@@ -52,23 +52,23 @@ void finish_rows(const LinearArgs& args, const float* sums, const float* gates, 
     }
 }
 
-template <class T>
+template <class Out>
 auto finish_for(Activation activation) {
     switch (activation) {
         case Activation::kGelu:
-            return &finish_rows<T, Activation::kGelu>;
+            return &finish_rows<Out, Activation::kGelu>;
         case Activation::kGeluTanh:
-            return &finish_rows<T, Activation::kGeluTanh>;
+            return &finish_rows<Out, Activation::kGeluTanh>;
         case Activation::kRelu:
-            return &finish_rows<T, Activation::kRelu>;
+            return &finish_rows<Out, Activation::kRelu>;
         case Activation::kSilu:
-            return &finish_rows<T, Activation::kSilu>;
+            return &finish_rows<Out, Activation::kSilu>;
         case Activation::kTanh:
-            return &finish_rows<T, Activation::kTanh>;
+            return &finish_rows<Out, Activation::kTanh>;
         case Activation::kNone:
             break;
     }
-    return &finish_rows<T, Activation::kNone>;
+    return &finish_rows<Out, Activation::kNone>;
 }
 
 template <class T, class Products = InRegisters<T>>
@@ -78,7 +78,8 @@ void linear_typed(const LinearArgs& args) {
     const int64_t padded = padded_columns(args.out_features);
     const int64_t num_panels = (padded + kPanelColumns - 1) / kPanelColumns;
     const int64_t row_tasks = (args.rows + kRowsPerTask - 1) / kRowsPerTask;
-    const auto finish = finish_for<T>(args.activation);
+    const auto finish =
+        args.wide ? finish_for<float>(args.activation) : finish_for<T>(args.activation);
     // Few rows: share the panels out as well, so that every thread has work.
     const int64_t groups = row_tasks >= 16 ? 1 : num_panels < 16 ? num_panels : 16;
     parallel(row_tasks * groups, [&](int64_t task) {

@@ -20,8 +20,8 @@ bool supported() { return true; }
 
 }  // namespace
 
-const Kernels kernels = {"scalar",         supported, packed_size,    pack_linear,
-                         linear,           attention, add_layer_norm, add_rms_norm,
-                         embed_layer_norm, maxsim,    matches,        stream};
+const Kernels kernels = {"scalar",  supported,      packed_size,    pack_linear,      linear,
+                         attention, add_layer_norm, add_rms_norm,   embed_layer_norm, maxsim,
+                         matches,   stream,         paged_attention};
 
 }  // namespace packrank::scalar

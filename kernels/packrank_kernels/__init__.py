@@ -13,8 +13,10 @@ from packrank_kernels.packed import (
     FORMATS,
     PackedHead,
     PackedLinear,
+    Pages,
     RelativePositions,
 )
+from packrank_kernels.paged_attention import paged_attention
 from packrank_kernels.residual import Codec
 from packrank_kernels.rms_norm import add_rms_norm
 from packrank_kernels.rows import take_sequences
@@ -31,6 +33,7 @@ __all__ = [
     "OpCall",
     "PackedHead",
     "PackedLinear",
+    "Pages",
     "RelativePositions",
     "TokenEmbeddings",
     "TopK",
@@ -47,6 +50,7 @@ __all__ = [
     "observed",
     "pack_head",
     "pack_linear",
+    "paged_attention",
     "score_head",
     "set_num_threads",
     "stream",

@@ -32,6 +32,26 @@ def attention(
     position_bias: int,
     num_positions: int,
 ) -> None: ...
+def paged_attention(
+    isa: str,
+    dtype: int,
+    q: _Strided,
+    new_k: _Strided,
+    new_v: _Strided,
+    pages: tuple[tuple[int, ...], tuple[int, ...], int, int, int, int],
+    out: int,
+    cu_seqlens_q: int,
+    cu_seqlens_k: int,
+    num_sequences: int,
+    num_heads: int,
+    num_key_heads: int,
+    head_size: int,
+    scale: float,
+    softcap: float,
+    window: int,
+    cos: int,
+    sin: int,
+) -> None: ...
 def add_layer_norm(
     isa: str,
     dtype: int,
@@ -87,6 +107,7 @@ def linear(
     out_features: int,
     activation: int,
     gated: bool,
+    wide: bool,
 ) -> None: ...
 def maxsim(
     isa: str,

@@ -1,10 +1,16 @@
 """Packed attention: contract, checks, dispatch."""
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from packrank_kernels.checks import check_cu_seqlens, check_float, check_like, check_shape
+from packrank_kernels.checks import (
+    check_cu_seqlens,
+    check_float,
+    check_like,
+    check_rotary,
+    check_shape,
+    longest,
+)
 from packrank_kernels.dispatch import choose
 from packrank_kernels.packed import RelativePositions
 
@@ -109,15 +115,15 @@ def attention(
         _check_prefixes(op, prefix_of, len(cu_seqlens_q) - 1, q.device)
         if not causal:
             raise ValueError(f"{op}: only causal attention can share prefixes")
-    longest_q, longest_k = _longest(cu_seqlens_q), _longest(cu_seqlens_k, prefix_of)
-    for name, bound, longest in (
+    longest_q, longest_k = longest(cu_seqlens_q), longest(cu_seqlens_k, prefix_of)
+    for name, bound, most in (
         ("max_seqlen_q", max_seqlen_q, longest_q),
         ("max_seqlen_k", max_seqlen_k, longest_k),
     ):
-        if bound is not None and bound < longest:
-            raise ValueError(f"{op}: {name} is {bound}, but a sequence has {longest}")
+        if bound is not None and bound < most:
+            raise ValueError(f"{op}: {name} is {bound}, but a sequence has {most}")
     if rotary is not None:
-        _check_rotary(op, rotary, size, max(longest_q, longest_k), q.device)
+        check_rotary(op, rotary, size, max(longest_q, longest_k), q.device)
     if relative is not None:
         others = (window, rotary, softcap, prefix_of)
         if heads != key_heads or any(option is not None for option in others):
@@ -170,17 +176,6 @@ def attention(
     return out
 
 
-def _longest(cu_seqlens: Tensor, prefix_of: Tensor | None = None) -> int:
-    if cu_seqlens.device.type != "cpu" or len(cu_seqlens) < 2:
-        return 0
-    values = cu_seqlens.numpy()
-    lengths = values[1:] - values[:-1]
-    if prefix_of is not None:
-        owners = prefix_of.numpy()
-        lengths = lengths + np.where(owners < 0, 0, lengths[owners])
-    return int(lengths.max())
-
-
 def _check_prefixes(op: str, prefix_of: Tensor, count: int, device: torch.device) -> None:
     check_shape(op, "prefix_of", prefix_of, count)
     check_like(op, "prefix_of", prefix_of, torch.int32, device)
@@ -192,20 +187,6 @@ def _check_prefixes(op: str, prefix_of: Tensor, count: int, device: torch.device
         raise ValueError(f"{op}: prefix_of spans {low}..{high}, there are {count} sequences")
     if (owners[owners[owners >= 0]] >= 0).any():
         raise ValueError(f"{op}: a prefix has a prefix itself")
-
-
-def _check_rotary(
-    op: str, rotary: tuple[Tensor, Tensor], size: int, longest: int, device: torch.device
-) -> None:
-    if size % 2:
-        raise ValueError(f"{op}: rotary needs an even head size, got {size}")
-    for name, table in zip(("cos", "sin"), rotary, strict=True):
-        check_shape(op, name, table, "P", size // 2)
-        check_like(op, name, table, torch.float32, device)
-        if not table.is_contiguous():
-            raise ValueError(f"{op}: {name} must be contiguous")
-        if len(table) < longest:
-            raise ValueError(f"{op}: {name} has {len(table)} positions, the pack needs {longest}")
 
 
 def _check_relative(op: str, relative: RelativePositions, q: Tensor, longest: int) -> None:

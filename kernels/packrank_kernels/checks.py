@@ -1,5 +1,6 @@
 """Argument checks shared by the ops: one message form, raised before anything is computed."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -54,3 +55,30 @@ def check_cu_seqlens(
     fits = values[-1] == total or (not whole and values[-1] < total)
     if values[0] != 0 or not fits or (values[1:] < values[:-1]).any():
         raise ValueError(f"{op}: {name} must rise from 0 to {total} without falling")
+
+
+def longest(cu_seqlens: Tensor, prefix_of: Tensor | None = None) -> int:
+    """Tokens of the longest sequence, its prefix included; 0 where the host does not know."""
+    if cu_seqlens.device.type != "cpu" or len(cu_seqlens) < 2:
+        return 0
+    values = cu_seqlens.numpy()
+    lengths = values[1:] - values[:-1]
+    if prefix_of is not None:
+        owners = prefix_of.numpy()
+        lengths = lengths + np.where(owners < 0, 0, lengths[owners])
+    return int(lengths.max())
+
+
+def check_rotary(
+    op: str, rotary: tuple[Tensor, Tensor], size: int, positions: int, device: torch.device
+) -> None:
+    """Raise unless rotary is (cos, sin) of heads of this size and of so many positions."""
+    if size % 2:
+        raise ValueError(f"{op}: rotary needs an even head size, got {size}")
+    for name, table in zip(("cos", "sin"), rotary, strict=True):
+        check_shape(op, name, table, "P", size // 2)
+        check_like(op, name, table, torch.float32, device)
+        if not table.is_contiguous():
+            raise ValueError(f"{op}: {name} must be contiguous")
+        if len(table) < positions:
+            raise ValueError(f"{op}: {name} has {len(table)} positions, the pack needs {positions}")

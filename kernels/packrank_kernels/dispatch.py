@@ -102,6 +102,11 @@ TABLE: dict[str, tuple[Backend, ...]] = {
         Backend("torch_varlen", varlen.torch_attention, varlen.why_not_torch, "cuda"),
         _reference("attention"),
     ),
+    "paged_attention": (
+        *_native("paged_attention"),
+        _triton("paged_attention", "paged"),
+        _reference("paged_attention"),
+    ),
     "linear": (
         Backend(
             name="amx",

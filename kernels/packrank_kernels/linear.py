@@ -14,6 +14,7 @@ def pack_linear(
     *,
     activation: str | None = None,
     gated: bool = False,
+    wide: bool = False,
     deterministic: bool = False,
     backend: str = "auto",
 ) -> PackedLinear:
@@ -24,6 +25,7 @@ def pack_linear(
         bias: [N] float32 ([2N] if gated), or None.
         activation: one of `packed.ACTIVATIONS`, or None. "gelu" is the exact (erf) form.
         gated: see `PackedLinear`.
+        wide: likewise.
         deterministic: the bits of a row must not depend on the other rows. Kernels for the CPU
             always promise it.
         backend: "auto", or a name in `dispatch.TABLE["linear"]`.
@@ -54,6 +56,7 @@ def pack_linear(
         out_features=rows // 2 if gated else rows,
         activation=activation,
         gated=gated,
+        wide=wide,
         deterministic=deterministic,
     )
     return PackedLinear(
@@ -65,6 +68,7 @@ def pack_linear(
         out_features=rows // 2 if gated else rows,
         gated=gated,
         dtype=weight.dtype,
+        wide=wide,
     )
 
 
@@ -78,10 +82,11 @@ def linear(x: Tensor, layer: PackedLinear) -> Tensor:
         layer: from `pack_linear`.
 
     Returns:
-        [T, N], dtype of x. Products are summed in float32; in every backend but the reference and
-        cublas in an order that depends on K alone, so a row's bits do not depend on the other rows,
-        on T, or on the number of threads. cublas may round parts of a sum to the dtype of x, as far
-        as torch.backends.cuda.matmul.allow_*_reduced_precision_reduction lets it.
+        [T, N], dtype of x, or float32 of a wide layer. Products are summed in float32; in every
+        backend but the reference and cublas in an order that depends on K alone, so a row's bits do
+        not depend on the other rows, on T, or on the number of threads. cublas may round parts of a
+        sum to the dtype of x, as far as
+        torch.backends.cuda.matmul.allow_*_reduced_precision_reduction lets it.
 
     Raises:
         ValueError: shapes or dtypes do not fit the layer.
@@ -94,5 +99,6 @@ def linear(x: Tensor, layer: PackedLinear) -> Tensor:
     if layer.in_features > 1 and x.stride(1) != 1:
         raise ValueError(f"{op}: the rows of x must be contiguous")
     chosen = choose(op, layer.backend, x.device, x.dtype)
-    out: Tensor = chosen.run(x, layer.data, layer.bias, layer.activation, layer.gated)
+    form = {"wide": True} if layer.wide else {}
+    out: Tensor = chosen.run(x, layer.data, layer.bias, layer.activation, layer.gated, **form)
     return out

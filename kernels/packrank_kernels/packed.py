@@ -46,6 +46,27 @@ class RelativePositions:
 
 
 @dataclass(frozen=True)
+class Pages:
+    """Keys and values of sequences that grow, spread over pages of S tokens.
+
+    Those of the token at position t of sequence n lie in row t % S of page table[n, t // S].
+
+    Attributes:
+        keys: [P, S, Hk, D], rotated where there are rotary positions. Any strides, the last
+            dimension contiguous; a head's side by side, as of [P, Hk, S, D] transposed, are read
+            fastest.
+        values: [P, S, Hk, D], likewise, of the same dtype.
+        table: [N, M] int32 contiguous. Entries past a sequence's length may be anything.
+        lengths: [N] int32 contiguous. Tokens of each sequence.
+    """
+
+    keys: Tensor
+    values: Tensor
+    table: Tensor
+    lengths: Tensor
+
+
+@dataclass(frozen=True)
 class PackedLinear:
     """Weight and bias of one layer in the order a backend reads them.
 
@@ -59,6 +80,7 @@ class PackedLinear:
         out_features: N.
         gated: the first N rows of the weight are activated, the second N multiply them.
         dtype: of the weight, and of what the layer reads and writes.
+        wide: what the layer writes is float32, as it was summed.
     """
 
     backend: str
@@ -69,6 +91,7 @@ class PackedLinear:
     out_features: int
     gated: bool
     dtype: torch.dtype
+    wide: bool = False
 
 
 @dataclass(frozen=True)

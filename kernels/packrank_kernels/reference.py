@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from packrank_kernels.packed import PackedHead, PackedTokens, Queries, RelativePositions
+from packrank_kernels.packed import PackedHead, PackedTokens, Pages, Queries, RelativePositions
 
 # What the names of `packed.ACTIVATIONS` stand for.
 ACTIVATE = {
@@ -82,6 +82,50 @@ def attention(
     return out
 
 
+def paged_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    pages: Pages,
+    cu_seqlens_q: Tensor,
+    cu_seqlens_k: Tensor,
+    scale: float,
+    window: int | None,
+    rotary: tuple[Tensor, Tensor] | None,
+    softcap: float | None = None,
+    max_seqlen_q: int | None = None,
+    deterministic: bool = True,
+) -> Tensor:
+    """New keys and values to their pages, then `attention`; see `paged_attention`."""
+    out, size = q.new_zeros(q.shape), pages.keys.shape[1]
+    asking, added = cu_seqlens_q.tolist(), cu_seqlens_k.tolist()
+    for n, length in enumerate(pages.lengths.tolist()):
+        at = torch.arange(length, device=q.device)
+        where = pages.table[n].long()[at // size], at % size
+        new, mine = slice(added[n], added[n + 1]), slice(asking[n], asking[n + 1])
+        last = [x[len(at) - (new.stop - new.start) :] for x in where]
+        queries, keys = _wide(q[mine]), _wide(k[new])
+        if rotary is not None:  # as they are kept: rounded, and of no position any more
+            queries = _rotate(queries, *rotary, length - len(queries))
+            keys = _rotate(keys, *rotary, length - len(keys))
+        pages.keys[last[0], last[1]] = keys.to(q.dtype)
+        pages.values[last[0], last[1]] = v[new]
+        cu_q, cu_k = (torch.tensor([0, rows]) for rows in (len(queries), length))
+        out[mine] = attention(
+            queries.to(q.dtype),
+            pages.keys[where],
+            pages.values[where],
+            cu_q,
+            cu_k,
+            scale,
+            window,
+            None,
+            causal=True,
+            softcap=softcap,
+        )
+    return out
+
+
 def _distances(q: Tensor, k: Tensor, relative: RelativePositions) -> Tensor:
     """[H, Lq, Lk], what the distance of each query and key adds to their product."""
     rows = _rows_of_distances(len(q), len(k), relative)
@@ -146,7 +190,12 @@ def embed_layer_norm(
 
 
 def linear(
-    x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None, gated: bool
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    activation: str | None,
+    gated: bool,
+    wide: bool = False,
 ) -> Tensor:
     """activation(x weightᵀ + bias), or its gated form; see `linear.linear`."""
     y = _wide(x) @ _wide(weight).T
@@ -155,8 +204,10 @@ def linear(
     activate = ACTIVATE[activation] if activation else lambda value: value
     if gated:
         first, second = y.chunk(2, dim=-1)
-        return (activate(first) * second).to(x.dtype)
-    return activate(y).to(x.dtype)
+        y = activate(first) * second
+    else:
+        y = activate(y)
+    return y if wide and x.dtype != torch.float64 else y.to(x.dtype)
 
 
 def take_sequences(

@@ -49,6 +49,19 @@ def definition(x, weight, bias, activation=None, gated=False):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", [(3, 33, 7), (19, 64, 96)])
+@pytest.mark.parametrize("activation", [None, "silu"])
+def test_wide_results_are_not_rounded(backend, device, dtype, shape, activation):
+    x, weight, bias = make(shape, dtype, device)
+    packed = pack(backend, weight, bias, activation=activation, wide=True)
+    got = linear(x, packed)
+    assert got.dtype == torch.float32
+    assert_close(got, definition(x, weight, bias, activation), tolerance=2e-5)
+    narrow = linear(x, pack(backend, weight, bias, activation=activation))
+    assert torch.equal(narrow, got.to(dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda s: "T{}-K{}-N{}".format(*s))
 @pytest.mark.parametrize("gated", [False, True], ids=["plain", "gated"])
 def test_equals_definition(backend, device, dtype, shape, gated):

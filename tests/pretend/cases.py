@@ -13,6 +13,7 @@ from torch import Tensor
 
 from packrank_kernels import (
     Codec,
+    Pages,
     RelativePositions,
     TokenEmbeddings,
     add_layer_norm,
@@ -22,6 +23,7 @@ from packrank_kernels import (
     matches,
     maxsim,
     pack_head,
+    paged_attention,
     score_head,
     take_sequences,
 )
@@ -56,6 +58,7 @@ class Case:
 def cases() -> Iterator[Case]:
     yield from products()
     yield from attentions()
+    yield from paged_attentions()
     yield from norms()
     yield from embeddings()
     yield from heads()
@@ -162,6 +165,34 @@ def _attention(
         )
 
     return Case("attention", f"{size} {dtype} {form} {most_q} {most_k}", call)
+
+
+def paged_attentions() -> Iterator[Case]:
+    for size, dtype in itertools.product((64, 128, 256), (HALF, torch.bfloat16, FLOAT)):
+        for form, most in itertools.product(("rotary", "", "rotary softcap window"), (1, None)):
+            yield _paged_attention(size, dtype, form, most)
+
+
+def _paged_attention(size: int, dtype: torch.dtype, form: str, most: int | None) -> Case:
+    def call(count: int) -> object:
+        new = [most or 1 + n % 40 for n in range(count)]
+        have = [length + 7 * n % 300 for n, length in enumerate(new)]
+        heads = draw(sum(new), 8, size, dtype=dtype)
+        pages = draw(2, 30, 2, 16, size, dtype=dtype).transpose(2, 3)
+        angles = torch.rand(400, size // 2, device=DEVICE)
+        lengths = torch.tensor(have, dtype=torch.int32).to(DEVICE)
+        return paged_attention(
+            *(heads[:, :4], heads[:, 4:6], heads[:, 6:]),
+            Pages(pages[0], pages[1], ids(count, 25), lengths),
+            *(starts(new), starts(new)),
+            window=32 if "window" in form else None,
+            rotary=(angles.cos(), angles.sin()) if "rotary" in form else None,
+            softcap=50.0 if "softcap" in form else None,
+            max_seqlen_q=most,
+            **TRITON,
+        )
+
+    return Case("paged_attention", f"{size} {dtype} {form} {most}", call)
 
 
 def norms() -> Iterator[Case]:

@@ -18,6 +18,7 @@ from packrank.models.causal import CausalModel, CausalSettings
 from packrank.models.deberta import DebertaModel
 from packrank.models.distilbert import DistilBertModel
 from packrank.models.electra import ElectraModel
+from packrank.models.generative import GenerativeModel
 from packrank.models.gte import GteModel
 from packrank.models.marked import MarkedModel
 from packrank.models.modernbert import ModernBertModel
@@ -30,6 +31,7 @@ __all__ = [
     "MODELS",
     "CausalModel",
     "CausalSettings",
+    "GenerativeModel",
     "Model",
     "T5Model",
     "T5Settings",
@@ -110,7 +112,9 @@ def load_model(
         if config.architecture == MARKED:
             model: Model = MarkedModel(config, parameters)
         elif config.decoder is not None:
-            model = CausalModel(config, parameters, settings, modular)
+            generates = settings.head == "vocabulary"
+            decoder = GenerativeModel if generates else CausalModel
+            model = decoder(config, parameters, settings, modular)
         elif is_t5:
             named = causal if isinstance(causal, T5Settings) else None
             model = T5Model(config, parameters, named)

@@ -34,7 +34,8 @@ class CausalSettings:
     Attributes:
         head: what reads the last token: the classifier of the checkpoint, rows of its vocabulary
             (of "tokens" one score, of "labels" one each), a head at each of several layers
-            ("layerwise"); or "modules", which pool tokens themselves.
+            ("layerwise"); or "modules", which pool tokens themselves. Or all of the vocabulary,
+            which generates: see generative.py.
         true_token_id: of "tokens": whose logit is the score.
         false_token_id: of "tokens": whose logit is taken off it, or None.
         label_token_ids: of "labels": whose logits are the columns of a sequence's row.
@@ -46,7 +47,9 @@ class CausalSettings:
         tail: tokens after the document, which are kept.
     """
 
-    head: Literal["classifier", "tokens", "labels", "layerwise", "modules"] = "classifier"
+    head: Literal["classifier", "tokens", "labels", "layerwise", "modules", "vocabulary"] = (
+        "classifier"
+    )
     true_token_id: int | None = None
     false_token_id: int | None = None
     head_index: Literal["upstream", "layer"] = "layer"
@@ -95,7 +98,7 @@ class CausalModel(StagedModel):
 
     def _load_tokens(self, parameters: Parameters) -> Tensor:
         name = f"{parameters.prefix}embed_tokens.weight"
-        if self.settings.head in ("tokens", "labels"):
+        if self.settings.head in ("tokens", "labels", "vocabulary"):
             name = self._vocabulary(parameters, name)
         shape = (self.config.vocab_size, self.config.hidden_size)
         return parameters.weights.take(name, shape, self.dtype, self.device)
@@ -293,11 +296,14 @@ class CausalModel(StagedModel):
         return {"token_ids": Array(shared.token_ids, "token")} | plan.arrays(), plan
 
     def _entered(self, plan: Plan, there: dict[str, Tensor], extent: Extent) -> State:
-        x = F.embedding(there["token_ids"], self._tokens)
-        if self._options.embedding_scale != 1.0:
-            x = x * self._embedding_scale
+        x = self._embedded(there["token_ids"])
         somewhere = nowhere(extent.sequences)
         return State(x, None, somewhere, somewhere[1:], 0, spans=plan.on_device(there, extent))
+
+    def _embedded(self, token_ids: Tensor) -> Tensor:
+        """[T] int32 -> [T, hidden], as the first layer reads it."""
+        x = F.embedding(token_ids, self._tokens)
+        return x if self._options.embedding_scale == 1.0 else x * self._embedding_scale
 
     def advance(self, state: State, stop: int, *, last_only: bool = False) -> State:
         """The sequences after `stop` layers; with `last_only` of each its last token alone."""

@@ -2,13 +2,14 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from packrank.checkpoint.causal_config import Rope
 from packrank.models.layers import MLP, Linear, RotaryTable
-from packrank_kernels import add_rms_norm, attention
+from packrank_kernels import Pages, add_rms_norm, attention, paged_attention
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,8 @@ class CausalSpans:
         prefix_of: [M] int32, or None where no sequence has a prefix.
         last: [M] int32. Row of each sequence's last token.
         cu_last: [M + 1] int32. 0, 1, ... M: cu_seqlens of the last tokens alone.
+        pages: what the sequences' other tokens have left in this layer, where there are any: then
+            those of the pack come after them, and max_seqlen_k counts them all.
     """
 
     cu_seqlens: Tensor
@@ -30,6 +33,7 @@ class CausalSpans:
     prefix_of: Tensor | None
     last: Tensor
     cu_last: Tensor
+    pages: Pages | None = None
 
 
 class RMSNorm:
@@ -129,22 +133,24 @@ class CausalAttention:
         k, v = kv.view(len(x), 2, self.num_key_heads, -1).unbind(1)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm.heads(q), self.k_norm.heads(k)
+        starts = (spans.cu_last if last_only else spans.cu_seqlens, spans.cu_seqlens)
+        options: dict[str, Any] = {
+            "scale": self.scale,
+            "window": self.window,
+            "rotary": self.rotary.upto(spans.max_seqlen_k),
+            "softcap": self.softcap,
+            "max_seqlen_q": 1 if last_only else spans.max_seqlen_q,
+            "deterministic": self.deterministic,
+        }
+        if spans.pages is not None:
+            return self.out(paged_attention(q, k, v, spans.pages, *starts, **options).flatten(1))
         y = attention(
-            q,
-            k,
-            v,
-            spans.cu_last if last_only else spans.cu_seqlens,
-            spans.cu_seqlens,
-            scale=self.scale,
-            window=self.window,
-            rotary=self.rotary.upto(spans.max_seqlen_k),
+            *(q, k, v, *starts),
             # The last token sees all others either way; so counted, its position is the last.
             causal=self.causal or last_only,
             prefix_of=spans.prefix_of,
-            softcap=self.softcap,
-            max_seqlen_q=1 if last_only else spans.max_seqlen_q,
             max_seqlen_k=spans.max_seqlen_k,
-            deterministic=self.deterministic,
+            **options,
         )
         return self.out(y.flatten(1))
 

@@ -93,10 +93,11 @@ class Linear:
         *,
         activation: str | None = None,
         gated: bool = False,
+        wide: bool = False,
         deterministic: bool = False,
     ) -> None:
         self._packed = pack_linear(
-            weight, bias, activation=activation, gated=gated, deterministic=deterministic
+            weight, bias, activation=activation, gated=gated, wide=wide, deterministic=deterministic
         )
 
     def __call__(self, x: Tensor) -> Tensor:

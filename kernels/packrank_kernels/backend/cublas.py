@@ -13,6 +13,7 @@ def why_not(
     *,
     activation: str | None = None,
     gated: bool = False,
+    wide: bool = False,
     deterministic: bool = False,
     **facts: object,
 ) -> str | None:
@@ -23,6 +24,8 @@ def why_not(
         return f"the tensors are {dtype}, not torch.float32, torch.bfloat16 or torch.float16"
     if gated:
         return "cuBLASLt has no gated epilogue"
+    if wide and dtype != torch.float32:
+        return "torch has it round sums to the dtype of the weight"
     if activation is not None:  # its GELU is the tanh form, and what it makes of NaN is not told
         return f"cuBLASLt has no exact {activation} epilogue"
     if deterministic:
@@ -30,6 +33,8 @@ def why_not(
     return None
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor, activation: None, gated: bool) -> Tensor:
+def linear(
+    x: Tensor, weight: Tensor, bias: Tensor, activation: None, gated: bool, wide: bool = False
+) -> Tensor:
     """Products and bias, which is in the dtype of x; see `linear.linear`."""
     return F.linear(x, weight, bias)

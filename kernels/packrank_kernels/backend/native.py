@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from packrank_kernels.packed import PackedHead, PackedTokens, Queries, RelativePositions
+from packrank_kernels.packed import PackedHead, PackedTokens, Pages, Queries, RelativePositions
 
 try:
     from packrank_kernels import _cpu
@@ -127,17 +127,12 @@ def _attention(
     _cpu.attention(
         isa,
         _DTYPES[q.dtype],
-        _strided(q),
-        _strided(k),
-        _strided(v),
+        *(_strided(q), _strided(k), _strided(v)),
         out.data_ptr(),
         cu_seqlens_q.data_ptr(),
         cu_seqlens_k.data_ptr(),
         _address(prefix_of),
-        len(cu_seqlens_q) - 1,
-        q.shape[1],
-        k.shape[1],
-        q.shape[2],
+        *(len(cu_seqlens_q) - 1, q.shape[1], k.shape[1], q.shape[2]),
         scale,
         softcap or 0.0,
         causal,
@@ -145,6 +140,43 @@ def _attention(
         _address(cos),
         _address(sin),
         *_relative(relative),
+    )
+    return out
+
+
+def _paged_attention(
+    isa: str,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    pages: Pages,
+    cu_seqlens_q: Tensor,
+    cu_seqlens_k: Tensor,
+    *,
+    scale: float,
+    window: int | None,
+    rotary: tuple[Tensor, Tensor] | None,
+    softcap: float | None,
+    **facts: object,
+) -> Tensor:
+    cos, sin = (None, None) if rotary is None else rotary
+    out = q.new_empty(q.shape)
+    keys, values = ((x.data_ptr(), *x.stride()[:3]) for x in (pages.keys, pages.values))
+    index = (pages.table.data_ptr(), pages.lengths.data_ptr())
+    _cpu.paged_attention(
+        isa,
+        _DTYPES[q.dtype],
+        *(_strided(q), _strided(k), _strided(v)),
+        (keys, values, *index, pages.table.shape[1], pages.keys.shape[1]),
+        out.data_ptr(),
+        cu_seqlens_q.data_ptr(),
+        cu_seqlens_k.data_ptr(),
+        *(len(pages.lengths), q.shape[1], k.shape[1], q.shape[2]),
+        scale,
+        softcap or 0.0,
+        -1 if window is None else min(window, _WIDEST),
+        _address(cos),
+        _address(sin),
     )
     return out
 
@@ -242,11 +274,17 @@ def _embed_layer_norm(
 
 
 def _linear(
-    isa: str, x: Tensor, packed: Tensor, bias: Tensor, activation: str | None, gated: bool
+    isa: str,
+    x: Tensor,
+    packed: Tensor,
+    bias: Tensor,
+    activation: str | None,
+    gated: bool,
+    wide: bool = False,
 ) -> Tensor:
     rows, in_features = x.shape
     out_features = len(bias) // 2 if gated else len(bias)
-    out = x.new_empty(rows, out_features)
+    out = x.new_empty(rows, out_features, dtype=torch.float32 if wide else x.dtype)
     _cpu.linear(
         isa,
         _DTYPES[x.dtype],
@@ -260,6 +298,7 @@ def _linear(
         out_features,
         _ACTIVATIONS[activation],
         gated,
+        wide,
     )
     return out
 
@@ -349,6 +388,7 @@ def _stream(isa: str, x: Tensor, out: Tensor | None, shares: int, repeats: int) 
 # Ops of `dispatch.TABLE`; the first argument of each is the instruction set.
 OPS: dict[str, Callable[..., Any]] = {
     "attention": _attention,
+    "paged_attention": _paged_attention,
     "add_layer_norm": _add_layer_norm,
     "add_rms_norm": _add_rms_norm,
     "embed_layer_norm": _embed_layer_norm,

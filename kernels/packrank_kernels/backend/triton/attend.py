@@ -47,7 +47,7 @@ def attend(
     # Heads run fastest: those of a row lie side by side in memory, and may share keys.
     tile = tl.program_id(0) // heads
     head = (tl.program_id(0) % heads).to(tl.int64)
-    n = _sequence_of(tile, cu_seqlens_q, num_sequences, step, BLOCK_M)
+    n = sequence_of(tile, cu_seqlens_q, num_sequences, step, 1, BLOCK_M)
     start_q = tl.load(cu_seqlens_q + n)
     num_queries = tl.load(cu_seqlens_q + n + 1) - start_q
     first_query = (tile - n - start_q // BLOCK_M) * BLOCK_M
@@ -85,7 +85,7 @@ def attend(
         q1 = _load(q, rows, left, q_row, SIZE)
         q2 = q1
 
-    BLOCK_D: tl.constexpr = _padded_size(SIZE)
+    BLOCK_D: tl.constexpr = padded_size(SIZE)
     if ONE_TILE:
         row = start_k.to(tl.int64)
         values = _load(v + row * v_row, tl.arange(0, BLOCK_N), num_keys, v_row, SIZE)
@@ -96,7 +96,7 @@ def attend(
             num_positions, heads,
             SIZE, BLOCK_N, HAS_WINDOW, HAS_ROTARY, IS_CAUSAL, HAS_SOFTCAP,
         )  # fmt: skip
-        weights = tl.exp2((scores - _finite(tl.max(scores, 1))[:, None]) * scale)
+        weights = tl.exp2((scores - finite(tl.max(scores, 1))[:, None]) * scale)
         total = tl.sum(weights, 1)
         acc = tl.dot(weights.to(values.dtype), values, input_precision="ieee")
     else:
@@ -130,7 +130,7 @@ def attend(
             )  # fmt: skip
             seen = running
             running = tl.maximum(seen, tl.max(scores, 1))
-            largest = _finite(running)
+            largest = finite(running)
             weights = tl.exp2((scores - largest[:, None]) * scale)
             kept = tl.exp2((seen - largest) * scale)
             total = total * kept + tl.sum(weights, 1)
@@ -155,8 +155,8 @@ def attend(
 
 
 @triton.jit
-def _sequence_of(tile, cu_seqlens_q, num_sequences, step, BLOCK_M: tl.constexpr):
-    """The last entry n with cu_seqlens_q[n] // BLOCK_M + n <= tile.
+def sequence_of(tile, cu_seqlens_q, num_sequences, step, each, BLOCK_M: tl.constexpr):
+    """The last entry n with each * cu_seqlens_q[n] // BLOCK_M + n <= tile.
 
     A search over FAN entries at a time, one a lane: two dependent loads for up to 1024 sequences,
     where counting over all of them reads as much as a tile does and bisection waits ten times.
@@ -166,7 +166,7 @@ def _sequence_of(tile, cu_seqlens_q, num_sequences, step, BLOCK_M: tl.constexpr)
         entries = n + tl.arange(0, FAN) * step
         is_entry = entries < num_sequences
         starts = tl.load(cu_seqlens_q + entries, mask=is_entry, other=0)
-        is_before = is_entry & (starts // BLOCK_M + entries <= tile)
+        is_before = is_entry & (starts * each // BLOCK_M + entries <= tile)
         n += (tl.sum(is_before.to(tl.int32), 0) - 1) * step
         step //= FAN
     return n
@@ -208,7 +208,7 @@ def _scores(
             scores *= squash
             scores += tl.load(position_bias + tl.load(position_rows + places) * heads)
     if HAS_SOFTCAP:
-        scores = _tanh(scores * squash)
+        scores = tanh(scores * squash)
     is_seen = (at < end)[None, :]
     ahead = at[None, :] - positions[:, None]
     if HAS_WINDOW:
@@ -249,7 +249,7 @@ def _distances(
 @triton.jit
 def _load_at(x, starts, SIZE: tl.constexpr):
     """X from each start on, zeros past SIZE."""
-    BLOCK: tl.constexpr = _padded_size(SIZE)
+    BLOCK: tl.constexpr = padded_size(SIZE)
     columns = tl.arange(0, BLOCK)
     inside = (columns < SIZE)[None, :]
     return tl.load(x + starts[:, None] + columns[None, :], mask=inside, other=0.0)
@@ -258,7 +258,7 @@ def _load_at(x, starts, SIZE: tl.constexpr):
 @triton.jit
 def _load(x, rows, num_rows, row, SIZE: tl.constexpr):
     """x[rows], zeros past num_rows and past SIZE."""
-    BLOCK: tl.constexpr = _padded_size(SIZE)
+    BLOCK: tl.constexpr = padded_size(SIZE)
     columns = tl.arange(0, BLOCK)
     inside = rows[:, None] < num_rows
     if SIZE != BLOCK:
@@ -270,7 +270,7 @@ def _load(x, rows, num_rows, row, SIZE: tl.constexpr):
 def _load_rotated(x, rows, num_rows, row, cos, sin, first, SIZE: tl.constexpr):
     """The halves of x[rows], rotated by positions first + rows, rounded to the dtype of x."""
     HALF: tl.constexpr = SIZE // 2
-    BLOCK: tl.constexpr = _padded_size(HALF)
+    BLOCK: tl.constexpr = padded_size(HALF)
     x1 = _load(x, rows, num_rows, row, HALF).to(tl.float32)
     x2 = _load(x + HALF, rows, num_rows, row, HALF).to(tl.float32)
     columns = tl.arange(0, BLOCK)
@@ -288,7 +288,7 @@ def _load_rotated(x, rows, num_rows, row, cos, sin, first, SIZE: tl.constexpr):
 
 
 @triton.jit
-def _tanh(x):
+def tanh(x):
     """To 2e-7 in absolute terms, which is what a softmax sees."""
     # At 16 it has its limit; NaN stays.
     x = tl.minimum(x, 16.0, propagate_nan=tl.PropagateNan.ALL)
@@ -296,11 +296,12 @@ def _tanh(x):
 
 
 @triton.jit
-def _finite(largest):
+def finite(largest):
     """Zero where no key was seen, so that nothing is subtracted from -inf."""
     return tl.where(largest == float("-inf"), 0, largest)
 
 
 @triton.constexpr_function
-def _padded_size(size):
+def padded_size(size):
+    """Columns of a block that holds heads of this size."""
     return max(16, triton.next_power_of_2(size))

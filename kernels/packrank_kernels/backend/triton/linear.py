@@ -117,10 +117,18 @@ def pack_linear(weight: Tensor, gated: bool) -> Tensor:
     return packed.reshape(2 * groups * group, in_features)
 
 
-def linear(x: Tensor, data: Tensor, bias: Tensor, activation: str | None, gated: bool) -> Tensor:
+def linear(
+    x: Tensor,
+    data: Tensor,
+    bias: Tensor,
+    activation: str | None,
+    gated: bool,
+    wide: bool = False,
+) -> Tensor:
     """activation(x weightᵀ + bias), or its gated form; see `linear.linear`."""
-    run = by_descriptors if _takes_descriptors(x, data, bias, gated) else by_pointers
-    return run(x, data, bias, activation, gated)
+    if not wide and _takes_descriptors(x, data, bias, gated):
+        return by_descriptors(x, data, bias, activation, gated)
+    return by_pointers(x, data, bias, activation, gated, wide=wide)
 
 
 def by_descriptors(
@@ -173,10 +181,12 @@ def by_pointers(
     activation: str | None,
     gated: bool,
     tile: Tile | None = None,
+    *,
+    wide: bool = False,
 ) -> Tensor:
     """`linear` through pointers; `tile` is `choose_tile`'s unless given."""
     (rows, in_features), columns = x.shape, len(bias) // (1 + gated)
-    out = x.new_empty(rows, columns)
+    out = x.new_empty(rows, columns, dtype=torch.float32 if wide else x.dtype)
     if not out.numel():
         return out
     if tile is None:
@@ -288,6 +298,7 @@ def variants() -> Iterator[Variant]:
     for tile in POINTER_TILES:
         yield _pointer_variant("fp16", tile, "gelu", False, aligned=True)
         yield _pointer_variant("fp16", tile, "gelu", True, aligned=True)
+        yield _pointer_variant("bf16", tile, None, False, aligned=True, out="fp32")
     for tile in ODD_TILES:
         yield _pointer_variant("fp16", tile, "gelu", False, aligned=False)
         yield _pointer_variant("fp16", tile, "gelu", True, aligned=False)
@@ -324,13 +335,14 @@ def _descriptor_variant(
 
 
 def _pointer_variant(
-    dtype: str, tile: Tile, activation: str | None, gated: bool, aligned: bool
+    dtype: str, tile: Tile, activation: str | None, gated: bool, aligned: bool, out: str = ""
 ) -> Variant:
     constexprs = _constexprs(tile, activation, gated, 16 if dtype == "fp32" else 64)
-    pointers = {"x": f"*{dtype}", "weight": f"*{dtype}", "bias": "*fp32", "out": f"*{dtype}"}
+    pointers = {"x": f"*{dtype}", "weight": f"*{dtype}", "bias": "*fp32", "out": f"*{out or dtype}"}
     sizes = dict.fromkeys(("T", "N", "K", "stride"), "i32")
     return Variant(
-        name=_name("pointer" if aligned else "pointer odd", dtype, tile, activation, gated),
+        name=_name("pointer" if aligned else "pointer odd", dtype, tile, activation, gated)
+        + f" {out}".rstrip(),
         kernel=pointer_gemm,
         signature=pointers | sizes | dict.fromkeys(constexprs, "constexpr"),
         constexprs=constexprs,

@@ -218,7 +218,7 @@ FLOORS: dict[str, dict[str, tuple[str, ...]]] = {
             *("ground", "records", "checkpoint", "text", "stores", "late", "scoring", "doors"),
             *("ordering", "pipelines"),
         ),
-        "serving": ("ground", "runtime", "exits", "scoring", "doors"),
+        "serving": ("ground", "text", "runtime", "exits", "late", "scoring", "doors"),
         "server": ("ground", "checkpoint", "late", "scoring", "doors", "serving", "__init__"),
         "bench": (
             *("ground", "records", "checkpoint", "text", "runtime", "late", "doors", "demo"),

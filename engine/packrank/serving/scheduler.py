@@ -173,13 +173,14 @@ class Scheduler:
     def lacking(self, request: Request) -> int:
         """How many tokens must go before there is room for a request; 0: it may be added.
 
-        The largest leave as much as they take: few of them would lock out all that are small. Who
-        has something here leaves a quarter: one caller would lock out all others. Where nothing is
-        here, there is room for anything.
+        It needs as much as it has, of which half the limit is enough: the largest leave as much as
+        they count for, or few of them would lock out all that are small. Who has something here
+        leaves a quarter: one caller would lock out all others. Where nothing is here, there is room
+        for anything.
         """
         if not self._open:
             return 0
-        needed = 2 * self._most if request.cost > self._most else request.cost
+        needed = min(request.cost, 2 * self._most)
         kept = self._most if self.has_of(request.caller) else 0
         return max(self.load + min(needed + kept, self._limit) - self._limit, 0)
 

@@ -360,9 +360,9 @@ def test_thousands_that_wait_come_and_go_at_once(toy: Open, held: Held) -> None:
         begun = time.process_time()
         for _ in range(500):
             with pytest.raises(Overloaded) as refused:
-                engine.submit("q", ["a"] * 1000)
+                engine.submit("q", ["a"] * 2000)
         assert 0 < refused.value.retry_after <= 60
-        assert (time.process_time() - begun) / 500 < 60 * each  # of a thousand pairs
+        assert (time.process_time() - begun) / 500 < 120 * each  # of two thousand pairs
         begun = time.process_time()
         assert all(one.cancel() for one in answers[:1000])
         assert (time.process_time() - begun) / 1000 < each

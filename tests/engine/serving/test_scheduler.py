@@ -254,6 +254,17 @@ def test_one_caller_leaves_a_quarter_to_those_who_have_nothing() -> None:
     assert not scheduler.has_of("many") and scheduler.has_of("few")
 
 
+@pytest.mark.parametrize("mine", [None, "other"])
+def test_a_token_more_needs_no_more_than_a_token_more(mine: str | None) -> None:
+    """Up to half of the limit; who is there already leaves a quarter beside."""
+    scheduler = Scheduler(AHEAD, 400)
+    for _ in range(4):
+        scheduler.add(request(100, caller="other"))
+    kept = 0 if mine is None else 100
+    needed = [scheduler.lacking(request(cost, caller=mine)) for cost in range(1, 1000)]
+    assert needed == [min(cost, 200) + kept for cost in range(1, 1000)]
+
+
 @pytest.mark.parametrize("limit", [1, 2, 3, 4, 1000])
 def test_where_nothing_is_there_is_room_for_anything(limit: int) -> None:
     scheduler = Scheduler(AHEAD, limit)

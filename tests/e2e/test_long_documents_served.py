@@ -50,7 +50,7 @@ def test_a_queue_counts_the_tokens_of_all_windows(windowed: Reranker) -> None:
         source = PairSource(asked.scorer, None, engine.cache, engine._guess)
         for _ in range(30):
             engine.submit_pairs(PAIRS).result(60)  # it learns how many tokens there are
-        [cost] = source.costs([("red fox", DOCUMENTS[-1])])
+        [cost] = source.costs([("red fox", DOCUMENTS[-1])]).kept
         want = len(windows([0] * 200, OVER)) * LIMIT
         assert 0.6 * want < cost < 1.6 * want
         assert engine.queue_tokens == 0

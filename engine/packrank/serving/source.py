@@ -7,21 +7,20 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from packrank.arguments import check_text
-from packrank.documents import Text, TokenizedText
+from packrank.documents import TokenizedText
 from packrank.errors import UNFINITE, InputError
 from packrank.late.encoder import cut_pairs
 from packrank.late_interaction import LateInteraction
 from packrank.request import Int32, Pack
 from packrank.scoring.pair_scorer import PairScorer
 from packrank.serving.guess import TokenGuess
+from packrank.serving.texts import counted, known_of, parts_of, valid
 from packrank.serving.token_cache import TokenCache
-from packrank.text.pairs import plain_texts_of, texts_of
+from packrank.text.pairs import plain_texts_of
 
 Logits = NDArray[np.float32]
 _CHARACTERS_A_TOKEN = 3  # of late interaction, whose texts are not tokenized before they run
 _MADE_A_RUN = 16  # tokens that are made of a text in the time that one takes to run, at least
-_ODD = 20  # characters a token, of texts that say nothing of others
 
 
 @dataclass(frozen=True)
@@ -144,10 +143,13 @@ class PairSource:
     def costs(self, pairs: Sequence[Any]) -> Costs:
         """By the characters: all are tokenized, though no more run than the model reads."""
         assembly, expected = self.scorer.assembly, self.scorer.expected_tokens
-        rate, fixed, costs = self.guess.rate, self.scorer.reader.fixed_tokens, Costs([], [])
+        guess, fixed, costs = self.guess, self.scorer.reader.fixed_tokens, Costs([], [])
         most = 0 if any(assembly.options.limits) else assembly.layout.max_length
-        for query, document, known in map(_sizes, pairs):
-            asked, told = 1 + int(query * rate), int(document * rate)
+        last, asked = "", 1
+        for query, document, known in map(known_of, pairs):
+            if query is not last:  # of a ranking there is one
+                last, asked = query, 1 + guess.tokens(query)
+            told = guess.tokens(document)
             whole = fixed + asked + told + known
             run = whole if whole <= most else expected(asked, known + told)
             costs.add(run, whole - known)
@@ -166,16 +168,12 @@ class PairSource:
         From none of several sequences, which overlap.
         """
         assembly, fixed = self.scorer.assembly, self.scorer.reader.fixed_tokens
-        most, sizes = assembly.layout.max_length, [_sizes(pairs[place]) for place in places]
-        characters = np.array([query + document for query, document, _ in sizes], dtype=np.int64)
-        tokens = (lengths - fixed).clip(0)
-        of_texts = np.array([not known for *_, known in sizes], dtype=bool)
-        is_alone = np.bincount(places)[places] == 1
-        may_be_cut = (lengths >= most) | any(assembly.options.limits)
-        whole = ~may_be_cut & (characters <= _ODD * most)
-        is_more = may_be_cut & (tokens > characters * self.guess.rate)
-        learned = of_texts & is_alone & (whole | is_more)
-        self.guess.learn(int(characters[learned].sum()), int(tokens[learned].sum()))
+        of_texts = np.array([not known_of(pairs[place])[-1] for place in places], dtype=bool)
+        learned = np.flatnonzero(of_texts & (np.bincount(places)[places] == 1))
+        lengths = lengths[learned]
+        may_be_cut = (lengths >= assembly.layout.max_length) | any(assembly.options.limits)
+        counts = counted([pairs[place] for place in places[learned]])
+        self.guess.learn(counts, (lengths - fixed).clip(0), ~may_be_cut)
 
     def start(self, some: Sequence[tuple[Pack, int, int]]) -> Started:
         """Run them as one pack."""
@@ -204,8 +202,8 @@ class PairSource:
         tokenization = layout.tokenization
         if tokenization is None or not self.cache.is_on:
             return list(pairs)
-        parts = [_parts(pair) for pair in pairs]
-        texts = [None if part is None else _valid(part[1]) for part in parts]
+        parts = [parts_of(pair) for pair in pairs]
+        texts = [None if part is None else valid(part[1]) for part in parts]
         every = list({text for text in texts if text is not None})
         known = dict(zip(every, self.cache.find(tokenization, every), strict=True))
         missing = [text for text in every if known[text] is None]
@@ -251,16 +249,13 @@ class LateSource:
         lengths = self.lengths(pairs)
         if not self.is_whole:
             return Costs(lengths, lengths)
-        made = [
-            (query + document) // _CHARACTERS_A_TOKEN for query, document, _ in map(_sizes, pairs)
-        ]
+        made = [sum(size) // _CHARACTERS_A_TOKEN for size in _sizes(pairs)]
         return Costs(lengths, list(map(max, lengths, made)))
 
     def lengths(self, pairs: Sequence[Any]) -> list[int]:
         """About how many tokens the model reads, and the time to make those that it does not."""
-        sizes = [(query, document) for query, document, _ in map(_sizes, pairs)]
         a_token = _CHARACTERS_A_TOKEN * _MADE_A_RUN
-        return [self.tokens(*size) + sum(size) // a_token for size in sizes]
+        return [self.tokens(*size) + sum(size) // a_token for size in _sizes(pairs)]
 
     def read(self, pairs: Sequence[Any]) -> Read:
         """Those that are of texts, as they are; lengths are by the characters."""
@@ -312,7 +307,7 @@ class Reading:
         """By the characters."""
         costs = Costs([], [])
         for text in pairs:
-            costs.add(1, 1 + int(len(text) * self.guess.rate))
+            costs.add(1, 1 + self.guess.tokens(text))
         return costs
 
     def read(self, pairs: Sequence[Any]) -> Read:
@@ -368,31 +363,6 @@ def _spared(pack: Pack) -> Int32 | None:
     return spared
 
 
-def _sizes(pair: Any) -> tuple[int, int, int]:
-    """Of a pair, as far as it is one: characters of its texts, and a document's known tokens."""
-    if type(pair) is tuple and len(pair) == 2 and type(pair[0]) is type(pair[1]) is str:
-        return len(pair[0]), len(pair[1]), 0  # as nearly all are: thousands while others wait
-    part = _parts(pair)
-    if part is None:
-        return 0, 0, 0
-    query, text = part
-    return (len(query), len(text), 0) if isinstance(text, str) else (len(query), 0, len(text))
-
-
-def _parts(pair: Any) -> tuple[str, Text] | None:
-    """The query and the document of a pair, as its reader takes them; None where it is none."""
-    try:
-        return texts_of(pair)
-    except InputError:
-        return None
-
-
-def _valid(text: Text) -> str | None:
-    """A text that can be tokenized; None: it cannot, or is tokens."""
-    if not isinstance(text, str):
-        return None
-    try:
-        check_text(text)
-    except InputError:
-        return None
-    return text
+def _sizes(pairs: Sequence[Any]) -> list[tuple[int, int]]:
+    """Characters of the texts of pairs."""
+    return [(len(query), len(document)) for query, document, _ in map(known_of, pairs)]

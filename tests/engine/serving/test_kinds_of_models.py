@@ -139,10 +139,10 @@ def test_what_runs_alone_waits_as_what_it_is(
         first = engine.submit("is it", ["a"])
         assert begun.wait(60)
         before = engine.queue_tokens
-        rate, fixed = engine._guess.rate, scorer_of(model).reader.fixed_tokens
+        guess, fixed = engine._guess, scorer_of(model).reader.fixed_tokens
         monkeypatch.setattr(engine._pump, "_read", lambda *_: None)  # as if it took its time
         answer = engine.submit("is it", ["a" * 30] * 5, 2, **options)
-        expected = 5 * (fixed + 1 + int(5 * rate) + int(30 * rate))
+        expected = 5 * (fixed + 1 + guess.tokens("is it") + guess.tokens("a" * 30))
         assert engine.queue_tokens - before == expected
         assert answer.cancel()
         go.set()

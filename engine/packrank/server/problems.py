@@ -6,7 +6,14 @@ from asyncio import CancelledError
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from packrank.errors import DeadlineExceeded, EngineClosed, InputError, Overloaded, PackrankError
+from packrank.errors import (
+    DeadlineExceeded,
+    EngineClosed,
+    InputError,
+    Overloaded,
+    PackrankError,
+    StoreError,
+)
 
 Dialect = Literal["object", "tei"]
 
@@ -91,6 +98,8 @@ def problem_of(error: BaseException) -> Problem:
         return Problem(503, "the server is shutting down", retry_after=1.0)
     if isinstance(error, InputError):
         return Problem(422, str(error))
+    if isinstance(error, StoreError):  # which says where it lies
+        return Problem(500, "the store of documents cannot be read; the server's log says more")
     if isinstance(error, PackrankError):
         return Problem(500, str(error))
     return Problem(500, "the server met an error that was not foreseen; its log says more")

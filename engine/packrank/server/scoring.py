@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from packrank.checkpoint.config import Activation
-from packrank.errors import PairError, Unfinite
+from packrank.errors import InputError, PairError, Unfinite
 from packrank.late_interaction import LateInteraction
 from packrank.scoring.activations import activate
 from packrank.server.bodies import Common
@@ -118,7 +118,11 @@ async def ranked_of_store(
         query, None, count, candidates=list(ids), priority=asked.priority or 0,
         timeout=asker.settings.timeout_s, caller=asker.caller,
     )  # fmt: skip
-    found = await answered(asker, answer)
+    try:
+        found = await answered(asker, answer)
+    except InputError as error:  # clients are not told where it lies
+        said = str(error).replace(str(model.store.path), "the store")
+        raise Problem(422, said, param="document_ids") from None
     scores = _finite(np.array([one.score for one in found], dtype=np.float32)).tolist()
     return [(places[one.id], score) for one, score in zip(found, scores, strict=True)], answer.usage
 
@@ -214,12 +218,15 @@ def _check_late(served: Served, asked: Common) -> None:
     for param, wanted in unknown.items():
         if wanted:
             raise Problem(422, f"late interaction has no {param}", param=param)
+    of_query, of_document = model.settings.query.max_length, model.settings.document.max_length
     lengths = (
-        ("max_tokens_per_doc", asked.max_tokens_per_doc, model.settings.document.max_length),
-        ("max_tokens_per_query", asked.max_tokens_per_query, model.settings.query.max_length),
+        ("max_tokens_per_doc", asked.max_tokens_per_doc, of_document),
+        ("max_tokens_per_query", asked.max_tokens_per_query, of_query),
+        # Of texts, as vLLM has it: no pair is read as one.
+        ("truncate_prompt_tokens", asked.truncate_prompt_tokens, max(of_query, of_document)),
     )
     for param, most, length in lengths:
-        if most and most < length:
+        if most is not None and 0 < most < length:
             raise Problem(422, f"{param} is {most}, and the model reads {length}", param=param)
 
 

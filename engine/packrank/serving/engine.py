@@ -287,8 +287,12 @@ class Engine(Closing):
             raise InputError(
                 f"priority is {priority!r}, expected a whole number from 0 to {_LAST_PRIORITY}"
             )
-        if not isinstance(caller, Hashable):
-            raise InputError(f"caller is a {type(caller).__name__}, expected what can be hashed")
+        try:
+            hash(caller)
+        except TypeError:  # of a tuple, by what is in it
+            raise InputError(
+                f"caller is a {type(caller).__name__}, expected what can be hashed"
+            ) from None
         seconds = _seconds(timeout)
         if timeout is not None and not seconds:
             raise InputError(f"timeout is {timeout!r}, expected seconds above 0")

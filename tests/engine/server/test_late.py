@@ -13,6 +13,8 @@ from fastapi.testclient import TestClient
 from safetensors.torch import save_file
 
 from packrank import LateInteraction
+from packrank.errors import StoreError
+from packrank.server.problems import problem_of
 
 Serve = Callable[..., TestClient]
 DOCUMENTS = ["red fox", "owl", "", "a red owl sees the fox", "?"]
@@ -108,7 +110,7 @@ def test_documents_of_the_store_by_their_ids(
     ("body", "status", "said"),
     [
         ({"document_ids": []}, 400, "list of document_ids must not be empty"),
-        ({"document_ids": ["d1", "none"]}, 422, "none"),
+        ({"document_ids": ["d1", "none"]}, 422, "no document of the store has the id 'none'"),
         ({"document_ids": ["d1", "d1"]}, 422, "an id twice"),
         ({"document_ids": [7]}, 422, "document_ids.0"),
         ({"document_ids": ["d1"], "documents": ["a"]}, 422, "send one"),
@@ -120,12 +122,25 @@ def test_documents_of_the_store_by_their_ids(
         ({"document_ids": ["d1"], "cutoff_layer": 1}, 422, "late interaction has no cutoff_layer"),
         ({"documents": ["a"], "max_tokens_per_doc": 19}, 422, "the model reads 20"),
         ({"documents": ["a"], "max_tokens_per_query": 1}, 422, "the model reads 12"),
+        ({"documents": ["a"], "truncate_prompt_tokens": 19}, 422, "the model reads 20"),
+        ({"document_ids": ["d1"], "truncate_prompt_tokens": 1}, 422, "the model reads 20"),
         ({"documents": ["a", "owl " * 30], "truncate": False}, 422, "index 1: its document has 13"),
     ],
 )
 def test_what_it_refuses(client: TestClient, body: Any, status: int, said: str) -> None:
     answer = client.post("/v1/rerank", json={"query": "red"} | body)
     assert (answer.status_code, said in answer.json()["message"]) == (status, True), answer.text
+
+
+@pytest.mark.parametrize("most", [None, -1, 0, 20, 4096])
+def test_lengths_that_cut_nothing_are_taken(client: TestClient, most: int | None) -> None:
+    body = {"query": "red", "documents": ["a"], "truncate_prompt_tokens": most}
+    assert client.post("/v1/rerank", json=body).status_code == 200
+
+
+def test_a_store_that_is_damaged_is_not_said_to_lie_anywhere() -> None:
+    said = problem_of(StoreError("/srv/secret/store is damaged"))
+    assert said.status == 500 and "/srv" not in str(said.body("object"))
 
 
 def test_a_query_that_would_be_cut(client: TestClient) -> None:

@@ -67,7 +67,7 @@ class Overloaded(PackrankError):
     """An engine's queue is full.
 
     Attributes:
-        retry_after: seconds after which there should be room.
+        retry_after: seconds in which half of the queue should have run, 60 at most.
     """
 
     def __init__(self, message: str, retry_after: float) -> None:

@@ -30,7 +30,7 @@ from packrank.serving.watch import Watch
 _AHEAD_PACKS = 3  # that are read before they run, a device
 _STEADY = 0.2  # by which the last pack counts for the rate
 _FIRST_RATE = 10_000.0  # tokens a second, before a pack has run
-_MOST_SECONDS = 60.0  # that who is turned away is told to wait
+_LEAST_SECONDS, _MOST_SECONDS = 0.01, 60.0  # that who is turned away is told to wait
 _LONGEST_WAIT = 3600.0  # of a thread at a time: a lock takes no more seconds than fit in its clock
 _LOG = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ class Pump(Closing):
                 raise Overloaded(
                     f"of the queue's {self.max_queue_tokens} tokens {self._scheduler.load} are "
                     f"taken, and it has no room for {request.cost} more{whose}",
-                    min(max(over / self._rate, 0.01), _MOST_SECONDS),
+                    self._seconds_until(over),
                 )
             request.answer = answer = Answer(request.usage, partial(self._cancel, request))
             if request.pairs:
@@ -170,6 +170,14 @@ class Pump(Closing):
     def _is_here(self) -> bool:
         """Whether this process has its threads; a lock may be held for ever where it has not."""
         return os.getpid() == self._process
+
+    def _seconds_until(self, over: int) -> float:
+        """In which there should be room for so many tokens more, and half of the queue runs.
+
+        Who came back as soon as there is room would find that others have taken it.
+        """
+        tokens = max(over, self._scheduler.load / 2)
+        return min(max(tokens / self._rate, _LEAST_SECONDS), _MOST_SECONDS)
 
     def _cancel(self, request: Request) -> None:
         with self._changed:

@@ -29,6 +29,23 @@ def test_a_full_queue_refuses_and_says_when(toy: Open, held: Held) -> None:
     assert engine.totals.turned_away == {"overloaded": 1}
 
 
+def test_who_is_refused_comes_back_once_half_of_the_queue_has_run(toy: Open, held: Held) -> None:
+    """At the first rate, of 10,000 tokens a second; not as soon as one request would fit."""
+    with Engine(toy(), max_queue_tokens=10_000) as engine:
+        every = []
+        with pytest.raises(Overloaded) as raised:
+            for _ in range(1000):
+                every.append(engine.submit("q", ["a"] * 5))
+        assert engine.tokens_per_s == 10_000
+        assert raised.value.retry_after == pytest.approx(0.5, rel=0.01)
+        for load, wait in ((0, 0.01), (10**9, 60)):
+            engine._pump._scheduler.load, kept = load, engine._pump._scheduler.load
+            assert engine._pump._seconds_until(1) == wait
+            engine._pump._scheduler.load = kept
+        assert engine._pump._seconds_until(7000) == 0.7
+        held.let_all_go()
+
+
 def test_large_requests_leave_room_for_small_ones(toy: Open, held: Held) -> None:
     with Engine(toy(), max_queue_tokens=100) as engine:
         large = [engine.submit("q", ["a"] * 1000) for _ in range(3)]

@@ -317,3 +317,30 @@ def test_nobody_is_starved(seed: int, priority: int) -> None:
             return
         others += found[1]
         assert others <= most * (ahead + 2 * 1000 * (1 + priority))
+
+
+@pytest.mark.parametrize(("tokens", "priority"), [(200, 1), (1000, 1), (200, 2)])
+def test_how_long_a_priority_waits_where_each_request_is_a_callers(
+    tokens: int, priority: int
+) -> None:
+    """As docs/server.md says it, in times of a queue that stays full."""
+    order: Order[list[str]] = Order()
+    callers, there = count(), 50
+    waiting = [["new"] for _ in range(there)]
+    for item in waiting:
+        order.add(item, next(callers), 0)
+
+    def step() -> bool:
+        """Run one, and let another one come; whether it is the one that is waited for."""
+        found = order.first()
+        assert found is not None
+        order.served(found[0], tokens, is_over=True)
+        waiting.append(["new"])
+        order.add(waiting[-1], next(callers), 0)
+        return found[1] is patient
+
+    patient = ["patient"]
+    assert not any(step() for _ in range(20 * there))
+    order.add(patient, "patient", priority)
+    ran = next(place for place in count() if step())
+    assert ran / there == pytest.approx(8000 * priority / tokens, rel=0.2)

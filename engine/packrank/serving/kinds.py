@@ -18,7 +18,7 @@ from packrank.reranker import Reranker, asked_of, question_of, scorer_of
 from packrank.runtime.runner import Runner
 from packrank.scoring.question import Question
 from packrank.serving.guess import TokenGuess
-from packrank.serving.source import Alone, LateSource, PairSource, Reading, Source
+from packrank.serving.source import Alone, LateSource, PairSource, Reading, Source, length_of
 from packrank.serving.token_cache import TokenCache
 
 Model = Reranker | LateInteraction
@@ -258,7 +258,7 @@ class LateKind:
         count = len(store) if chosen is None else len(chosen)
         # By the mean: to know each candidate's all ids would have to be read.
         mean = int(store.embeddings.cu_seqlens[-1]) / max(len(store), 1)
-        tokens = self._source().tokens(len(query), 0) + int(count * mean / _STORED_TOKENS)
+        tokens = self._source().tokens(length_of(query), 0) + int(count * mean / _STORED_TOKENS)
 
         def call() -> tuple[Any, int]:
             return model.rank(query, None, top_k, candidates=chosen, **options), tokens
@@ -271,7 +271,7 @@ class LateKind:
         check_str("document", document)
         source = self._source()
         [cost] = source.lengths([(query, document)])
-        tokens = source.tokens(len(query), len(document))
+        tokens = source.tokens(length_of(query), length_of(document))
         return _alone(lambda: (self.model.explain(query, document), tokens), cost, 1)
 
 

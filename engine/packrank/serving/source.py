@@ -14,12 +14,13 @@ from packrank.late_interaction import LateInteraction
 from packrank.request import Int32, Pack
 from packrank.scoring.pair_scorer import PairScorer
 from packrank.serving.guess import TokenGuess
-from packrank.serving.texts import counted, known_of, parts_of, valid
+from packrank.serving.texts import characters, counted, known_of, parts_of, valid
 from packrank.serving.token_cache import TokenCache
 from packrank.text.pairs import plain_texts_of
 
 Logits = NDArray[np.float32]
-_CHARACTERS_A_TOKEN = 3  # of late interaction, whose texts are not tokenized before they run
+# Of late interaction, whose texts are not tokenized before they run; see `length_of`.
+_CHARACTERS_A_TOKEN = 3
 _MADE_A_RUN = 16  # tokens that are made of a text in the time that one takes to run, at least
 
 
@@ -238,7 +239,7 @@ class LateSource:
     columns: int = 1
 
     def tokens(self, query: int, document: int) -> int:
-        """About how many of so many characters the model reads."""
+        """About how many the model reads of texts of such lengths."""
         settings = self.model.settings
         return min(query // _CHARACTERS_A_TOKEN + 2, settings.query.max_length) + min(
             document // _CHARACTERS_A_TOKEN + 2, settings.document.max_length
@@ -279,7 +280,7 @@ class LateSource:
         pairs = [pair for part, start, stop in some for pair in part[start:stop]]
         scores, failures = self.model.try_score(pairs)
         tokens = [
-            sum(self.tokens(len(query), len(document)) for query, document in part[start:stop])
+            sum(self.tokens(*size) for size in _sizes(part[start:stop]))
             for part, start, stop in some
         ]
         return lambda: Ran(scores[:, None], failures, tokens)
@@ -364,5 +365,11 @@ def _spared(pack: Pack) -> Int32 | None:
 
 
 def _sizes(pairs: Sequence[Any]) -> list[tuple[int, int]]:
-    """Characters of the texts of pairs."""
-    return [(len(query), len(document)) for query, document, _ in map(known_of, pairs)]
+    """Lengths of the texts of pairs."""
+    return [(length_of(query), length_of(document)) for query, document, _ in map(known_of, pairs)]
+
+
+def length_of(text: str) -> int:
+    """Characters of a text to late interaction: others than ASCII are a token each."""
+    ascii, others = characters(text)
+    return ascii + _CHARACTERS_A_TOKEN * others

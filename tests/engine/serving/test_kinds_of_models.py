@@ -193,3 +193,12 @@ def test_explanations_have_their_turn(tmp_path: Path) -> None:
     made = minicpm(tmp_path).open()
     with Engine(made) as engine, pytest.raises(InputError, match="only late interaction"):
         engine.submit_explain("a", "b")
+
+
+def test_late_interaction_counts_other_characters_than_ascii_as_tokens() -> None:
+    """Three of ASCII are one; of Chinese each is, and a queue of it is not taken for a third."""
+    source = LateSource(LateInteraction(default_model(), device="cpu"), 4096)
+    [ascii, chinese, mixed] = source.lengths([("", "a" * 96), ("", "蛇" * 96), ("", "a蛇b" * 32)])
+    assert ascii - 2 - 2 == 96 // 3 + 96 // 48
+    assert chinese - 2 - 2 == 96 + 96 // 16
+    assert ascii < mixed < chinese

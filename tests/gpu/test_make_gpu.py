@@ -71,11 +71,13 @@ def look_at(measured: list[dict[str, Any]], tables: str) -> None:
         "copy", "product", "encoder product", "attention", "linear", "add_layer_norm",
         "add_rms_norm", "embed_layer_norm", "take_sequences", "forward", "profile",
         "decoder", "cross-encoder", "busy", "maxsim", "maxsim streaming", "maxsim peers",
+        "relative attention", "paged attention", "generation",
     }  # fmt: skip
     for row in rows["attention"] + rows["linear"] + rows["cross-encoder"] + rows["decoder"]:
         assert 0 < row["p20_s"] <= row["median_s"] <= row["p80_s"]
         assert row["packrank_is_faster"] > 0
-    ops = {"linear 48 -> 64 gelu", "linear 48 -> 64 silu gated", "attention 3 x 16", "score_head"}
+    ops = {"linear 48 -> 64 gelu", "linear 48 -> 64 silu gated", "linear 48 -> 99 float32",
+           "attention 3 x 16", "paged attention 4 x 12", "score_head"}  # fmt: skip
     assert ops <= {row["op"].split(",")[0] for row in rows["profile"]}
     assert all(f"| {bench} |" in tables for bench in rows if bench not in ("profile", "busy"))
 

@@ -116,8 +116,9 @@ def test_what_is_compiled_without_a_device_is_found_again(
     counts = re.search(r"^(\d+) kernels compiled, (\d+) found", again.stdout, re.MULTILINE)
     assert counts is not None, again.stdout + again.stderr
     assert counts.groups() == ("0", str(kernels))
-    shapes = load("sizes").ENCODERS.values()
-    models = [checkpoint(name, **(sizes | {"num_hidden_layers": 2})) for name, sizes in shapes]
+    sizes = load("sizes")
+    shapes = (sizes.ENCODERS | sizes.DEBERTAS).values()
+    models = [checkpoint(name, **(given | {"num_hidden_layers": 2})) for name, given in shapes]
     found = run("forwards.py", *models, "--keep", cache.parent, "--more", 40)
     assert len(found) == len(models)
     assert [model["compiled"] for model in found] == [[]] * len(models)

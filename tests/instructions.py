@@ -2,7 +2,7 @@
 
     python tests/instructions.py
 
-prints what benchmarks/gpu/arithmetic.py has as INSTRUCTIONS. Needs the module as built and the
+prints what benchmarks/gpu/resources.py has as INSTRUCTIONS. Needs the module as built and the
 disassembler of Triton's wheel, no device. Counted is the shortest way: a tile that lies in one
 document, a step in which every query sees every key.
 """

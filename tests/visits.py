@@ -21,8 +21,7 @@ def load(name: str) -> ModuleType:
 
 def visit(name: str) -> ModuleType:
     """A module of the package that `make gpu` runs."""
-    for path in (HERE / "visit").glob("*.py"):
-        _load_imports_of(path)
+    _load_package("visit")
     return importlib.import_module(f"visit.{name}")
 
 
@@ -30,10 +29,19 @@ def _load_imports_of(path: Path) -> None:
     for name in _IMPORT.findall(path.read_text()):
         if name in sys.modules:
             continue
-        if name == "visit":
-            sys.modules[name] = _load(name, HERE / "visit/__init__.py", [str(HERE / "visit")])
+        if (HERE / name).is_dir():
+            _load_package(name)
         elif (HERE / f"{name}.py").exists():
             sys.modules[name] = load(name)
+
+
+def _load_package(name: str) -> None:
+    """With what its modules import."""
+    if name not in sys.modules:
+        folder = HERE / name
+        sys.modules[name] = _load(name, folder / "__init__.py", [str(folder)])
+    for path in (HERE / name).glob("*.py"):
+        _load_imports_of(path)
 
 
 def _load(name: str, path: Path, inner: list[str] | None = None) -> ModuleType:

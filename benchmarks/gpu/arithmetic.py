@@ -1,100 +1,41 @@
 """What an H200 should take for the benchmarks' shapes, kernel by kernel. No torch, no measurement.
 
-A kernel takes as long as the busiest of its resources, a forward as long as its kernels and the
-gaps between them. Left out: waves that are not full, a product's beginning and end, latencies.
+A forward takes as long as its kernels (resources.py) and the gaps between them.
 """
 
 import functools
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from sizes import DECODERS, ENCODERS, LONGEST, SHORTEST, SPLIT_SHARE, WORDS
+from resources import (
+    CACHE_BYTES,
+    DENSE,
+    GAP,
+    INSTRUCTIONS,
+    Kernel,
+    add_norm,
+    attention,
+    by_distance,
+    head,
+    in_pages,
+    linear,
+)
+from sizes import (
+    DEBERTAS,
+    DECODERS,
+    DISTANCES,
+    ENCODERS,
+    LONGEST,
+    PAGED,
+    SHORTEST,
+    SPLIT_SHARE,
+    WORDS,
+)
 
-MEMORY, CACHE = 4.8e12, 5.5e12  # bytes a second
-CACHE_BYTES = 60 * 2**20
-DENSE = 790e12  # operations a second, float16; of bytes twice as many
-PROCESSORS, CLOCK = 132, 1.755e9
-CLOCKS = PROCESSORS * CLOCK
-ISSUE, ALU, SPECIAL = 4 * CLOCKS, 2 * CLOCKS, CLOCKS / 2  # warps' instructions a second
-GAP = 1e-6  # seconds between kernels of a graph
 # The host's seconds: an op launched by itself, a pack as a graph, one pair laid out, its texts'
 # tokens on one core.
 NORM, LINEAR, ATTENTION, GRAPH = 26e-6, 44e-6, 70e-6, 120e-6
 LAYOUT, TOKENIZED, CORES = 4e-6, 250e-6, 16
-
-# Of a warp, as `python tests/instructions.py` counts them in the machine code that nvcc 13.0 makes:
-# (issued, of which ALU, which has half as many lanes).
-# Attention: a step of 16 queries and 64 keys; beside its steps a tile of 16 queries; a chunk of 16
-# bytes of a key and of a value a lane; beside all these a unit (csrc/cuda/units.h).
-# MaxSim: a tile of 16 document tokens at 32 query tokens; at many, what a tile has once a pass over
-# the documents (rows), and each panel of 128 query tokens.
-INSTRUCTIONS: dict[str, dict[str, tuple[int, int]]] = {
-    "attention 32": {
-        "step": (253, 64),
-        "tile": (210, 92),
-        "chunk": (60, 26),
-        "unit": (147, 61),
-    },
-    "attention 64": {
-        "step": (329, 68),
-        "tile": (288, 134),
-        "chunk": (63, 30),
-        "unit": (151, 61),
-    },
-    "maxsim float16": {"tile": (177, 59), "rows": (74, 12), "panel": (223, 136)},
-    "maxsim int8": {"tile": (145, 38), "rows": (57, 13), "panel": (348, 132)},
-    "maxsim 4bit": {"tile": (252, 120), "rows": (136, 95), "panel": (348, 132)},
-    "maxsim 2bit": {"tile": (210, 91), "rows": (122, 66), "panel": (348, 132)},
-}
-# Of Triton's products, a value that is activated: backend/triton/linear.py.
-EPILOGUE = 16
-
-
-@dataclass(frozen=True)
-class Kernel:
-    """What one launch keeps busy.
-
-    Attributes:
-        name: what it does.
-        moved: bytes of memory, each once.
-        operations: of products.
-        cached: bytes that come from the second-level cache beside those.
-        issue: instructions of warps; alu: those of the half-rate unit among them.
-        exponentials: of single values.
-        launches: where it is several small ones.
-        dense: operations a second.
-    """
-
-    name: str
-    moved: float = 0.0
-    operations: float = 0.0
-    cached: float = 0.0
-    issue: float = 0.0
-    alu: float = 0.0
-    exponentials: float = 0.0
-    launches: int = 1
-    dense: float = DENSE
-
-    @property
-    def times(self) -> dict[str, float]:
-        """Seconds of each resource, by its name."""
-        return {
-            "memory": self.moved / MEMORY,
-            "cache": (self.moved + self.cached) / CACHE,
-            "products": self.operations / self.dense,
-            "issue": self.issue / ISSUE,
-            "ALU": self.alu / ALU,
-            "exponentials": self.exponentials / 32 / SPECIAL,
-        }
-
-    @property
-    def binds(self) -> str:
-        times = self.times
-        return max(times, key=lambda name: times[name])
-
-    @property
-    def seconds(self) -> float:
-        return self.times[self.binds]
 
 
 @dataclass(frozen=True)
@@ -141,58 +82,6 @@ class Forward:
         return self.operations / self.seconds / DENSE
 
 
-def linear(
-    name: str, rows: int, inputs: int, outputs: int, *, act: bool = False, gated: bool = False
-) -> Kernel:
-    wide = outputs * (1 + gated)
-    return Kernel(
-        name,
-        moved=2 * (rows * (inputs + outputs) + inputs * wide),
-        operations=2 * rows * inputs * wide,
-        issue=EPILOGUE * rows * outputs / 32 if act else 0.0,
-    )
-
-
-def add_norm(rows: int, size: int) -> Kernel:
-    """Of a sum: two tensors are read; the norm and the sum are written."""
-    return Kernel("add + norm", moved=4 * 2 * rows * size)
-
-
-def visible(length: int, window: int | None = None) -> int:
-    """Pairs of a query and a key that it sees, in one sequence."""
-    if window is None:
-        return length * length
-    return sum(min(i + window, length - 1) - max(i - window, 0) + 1 for i in range(length))
-
-
-def attention(
-    name: str, count: int, length: int, heads: int, size: int, *, window: int | None = None,
-    by_triton: bool = False,
-) -> Kernel:  # fmt: skip
-    """Of `count` sequences; the CUDA kernel up to 256 tokens, unless positions are rotary."""
-    pairs = count * heads * visible(length, window)
-    issue = alu = 0.0
-    if not by_triton and length <= 256:
-        tiles, steps = -(-length // 16), -(-length // 64)
-        chunks = length * size / 8 / 32
-        often = {"step": tiles * steps, "tile": tiles, "chunk": chunks, "unit": 4}
-        of = INSTRUCTIONS[f"attention {size}"]
-        issue, alu = (count * heads * sum(often[x] * of[x][i] for x in of) for i in (0, 1))
-    return Kernel(
-        name,
-        moved=4 * 2 * count * length * heads * size,
-        operations=4 * pairs * size,
-        issue=issue,
-        alu=alu,
-        exponentials=pairs,
-    )
-
-
-def head(name: str, rows: int, size: int) -> Kernel:
-    """A dense layer in float32, without tensor cores, and the scores."""
-    return Kernel(name, moved=4 * size * size + 2 * rows * size, issue=rows * size * size / 32)
-
-
 def last_layer(
     rows: int, count: int, hidden: int, inner: int, kv: int, heads: int, *, gated: bool
 ) -> list[Kernel]:
@@ -216,7 +105,7 @@ def last_layer(
 @functools.cache
 def encoder(shape: str, count: int, length: int) -> Forward:
     """`count` sequences of one length, as one graph."""
-    name, sizes = ENCODERS[shape]
+    name, sizes = (ENCODERS | DEBERTAS)[shape]
     hidden, inner = sizes["hidden_size"], sizes["intermediate_size"]
     layers, heads = sizes["num_hidden_layers"], sizes["num_attention_heads"]
     rows, full, is_modern = count * length, layers - 1, name == "ModernBert"
@@ -226,6 +115,9 @@ def encoder(shape: str, count: int, length: int) -> Forward:
                          by_triton=is_modern)  # fmt: skip
 
     attended = [(full, attend(""))]
+    if name == "DebertaV2":
+        attended = [(full, by_distance("attention, by distance", count, length, heads,
+                                       hidden // heads, 2))]  # fmt: skip
     if is_modern:  # every third layer from the first on sees all, the others 64 to either side
         everywhere = -(-layers // 3) - (full % 3 == 0)
         attended = [(everywhere, attend(", global")), (full - everywhere, attend(", local", 64))]
@@ -273,6 +165,29 @@ def decoder(shape: str, lengths: tuple[int, ...], prefix: int = 0) -> Forward:
         (1, Kernel("last norm, head", launches=4)),
     ]
     eager = layers * (2 * NORM + 4 * LINEAR + ATTENTION)
+    return Forward(kernels, count, eager, is_graph=False)
+
+
+@functools.cache
+def step(shape: str, count: int, have: int) -> Forward:
+    """A token each of `count` sequences of `have`, and the logits of what follows; op by op."""
+    _, sizes = DECODERS[shape]
+    hidden, inner = sizes["hidden_size"], sizes["intermediate_size"]
+    layers, heads = sizes["num_hidden_layers"], sizes["num_attention_heads"]
+    key_heads, words, size = sizes["num_key_value_heads"], sizes["vocab_size"], hidden // heads
+    qkv = hidden + 2 * key_heads * size
+    vocabulary = linear("vocabulary product", count, hidden, words)
+    kernels = [
+        (1, Kernel("embedding, first norm", moved=count * (4 + 8 * hidden), launches=2)),
+        (2 * layers, add_norm(count, hidden)),
+        (layers, linear("query, key, value product", count, hidden, qkv)),
+        *((layers, k) for k in in_pages(count, have, heads, key_heads, size)),
+        (layers, linear("out product", count, hidden, hidden)),
+        (layers, linear("gated SiLU product", count, hidden, inner, act=True, gated=True)),
+        (layers, linear("down product", count, inner, hidden)),
+        (1, replace(vocabulary, moved=vocabulary.moved + 2 * count * words)),  # float32 is written
+    ]
+    eager = layers * (3 * NORM + 4 * LINEAR + ATTENTION)
     return Forward(kernels, count, eager, is_graph=False)
 
 
@@ -364,6 +279,15 @@ def predicted(bench: str, case: str) -> float | None:
         return decoder(named, (int(found[2]),) * int(found[1])).seconds
     if bench == "decoder" and (found := re.match(r"(\d+) candidates under (\d+) tokens", rest)):
         return candidates(named, int(found[1]), int(found[2])).seconds / int(found[1])
+    if bench == "relative attention" and (found := re.match(r"(\d+) x (\d+) tokens", rest)):
+        one = DISTANCES[named]
+        return by_distance("", int(found[1]), int(found[2]), one.heads, 64, one.tables).seconds
+    grown = re.match(r"(\d+) sequences of (\d+) tokens", rest)
+    if bench == "paged attention" and grown:
+        kernels = in_pages(int(grown[1]), int(grown[2]), *PAGED[named])
+        return sum(one.seconds + GAP for one in kernels)
+    if bench == "generation" and grown:
+        return step(named, int(grown[1]), int(grown[2])).seconds / int(grown[1])
     of = r"(\d+) x (\d+) tokens, (\d+) documents of (\d+), (\w+)"
     if bench == "maxsim" and (found := re.fullmatch(of, case)):
         numbers = [int(x) for x in found.groups()[:4]]

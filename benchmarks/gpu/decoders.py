@@ -107,7 +107,7 @@ def make(shape: str, folder: Path, device: torch.device, **smaller: int) -> Peer
                 if vector.ndim == 1:  # all ones or all zeros: which is which would not show
                     vector.normal_(mean=float(path.endswith("norm.weight")), std=0.1)
         head = torch.randn(1, config.hidden_size) * 0.02
-    body.half()
+    narrow(body, torch.float16)
     weights = {f"model.{path}": x.cpu() for path, x in body.state_dict().items()}
     raw = config.to_dict() | {"architectures": ["Qwen2ForSequenceClassification"]}
     heads = ["score.weight"]
@@ -119,10 +119,19 @@ def make(shape: str, folder: Path, device: torch.device, **smaller: int) -> Peer
     weights |= {path: (head * (path == heads[-1])).cpu() for path in heads}
     save_file(weights, folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps(raw, default=str))
-    body.float()
+    narrow(body, torch.float32)
     if name == "Llama":
         _fold(body, raw)
     return Peer(body, head[0])
+
+
+def narrow(body: Any, dtype: torch.dtype) -> None:
+    """Weights in a dtype; frequencies of rotary positions stay float32, as transformers loads them.
+
+    They are what counts at the positions of a long cache.
+    """
+    for weight in body.parameters():
+        weight.data = weight.data.to(dtype)
 
 
 def _fold(body: Any, raw: dict[str, Any]) -> None:
@@ -163,7 +172,7 @@ def check(model: CausalModel, peer: Peer, dtype: torch.dtype) -> None:
     """Scores are no further from float32's than four times transformers'; narrows the peer."""
     pack = candidates([*range(1, 2 * CHECKED, 2)], 7, model.config.vocab_size)
     expected = peer.scores(pack)
-    peer.body.to(dtype)
+    narrow(peer.body, dtype)
     theirs = _rms(peer.scores(pack) - expected)
     bound = max(4 * theirs, 1e-5 * float(np.abs(expected).max()))
     for name, given in (("with a shared prefix", pack), ("whole", whole(pack))):

@@ -25,6 +25,7 @@ from norms import EPS, TOKENS
 
 from packrank_kernels import (
     Pages,
+    RelativePositions,
     add_layer_norm,
     add_rms_norm,
     attention,
@@ -45,6 +46,7 @@ WIDTHS = (384, 768, 1024)
 DECODER_WIDTHS = (896, 1536, 2304)
 DECODER_LAYERS = [(896, 4864, "silu", True)]
 LENGTHS = (32, 64, 128, 256, 512)
+HALVES = (torch.float16, torch.bfloat16)
 
 
 class Jobs:
@@ -56,13 +58,14 @@ class Jobs:
         self.backend = "triton" if self.on_device else "auto"
         self.dtype = torch.float16 if self.on_device else torch.float32
 
-    def draw(self, *shape: int) -> torch.Tensor:
-        return torch.randn(*shape, device=self.device).to(self.dtype)
+    def draw(self, *shape: int, dtype: torch.dtype | None = None) -> torch.Tensor:
+        return torch.randn(*shape, device=self.device).to(dtype or self.dtype)
 
     def every(self) -> Iterator[Job]:
         """The slowest to compile first, so that shares end together."""
         yield from self.products()
         yield from self.attentions()
+        yield from self.attentions_with_distances()
         yield from self.attentions_in_pages()
         yield from self.scores()
         yield from self.rows()
@@ -81,6 +84,21 @@ class Jobs:
                         ),
                     )
 
+        # DeBERTa's in bfloat16, and the vocabulary of a decoder.
+        for count in rows:
+            layer = (768, 3072, "gelu", False)
+            yield (
+                f"linear {count} x {layer}, bfloat16",
+                partial(self.product, count, *layer, dtype=torch.bfloat16),
+            )
+        # As wide as a multiple of 16, as those are that there are, and in a question otherwise.
+        vocabularies = zip(HALVES, (4992, 4999), strict=True)
+        for (dtype, outputs), count in itertools.product(vocabularies, (1, 16, 33, 64, 300)):
+            yield (
+                f"linear {count} x 896 -> {outputs}, float32 of {dtype}",
+                partial(self.product, count, 896, outputs, None, False, dtype=dtype, wide=True),
+            )
+
     def product(
         self,
         rows: int,
@@ -89,11 +107,16 @@ class Jobs:
         activation: str | None,
         gated: bool,
         run: Callable[[torch.Tensor, PackedLinear], torch.Tensor] = linear,
+        *,
+        dtype: torch.dtype | None = None,
+        wide: bool = False,
     ) -> object:
-        weight = self.draw(outputs * (1 + gated), inputs)
+        weight = self.draw(outputs * (1 + gated), inputs, dtype=dtype)
         bias = torch.zeros(len(weight), device=self.device)
-        packed = pack_linear(weight, bias, activation=activation, gated=gated, backend=self.backend)
-        return run(self.draw(rows, inputs), packed)
+        packed = pack_linear(
+            weight, bias, activation=activation, gated=gated, wide=wide, backend=self.backend
+        )
+        return run(self.draw(rows, inputs, dtype=dtype), packed)
 
     def attentions(self) -> Iterator[Job]:
         for size in packs.SIZES:
@@ -113,17 +136,60 @@ class Jobs:
                         ),
                     )
 
-    def attentions_in_pages(self) -> Iterator[Job]:
-        for size, most in itertools.product((64, 128), (1, None)):
+    def attentions_with_distances(self) -> Iterator[Job]:
+        """DeBERTa's tables, T5's biases; all tokens and first ones alone."""
+        float32 = torch.float32
+        forms = [(dtype, True, False) for dtype in HALVES]
+        forms += [(d, False, causal) for d in (HALVES[1], float32) for causal in (False, True)]
+        for (dtype, tables, causal), first in itertools.product(forms, (False, True)):
+            what = "tables" if tables else "biases"
             yield (
-                f"paged attention {size}, {most}",
-                lambda s=size, n=most: self.attend_in_pages(s, n),
+                f"attention with {what}, {dtype}, causal {causal}, first {first}",
+                partial(self.attend_by_distance, dtype, tables, causal, first),
             )
 
-    def attend_in_pages(self, size: int, most: int | None) -> object:
+    def attend_by_distance(
+        self, dtype: torch.dtype, tables: bool, causal: bool, first: bool
+    ) -> object:
+        lengths, heads, size = [128, 64], 12, 64
+        cu = cu_seqlens(lengths).to(self.device)
+        cu_q = cu_seqlens([1, 1]).to(self.device) if first else cu
+        keys = self.draw(sum(lengths), 2, heads, size, dtype=dtype)
+        rows = torch.zeros(255, dtype=torch.int32, device=self.device)
+        pair = self.draw(2, 8, heads, size, dtype=dtype) if tables else (None, None)
+        bias = None if tables else self.draw(8, heads, dtype=torch.float32)
+        return attention(
+            self.draw(2 if first else sum(lengths), heads, size, dtype=dtype),
+            keys[:, 0], keys[:, 1], cu_q, cu,
+            causal=causal,
+            relative=RelativePositions(*pair, rows, bias),
+            max_seqlen_q=1 if first else 128,
+            max_seqlen_k=128,
+            backend=self.backend,
+        )  # fmt: skip
+
+    def attentions_in_pages(self) -> Iterator[Job]:
+        """Rotated; for questions with windows and soft caps too, and in other dtypes."""
+        forms = [(64, None, None), (128, None, None), (128, 30, None), (64, None, 20.0)]
+        dtypes = (*HALVES, torch.float32)
+        for dtype, form, most in itertools.product(dtypes, forms, (1, None)):
+            if dtype in HALVES[:1] or form != forms[1]:
+                yield (
+                    f"paged attention {form}, {dtype}, {most}",
+                    partial(self.attend_in_pages, dtype, *form, most),
+                )
+
+    def attend_in_pages(
+        self,
+        dtype: torch.dtype,
+        size: int,
+        window: int | None,
+        softcap: float | None,
+        most: int | None,
+    ) -> object:
         lengths = [most or 40, most or 7]
-        new = self.draw(sum(lengths), 18, size)
-        keys, values = self.draw(2, 6, 2, 16, size).transpose(2, 3)
+        new = self.draw(sum(lengths), 18, size, dtype=dtype)
+        keys, values = self.draw(2, 6, 2, 16, size, dtype=dtype).transpose(2, 3)
         have = torch.tensor(lengths, dtype=torch.int32, device=self.device)
         table = torch.arange(6, dtype=torch.int32, device=self.device).view(2, 3)
         cu, angles = cu_seqlens(lengths).to(self.device), torch.rand(40, size // 2)
@@ -131,7 +197,8 @@ class Jobs:
         return paged_attention(
             *(new[:, :14], new[:, 14:16], new[:, 16:]),
             Pages(keys, values, table, have),
-            cu, cu, rotary=rotary, max_seqlen_q=most, backend=self.backend,
+            cu, cu, rotary=rotary, window=window, softcap=softcap, max_seqlen_q=most,
+            backend=self.backend,
         )  # fmt: skip
 
     def attend(
@@ -184,6 +251,7 @@ class Jobs:
             yield f"norms of {size}", lambda size=size: self.norms(size)
         for size in DECODER_WIDTHS:
             yield f"norms of a decoder of {size}", lambda size=size: self.decoder_norms(size)
+        yield "norms of 768, bfloat16", lambda: self.norms(768, torch.bfloat16)
 
     def decoder_norms(self, size: int) -> None:
         """The first norm, those between, and what the head reads, in float32, and the head."""
@@ -213,16 +281,18 @@ class Jobs:
         for size in WIDTHS:
             yield f"norms of {size}, early", partial(within, self.norms, size)
 
-    def norms(self, size: int) -> None:
+    def norms(self, size: int, dtype: torch.dtype | None = None) -> None:
         weight, bias = torch.randn(2, size, device=self.device)
-        x, y, count = self.draw(64, size), self.draw(64, size), 64
+        x, y, count = self.draw(64, size, dtype=dtype), self.draw(64, size, dtype=dtype), 64
         options = {"backend": self.backend}
         for shift in (bias, None):  # ModernBERT has none
             add_layer_norm(x, y, weight, shift, EPS, **options)
         ids = torch.zeros(3, count, dtype=torch.int32, device=self.device)
-        tables = self.draw(3, 8, size)
+        tables = self.draw(3, 8, size, dtype=dtype)
         embed_layer_norm(*ids, *tables, weight, bias, EPS, **options)
-        embed_layer_norm(ids[0], None, None, tables[0], None, None, weight, None, EPS, **options)
+        for shift in (bias, None):  # DeBERTa's, ModernBERT's
+            table = tables[0]
+            embed_layer_norm(ids[0], None, None, table, None, None, weight, shift, EPS, **options)
         cu = cu_seqlens([32, 32]).to(self.device)
         take_sequences(x, cu, cu[:1].contiguous(), 32, **options)
         dense, out = torch.randn(size, size, device=self.device), weight[None]

@@ -15,8 +15,9 @@ from measure import Session
 
 from packrank_kernels.dispatch import TABLE
 
-NAMES = ("ceilings", "attention", "linear", "norms", "forward", "decoders", "end_to_end",
-         "maxsim", "maxsim_streaming", "maxsim_peers", "counters")  # fmt: skip
+NAMES = ("ceilings", "attention", "relative", "paged", "linear", "norms", "forward", "deberta",
+         "decoders", "generation", "end_to_end", "maxsim", "maxsim_streaming", "maxsim_peers",
+         "counters")  # fmt: skip
 
 
 def age() -> float:

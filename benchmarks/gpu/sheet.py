@@ -5,15 +5,22 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import arithmetic as at
-from arithmetic import Forward, Kernel
+import resources as has
+from arithmetic import Forward
+from resources import Kernel
 from sizes import (
     CANDIDATES,
     CAPS,
+    DEBERTAS,
     DECODER_LENGTH,
+    DISTANCES,
     ENCODERS,
+    HAVE,
     LENGTH,
     LONGEST,
+    PAGED,
     PREFIX,
+    SEQUENCES,
     SHORTEST,
     TOKENS,
 )
@@ -32,6 +39,7 @@ INTRODUCTION = (
     "quantize queries and choose the best."
 )
 QWEN = "Qwen2.5-0.5B"
+DISTANT = (128, 256, 512)  # tokens of sequences whose attention counts distances
 FORMATS = ("float16", "int8", "4bit", "2bit")  # bfloat16 is as float16
 ONE, MANY = (1, 32, 100_000, 180), (128, 32, 10_000, 180)
 LONG, FEW = (1, 1024, 1000, 1024), (1, 32, 1000, 180)
@@ -48,18 +56,21 @@ def assumptions() -> Iterator[str]:
     yield "| assumed | value | source |"
     yield "|---|---|---|"
     for row in (
-        ("memory", f"{at.MEMORY / 1e12:g} TB/s", "data sheet of the H200; a copy reaches less"),
-        ("second-level cache", f"{at.CACHE / 1e12:g} TB/s, {at.CACHE_BYTES >> 20} MiB",
+        ("memory", f"{has.MEMORY / 1e12:g} TB/s", "data sheet of the H200; a copy reaches less"),
+        ("second-level cache", f"{has.CACHE / 1e12:g} TB/s, {has.CACHE_BYTES >> 20} MiB",
          "assumed; the size for token budgets"),
-        ("products", f"{at.DENSE / 1e12:g} TFLOP/s in float16, twice that in bytes",
+        ("products", f"{has.DENSE / 1e12:g} TFLOP/s in float16, twice that in bytes",
          "assumed of large products; the peak is 989"),
-        ("clocks", f"{at.PROCESSORS} multiprocessors at {at.CLOCK / 1e9:g} GHz",
+        ("clocks", f"{has.PROCESSORS} multiprocessors at {has.CLOCK / 1e9:g} GHz",
          "data sheet; the clock under load is assumed"),
         ("a clock of each", "4 instructions of a warp; 64 lanes of integers, comparisons, maxima "
          "(ALU); 16 of exponentials", "CUDA programming guide, throughput table for 9.0"),
         ("instructions", "of our CUDA kernels' loops, where nothing is masked",
          "`python tests/instructions.py`"),
-        ("between kernels of a graph", f"{at.GAP * 1e6:g} us", "assumed"),
+        ("of a multiprocessor", f"{has.NEAR / has.CLOCK:g} bytes a clock from its first-level "
+         "cache or shared memory, through which all is gathered; "
+         f"{has.FAR / has.CLOCK:g} from memory", "assumed"),
+        ("between kernels of a graph", f"{has.GAP * 1e6:g} us", "assumed"),
         ("host, eager", f"norm {at.NORM * 1e6:g}, linear {at.LINEAR * 1e6:g}, attention "
          f"{at.ATTENTION * 1e6:g} us; a graph {at.GRAPH * 1e6:g} us a pack",
          "of the launchers on a CPU, by measurement and subtraction"),
@@ -135,6 +146,46 @@ def maxsim() -> Iterator[str]:
             )
 
 
+def distances() -> Iterator[str]:
+    lengths = " | ".join(f"us, {n}" for n in DISTANT)
+    what = f"attention by distance, heads of 64, {TOKENS} tokens in sequences of"
+    yield f"| {what} | {lengths} | binds |"
+    yield f"|---|{'--:|' * len(DISTANT)}---|"
+    for name, one in DISTANCES.items():
+        every = [has.by_distance("", TOKENS // n, n, one.heads, 64, one.tables) for n in DISTANT]
+        times = " | ".join(amount(kernel.seconds * 1e6) for kernel in every)
+        binds = ", ".join(dict.fromkeys(kernel.binds for kernel in every))
+        yield f"| {name}, {one.heads} heads, {one.dtype} | {times} | {binds} |"
+
+
+def pages() -> Iterator[str]:
+    what = f"attention over pages, a token each of sequences of {HAVE}, float16"
+    yield f"| {what} | MB | binds | us |"
+    yield "|---|--:|---|--:|"
+    for name, shape in PAGED.items():
+        for count in SEQUENCES:
+            kernels = has.in_pages(count, HAVE, *shape)
+            seconds = sum(one.seconds + has.GAP for one in kernels)
+            yield (
+                f"| {name}, {count} sequences | {amount(kernels[1].moved / 1e6)} | "
+                f"{kernels[1].binds} | {amount(seconds * 1e6)} |"
+            )
+
+
+def step() -> Iterator[str]:
+    few, many = (at.step(QWEN, count, HAVE) for count in SEQUENCES)
+    yield from ("", f"**{QWEN}**, a token each of {few.scored} sequences of {HAVE}, float16:", "")
+    yield from kernels(few)
+    yield ""
+    yield from paragraph(
+        f"A step with its {few.launches} launches {few.device * 1e3:.2f} ms, of {many.scored} "
+        f"sequences {many.device * 1e3:.2f} ms. It is launched op by op, which takes the host "
+        f"{few.host * 1e3:.1f} ms: {few.scored / few.seconds:,.0f} and "
+        f"{many.scored / many.seconds:,.0f} tokens/s; as one graph {few.scored / few.device:,.0f} "
+        f"and {many.scored / many.device:,.0f}."
+    )
+
+
 def title(shape: tuple[int, int, int, int]) -> str:
     queries, tokens, documents, length = shape
     return f"{queries} x {tokens} by {documents:,} x {length}"
@@ -176,8 +227,8 @@ def verdict(work: str, least: float) -> tuple[str, str] | None:
         return f"{share:.0%}", allows([share >= least])
     if work.startswith("MaxSim, 1 query"):
         forward = at.maxsim(*ONE, work.rpartition(", ")[2])
-        share = forward.kernels[0][1].moved / at.MEMORY / forward.device
-        return f"{share:.0%} of {at.MEMORY / 1e12:g} TB/s", allows([share >= least])
+        share = forward.kernels[0][1].moved / has.MEMORY / forward.device
+        return f"{share:.0%} of {has.MEMORY / 1e12:g} TB/s", allows([share >= least])
     if work == "offline job":
         every = {shape: at.texts(shape, CAPS[0]) for shape in ENCODERS}
         shares = {shape: one.times["the device"] / one.seconds for shape, one in every.items()}
@@ -204,18 +255,18 @@ def unknown() -> Iterator[str]:
     hidden, inner = (ENCODERS["XLM-R base"][1][f"{x}_size"] for x in ("hidden", "intermediate"))
     reread = TOKENS * inner * hidden * 2 * (1 / 128 + 1 / 256)
     now = f"{base.scored / base.device:,.0f}"
-    exposed = replace(up, operations=up.operations + at.DENSE * up.times["issue"])
+    exposed = replace(up, operations=up.operations + has.DENSE * up.times["issue"])
     few = at.texts("MiniLM-L6", CAPS[0])
     half = max(
         few.times["the device"], few.times["tokenization"] / 2, few.times["one thread of Python"]
     )
     yield (
-        f"Whether the epilogue of the GELU product ({at.EPILOGUE} instructions a value) hides "
+        f"Whether the epilogue of the GELU product ({has.EPILOGUE} instructions a value) hides "
         f"behind the next tile's product: XLM-R base {now} pairs/s, or {rate(exposed)}."
     )
     yield (
         "Whether that product's tiles of 128 x 256, which read their operands from the cache "
-        f"again and again ({reread / 1e6:.0f} MB), are bound by {at.CACHE / 1e12:g} TB/s, or "
+        f"again and again ({reread / 1e6:.0f} MB), are bound by {has.CACHE / 1e12:g} TB/s, or "
         f"requests of neighbours are joined: {rate(replace(up, cached=reread))} pairs/s, or {now}. "
         "Of cuBLASLt's tiles nothing is known; likewise what a short K (384) leaves of the rate."
     )
@@ -226,7 +277,7 @@ def unknown() -> Iterator[str]:
         name = max(times, key=lambda name: times[name])
         left.append(f"{format}'s kernel takes {times[name] * 1e6:.0f} us, bound by {name}")
     yield (
-        f"Whether the cache gives more than {at.CACHE / 1e12:g} TB/s: without that bound "
+        f"Whether the cache gives more than {has.CACHE / 1e12:g} TB/s: without that bound "
         f"{', '.join(left)}."
     )
     yield (
@@ -235,9 +286,26 @@ def unknown() -> Iterator[str]:
         f"{1 / few.seconds:,.0f}."
     )
     yield (
-        f"The clock under load: what issue or the ALU bind goes with it, {at.CLOCK / 1e9:g} to "
+        "Whether terms of distances are gathered as fast as shared memory gives them, without "
+        "conflicts of banks, and whether that and products hide behind each other: if neither, "
+        f"DeBERTa's attention takes {gathered()} of what is said here."
+    )
+    yield (
+        "Whether a program that follows one sequence's pages has enough under way to read "
+        f"{has.FAR / has.CLOCK:g} bytes a clock. Where it binds, sharing a sequence's keys out "
+        "among programs would leave what memory takes."
+    )
+    yield (
+        f"The clock under load: what issue or the ALU bind goes with it, {has.CLOCK / 1e9:g} to "
         "1.98 GHz."
     )
+
+
+def gathered() -> str:
+    """How much longer DeBERTa's attention takes where gathers and products add up."""
+    one = DISTANCES["DeBERTa-v3-base"]
+    times = has.by_distance("", 128, 128, one.heads, 64, one.tables).times
+    return f"{(times['gathers'] + times['products']) / times['gathers']:.1f} times"
 
 
 def section() -> str:
@@ -247,9 +315,9 @@ def section() -> str:
         *paragraph(INTRODUCTION), "", *assumptions(), "", *goals(), "",
         "Not known before there is a device:",
         *(line for text in unknown() for line in paragraph(text, "- ")), "",
-        *texts_in(), "", *maxsim(),
+        *texts_in(), "", *maxsim(), "", *distances(), "", *pages(),
     ]  # fmt: skip
-    for shape in ENCODERS:
+    for shape in (*ENCODERS, *DEBERTAS):
         forward = at.encoder(shape, TOKENS // LENGTH, LENGTH)
         lines += ["", f"**{shape}**, {TOKENS // LENGTH} x {LENGTH} tokens, float16:", ""]
         lines += [*kernels(forward), "", *paragraph(total(forward, "pairs"))]
@@ -260,7 +328,7 @@ def section() -> str:
         f"{dense.share:.0%} of the dense rate."
     )
     said = f"{total(candidates, 'candidates')} {more}"
-    return "\n".join([*lines, *kernels(candidates), "", *paragraph(said)])
+    return "\n".join([*lines, *kernels(candidates), "", *paragraph(said), *step()])
 
 
 def paragraph(text: str, first: str = "") -> list[str]:

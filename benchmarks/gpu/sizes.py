@@ -1,5 +1,6 @@
 """Sizes of what is timed: models, packs, texts. No torch, so that arithmetic goes by the same."""
 
+from dataclasses import dataclass
 from typing import Any
 
 # A pack, and the length of its sequences, where a model runs alone.
@@ -8,6 +9,8 @@ DECODER_LENGTH = 512
 # Candidates of one query: tokens before each, and of the documents, 100 on average.
 PREFIX, CANDIDATES, SHORTEST, LONGEST = 60, 100, 50, 150
 FEW_CANDIDATES = 20  # whose pack a CUDA graph runs; of 100 it is too large for that
+# Sequences that generate, the tokens that each has, and those of a page.
+SEQUENCES, HAVE, PAGE = (16, 64), 1500, 16
 # Most tokens of a pair, texts in.
 CAPS = (128, 512)
 
@@ -29,6 +32,50 @@ ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
          "intermediate_size": 1152, "max_position_embeddings": 8192},
     ),
 }  # fmt: skip
+
+# huggingface.co/microsoft/deberta-v3-base, config.json.
+DEBERTAS: dict[str, tuple[str, dict[str, Any]]] = {
+    "DeBERTa-v3-base": (
+        "DebertaV2",
+        _BASE | {"intermediate_size": 3072, "vocab_size": 128100, "max_position_embeddings": 512,
+                 "relative_attention": True, "position_buckets": 256, "share_att_key": True,
+                 "norm_rel_ebd": "layer_norm", "pos_att_type": ["p2c", "c2p"],
+                 "max_relative_positions": -1, "position_biased_input": False,
+                 "type_vocab_size": 0, "layer_norm_eps": 1e-7},
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Distances:
+    """Attention with distances, heads of 64.
+
+    Attributes:
+        heads: how many.
+        tables: of keys and of queries; else a number for each distance and head.
+        rows: that distances have.
+        dtype: by name.
+    """
+
+    heads: int
+    tables: int
+    rows: int
+    dtype: str
+
+    @property
+    def operations(self) -> int:
+        """Of a pair of tokens and a dimension: as many for each table as for keys."""
+        return 4 + 2 * self.tables
+
+
+DISTANCES = {
+    "DeBERTa-v3-base": Distances(12, 2, 512, "float16"),
+    "DeBERTa-v3-large": Distances(16, 2, 512, "float16"),
+    "flan-t5-base": Distances(12, 0, 32, "bfloat16"),
+    "flan-t5-large": Distances(16, 0, 32, "bfloat16"),
+}
+# Heads, heads of keys, and their size.
+PAGED = {"Qwen2.5-0.5B": (14, 2, 64), "Mistral-7B": (32, 8, 128)}
 
 # Sizes of config.json: huggingface.co/Qwen/Qwen2.5-0.5B and -1.5B,
 # huggingface.co/BAAI/bge-reranker-v2-minicpm-layerwise.

@@ -71,11 +71,13 @@ def look_at(measured: list[dict[str, Any]], tables: str) -> None:
         "copy", "product", "encoder product", "attention", "linear", "add_layer_norm",
         "add_rms_norm", "embed_layer_norm", "take_sequences", "forward", "profile",
         "decoder", "cross-encoder", "busy", "maxsim", "maxsim streaming", "maxsim peers",
+        "relative attention", "paged attention", "generation",
     }  # fmt: skip
     for row in rows["attention"] + rows["linear"] + rows["cross-encoder"] + rows["decoder"]:
         assert 0 < row["p20_s"] <= row["median_s"] <= row["p80_s"]
         assert row["packrank_is_faster"] > 0
-    ops = {"linear 48 -> 64 gelu", "linear 48 -> 64 silu gated", "attention 3 x 16", "score_head"}
+    ops = {"linear 48 -> 64 gelu", "linear 48 -> 64 silu gated", "linear 48 -> 99 float32",
+           "attention 3 x 16", "paged attention 4 x 12", "score_head"}  # fmt: skip
     assert ops <= {row["op"].split(",")[0] for row in rows["profile"]}
     assert all(f"| {bench} |" in tables for bench in rows if bench not in ("profile", "busy"))
 
@@ -114,8 +116,9 @@ def test_what_is_compiled_without_a_device_is_found_again(
     counts = re.search(r"^(\d+) kernels compiled, (\d+) found", again.stdout, re.MULTILINE)
     assert counts is not None, again.stdout + again.stderr
     assert counts.groups() == ("0", str(kernels))
-    shapes = load("sizes").ENCODERS.values()
-    models = [checkpoint(name, **(sizes | {"num_hidden_layers": 2})) for name, sizes in shapes]
+    sizes = load("sizes")
+    shapes = (sizes.ENCODERS | sizes.DEBERTAS).values()
+    models = [checkpoint(name, **(given | {"num_hidden_layers": 2})) for name, given in shapes]
     found = run("forwards.py", *models, "--keep", cache.parent, "--more", 40)
     assert len(found) == len(models)
     assert [model["compiled"] for model in found] == [[]] * len(models)

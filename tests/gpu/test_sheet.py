@@ -1,6 +1,7 @@
 """The sheet of docs/gpu.md: numbers worked out by hand, and by the engine's own calls."""
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +17,7 @@ from packrank.bench.speed.profile import added, counted
 from packrank.models import CausalSettings, load_model
 
 arithmetic: Any = load("arithmetic")
+resources: Any = sys.modules["resources"]  # what arithmetic goes by
 sheet: Any = load("sheet")
 predictions: Any = visit("predictions")
 goals: Any = visit("goals")
@@ -25,7 +27,7 @@ US = 1e-6
 
 @pytest.fixture
 def no_calls_kept() -> Any:
-    kept_calls = arithmetic.encoder, arithmetic.decoder, arithmetic.maxsim
+    kept_calls = arithmetic.encoder, arithmetic.decoder, arithmetic.step, arithmetic.maxsim
     for function in kept_calls:
         function.cache_clear()
     yield
@@ -65,25 +67,25 @@ def test_a_layer_of_a_base_model() -> None:
 
 def test_attention_that_instructions_bind(monkeypatch: pytest.MonkeyPatch) -> None:
     of = {"step": (600, 500), "tile": (100, 50), "chunk": (10, 5), "unit": (40, 20)}
-    monkeypatch.setitem(arithmetic.INSTRUCTIONS, "attention 64", of)
-    one = arithmetic.attention("", 128, 128, 12, 64)
+    monkeypatch.setitem(resources.INSTRUCTIONS, "attention 64", of)
+    one = resources.attention("", 128, 128, 12, 64)
     # A head of a sequence: 8 tiles of 2 steps; 8 chunks of 128 keys on 32 lanes; 4 warps a unit.
     assert one.issue == 128 * 12 * (8 * (2 * 600 + 100) + 32 * 10 + 4 * 40)
     assert one.alu == 128 * 12 * (8 * (2 * 500 + 50) + 32 * 5 + 4 * 20)
     assert one.binds == "ALU"  # 2 of these a clock, of all others 4
     assert one.seconds == pytest.approx(one.alu / (132 * 1.755e9 * 2))
-    assert arithmetic.attention("", 1, 257, 12, 64).issue == 0  # by Triton
+    assert resources.attention("", 1, 257, 12, 64).issue == 0  # by Triton
 
 
 def test_what_exponentials_bind() -> None:
-    one = arithmetic.Kernel("", exponentials=132 * 16 * 1.755e9, operations=1.0, moved=1.0)
+    one = resources.Kernel("", exponentials=132 * 16 * 1.755e9, operations=1.0, moved=1.0)
     assert one.binds == "exponentials"
     assert one.seconds == pytest.approx(1.0)
 
 
 def test_a_window_of_one_to_either_side() -> None:
-    assert arithmetic.visible(4, 1) == 2 + 3 + 3 + 2
-    assert arithmetic.visible(4) == 16
+    assert resources.visible(4, 1) == 2 + 3 + 3 + 2
+    assert resources.visible(4) == 16
 
 
 def test_one_query_is_bound_by_bytes() -> None:
@@ -110,7 +112,7 @@ def test_many_queries(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_instructions_of_maxsim(monkeypatch: pytest.MonkeyPatch, no_calls_kept: None) -> None:
     of = {"tile": (20, 10), "rows": (10, 4), "panel": (200, 114)}
-    monkeypatch.setitem(arithmetic.INSTRUCTIONS, "maxsim int8", of)
+    monkeypatch.setitem(resources.INSTRUCTIONS, "maxsim int8", of)
     many = arithmetic.maxsim(128, 32, 10_000, 180, "int8").kernels[0][1]
     # 112500 tiles of 16 document tokens: five passes, and 32 panels of 128 query tokens.
     assert many.issue == 112_500 * (5 * 10 + 32 * 200)
@@ -129,6 +131,45 @@ def test_candidates_share_their_prefix() -> None:
     assert forward.seconds == forward.host > forward.device
 
 
+def test_attention_by_distance() -> None:
+    """Two sequences of 128, three heads of 64: 24 tiles of 64 by 64."""
+    tables, biases = (resources.by_distance("", 2, 128, 3, 64, n) for n in (2, 0))
+    pairs = 2 * 3 * 128 * 128
+    assert tables.operations == 8 * pairs * 64
+    assert biases.operations == 4 * pairs * 64
+    # Of a table a tile's 64 x 127 terms are made, as 64 x 128, and a half is taken.
+    assert tables.times["products"] == pytest.approx((4 + 2 * 4) * pairs * 64 / 790e12)
+    # A float is written for each term and read for each pair; of queries both turn once more.
+    assert tables.near == 24 * 4 * (2 * (64 * 128 + 64 * 64) + 2 * 64 * 64)
+    assert tables.times["gathers"] == pytest.approx(tables.near / (132 * 128 * 1.755e9))
+    assert biases.near == 8 * pairs
+    assert tables.moved == biases.moved == 4 * 2 * 256 * 3 * 64
+    assert resources.by_distance("", 1, 65, 1, 64, 2).near == tables.near / 6  # four tiles
+
+
+def test_a_step_over_pages() -> None:
+    for count, binds in ((16, "one multiprocessor"), (64, "memory")):
+        written, attended = resources.in_pages(count, 1500, 14, 2, 64)
+        assert attended.moved == count * (1500 * 2 * 2 * 64 * 2 + 2 * 14 * 64 * 2)
+        assert attended.operations == 4 * count * 1500 * 14 * 64
+        assert attended.binds == binds
+        assert written.moved == 2 * count * 2 * 2 * 64 * 2
+    # 512 programs on 132 multiprocessors: one of these reads for four heads of keys.
+    attended = resources.in_pages(64, 1500, 32, 8, 128)[1]
+    assert attended.alone == 4 * 1500 * 2 * 128 * 2
+    assert attended.times["one multiprocessor"] == pytest.approx(27.3 * US, rel=1e-2)
+
+
+def test_a_step_reads_every_weight_once() -> None:
+    forward = arithmetic.step("Qwen2.5-0.5B", 16, 1500)
+    weights = 24 * (896 * 1152 + 896 * 896 + 3 * 896 * 4864) + 151936 * 896
+    cache = 24 * 16 * 1500 * 2 * 2 * 64
+    moved = sum(count * one.moved for count, one in forward.kernels)
+    assert moved == pytest.approx(2 * (weights + cache), rel=0.03)
+    assert forward.seconds == pytest.approx(24 * (3 * 26 + 4 * 44 + 70) * US)
+    assert forward.seconds > 10 * forward.device  # launched op by op, the host binds
+
+
 def test_texts_in() -> None:
     budgets = {"MiniLM-L6": 16384, "XLM-R base": 10240, "XLM-R large": 7168,
                "ModernBERT-base": 13312}  # fmt: skip
@@ -140,7 +181,7 @@ def test_texts_in() -> None:
     assert arithmetic.texts("XLM-R large", 512).binds == "the device"
 
 
-@pytest.mark.parametrize("name", ["Bert", "ModernBert"])
+@pytest.mark.parametrize("name", ["Bert", "ModernBert", "DebertaV2"])
 def test_an_encoder_does_as_much_as_the_sheet_says(
     name: str,
     checkpoint: Callable[..., Path],
@@ -151,8 +192,11 @@ def test_an_encoder_does_as_much_as_the_sheet_says(
     small = {"hidden_size": 96, "num_hidden_layers": 5, "num_attention_heads": 3,
              "intermediate_size": 128, "max_position_embeddings": 128}  # fmt: skip
     monkeypatch.setitem(arithmetic.ENCODERS, "small", (name, small))
-    windows = {"local_attention": 128, "layer_types": None} if name == "ModernBert" else {}
-    made = checkpoint(name, num_labels=1, **small, **windows)
+    more: dict[str, Any] = {
+        "ModernBert": {"local_attention": 128, "layer_types": None},
+        "DebertaV2": {"position_buckets": 8, "type_vocab_size": 0},
+    }.get(name, {})
+    made = checkpoint(name, num_labels=1, **small, **more)
     model = load_model(made, device=torch.device("cpu"), dtype=torch.bfloat16)
     [pack] = load("forward").packs(model, 3 * 128, 1)
     inputs = model.inputs(pack)
@@ -175,6 +219,22 @@ def test_a_decoder_does_as_much_as_the_sheet_says(
     # Rows of the table are no op of ours; a CPU reads x twice for queries, and for keys and values.
     besides = 360 * (4 + 2 * 2 * 128) - 2 * 360 * 128 * 2
     check(count(lambda: model.logits(pack)), forward, besides)
+
+
+def test_a_step_does_as_much_as_the_sheet_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_calls_kept: None
+) -> None:
+    small = {"hidden_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4,
+             "num_key_value_heads": 2, "intermediate_size": 192, "vocab_size": 99}  # fmt: skip
+    monkeypatch.setitem(arithmetic.DECODERS, "small", ("Qwen2", small))
+    load("decoders").make("small", tmp_path, torch.device("cpu"), tie_word_embeddings=True)
+    model = load_model(tmp_path, device=torch.device("cpu"), dtype=torch.bfloat16,
+                       causal=CausalSettings(head="vocabulary"))  # fmt: skip
+    kept = load("generation").Kept.draw(model, 20, 100)
+    ops = count(lambda: model.next_logits(kept.step, kept.cache))
+    # A CPU reads x twice; rows of the table are no op of ours, the last norm is of float32.
+    besides = 20 * (4 + 4 * 128) - 3 * 2 * 20 * 128 - 4 * 2 * 20 * 128
+    check(ops, arithmetic.step("small", 20, 100), besides)
 
 
 def count(call: Callable[[], object]) -> dict[str, Any]:
@@ -215,8 +275,8 @@ def test_instructions_are_those_of_the_machine_code(compiled_folder: Path) -> No
     sources = Path(instructions.__file__), ROOT / "tests/sass.py", Path(module.__file__)
     counted = kept(compiled_folder / f"instructions-{digest(*sources)}.json", count_to)
     found = json.loads(counted.read_text())
-    assert found.keys() == arithmetic.INSTRUCTIONS.keys()
-    for name, parts in arithmetic.INSTRUCTIONS.items():
+    assert found.keys() == resources.INSTRUCTIONS.keys()
+    for name, parts in resources.INSTRUCTIONS.items():
         for part, numbers in parts.items():
             assert numbers == pytest.approx(found[name][part], rel=0.1, abs=2), (name, part)
 
@@ -230,6 +290,10 @@ def test_the_summary_has_predictions_beside_what_was_measured(a_visit: Any) -> N
         ("forward", "XLM-R base, 128 x 128 tokens, float16", "packrank", 8.3e-3),
         ("decoder", "Qwen2.5-0.5B, 100 candidates under 60 tokens, float16", "packrank", 1e-4),
         ("decoder", "Qwen2.5-0.5B, 32 x 512 tokens, float16", "packrank", 32e-3),
+        ("relative attention", "flan-t5-base, 128 x 128 tokens, bfloat16", "packrank", 42e-6),
+        ("paged attention", "Mistral-7B, 64 sequences of 1500 tokens, float16", "packrank", 168e-6),
+        ("generation", "Qwen2.5-0.5B, 16 sequences of 1500 tokens, float16", "packrank", 1e-3),
+        ("forward", "DeBERTa-v3-base, 128 x 128 tokens, bfloat16", "packrank", 8.3e-3),
         ("norms", "16384 x 384, float16", "packrank", 1e-5),
     ]
     for bench, case, contestant, seconds in rows:
@@ -245,6 +309,10 @@ def test_the_summary_has_predictions_beside_what_was_measured(a_visit: Any) -> N
         f"forward, {rows[4][1]}": 2.0,
         f"decoder, {rows[5][1]}": 1.02,
         f"decoder, {rows[6][1]}": 2.0,
+        f"relative attention, {rows[7][1]}": 2.0,
+        f"paged attention, {rows[8][1]}": 2.0,
+        f"generation, {rows[9][1]}": 2.06,  # a token, of a step of 7.8 ms
+        f"forward, {rows[10][1]}": 2.0,
     }
     assert found == pytest.approx(expected, rel=0.1)  # kernels may come to need less
     assert predictions.table([goals.Measured([], {})]) == []

@@ -75,7 +75,7 @@ def test_the_two_commands_of_the_page_leave_out_nothing_that_matters() -> None:
     }
     assert planned["works"] == {step.name for step in stages.steps_of("works", dry=False)}
     names = "again sanitizers ceilings end-to-end end-to-end-modernbert decoders maxsim-many"
-    assert {*names.split(), "forward-large"} <= planned["speed"]
+    assert {*names.split(), "forward-large", "relative", "generation"} <= planned["speed"]
 
 
 def test_names_are_told_apart_and_the_doubtful_tools_come_last() -> None:

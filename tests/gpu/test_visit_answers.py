@@ -72,7 +72,7 @@ def test_failed_questions_of_the_cuda_module_make_it_suspect(
 
     monkeypatch.setattr(a_visit.commands, "python", answer)
     done = checks.smoke(a_visit, 60.0)
-    assert done.note == "18 of 20 parts are fine; not: smoke norm, smoke maxsim-cuda-64"
+    assert done.note == "24 of 26 parts are fine; not: smoke norm, smoke maxsim-cuda-64"
     assert list(a_visit.suspects) == ["smoke maxsim-cuda-64"]
     assert a_visit.parts["smoke attention-cuda"].status == "skipped"
 

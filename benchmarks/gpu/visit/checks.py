@@ -14,10 +14,13 @@ from visit.state import Visit
 
 Job = Callable[[], Done]
 # Of smoke.py, in a process each.
-QUESTIONS = ("norm", "embedding", "head", "linear", "attention-self", "attention-first",
-             "attention-prefix", "attention-cuda", "maxsim-32", "maxsim-64", "maxsim-128",
-             "maxsim-cuda-32", "maxsim-cuda-64", "maxsim-cuda-128", "transfer", "graph",
-             "threads", "decoder", "graph-decoder", "graph-vectors")  # fmt: skip
+QUESTIONS = (
+    "norm", "embedding", "head", "linear", "linear-wide", "attention-self", "attention-first",
+    "attention-prefix", "attention-cuda", "attention-relative", "attention-bias", "paged-float16",
+    "paged-bfloat16", "paged-float32", "maxsim-32", "maxsim-64", "maxsim-128", "maxsim-cuda-32",
+    "maxsim-cuda-64", "maxsim-cuda-128", "transfer", "graph", "threads", "decoder",
+    "graph-decoder", "graph-vectors",
+)  # fmt: skip
 QUESTION_S = 20.0  # then it hangs
 NOT_HERE = 3  # the exit status of a program for what there is not, with a sentence
 # Where one of these fails, no benchmark runs the CUDA module.

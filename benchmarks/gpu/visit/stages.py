@@ -38,6 +38,9 @@ _SPEED = [
     Step("decoders", 40, 25, benchmark("decoders", shapes=("Qwen2.5-0.5B",))),
     Step("maxsim-many", 50, 26, benchmark("maxsim", shapes=("many queries", "ragged"))),
     Step("forward-large", 45, 24, benchmark("forward", shapes=_ENCODERS[2:])),
+    Step("relative", 35, 17, benchmark("relative", "paged")),
+    Step("generation", 35, 18, benchmark("generation")),
+    Step("deberta", 40, 20, benchmark("deberta"), True),
     Step("maxsim-few", 40, 20, benchmark("maxsim", shapes=("few documents", "long query")), True),
     Step("bench", 90, 60, bench, True),
     Step("norms", 20, 13, benchmark("norms"), True),
@@ -49,8 +52,9 @@ _SPEED = [
     Step("counters", 60, 30, counters, True),
     Step("racecheck", 50, 30, sanitize("racecheck", cases=15), True),
 ]
-ALL = ("ceilings", "attention", "linear", "norms", "forward", "decoders", "end_to_end", "maxsim",
-       "maxsim_streaming", "maxsim_peers", "counters")  # fmt: skip
+ALL = ("ceilings", "attention", "relative", "paged", "linear", "norms", "forward", "deberta",
+       "decoders", "generation", "end_to_end", "maxsim", "maxsim_streaming", "maxsim_peers",
+       "counters")  # fmt: skip
 # On a dry run all benchmarks share a process: what takes time is to start one.
 _DRY_BENCHMARKS = Step("benchmarks", 240, 30, benchmark(*ALL))
 

@@ -11,12 +11,15 @@ from packrank.bench.speed.arithmetic import seen_keys, work_of
 from packrank.bench.speed.profile import added, counted
 from packrank_kernels import (
     OpCall,
+    Pages,
+    RelativePositions,
     TokenEmbeddings,
     add_layer_norm,
     attention,
     linear,
     maxsim,
     pack_linear,
+    paged_attention,
 )
 from packrank_kernels.testing import cu_seqlens
 
@@ -53,6 +56,72 @@ def test_the_pairs_of_a_decoder(
     args = q, k, k, cu_seqlens(queries), cu_seqlens(keys)
     work = work_of(OpCall("attention", "any", attention, args, options))
     assert work.operations == 4 * pairs * 2 * 8
+
+
+@pytest.mark.parametrize(
+    ("tables", "bias", "operations", "said"),
+    [("keys queries", False, 8, ", relative positions"), ("queries", False, 6, ", relative pos"),
+     ("", True, 4, ", biases of distances"),
+     ("keys", True, 6, ", relative positions, biases of distances")],
+)  # fmt: skip
+def test_a_table_of_distances_has_as_many_products_as_the_keys(
+    tables: str, bias: bool, operations: int, said: str
+) -> None:
+    """Two sequences of 2 and 3 tokens, 4 heads of 8; tables of 7 rows."""
+    q, cu, table = torch.randn(5, 4, 8), cu_seqlens([2, 3]), torch.randn(7, 4, 8)
+    keys, queries = (table if name in tables else None for name in ("keys", "queries"))
+    rows, biases = torch.arange(5, dtype=torch.int32), torch.randn(7, 4)
+    relative = RelativePositions(keys, queries, rows, biases if bias else None)
+    [op] = counted(lambda: attention(q, q, q, cu, cu, relative=relative))
+    assert op.name.startswith(f"attention 4 x 8{said}")
+    assert op.operations == operations * (2 * 2 + 3 * 3) * 4 * 8
+    assert op.moved == 4 * (4 * q.numel() + len(tables.split()) * 7 * 32 + bias * 7 * 4)
+
+
+def test_queries_of_other_sequences_are_no_first_tokens() -> None:
+    """An encoder-decoder's two of its own beside each sequence."""
+    q, k = torch.randn(4, 1, 8), torch.randn(5, 1, 8)
+    [op] = counted(lambda: attention(q, k, k, cu_seqlens([2, 2]), cu_seqlens([2, 3])))
+    assert op.name == "attention 1 x 8, of other sequences"
+    [op] = counted(lambda: attention(q[:2], k, k, cu_seqlens([1, 1]), cu_seqlens([2, 3])))
+    assert op.name == "attention 1 x 8, a token a sequence"
+
+
+@pytest.mark.parametrize(
+    ("asking", "new", "window", "pairs", "read"),
+    [([1, 1], [1, 1], None, 9 + 5, 9 + 5), ([3, 1], [3, 1], None, 7 + 8 + 9 + 5, 9 + 5),
+     ([3, 1], [3, 1], 2, 3 * 3 + 3, 5 + 3), ([1, 0], [3, 1], None, 9, 9)],
+)  # fmt: skip
+def test_what_is_read_of_pages_is_what_their_sequences_have(
+    asking: list[int], new: list[int], window: int | None, pairs: int, read: int
+) -> None:
+    """Of 9 and 5 tokens, whose pages have room for more; two heads of 8 share keys."""
+    q, k = torch.randn(sum(asking), 2, 8), torch.randn(sum(new), 1, 8)
+    pages = torch.zeros(2, 6, 4, 1, 8)
+    table = torch.arange(6, dtype=torch.int32).view(2, 3)
+    lengths = torch.tensor([9, 5], dtype=torch.int32)
+
+    def call() -> None:
+        paged_attention(
+            q, k, k, Pages(*pages, table, lengths), cu_seqlens(asking), cu_seqlens(new),
+            window=window,
+        )  # fmt: skip
+
+    [op] = counted(call)
+    said = "" if window is None else f", window {window}"
+    said += "" if max(asking) > 1 else ", a token a sequence"
+    assert (op.name, op.part) == (f"paged attention 2 x 8{said}", "attention")
+    assert op.operations == 4 * pairs * 2 * 8
+    assert op.moved == 4 * (2 * q.numel() + 2 * 8 * (2 * sum(new) + read))
+
+
+def test_a_wide_layer_writes_float32() -> None:
+    layer = pack_linear(torch.randn(8, 16, dtype=torch.bfloat16), wide=True)
+    x = torch.randn(6, 16, dtype=torch.bfloat16)
+    [op] = counted(lambda: linear(x, layer))
+    assert op.name == f"linear 16 -> 8 float32, {layer.backend}"
+    assert op.operations == 2 * 6 * 16 * 8
+    assert op.moved == 2 * x.numel() + 2 * layer.data.numel() + 4 * 8 + 4 * 6 * 8
 
 
 def test_ops_of_one_shape_are_added_up() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from packrank_kernels import OpCall
+from packrank_kernels import OpCall, Pages
 
 PRODUCTS, ATTENTION, REST = "products", "attention", "norms and elementwise"
 
@@ -84,14 +84,21 @@ def _bytes(*values: Any) -> float:
 
 
 def _linear(
-    backend: str, x: Tensor, data: Tensor, bias: Tensor, activation: str | None, gated: bool
+    backend: str,
+    x: Tensor,
+    data: Tensor,
+    bias: Tensor,
+    activation: str | None,
+    gated: bool,
+    wide: bool = False,
 ) -> Work:
     outputs = len(bias) // 2 if gated else len(bias)
-    wide = outputs * (1 + gated)
     words = [f" {activation}" if activation else "", " gated" if gated else ""]
+    words += [" float32" if wide else ""]
     name = f"linear {x.shape[1]} -> {outputs}{''.join(words)}, {backend}"
-    out = len(x) * outputs * x.element_size()
-    return Work(name, PRODUCTS, 2.0 * len(x) * x.shape[1] * wide, _bytes(x, data, bias) + out)
+    out = len(x) * outputs * (4 if wide else x.element_size())
+    operations = 2.0 * len(x) * x.shape[1] * outputs * (1 + gated)
+    return Work(name, PRODUCTS, operations, _bytes(x, data, bias) + out)
 
 
 def _attention(
@@ -105,11 +112,46 @@ def _attention(
         keys = lengths_k + np.where(owners < 0, 0, lengths_k[owners])
     pairs = seen_keys(lengths_q, keys, causal=options.get("causal", False), window=window)
     heads, size = q.shape[1:]
+    relative = options.get("relative")
+    terms, added = 0, 0.0
     name = f"attention {heads} x {size}"
     name += "" if window is None else f", window {window}"
     name += "" if prefix_of is None else ", shared prefix"
-    name += "" if lengths_q.sum() == lengths_k.sum() else ", a token a sequence"
-    return Work(name, ATTENTION, 4.0 * pairs * heads * size, _bytes(q, k, v, q))
+    if relative is not None:
+        tables = relative.keys, relative.queries
+        terms, added = sum(x is not None for x in tables), _bytes(*tables, relative.bias)
+        name += ", relative positions" if terms else ""
+        name += "" if relative.bias is None else ", biases of distances"
+    if lengths_q.sum() != lengths_k.sum():
+        name += ", a token a sequence" if lengths_q.max(initial=0) <= 1 else ", of other sequences"
+    # With a table as many products again as q kᵀ.
+    operations = (4.0 + 2.0 * terms) * pairs * heads * size
+    return Work(name, ATTENTION, operations, _bytes(q, k, v, q) + added)
+
+
+def _paged_attention(
+    backend: str,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    pages: Pages,
+    cu_q: Tensor,
+    cu_k: Tensor,
+    **options: Any,
+) -> Work:
+    window = options.get("window")
+    asking, new = (starts.diff().cpu().numpy() for starts in (cu_q, cu_k))
+    have = pages.lengths.cpu().numpy()
+    pairs = seen_keys(asking, have, causal=True, window=window)
+    read = have if window is None else np.minimum(have, asking + window)
+    heads, size = q.shape[1:]
+    name = f"paged attention {heads} x {size}"
+    name += "" if window is None else f", window {window}"
+    name += ", a token a sequence" if asking.max(initial=0) <= 1 else ""
+    # New keys and values are read, and written to their pages; then those that are seen are read.
+    kept = 2.0 * k[:1].numel() * k.element_size()
+    moved = 2 * _bytes(q) + kept * float(2 * new.sum() + read[asking > 0].sum())
+    return Work(name, ATTENTION, 4.0 * pairs * heads * size, moved)
 
 
 def _norm(kind: str) -> Callable[..., Work]:
@@ -151,6 +193,7 @@ def _maxsim(
 _OPS: dict[str, Callable[..., Work]] = {
     "linear": _linear,
     "attention": _attention,
+    "paged_attention": _paged_attention,
     "add_layer_norm": _norm("add_layer_norm"),
     "add_rms_norm": _norm("add_rms_norm"),
     "embed_layer_norm": _embed,

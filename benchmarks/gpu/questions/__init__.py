@@ -1,0 +1,1 @@
+"""What `smoke.py` asks a device, a file for each kind of op or of machinery."""

@@ -76,7 +76,7 @@ class Listwise(JointRanker):
             budget_tokens=budget_tokens,
             hub=HubOptions(revision, token, cache_folder, local_files_only),
         )
-        positions = setup.config.max_length
+        positions = setup.config.usual_length
         longer = re.search(r"reranker-v3\.5", setup.name) is not None
         rule = BlockRule(
             query_length=query or (_QUERY_3_5 if longer else _QUERY),

@@ -103,7 +103,13 @@ def describe_model(folder: Path) -> Iterator[str]:
         yield from _describe_reranker(config, scoring, tokenizer)
         check_reranker(inner, config, scoring)
     else:
-        settings = read_settings(folder, tokenizer, config.hidden_size, config.max_length)
+        settings = read_settings(
+            folder,
+            tokenizer,
+            config.hidden_size,
+            config.max_length,
+            usual_positions=config.usual_length,
+        )
         yield f"scores by        late interaction ({settings.kind})"
         yield f"max length       {settings.query.max_length} tokens of a query"
         yield f"                 {settings.document.max_length} tokens of a document"

@@ -235,7 +235,7 @@ class PairModel(Reopened):
             if length is None:
                 raise InputError(f"max_seqlens[{place}] is None, expected a number of tokens")
             checked_count(f"max_seqlens[{place}]", length)
-        longest = self._config.max_length
+        longest = max(self._config.usual_length, self.max_length)
         self._runner.warm_up(sorted({min(length, longest) for length in lengths}))
 
     @property

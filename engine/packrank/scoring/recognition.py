@@ -99,7 +99,8 @@ class Scoring:
         Args:
             tokenizer: of the model.
             config: of the model.
-            max_length: if None, the default, within the positions of the model.
+            max_length: if None, the default, which leaves a model's own template within the
+                positions that it was trained on.
             truncation: if None, the default. "off": what is too long fails. Else templates and
                 chats say themselves what is cut.
             instruction: instead of the model's own; in a chat, the system's message.
@@ -112,7 +113,9 @@ class Scoring:
             ModelError: the tokenizer is not of this model.
         """
         truncation = truncation or self.truncation
-        positions, truncate = config.max_length, truncation != "off"
+        truncate, positions = truncation != "off", config.max_length
+        if max_length is None and self.template_name in TEMPLATES:
+            positions = config.usual_length
         if prompt is not None and (self.template is not None or self.chat is not None):
             instruction = prompt if instruction is None else instruction
         if self.template is not None:

@@ -279,7 +279,8 @@ def test_layouts_get_what_the_caller_asks(write: Callable[..., Path]) -> None:
     layout = scoring.layout(tokenizer, config)
     assert isinstance(layout, PromptLayout)
     assert layout.max_length == 3000  # 8192, but for the positions
-    assert scoring.layout(tokenizer, config, max_length=700).max_length == 700
+    for asked in (700, 5000):
+        assert scoring.layout(tokenizer, config, max_length=asked).max_length == asked
     one = [("ab", "c" * 3000)]
     assert len(layout.lay_out(one)[0]) == 1
     assert scoring.layout(tokenizer, config, truncation="off").lay_out(one)[1].keys() == {0}

@@ -152,7 +152,7 @@ def _describe_reranker(
     names = f": {', '.join(config.label_names)}" if config.num_labels > 1 else ""
     yield f"labels           {config.num_labels}{names}"
     try:
-        yield f"activation       {known_activation(scoring.activation)}"
+        yield f"activation       {known_activation(scoring.activation, config.num_labels)}"
     except ModelError as error:
         yield f"activation       none: {error}"
     if scoring.prompt:

@@ -1,5 +1,6 @@
 """Which kind of reranker a folder holds: what its model reads, and what of it is a score."""
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,7 +141,12 @@ class Scoring:
             return ChatLayout(self.chat, tokenizer, length, prompt=prompt, truncate=truncate)
         if instruction is not None:
             raise InputError("the model reads query and document alone and takes no instruction")
-        special = tokenizer.num_special_tokens(pair=True)
+        special, types = tokenizer.num_special_tokens(pair=True), tokenizer.num_token_types
+        if 0 < config.type_vocab_size < types:
+            raise ModelError(
+                f"the tokenizer gives pairs {types} token types, and the model knows "
+                f"{config.type_vocab_size} (type_vocab_size); is the tokenizer another model's?"
+            )
         length = usable_length(max_length, positions, usual, special)
         shares = config.shares_prefixes
         before = self.prompt if prompt is None else prompt
@@ -157,7 +163,7 @@ def recognise(
     config: ModelConfig,
     tokenizer: Tokenizer,
     *,
-    template: str | None = None,
+    template: str | os.PathLike[str] | None = None,
     name: str | None = None,
 ) -> Scoring:
     """How a reranker's folder is scored.
@@ -177,8 +183,9 @@ def recognise(
         ModelError: the files do not say how, or ask for what is not supported.
         InputError: there is no such template, or it is not for this model.
     """
-    is_file = isinstance(template, str) and template.endswith(SUFFIX)
-    if template is not None and not is_file:
+    if isinstance(template, os.PathLike):
+        template = os.fspath(template)
+    if template is not None and not _is_file(template):
         known = (*TEMPLATES, PLAIN)
         if template not in known:
             raise InputError(
@@ -201,7 +208,7 @@ def recognise(
         template = _template_of(folder, config, settings, name)
     if template in (None, PLAIN):
         return _untemplated(config, settings, plain=template == PLAIN)
-    if template.endswith(SUFFIX):
+    if _is_file(template):
         name, found = read_template(template)
     else:
         name, found = template, TEMPLATES[template]
@@ -235,22 +242,27 @@ def _template_of(
             why = f", of {config.num_labels} labels where a {original} has one," if named else ""
             raise ModelError(
                 f"{folder} is a {architecture}{why} and does not say how its pairs are laid out; "
-                f'pass template="{template}" if it was made from a {original}, template="{PLAIN}" '
-                "if it was trained on query and document alone"
+                f'pass template="{template}" (--template) if it was made from a {original}, '
+                f'template="{PLAIN}" if it was trained on query and document alone'
             )
     if config.is_classifier:
         return None
     if config.t5 is not None:
         raise ModelError(
             f"{folder} is a {architecture}, and nothing says that it was trained to score pairs; "
-            'if it was, pass template="monot5" or a file of its own template, else compare '
-            "documents with Pairwise or Setwise"
+            'if it was, pass template="monot5" (--template) or a JSON file of its own, else '
+            "compare documents with Pairwise or Setwise"
         )
     known = ", ".join(map(repr, TEMPLATES))
     raise ModelError(
-        f"{folder} is a {architecture} and does not say what makes it a reranker; pass template=, "
-        f"one of {known}"
+        f"{folder} is a {architecture} and does not say what makes it a reranker; pass template= "
+        f"(--template), one of {known}, or a JSON file of your own (docs/templates.md)"
     )
+
+
+def _is_file(template: object) -> bool:
+    """Whether a template is the name of a file."""
+    return isinstance(template, str) and template.lower().endswith(SUFFIX)
 
 
 def _names(folder: Path, name: str | None) -> list[str]:
@@ -311,11 +323,7 @@ def _templated(
             "a classifier nor a head at several layers"
         )
     else:
-        false = template.false_token
-        tokens = LogitScore(
-            token_of(tokenizer, template.true_token),
-            None if false is None else token_of(tokenizer, false),
-        )
+        tokens = tokens_of(template, name, tokenizer)
     return Scoring(
         head=head,
         activation=activation,
@@ -326,3 +334,28 @@ def _templated(
         tokens=tokens,
         modules=settings.modules,
     )
+
+
+def tokens_of(template: Template, name: str, tokenizer: Tokenizer) -> LogitScore:
+    """The tokens that a template names, whose logits are a score.
+
+    Args:
+        template: that names one at least.
+        name: of the template, for the messages.
+        tokenizer: of the model.
+
+    Raises:
+        ModelError: the tokenizer has no such token.
+        InputError: both are one.
+    """
+    assert template.true_token is not None
+    true, false = token_of(tokenizer, template.true_token), None
+    if template.false_token is not None:
+        false = token_of(tokenizer, template.false_token)
+    if true == false:
+        raise InputError(
+            f"template {name!r} takes the logit of {template.false_token!r} off that of "
+            f"{template.true_token!r}, and to this tokenizer both are token {true}: every score "
+            "would be 0"
+        )
+    return LogitScore(true, false)

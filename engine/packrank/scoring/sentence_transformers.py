@@ -189,6 +189,8 @@ def _logit_score(module: Module, vocab_size: int) -> LogitScore:
             raise ModelError(f"{path}: it scores by token {token_id} of a model of {vocab_size}")
     if ids[0] is None:
         raise ModelError(f"{path} has no true_token_id; is it a LogitScore?")
+    if ids[0] == ids[1]:
+        raise ModelError(f"{path}: it takes the logit of token {ids[0]} off itself, which is 0")
     return LogitScore(*ids)
 
 

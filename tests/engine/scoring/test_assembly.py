@@ -155,7 +155,7 @@ def test_only_one_model_has_upstreams_heads(write: Callable[..., Path], minicpm:
 @pytest.mark.parametrize(
     ("architecture", "options", "words"),
     [
-        (QWEN3, {}, "does not say what makes it a reranker; pass template=, one of 'bge-gemma', "),
+        (QWEN3, {}, "what makes it a reranker; pass template= (--template), one of 'bge-gemma', "),
         (QWEN3, {"template": "qwen4"}, "template is 'qwen4', expected one of 'bge-gemma', "),
         (QWEN3, {"template": 3}, "template is 3, expected one of"),
         (QWEN3, {"template": "pair"}, 'template "pair" does not say which tokens score'),

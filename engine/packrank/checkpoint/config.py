@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from packrank.checkpoint.activation_names import Activation, activation_named
 from packrank.checkpoint.adapter import read_config
 from packrank.checkpoint.architectures import (
     ARCHITECTURES,
@@ -44,9 +45,6 @@ __all__ = [
     "load_config",
 ]
 
-Activation = Literal[
-    "identity", "sigmoid", "normalized", "tanh", "softmax", "relu", "logsigmoid", "softplus"
-]
 Pooling = Literal["cls", "mean", "last", "all"]
 
 # Where a family spells a size otherwise than BERT does: the first key that is there counts.
@@ -385,27 +383,3 @@ class _Reader(ConfigValues):
         else:
             path = self.field("sbert_ce_default_activation_function", str, None)
         return path
-
-
-# Where torch has its activations, and what they are called here.
-_TORCH = ("torch.nn", "torch.nn.modules", "torch.nn.modules.activation", "torch.nn.modules.linear")
-_TORCH_NAMES: dict[str, Activation] = {
-    "Identity": "identity",
-    "Sigmoid": "sigmoid",
-    "Tanh": "tanh",
-    "Softmax": "softmax",
-    "ReLU": "relu",
-    "LogSigmoid": "logsigmoid",
-    "Softplus": "softplus",
-}
-
-
-def activation_named(path: str | None) -> str | None:
-    """The activation that a dotted path names; as sentence-transformers, None outside torch.
-
-    Of a class of torch that is not known here it is the path itself.
-    """
-    if path is None or not path.startswith("torch."):
-        return None
-    place, _, name = path.rpartition(".")
-    return _TORCH_NAMES.get(name, path) if place in _TORCH else path

@@ -105,7 +105,7 @@ _GEMMA2 = _SLIDING | _keys(
 
 _GTE = _keys(
     applied="hidden_size num_hidden_layers num_attention_heads intermediate_size hidden_act "
-    "layer_norm_eps type_vocab_size rope_theta rope_scaling",
+    "layer_norm_eps type_vocab_size rope_theta rope_scaling rope_parameters",
     harmless="attention_probs_dropout_prob classifier_dropout hidden_dropout_prob default_theta",
 )
 
@@ -166,7 +166,7 @@ KEYS: dict[str, Keys] = {
         "conv_act pooler_hidden_act pooler_hidden_size attention_head_size",
         harmless="pooler_dropout cls_dropout legacy",
     ),
-    "gte": _ENCODER | _GTE | _keys(applied="rope_parameters head_dim"),
+    "gte": _ENCODER | _GTE | _keys(applied="head_dim"),
     "new": _ENCODER
     | _GTE
     | _keys(

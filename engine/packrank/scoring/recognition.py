@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from packrank.checkpoint.adapter import base_folder, base_name, read_config
 from packrank.checkpoint.config import ModelConfig
 from packrank.checkpoint.files import field
@@ -141,12 +143,8 @@ class Scoring:
             return ChatLayout(self.chat, tokenizer, length, prompt=prompt, truncate=truncate)
         if instruction is not None:
             raise InputError("the model reads query and document alone and takes no instruction")
-        special, types = tokenizer.num_special_tokens(pair=True), tokenizer.num_token_types
-        if 0 < config.type_vocab_size < types:
-            raise ModelError(
-                f"the tokenizer gives pairs {types} token types, and the model knows "
-                f"{config.type_vocab_size} (type_vocab_size); is the tokenizer another model's?"
-            )
+        special = tokenizer.num_special_tokens(pair=True)
+        _check_types(tokenizer, config)
         length = usable_length(max_length, positions, usual, special)
         shares = config.shares_prefixes
         before = self.prompt if prompt is None else prompt
@@ -258,6 +256,17 @@ def _template_of(
         f"{folder} is a {architecture} and does not say what makes it a reranker; pass template= "
         f"(--template), one of {known}, or a JSON file of your own (docs/templates.md)"
     )
+
+
+def _check_types(tokenizer: Tokenizer, config: ModelConfig) -> None:
+    """Raise ModelError if pairs have token types that a model with a table of them has not."""
+    one = np.zeros(1, dtype=np.int32)
+    types = 1 + int(tokenizer.pair(one, one, None, "off").token_types.max())
+    if 0 < config.type_vocab_size < types:
+        raise ModelError(
+            f"the tokenizer gives pairs {types} token types, and the model knows "
+            f"{config.type_vocab_size} (type_vocab_size); is the tokenizer another model's?"
+        )
 
 
 def _is_file(template: object) -> bool:

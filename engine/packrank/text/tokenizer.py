@@ -134,15 +134,6 @@ class Tokenizer:
         """
         return (self._pair if pair else self._single).num_special
 
-    @property
-    def num_token_types(self) -> int:
-        """Token types of a pair, from 0 on.
-
-        Raises:
-            ModelError: see `num_special_tokens`.
-        """
-        return 1 + int(self._pair.token_types.max(initial=0))
-
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256, in hexadecimal, of `serialized`."""

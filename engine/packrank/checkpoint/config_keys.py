@@ -123,6 +123,9 @@ _T5 = Keys(_EVERY.applied - _UNREAD, _EVERY.harmless | _UNREAD, _EVERY.only) | _
     is_encoder_decoder=(True,),
 )
 
+# It always runs both ways, and pools by the mask.
+_BIDIREC_UNREAD = {"is_causal", "use_bidirectional_attention", "pad_token_id"}
+
 # model_type -> its keys.
 KEYS: dict[str, Keys] = {
     "bert": _BERT,
@@ -178,8 +181,8 @@ KEYS: dict[str, Keys] = {
     ),
     "llama": _LLAMA | _keys(applied="attention_bias mlp_bias"),
     "llama_bidirec": Keys(
-        _LLAMA.applied - {"is_causal", "use_bidirectional_attention"},
-        _LLAMA.harmless | {"is_causal", "use_bidirectional_attention"},  # it always does
+        _LLAMA.applied - _BIDIREC_UNREAD,
+        _LLAMA.harmless | _BIDIREC_UNREAD,
         _LLAMA.only,
     )
     | _keys(applied="attention_bias mlp_bias pooling temperature"),

@@ -36,11 +36,13 @@ _BY_ARCHITECTURE = {
 }
 # Those that many models have: a reranker among them, what its name and those of conversions hold,
 # and its template.
-_BGE_GEMMA = ("bge-reranker-v2-gemma", "bge-reranker-v2-gemma", "bge-gemma")
-_MXBAI = ("mxbai-rerank-v2", r"mxbai-rerank-((base|large)-)?v2(?!\.?\d)", "mxbai-v2")
-_QWEN3 = ("Qwen3-Reranker", "Qwen3-Reranker", "qwen3")
-_CONTEXTUAL = ("ctxl-rerank-v2", "ctxl-rerank-v2", "contextual")
-_MONOT5 = ("monoT5", "mono-?t5", "monot5")
+# Another version is another model.
+_END = r"(?!\.?\d)"
+_BGE_GEMMA = ("bge-reranker-v2-gemma", f"bge-reranker-v2-gemma{_END}", "bge-gemma")
+_MXBAI = ("mxbai-rerank-v2", f"mxbai-rerank-((base|large)-)?v2{_END}", "mxbai-v2")
+_QWEN3 = ("Qwen3-Reranker", f"Qwen3-Reranker{_END}", "qwen3")
+_CONTEXTUAL = ("ctxl-rerank-v2", f"ctxl-rerank-v2{_END}", "contextual")
+_MONOT5 = ("monoT5", f"mono-?t5{_END}", "monot5")
 _BY_NAME = {
     "GemmaForCausalLM": (_BGE_GEMMA,),
     "GemmaForSequenceClassification": (_BGE_GEMMA,),

@@ -119,22 +119,31 @@ def test_a_name_is_not_enough(write: Callable[..., Path]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "template"),
+    ("architecture", "name", "template"),
     [
-        ("mxbai-rerank-v2", "mxbai-v2"),
-        ("mxbai-rerank-large-v2", "mxbai-v2"),
-        ("Mxbai-Rerank-base-v2-seq", "mxbai-v2"),
-        ("mxbai-rerank-base-v1", None),
-        ("mxbai-rerank-large-v3", None),
-        ("mxbai-rerank-v20", None),
-        ("mxbai-rerank-large-v2.5", None),
-        ("mxbai-rerank", None),
+        ("Qwen2", "mxbai-rerank-v2", "mxbai-v2"),
+        ("Qwen2", "mxbai-rerank-large-v2", "mxbai-v2"),
+        ("Qwen2", "Mxbai-Rerank-base-v2-seq", "mxbai-v2"),
+        ("Qwen2", "mxbai-rerank-base-v1", None),
+        ("Qwen2", "mxbai-rerank-large-v3", None),
+        ("Qwen2", "mxbai-rerank-v20", None),
+        ("Qwen2", "mxbai-rerank-large-v2.5", None),
+        ("Qwen2", "mxbai-rerank", None),
+        ("Qwen3", "ctxl-rerank-v2-instruct-multilingual-1b", "contextual"),
+        ("Qwen3", "ctxl-rerank-v2.5-instruct", None),
+        ("Qwen3", "ctxl-rerank-v21", None),
+        ("Qwen3", "Qwen3-Reranker-0.6B", "qwen3"),
+        ("Qwen3", "Qwen3-Reranker2-0.6B", None),
+        ("Qwen3", "Qwen3.5-Reranker-0.8B", None),
+        ("Gemma", "bge-reranker-v2-gemma", "bge-gemma"),
+        ("Gemma", "bge-reranker-v2-gemma2", None),
+        ("Gemma", "bge-reranker-v2.5-gemma2-lightweight", None),
     ],
 )
 def test_another_version_is_another_model(
-    write: Callable[..., Path], name: str, template: str | None
+    write: Callable[..., Path], architecture: str, name: str, template: str | None
 ) -> None:
-    folder = write("Qwen2ForCausalLM", name)
+    folder = write(f"{architecture}ForCausalLM", name)
     if template is None:
         with pytest.raises(ModelError, match="does not say what makes it a reranker"):
             ask(folder)

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import tokenizers
 import torch
+from chats import CHATML, chatml
+from chats import save as save_chat
 from decoders import make, save_tokenizer
 from prompts import byte_bpe
 from safetensors.torch import save_file
@@ -100,3 +102,15 @@ class Jina:
         weights = [((1 + cosines(*one)) / 2).max() for one in each]
         query_vector = np.average([one[1] for one in each], axis=0, weights=weights)
         return np.concatenate([cosines(one[0], query_vector) for one in each])
+
+
+def chat_model(folder: Path, family: str = "Qwen2", **options: Any) -> Any:
+    """A small language model with a chat template; returns transformers' own of it."""
+    torch.manual_seed(1)
+    backend = chatml()
+    sizes: dict[str, Any] = {"initializer_range": 0.25, "max_position_embeddings": 2000} | options
+    model = make(family, "ForCausalLM", vocab_size=backend.get_vocab_size(), **sizes)
+    model.generation_config.eos_token_id = backend.token_to_id("<|im_end|>")
+    model.save_pretrained(folder)
+    save_chat(folder, backend, CHATML, eos_token="<|im_end|>")
+    return model

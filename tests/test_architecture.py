@@ -61,6 +61,7 @@ OPTIONAL = {
     "checkpoint/tokenizer_files.py": {"transformers"},
     "drop_in/surroundings.py": {"transformers"},
     "jobs/node.py": {"ray"},
+    "ordering/windows.py": {"ftfy"},
     "quiet.py": {"transformers"},
     "records/tables.py": {"pyarrow"},
     "stores/codec_training.py": {"faiss"},
@@ -172,7 +173,7 @@ PLACES = {
             *("ahead", "closing", "errors", "request", "work", "arguments", "documents", "threads"),
             *("output_file", "quiet", "screen"),
         ),
-        "doors": ("reranker", "late_interaction", "listwise"),
+        "doors": ("reranker", "late_interaction", "listwise", "pairwise", "setwise"),
         "pipelines": ("ray",),
     },
     "packrank_kernels": {
@@ -215,9 +216,9 @@ FLOORS: dict[str, dict[str, tuple[str, ...]]] = {
         "pipelines": ("ground", "records", "checkpoint", "doors"),
         "jobs": (
             *("ground", "records", "checkpoint", "text", "stores", "late", "scoring", "doors"),
-            "pipelines",
+            *("ordering", "pipelines"),
         ),
-        "serving": ("ground", "runtime", "exits", "scoring", "doors"),
+        "serving": ("ground", "text", "runtime", "exits", "late", "scoring", "doors"),
         "server": ("ground", "checkpoint", "late", "scoring", "doors", "serving", "__init__"),
         "bench": (
             *("ground", "records", "checkpoint", "text", "runtime", "late", "doors", "demo"),
@@ -225,18 +226,9 @@ FLOORS: dict[str, dict[str, tuple[str, ...]]] = {
         "verify": ("ground", "checkpoint", "text", "runtime", "late", "scoring", "doors"),
         "demo": ("ground", "records", "doors"),
         "commands": (
-            *("ground", "records", "checkpoint", "text", "runtime", "stores", "exits", "late"),
-            *(
-                "scoring",
-                "doors",
-                "jobs",
-                "verify",
-                "demo",
-                "bench",
-                "serving",
-                "server",
-                "__init__",
-            ),
+            *("ground", "records", "checkpoint", "text", "models", "runtime", "stores", "exits"),
+            *("late", "scoring", "ordering", "doors", "jobs", "verify", "demo", "bench"),
+            *("serving", "server", "__init__"),
         ),
         "__init__": (
             *("ground", "text", "stores", "exits", "late", "doors", "drop_in", "jobs", "serving"),

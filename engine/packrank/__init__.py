@@ -27,9 +27,11 @@ if TYPE_CHECKING:
     from packrank.late.explanation import Explanation
     from packrank.late_interaction import LateInteraction
     from packrank.listwise import Listwise
+    from packrank.pairwise import Pairwise
     from packrank.request import Ranked, RankedId, Ranking
     from packrank.reranker import Reranker
     from packrank.serving.engine import Engine
+    from packrank.setwise import Setwise
     from packrank.stores.store import Store
     from packrank.stores.streaming import maxsim
     from packrank.stores.token_store import TokenStore
@@ -58,10 +60,12 @@ else:
         "Overloaded": "packrank.errors",
         "PackrankError": "packrank.errors",
         "PairError": "packrank.errors",
+        "Pairwise": "packrank.pairwise",
         "Ranked": "packrank.request",
         "RankedId": "packrank.request",
         "Ranking": "packrank.request",
         "Reranker": "packrank.reranker",
+        "Setwise": "packrank.setwise",
         "Store": "packrank.stores.store",
         "StoreError": "packrank.errors",
         "StoreWriter": "packrank.stores.writer",
@@ -104,10 +108,12 @@ __all__ = [
     "Overloaded",
     "PackrankError",
     "PairError",
+    "Pairwise",
     "Ranked",
     "RankedId",
     "Ranking",
     "Reranker",
+    "Setwise",
     "Store",
     "StoreError",
     "StoreWriter",

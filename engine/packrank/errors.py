@@ -50,6 +50,15 @@ class PairError(InputError):
         return PairError, (self.index, self.reason, self.instead)
 
 
+class Unfinite(str):
+    """The reason of a pair where the model is to blame: what it computed is no finite number."""
+
+    __slots__ = ()
+
+
+UNFINITE = Unfinite("the model's logits for it are not finite numbers")
+
+
 class JobError(PackrankError):
     """A job cannot go on: its folder, its input or its settings are not what they were."""
 

@@ -48,13 +48,16 @@ def test_info_says_what_scores(
 def test_info_says_what_is_missing(
     reranker_case: Callable[[str], Case], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """And what a language model that is no reranker ranks by all the same."""
     folder = tmp_path / "unnamed"
     folder.symlink_to(reranker_case("qwen3").folder)
-    assert main(["info", str(folder)]) == 2
-    shown = capsys.readouterr()
-    assert "architecture     Qwen3ForCausalLM" in shown.out
-    [line] = shown.err.splitlines()
-    assert "does not say what makes it a reranker; pass template=" in line
+    assert main(["info", str(folder)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "architecture     Qwen3ForCausalLM" in lines
+    [scores] = [line for line in lines if line.startswith("scores by        none: ")]
+    assert "does not say what makes it a reranker; pass template=" in scores
+    assert "ranks by         --method listwise, first, pairwise or setwise" in lines
+    assert any(line.startswith("template         none: ") for line in lines)
 
 
 def test_commands(

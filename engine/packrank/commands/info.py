@@ -18,9 +18,14 @@ from packrank.checkpoint.kind import LATE, RERANKERS, expect, kind_of
 from packrank.checkpoint.modules import encoder_folder
 from packrank.commands.messages import check_stdout
 from packrank.commands.options import folder_of
+from packrank.commands.supported import markdown
 from packrank.errors import ModelError
 from packrank.late.encoder import check_weights as check_late
 from packrank.late.formats import read_settings
+from packrank.models import load_model
+from packrank.ordering.blocks import BlockLayout, BlockRule
+from packrank.ordering.chat import Chat
+from packrank.ordering.opening import method_of
 from packrank.runtime.capture import why_not
 from packrank.runtime.device import cuda_devices
 from packrank.runtime.graphs import ops_that_wait
@@ -38,6 +43,9 @@ _PACKAGES = ("torch", "numpy", "tokenizers", "safetensors", "huggingface_hub")
 def run(args: argparse.Namespace) -> int:
     """Run the command; returns the exit status."""
     check_stdout()
+    if args.models:
+        print(markdown(), end="")
+        return 0
     is_store = args.model is not None and Store.is_one(args.model)
     kind = kind_of(Path(args.model)) if is_store else None
     if args.model is None:
@@ -85,10 +93,9 @@ def describe_model(folder: Path) -> Iterator[str]:
         ModelError: config.json, the tokenizer or the weights cannot be used, or they do not say how
             the model scores.
     """
-    kind = expect(folder, RERANKERS + LATE)
+    kind = expect(folder, (*RERANKERS, *LATE, "listwise"))
     inner = encoder_folder(folder)
     config = load_config(inner)
-    tokenizer = open_tokenizer(folder) if kind in RERANKERS else Tokenizer.from_folder(inner)
     yield f"model            {folder}"
     if adapter_in(inner) is not None:
         yield f"adapter          LoRA, merged into {base_folder(inner)}"
@@ -98,11 +105,22 @@ def describe_model(folder: Path) -> Iterator[str]:
     yield f"hidden size      {config.hidden_size} in {config.num_heads} heads"
     yield f"MLP size         {config.intermediate_size}, {config.activation}"
     yield f"vocabulary       {config.vocab_size}"
-    if kind in RERANKERS:
-        scoring = recognise(folder, config, tokenizer)
-        yield from _describe_reranker(config, scoring, tokenizer)
+    if kind == "listwise":
+        layout = BlockLayout(
+            Tokenizer.from_folder(inner), config.usual_length, BlockRule(1, 1, 1, 1)
+        )
+        yield "ranks by         documents side by side, each by the vector of its marker"
+        yield f"markers          {', '.join(map(layout.tokenizer.token, layout.markers))}"
+        load_model(inner, device="meta", dtype=torch.float32, head=False)
+    elif kind in RERANKERS:
+        scoring = _scored_by(folder, config)
+        if isinstance(scoring, ModelError):
+            yield from _describe_asked(folder, config, scoring)
+            return
+        yield from _describe_reranker(config, scoring, open_tokenizer(folder))
         check_reranker(inner, config, scoring)
     else:
+        tokenizer = Tokenizer.from_folder(inner)
         settings = read_settings(
             folder,
             tokenizer,
@@ -114,6 +132,34 @@ def describe_model(folder: Path) -> Iterator[str]:
         yield f"max length       {settings.query.max_length} tokens of a query"
         yield f"                 {settings.document.max_length} tokens of a document"
         check_late(folder, settings)
+
+
+def _scored_by(folder: Path, config: ModelConfig) -> Scoring | ModelError:
+    """How a reranker's folder is scored; of a language model why it is not, where it may rank."""
+    method = method_of(folder, None)
+    if method not in (None, "pointwise"):
+        return ModelError(f"by its name it ranks by --method {method}")
+    try:
+        return recognise(folder, config, open_tokenizer(folder))
+    except ModelError as error:
+        if config.is_classifier or config.is_body or not config.reads_prompts:
+            raise
+        return error
+
+
+def _describe_asked(folder: Path, config: ModelConfig, why: ModelError) -> Iterator[str]:
+    """A language model, which scores no pair."""
+    yield f"scores by        none: {why}"
+    both = "pairwise or setwise"
+    yield f"ranks by         --method {both if config.t5 else f'listwise, first, {both}'}"
+    if config.decoder is None:
+        return
+    inner = encoder_folder(folder)
+    try:
+        Chat.of(inner, Tokenizer.from_folder(inner))
+        yield "template         the folder's chat template"
+    except ModelError as error:
+        yield f"template         none: {error}"
 
 
 def _describe_reranker(

@@ -6,6 +6,7 @@ from typing import TypeAlias
 
 from packrank import __version__
 from packrank.commands.bench_options import add_bench
+from packrank.commands.joint_options import add_joint_options
 from packrank.commands.options import (
     FORMAT_HELP,
     MODEL_HELP,
@@ -153,7 +154,7 @@ def _add_rank(commands: Commands) -> None:
         "--summary",
         action="store_true",
         default=None,
-        help="of jsonl and a reranker: a last object, of the layers that were run",
+        help="of jsonl and a reranker: a last object, of layers that were run, or what was asked",
     )
     parser.add_argument(
         "--label", metavar="NAME", help="of a model of several labels: whose score counts"
@@ -166,6 +167,7 @@ def _add_rank(commands: Commands) -> None:
         "the one that it left in the model's folder",
     )
     parser.add_argument("--quiet", action="store_true", help="no progress, no summary")
+    add_joint_options(parser)
     add_model_options(parser)
 
 
@@ -374,3 +376,4 @@ def _add_info(commands: Commands) -> None:
         "info", help="show versions and backends, or what a model or a store is"
     )
     parser.add_argument("model", nargs="?", metavar="MODEL", help=MODEL_HELP)
+    parser.add_argument("--models", action="store_true", help="which models run, and by what")

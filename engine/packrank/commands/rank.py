@@ -9,12 +9,18 @@ from functools import partial
 from typing import Any, TextIO
 
 from packrank.commands.messages import LeftOut, check_stdout, progress, report, say
-from packrank.commands.scorer import check_no_source, open_model, report_cut, sink_of
+from packrank.commands.scorer import (
+    check_no_source,
+    open_model,
+    open_ranker,
+    report_cut,
+    sink_of,
+)
 from packrank.commands.signals import keep
 from packrank.commands.table import table
 from packrank.errors import InputError
 from packrank.jobs.answers import Answer, json_lines, summary_of, summary_of_many, trec_lines
-from packrank.jobs.facts import Scorer
+from packrank.jobs.facts import Ranker
 from packrank.jobs.queries import (
     Query,
     Request,
@@ -26,12 +32,13 @@ from packrank.jobs.queries import (
 )
 from packrank.jobs.rank import rank_store, rank_texts
 from packrank.late_interaction import LateInteraction
+from packrank.ordering.joint_ranker import JointRanker
 from packrank.output_file import Discarded, is_stdout
 from packrank.records.file import RecordFile, nothing_in
 from packrank.records.record import CANDIDATES, DOCUMENTS, IDS, STORED_CANDIDATES, Record
 from packrank.reranker import Reranker
 from packrank.screen import Screen
-from packrank.work import Work
+from packrank.work import Calls, Work
 
 
 def run(args: argparse.Namespace) -> int:
@@ -50,7 +57,7 @@ def _rank_texts(args: argparse.Namespace) -> int:
         failures, documents = _read(file)
         answer = Answer(Query(args.query), [], [])
         if documents:
-            model = open_model(args)
+            model = open_ranker(args)
             request = Request(answer.query, documents)
             [answer] = rank_texts(model, [request], args.top_k, _options(args, model))
             failures += answer.failures
@@ -59,7 +66,8 @@ def _rank_texts(args: argparse.Namespace) -> int:
         writer = _Writer(sink, args.output_format)
         writer.write(answer)
         if args.summary:
-            writer.summarize(summary_of(answer.layers, answer.work))
+            writer.summarize(summary_of(answer.layers, answer.work, answer.calls))
+    _report_calls(answer.calls, args.quiet)
     report_cut(model, args.quiet)
     report(sorted(failures), file.part)
     return 1 if failures else 0
@@ -97,7 +105,7 @@ def _rank_many(args: argparse.Namespace) -> int:
         sink = stack.enter_context(_sink(args))
         if args.store is None:
             requests, place = _texts_of(args, queries, unusable, stack, left_out)
-            model: Scorer = open_model(args)
+            model: Ranker = open_ranker(args)
             answers = rank_texts(model, requests, args.top_k, _options(args, model))
         else:
             model = late = _open_store(args)
@@ -118,7 +126,8 @@ def _rank_many(args: argparse.Namespace) -> int:
             raise Discarded(f"nothing could be ranked; {left_out.first}")
         if args.summary:
             counts = writer.queries, writer.documents, writer.layers
-            writer.summarize(summary_of_many(*counts, writer.work))
+            writer.summarize(summary_of_many(*counts, writer.work, writer.calls))
+    _report_calls(writer.calls, args.quiet)
     report_cut(model, args.quiet)
     return 1 if left_out.count else 0
 
@@ -191,8 +200,20 @@ def _format(args: argparse.Namespace) -> Any:
     return None if args.input_format == "text" else args.input_format
 
 
-def _options(args: argparse.Namespace, model: Scorer) -> dict[str, Any]:
+def _report_calls(calls: Calls | None, quiet: bool) -> None:
+    """Say what a model was asked that judges several documents at a time."""
+    if calls is None or quiet:
+        return
+    written = f", written tokens: {calls.generated_tokens:,}" if calls.generated_tokens else ""
+    say(f"packrank: prompts read: {calls.prompts:,}, tokens: {calls.prompt_tokens:,}{written}")
+    if calls.repaired:
+        say(f"packrank: answers that were no order of their documents, put right: {calls.repaired}")
+
+
+def _options(args: argparse.Namespace, model: Ranker) -> dict[str, Any]:
     """What a reranker takes of a call."""
+    if isinstance(model, JointRanker):
+        return {}
     label = args.label
     if isinstance(model, Reranker) and label is not None and label not in model.labels:
         label = int(label) if label.isdecimal() else label
@@ -239,6 +260,7 @@ class _Writer:
         self._sink, self._format, self._screen = sink, format, Screen.of(sink)
         self.queries = self.documents = self.layers = 0
         self.work: Work | None = None
+        self.calls: Calls | None = None
 
     def write(self, answer: Answer) -> None:
         if self._format == "jsonl":
@@ -255,6 +277,8 @@ class _Writer:
         self.layers += sum(answer.layers.values())
         if answer.work is not None:
             self.work = answer.work if self.work is None else self.work + answer.work
+        if answer.calls is not None:
+            self.calls = answer.calls if self.calls is None else self.calls + answer.calls
 
     def summarize(self, summary: dict[str, object]) -> None:
         self._sink.write(json.dumps({"summary": summary}) + "\n")

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from packrank.checkpoint.kind import LATE, RERANKERS, expect
+from packrank.commands.joint import open_joint
 from packrank.commands.messages import say, saying_warnings
 from packrank.commands.options import folder_of, reranker_options
 from packrank.commands.signals import Stopped, check, keep
 from packrank.errors import InputError
-from packrank.jobs.facts import AnyScorer, Scorer
+from packrank.jobs.facts import AnyScorer, Ranker, Scorer
 from packrank.late_interaction import LateInteraction
 from packrank.output_file import is_stdout, replacing
 from packrank.reranker import Reranker
@@ -41,6 +42,13 @@ _LATE_ONLY = ("query_length", "document_length")
 def open_model(args: argparse.Namespace) -> Scorer:
     """A reranker, or late interaction, whichever the folder is for."""
     model = _opened(args)
+    check()
+    return model
+
+
+def open_ranker(args: argparse.Namespace) -> Ranker:
+    """The same, or what ranks by several documents at a time."""
+    model = open_joint(args, folder_of(args.model)) or _opened(args)
     check()
     return model
 
@@ -89,7 +97,7 @@ def asked_for(
     return folder, LateInteraction, options | ({} if store is None else {"store": store})
 
 
-def report_cut(model: AnyScorer, quiet: bool) -> None:
+def report_cut(model: AnyScorer | Ranker, quiet: bool) -> None:
     """Say how many queries and documents late interaction has read in part."""
     if quiet or not isinstance(model, LateInteraction):
         return

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from packrank.errors import UNFINITE
 from packrank.exits.candidates import Candidate, Query, Queue, joined
 from packrank.models.program import Program
 from packrank.models.staged import StagedModel, State
@@ -288,7 +289,7 @@ class Cascade:
         for candidate, logit in zip(chosen, wait().tolist(), strict=True):
             candidate.logit, candidate.num_layers = logit, self._stops[stage]
             if not np.isfinite(logit):
-                self._fail(candidate, "the model's logits for it are not finite numbers")
+                self._fail(candidate, UNFINITE)
             self._meet(candidate.query, stage)
 
     def _meet(self, query: Query, stage: int) -> None:

@@ -3,12 +3,12 @@
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 from packrank.jobs.queries import Query, trec_id
 from packrank.records.record import Record
-from packrank.work import Work
+from packrank.work import Calls, Work
 
 _SAVED = ("prefix", "exits", "last_layer", "compression")
 
@@ -41,6 +41,7 @@ class Answer:
         work: of it and of the queries of its window after it; None of those, in late interaction,
             and where several devices shared it.
         error: why nothing was ranked, None if something could have been.
+        calls: what the model was asked, where it judges several documents at a time; else None.
     """
 
     query: Query
@@ -49,6 +50,7 @@ class Answer:
     layers: dict[int, int] = field(default_factory=dict)
     work: Work | None = None
     error: str | None = None
+    calls: Calls | None = None
 
 
 def json_lines(answer: Answer) -> Iterator[str]:
@@ -73,17 +75,23 @@ def trec_lines(answer: Answer) -> Iterator[str]:
         yield f"{answer.query.id} Q0 {name} {rank} {score!r} packrank"
 
 
-def summary_of(layers: dict[int, int], work: Work | None) -> dict[str, object]:
-    """What a query took of a reranker: layers by number of a record, and token-layers."""
-    return {"layers": layers} | _token_layers(work)
+def summary_of(
+    layers: dict[int, int], work: Work | None, calls: Calls | None = None
+) -> dict[str, object]:
+    """What a query took of a reranker: layers by number of a record, and token-layers or calls."""
+    return {"layers": layers} | _token_layers(work) | _calls(calls)
 
 
 def summary_of_many(
-    queries: int, documents: int, layers: int, work: Work | None
+    queries: int, documents: int, layers: int, work: Work | None, calls: Calls | None = None
 ) -> dict[str, object]:
-    """What queries took of a reranker: how many of each, layers of all documents, token-layers."""
+    """What queries took of a reranker: how many of each, layers of all documents, and the rest."""
     counts: dict[str, object] = {"queries": queries, "documents": documents, "layers": layers}
-    return counts | _token_layers(work)
+    return counts | _token_layers(work) | _calls(calls)
+
+
+def _calls(calls: Calls | None) -> dict[str, object]:
+    return {} if calls is None else {"calls": asdict(calls)}
 
 
 def _token_layers(work: Work | None) -> dict[str, object]:

@@ -12,6 +12,7 @@ from packrank.checkpoint.config import Activation
 from packrank.documents import Tokenization
 from packrank.errors import InputError
 from packrank.late_interaction import LateInteraction
+from packrank.ordering.joint_ranker import JointRanker
 from packrank.reranker import Reranker
 from packrank.scoring.activations import activate, order_of
 
@@ -90,6 +91,7 @@ class Remote(ABC):
 
 
 Scorer = Reranker | LateInteraction
+Ranker = Scorer | JointRanker
 AnyScorer = Scorer | Remote
 
 

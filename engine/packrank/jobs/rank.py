@@ -6,11 +6,12 @@ from typing import Any
 
 from packrank.errors import InputError
 from packrank.jobs.answers import Answer, Row
-from packrank.jobs.facts import Scorer
+from packrank.jobs.facts import Ranker
 from packrank.jobs.pace import Doubling
 from packrank.jobs.queries import Query, Request, is_fit_for_trec, trec_surplus
 from packrank.late.text_scores import SCORES_AT_ONCE
 from packrank.late_interaction import LateInteraction
+from packrank.ordering.joint_ranker import JointRanker
 from packrank.records.record import Record
 from packrank.request import Ranked
 from packrank.reranker import Reranker
@@ -29,7 +30,7 @@ _Window = list[tuple[Query, Sequence[Record]]]
 
 
 def rank_texts(
-    model: Scorer, requests: Iterable[Request], top_k: int | None, options: Mapping[str, Any]
+    model: Ranker, requests: Iterable[Request], top_k: int | None, options: Mapping[str, Any]
 ) -> Iterator[Answer]:
     """Rank the texts of records.
 
@@ -133,7 +134,7 @@ def _texts(records: Sequence[Record]) -> list[str]:
 
 
 def _by_reranker(
-    model: Reranker,
+    model: Reranker | JointRanker,
     window: _Window,
     top_k: int | None,
     options: Mapping[str, Any],
@@ -154,6 +155,7 @@ def _by_reranker(
     for (query, records), (ranking, failures) in zip(window, rankings, strict=True):
         layers = ranking.num_layers.tolist()
         answer = _answer(query, records, ranking, failures, layers)
+        answer = replace(answer, calls=ranking.calls)
         # Of all requests, and so of the first.
         answers.append(answer if answers else replace(answer, work=ranking.work))
     return answers

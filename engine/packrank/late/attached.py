@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from packrank.arguments import checked_ids, listed_texts
-from packrank.errors import InputError, PairError, StoreError
+from packrank.errors import InputError, PairError, StoreError, Unfinite
 from packrank.late.identity import Identity
 from packrank.request import RankedId
 from packrank.stores.appender import Appender
@@ -89,7 +89,7 @@ class Attached:
             spots = (~scores.isfinite()).nonzero().flatten().cpu()
             places = spots if indices is None else indices[spots]
             filled = starts[places] < starts[places + 1]
-            reason = "its score is not a finite number"
+            reason = Unfinite("its score is not a finite number")
             failures |= dict.fromkeys(places[filled].tolist(), reason)
             scores[spots[filled].to(scores.device)] = torch.nan
         return scores

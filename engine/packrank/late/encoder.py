@@ -249,23 +249,25 @@ def runner_of(model: LateEncoder) -> Runner:
     return model._runner
 
 
-def first_cut(model: LateEncoder, pairs: Sequence[tuple[str, str]]) -> tuple[int, str] | None:
-    """The first pair of which the model does not read all, and what it leaves; None: none.
+def cut_pairs(model: LateEncoder, pairs: Sequence[tuple[str, str]]) -> dict[int, str]:
+    """Those pairs of which the model does not read all, each with what it leaves.
 
-    Raises:
-        InputError: a text cannot be encoded.
+    Pairs of texts that cannot be encoded are left out: whoever encodes them is told why.
     """
-    seen: set[str] = set()
-    for index, (query, document) in enumerate(pairs):
-        for name, side, text in (
-            ("query", model._queries, query),
-            ("document", model._documents, document),
-        ):
-            cut = 0 if name == "query" and text in seen else side.tokens(text)[1]
-            if cut:
-                return index, f"its {name} has {cut} tokens more than the model reads"
-        seen.add(query)
-    return None
+    cut: dict[tuple[str, str], int] = {}
+    found: dict[int, str] = {}
+    for index, pair in enumerate(pairs):
+        sides = ("query", model._queries), ("document", model._documents)
+        for text, (name, side) in zip(pair, sides, strict=True):
+            if (name, text) not in cut:
+                try:
+                    cut[name, text] = side.tokens(text)[1]
+                except InputError:
+                    cut[name, text] = 0
+            if count := cut[name, text]:
+                found[index] = f"its {name} has {count} tokens more than the model reads"
+                break
+    return found
 
 
 def check_weights(folder: FilePath, settings: Settings) -> None:

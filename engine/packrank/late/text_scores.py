@@ -10,7 +10,7 @@ from torch import Tensor
 
 from packrank.arguments import listed, listed_requests
 from packrank.documents import document_of
-from packrank.errors import InputError, PairError
+from packrank.errors import InputError, PairError, Unfinite
 from packrank.late.attached import per_token
 from packrank.late.token_vectors import TokenVectors
 from packrank.request import Ranked
@@ -68,7 +68,7 @@ def score_texts(
                 if np.isfinite(value) or not len(rows):
                     scores[index] = value
                 else:
-                    failures[index] = "its score is not a finite number"
+                    failures[index] = Unfinite("its score is not a finite number")
     return scores, dict(sorted(failures.items()))
 
 
@@ -132,7 +132,7 @@ def rank_alike(
         failures = dict(unusable)
         for index in np.flatnonzero(~np.isfinite(mine)).tolist():
             if index not in empty:
-                failures.setdefault(index, "its score is not a finite number")
+                failures.setdefault(index, Unfinite("its score is not a finite number"))
         order = np.argsort(-mine, kind="stable").tolist()
         best = [index for index in order if index not in failures][:top_k]
         ranking = [Ranked(i, float(mine[i]), *document_of(given[i])) for i in best]

@@ -69,6 +69,7 @@ class BlockLayout:
         instruction: stands in every prompt; None: there is none.
 
     Attributes:
+        tokenizer: as above; likewise rule.
         markers: [2] the ids of the document's and the query's marker.
 
     Raises:
@@ -82,7 +83,7 @@ class BlockLayout:
         rule: BlockRule,
         instruction: str | None = None,
     ) -> None:
-        self._tokenizer, self._positions, self.rule = tokenizer, positions, rule
+        self.tokenizer, self._positions, self.rule = tokenizer, positions, rule
         self._instructed = f"<instruct>\n{instruction}\n</instruct>\n" if instruction else ""
         self.markers = token_of(tokenizer, DOCUMENT_MARKER), token_of(tokenizer, QUERY_MARKER)
         if not all(map(tokenizer.is_added, self.markers)):
@@ -110,7 +111,7 @@ class BlockLayout:
     def _add(self, found: Blocks, query: str, documents: list[str]) -> None:
         """Add a block; two, where one would not fit within the model's positions."""
         before, texts = self._texts(query, documents)
-        [prefix, ids] = self._tokenizer.encode([before, before + texts])
+        [prefix, ids] = self.tokenizer.encode([before, before + texts])
         if len(ids) > self._positions:
             if len(documents) == 1:
                 raise InputError(
@@ -129,9 +130,9 @@ class BlockLayout:
 
     def _cut(self, text: str, length: int) -> tuple[str, int]:
         """A text of so many tokens at most, without markers, and how many it has with them."""
-        ids, _ = self._tokenizer.offsets(text)
+        ids, _ = self.tokenizer.offsets(text)
         if len(ids) >= length:
-            text, ids = self._tokenizer.decode(ids[:length]), ids[:length]
+            text, ids = self.tokenizer.decode(ids[:length]), ids[:length]
         while any(marker in text for marker in (QUERY_MARKER, DOCUMENT_MARKER)):
             # Again, as what is left may make another.
             text = text.replace(QUERY_MARKER, "").replace(DOCUMENT_MARKER, "")

@@ -19,6 +19,8 @@ from packrank.request import Ranked, Ranking
 from packrank.threads import in_thread
 from packrank.work import Calls
 
+UNFINITE = "the model's logits for it are not finite numbers"
+
 
 class Ordered(NamedTuple):
     """What became of the documents of a query.

@@ -14,17 +14,19 @@ _Answer = TypeVar("_Answer")
 _Result = TypeVar("_Result")
 Rounds = Generator[list[_Question], list[_Answer], _Result]
 
-# Documents that are compared. Of a pair the answer is 1 where the first is better, -1 where the
-# second is, 0 where neither is said to be; of a set it is the place of the best; of a window its
-# places in their new order.
+# Documents that are compared. Of a pair the answer is above 0 where the first is better, below
+# where the second is; of a set it is the place of the best; of a window its places in their new
+# order.
 Documents = tuple[int, ...]
-Champion = Callable[[Sequence[int]], Rounds[Documents, int, int]]
+Champion = Callable[[Sequence[int]], Rounds[Documents, float, int]]
 
 
 def sliding_windows(
     count: int, size: int, stride: int
 ) -> Rounds[Documents, Sequence[int], list[int]]:
     """All documents, put in order window by window from the end to the start.
+
+    Of a window of one document, of which upstream asks too, nothing is asked.
 
     Args:
         count: of documents.
@@ -36,22 +38,25 @@ def sliding_windows(
     order = list(range(count))
     end, start = count, max(count - size, 0)
     while end > start:
-        [places] = yield [tuple(order[start:end])]
-        order[start:end] = [order[start + place] for place in places]
+        if end - start > 1:
+            [places] = yield [tuple(order[start:end])]
+            order[start:end] = [order[start + place] for place in places]
         if start == 0:
             break
         end, start = end - stride, max(start - stride, 0)
     return order
 
 
-def all_pairs(count: int) -> Rounds[Documents, int, list[int]]:
+def all_pairs(count: int) -> Rounds[Documents, float, list[int]]:
     """All documents by the pairs that they win, half of one that neither wins; ties keep order.
+
+    An answer between -1 and 1 is a pair won in part.
 
     Source: Qin et al. 2024 (PRP-Allpair).
     """
     pairs: list[Documents] = list(combinations(range(count), 2))
     answers = (yield pairs) if pairs else []
-    wins = [0] * count
+    wins = [0.0] * count
     for (first, second), answer in zip(pairs, answers, strict=True):
         wins[first] += 1 + answer
         wins[second] += 1 - answer
@@ -60,7 +65,7 @@ def all_pairs(count: int) -> Rounds[Documents, int, list[int]]:
 
 def heapsorted(
     count: int, most: int, children: int, champion: Champion
-) -> Rounds[Documents, int, list[int]]:
+) -> Rounds[Documents, float, list[int]]:
     """The best documents, from a heap.
 
     While it is built, nodes of one depth have no document in common and go down together.
@@ -92,7 +97,7 @@ def heapsorted(
 
 def bubbled(
     count: int, most: int, width: int, champion: Champion
-) -> Rounds[Documents, int, list[int]]:
+) -> Rounds[Documents, float, list[int]]:
     """The best documents, each brought to the front by a pass of windows from the end.
 
     A window's champion changes places with its first document; the next window ends there. A pass
@@ -109,7 +114,7 @@ def bubbled(
     """
     order, most = list(range(count)), min(most, count)
 
-    def step(start: int, stop: int) -> Rounds[Documents, int, None]:
+    def step(start: int, stop: int) -> Rounds[Documents, float, None]:
         place = yield from champion(order[start:stop])
         order[start], order[start + place] = order[start + place], order[start]
 
@@ -125,7 +130,7 @@ def bubbled(
     return order[:most]
 
 
-def by_pairs(documents: Sequence[int]) -> Rounds[Documents, int, int]:
+def by_pairs(documents: Sequence[int]) -> Rounds[Documents, float, int]:
     """The place of the best: each is held against the best of those before it, and must win."""
     best = 0
     for place in range(1, len(documents)):
@@ -138,12 +143,12 @@ def by_pairs(documents: Sequence[int]) -> Rounds[Documents, int, int]:
     return best
 
 
-def by_sets(documents: Sequence[int]) -> Rounds[Documents, int, int]:
+def by_sets(documents: Sequence[int]) -> Rounds[Documents, float, int]:
     """The place of the best, asked of all at once."""
     if len(documents) < 2:
         return 0
     [place] = yield [tuple(documents)]
-    return place
+    return int(place)
 
 
 def asked_once(
@@ -165,7 +170,7 @@ def asked_once(
 
 def _sink(
     heap: list[int], node: int, children: int, champion: Champion
-) -> Rounds[Documents, int, None]:
+) -> Rounds[Documents, float, None]:
     """Let a node change places with its best child until it is better than all of its own."""
     while (first := children * node + 1) < len(heap):
         places = [node, *range(first, min(first + children, len(heap)))]

@@ -12,8 +12,10 @@ from packrank.checkpoint.hub import HubOptions, resolve
 from packrank.checkpoint.kind import Kind, expect
 from packrank.checkpoint.modules import encoder_folder
 from packrank.errors import InputError
-from packrank.models import load_model
+from packrank.models import CausalModel, CausalSettings, T5Settings, load_model
 from packrank.runtime.device import Devices, choose_devices
+from packrank.runtime.fleet import Fleet, Recipe, run_on
+from packrank.runtime.generation import Generator
 from packrank.runtime.runner import Runner
 from packrank.text.tokenizer import Tokenizer
 
@@ -97,6 +99,23 @@ class Setup:
         if len(self.devices) > 1:
             raise InputError(f"{self.name} is ranked with on one device; name one")
         return self.devices[0]
+
+    def labelled(self, settings: CausalSettings | T5Settings) -> Runner | Fleet:
+        """The model under logits of labels, on all its devices."""
+        recipe = Recipe(self.folder, self.dtype, self.deterministic, self.budget_tokens, settings)
+        return run_on(self.devices, recipe)
+
+    def generator(self) -> Generator:
+        """The model, writing, on its device."""
+        model = load_model(
+            self.folder,
+            device=self.device,
+            dtype=self.dtype,
+            deterministic=self.deterministic,
+            causal=CausalSettings(head="vocabulary"),
+        )
+        assert isinstance(model, CausalModel)
+        return Generator(model, budget_tokens=self.budget_tokens)
 
     def encoder(self) -> Runner:
         """The model without a head of scores, on its device."""

@@ -106,15 +106,25 @@ class Fleet:
             cutoff_layers: see `Runner.submit`.
 
         Raises:
-            PackrankError: a process has ended.
+            PackrankError: every process has ended.
         """
         pending = Pending(whole.num_sequences, self.num_labels * len(cutoff_layers or (0,)))
         for indices in plan(whole.lengths, self.budget_tokens, whole.queries, whole.shared):
-            pack = whole.take(indices), cutoff_layers
-            # A send may wait for a busy process; which one is best is a guess that may be stale.
-            answer = min(self._workers, key=lambda worker: worker.num_tokens).start(pack)
+            answer = self._start((whole.take(indices), cutoff_layers))
             pending.packs.append((indices, _Answer(answer, indices, pending)))
         return pending
+
+    def _start(self, pack: "_Packed") -> "Future[Any]":
+        """Hand a pack to the process that has least to do, of those that have not ended."""
+        while True:
+            living = [worker for worker in self._workers if not worker.has_ended]
+            # A send may wait for a busy process; which one is best is a guess that may be stale.
+            worker = min(living or self._workers, key=lambda worker: worker.num_tokens)
+            try:
+                return worker.start(pack)
+            except PackrankError:
+                if not (living and worker.has_ended):  # else another one may live
+                    raise
 
     def warm_up(self, max_seqlens: list[int]) -> None:
         """See `Runner.warm_up`."""
@@ -148,7 +158,7 @@ class _Worker:
         self._waiting: deque[tuple[Future[Any], int]] = deque()
         self._lock = threading.Lock()
         self._sending = threading.Lock()
-        self._has_ended = False
+        self.has_ended = False
         self.process: BaseProcess = context.Process(
             target=_serve, args=(theirs, recipe, device), name=f"packrank-{device}", daemon=True
         )
@@ -176,12 +186,13 @@ class _Worker:
         with self._sending:  # so that answers are waited for in the order of the work
             try:
                 with self._lock:
-                    if self._has_ended:
+                    if self.has_ended:
                         raise self._ended()
                     self._waiting.append((answer, size))
                     self.num_tokens += size
                 self._connection.send(work)
             except OSError:
+                self.has_ended = True
                 raise self._ended() from None
             except KeyboardInterrupt:  # half a message may be sent: nothing after it would be right
                 self.stop()
@@ -211,8 +222,7 @@ class _Worker:
         except Exception:  # it has ended, or sent what cannot be read
             self.process.terminate()
         with self._lock:
-            self._has_ended = True
-            self.num_tokens = -1  # the next to be asked, so that its end is told
+            self.has_ended = True
             for answer, _ in self._waiting:
                 answer.set_exception(self._ended())
             self._waiting.clear()

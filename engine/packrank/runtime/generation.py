@@ -63,6 +63,7 @@ class _Sequence:
         known: how many of them there are.
         cached: of how many of those the keys are in pages.
         pages: which these are, with room for the tokens that come next.
+        failed: whether the model's logits were no numbers.
     """
 
     key: Hashable
@@ -71,6 +72,7 @@ class _Sequence:
     known: int
     cached: int = 0
     pages: list[int] = field(default_factory=list)
+    failed: bool = False
 
     @property
     def generated(self) -> list[int]:
@@ -156,15 +158,27 @@ class Generator:
         self._keys.add(key)
         self._waiting.append(_Sequence(key, request, tokens, known))
 
-    def finished(self) -> Iterator[tuple[Hashable, list[int]]]:
-        """Key and output of each request as it is done, until none is left; more may be added."""
+    def finished(self) -> Iterator[tuple[Hashable, list[int] | None]]:
+        """Key and output of each request as it is done, until none is left; more may be added.
+
+        The output is None where the model's logits were no numbers.
+        """
         while self._finished or self._running or self._waiting:
             if not self._finished:
                 self._step()
             while self._finished:
                 done = self._finished.popleft()
                 self._keys.remove(done.key)
-                yield done.key, done.generated
+                yield done.key, None if done.failed else done.generated
+
+    def clear(self) -> None:
+        """Drop all requests, as after an error; what has been counted stays."""
+        for sequence in self._running:
+            self._pages.give_back(sequence.pages)
+        self._running = []
+        for waiting in (self._waiting, self._finished):
+            waiting.clear()
+        self._keys.clear()
 
     def _check(self, key: Hashable, request: Generation) -> None:
         ids, name = request.token_ids, f"prompt {key!r}"
@@ -279,8 +293,8 @@ class Generator:
         found: list[int | None] = [*best.tolist()]
         for row, (sequence, value) in enumerate(zip(asking, highest, strict=True)):
             if np.isnan(value):
-                raise ModelError(f"prompt {sequence.key!r}: the model's logits are not numbers")
-            if sequence.request.allowed is not None:
+                sequence.failed, found[row] = True, None
+            elif sequence.request.allowed is not None:
                 found[row] = self._best_allowed(logits[row], sequence)
         return found
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from packrank.ahead import Ahead
 from packrank.checkpoint.config import Activation
+from packrank.errors import UNFINITE
 from packrank.exits.stages import Outcome, StagedRun, Stages
 from packrank.models.staged import StagedModel
 from packrank.request import Pack, keep_best
@@ -126,8 +127,7 @@ class PairScorer:
             failures: dict[int, str] = {}
             finite: Any = np.isfinite(logits).all(1)
             for place in np.flatnonzero(~finite).tolist():
-                unfinite = "the model's logits for it are not finite numbers"
-                reason = pending.failures.get(place, unfinite)
+                reason = pending.failures.get(place, UNFINITE)
                 failures.setdefault(window.indices[place], reason)
             return window, np.where(finite[:, None], logits, np.float32(np.nan)), failures
 

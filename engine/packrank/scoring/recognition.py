@@ -8,10 +8,8 @@ from typing import Literal
 
 import numpy as np
 
-from packrank.checkpoint.adapter import base_folder, base_name, read_config
 from packrank.checkpoint.config import ModelConfig
-from packrank.checkpoint.files import field
-from packrank.checkpoint.modules import encoder_folder
+from packrank.checkpoint.model_names import names_of
 from packrank.checkpoint.scoring_modules import ScoringModules
 from packrank.errors import InputError, ModelError
 from packrank.scoring.sentence_transformers import LogitScore, Settings, read_settings
@@ -227,7 +225,7 @@ def _template_of(
     if architecture in _BY_ARCHITECTURE:
         return _BY_ARCHITECTURE[architecture]
     if architecture in _BY_NAME:
-        names = _names(folder, name)
+        names = names_of(folder, name)
         found = [
             one
             for one in _BY_NAME[architecture]
@@ -256,7 +254,8 @@ def _template_of(
     known = ", ".join(map(repr, TEMPLATES))
     raise ModelError(
         f"{folder} is a {architecture} and does not say what makes it a reranker; pass template= "
-        f"(--template), one of {known}, or a JSON file of your own (docs/templates.md)"
+        f"(--template), one of {known}, or a JSON file of your own "
+        "(docs/templates.md); or rank with Listwise, Pairwise or Setwise (--method)"
     )
 
 
@@ -274,16 +273,6 @@ def _check_types(tokenizer: Tokenizer, config: ModelConfig) -> None:
 def _is_file(template: object) -> bool:
     """Whether a template is the name of a file."""
     return isinstance(template, str) and template.lower().endswith(SUFFIX)
-
-
-def _names(folder: Path, name: str | None) -> list[str]:
-    """What the model is called: last parts of names, and the hub's names of its folders."""
-    inner = encoder_folder(folder)
-    saved = field(read_config(inner), "_name_or_path", str, "", "config.json")
-    named = (name or "", str(folder), saved, base_name(inner))
-    lasts = [re.split(r"[/\\]", one.rstrip("/\\"))[-1] for one in named]
-    parts = (*folder.parts, *base_folder(inner).parts)
-    return [*lasts, *(part for part in parts if part.startswith("models--"))]
 
 
 def _untemplated(config: ModelConfig, settings: Settings, *, plain: bool) -> Scoring:

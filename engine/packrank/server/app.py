@@ -15,7 +15,7 @@ from fastapi_offline import FastAPIOffline
 from opentelemetry.trace import TracerProvider
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
-from starlette.routing import Route
+from starlette.routing import Match, Route
 
 from packrank import __version__
 from packrank.server import about, pair_scores, rerank, tracing
@@ -96,8 +96,8 @@ def create_app(
                 LOG.exception("a request failed", extra={"request_id": id})
             response = refusal(problem, dialect)
             pairs = _size(given)
-            with suppress(Exception):  # a name that is not served, or none yet
-                model = models.named(given.get("model")).name
+            with suppress(Problem):  # a name that is not served
+                model = models.name_of(given.get("model"))
         response.headers["x-request-id"] = id
         seconds = time.perf_counter() - begun
         route = request.scope["route"].path
@@ -179,7 +179,7 @@ async def _invoke(given: dict[str, Any], asker: Asker, models: Models) -> Answer
 
 async def _predict_or_rerank(given: dict[str, Any], asker: Asker, models: Models) -> Answered:
     """What text-embeddings-inference has at /: predict, or rerank where there are texts."""
-    handler = rerank.tei if "texts" in given else pair_scores.predict
+    handler = pair_scores.predict if given.get("texts") is None else rerank.tei
     return await handler(given, asker, models)
 
 
@@ -188,10 +188,9 @@ def _about(app: FastAPI, models: Models, settings: Settings, metrics: Metrics) -
 
     def healthy() -> Response:
         try:
-            models.check_ready()
+            models.check_healthy()
         except Problem as problem:
-            body = {"error": problem.message, "error_type": "Unhealthy"}
-            return reply(body, 503, problem.all_headers)
+            return refusal(problem, "tei")
         return Response(status_code=200)
 
     def told(path: str, handler: Callable[..., Awaitable[Response]], kind: str) -> None:
@@ -199,14 +198,12 @@ def _about(app: FastAPI, models: Models, settings: Settings, metrics: Metrics) -
         app.add_api_route(path, handler, methods=["HEAD"], include_in_schema=False)
 
     async def health() -> Response:
-        """Whether requests are answered: 200, or 503 while models are loaded or shut down."""
+        """Whether requests are answered: 200; 503 while models load or end, or if one failed."""
         return healthy()
 
     async def alive() -> Response:
-        """Whether the process is: 200 as long as it answers at all."""
-        if models.state == "failed":
-            return reply({"error": models.why, "error_type": "Unhealthy"}, 503)
-        return Response(status_code=200)
+        """Whether the process is of use: 503 once only another one could answer."""
+        return healthy() if models.is_lost else Response(status_code=200)
 
     for path in ("/health", "/health/ready", "/ping", "/v1/health/ready"):
         told(path, health, "health")
@@ -261,11 +258,23 @@ def _about(app: FastAPI, models: Models, settings: Settings, metrics: Metrics) -
         assert isinstance(error, HTTPException)
         asked = f"{request.method} {request.url.path}"
         said = f"{asked}: {error.detail.lower()}; /docs lists the routes"
-        here = (
-            one for one in app.routes if isinstance(one, Route) and one.path == request.url.path
-        )
-        methods = sorted({method for one in here for method in one.methods or ()})
-        headers = {"allow": ", ".join(methods)} if methods else {}
+        here = [one for one in _routes(app) if one.matches(request.scope)[0] != Match.NONE]
+        methods = {method for one in here for method in one.methods or ()}
+        if error.status_code == 405:  # without a route it is one of the files that /docs loads
+            methods = methods or {"GET", "HEAD"}
+        headers = {"allow": ", ".join(sorted(methods))} if methods else {}
         return refusal(Problem(error.status_code, said, headers=headers), "object")
 
     app.add_exception_handler(HTTPException, no_route)
+    _add_head(app)
+
+
+def _routes(app: FastAPI) -> list[Route]:
+    return [one for one in app.routes if isinstance(one, Route)]
+
+
+def _add_head(app: FastAPI) -> None:
+    """Let HEAD be answered as GET is where OpenAPI has nothing to say of it."""
+    for one in _routes(app):
+        if one.methods is not None and "GET" in one.methods and not one.include_in_schema:
+            one.methods.add("HEAD")

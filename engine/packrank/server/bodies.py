@@ -16,6 +16,17 @@ def _flag(value: Any) -> Any:
     return bool(value) if value in (0, 1) and isinstance(value, int | float) else value
 
 
+def _truncation(value: Any) -> Any:
+    """NIM's words, or a flag."""
+    modes = {"END": True, "NONE": False}
+    if not isinstance(value, str) or not value:
+        return None if value == "" else _flag(value)
+    found = modes.get(value.upper(), _flag(value))
+    if not isinstance(found, bool):
+        raise ValueError(f"it is {value!r}, expected NONE or END")
+    return found
+
+
 def _count(value: Any) -> Any:
     """Whole numbers, also as texts or floats."""
     if isinstance(value, bool):
@@ -56,6 +67,11 @@ def _kind(value: Any) -> str:
         list: "a list", dict: "an object",
     }  # fmt: skip
     return names.get(type(value), type(value).__name__)
+
+
+def _word(value: Any) -> Any:
+    """An empty text is none."""
+    return None if value == "" else value
 
 
 def _listed(value: Any) -> Any:
@@ -112,13 +128,13 @@ class Common(Body):
     truncate_prompt_tokens: Limit = None
     max_tokens_per_query: Count = None
     max_tokens_per_doc: Count = None
-    long_documents: str | None = None
+    long_documents: Annotated[str | None, BeforeValidator(_word)] = None
     priority: Annotated[int | None, Field(ge=0, le=999), BeforeValidator(_count)] = None
     instruction: str | None = None
     instruct: str | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     cutoff_layer: Count = None
-    exit: str | None = None
+    exit: Annotated[str | None, BeforeValidator(_word)] = None
 
     @property
     def raw(self) -> bool:
@@ -133,15 +149,39 @@ class Common(Body):
         return found if isinstance(found, str) else None
 
 
-class Rerank(Common):
+class Ranked(Common):
+    """What is ranked, in any dialect.
+
+    Attributes:
+        top_n: how many come back, by any server's name for it; 0: all.
+        top_k: the same.
+        return_documents: whether their texts come back too.
+        return_text: the same.
+    """
+
+    top_n: Count = None
+    top_k: Count = None
+    return_documents: Flag = None
+    return_text: Flag = None
+
+    @property
+    def count(self) -> int | None:
+        """How many come back; None: all."""
+        return (self.top_k if self.top_n is None else self.top_n) or None
+
+    @property
+    def echo(self) -> bool | None:
+        """Whether texts come back; None: as the route has it."""
+        return self.return_text if self.return_documents is None else self.return_documents
+
+
+class Rerank(Ranked):
     """Of Cohere's, Jina's and vLLM's rerank routes.
 
     Attributes:
         query: a text.
         documents: texts, or objects with "text", or one of these alone; or none, and
             `document_ids` of a store.
-        top_n: how many come back; 0: all.
-        return_documents: whether their texts come back too.
         rank_fields: of documents that are objects: whose values are read, in this order.
     """
 
@@ -152,26 +192,19 @@ class Rerank(Common):
         WithJsonSchema({"anyOf": [_TEXTS, *_TEXT["anyOf"], _NULL]}),
     ] = None
     document_ids: list[str] | None = None
-    top_n: Count = None
-    top_k: Count = None
-    return_documents: Flag = None
     rank_fields: list[str] | None = None
 
 
-class TeiRerank(Common):
+class TeiRerank(Ranked):
     """Of text-embeddings-inference's rerank route.
 
     Attributes:
         query: a text.
         texts: what is ranked.
-        return_text: whether they come back too.
-        top_n: how many do; it is not TEI's, but clients send it.
     """
 
     query: Text
     texts: Texts
-    return_text: Flag = None
-    top_n: Count = None
 
 
 class NimText(Body):
@@ -183,19 +216,22 @@ class NimText(Body):
 _NIM_TEXTS: dict[str, Any] = {**_TEXTS, "items": _TEXT["anyOf"][1]}
 
 
-class NimRanking(Common):
+class NimRanking(Ranked):
     """Of NVIDIA NIM's ranking route.
 
     Attributes:
         query: an object with "text".
         passages: the same.
-        truncate_mode: "END" cuts, "NONE" refuses what is too long.
+        truncate: "END" cuts what is too long, "NONE" refuses it; or as the others have it.
     """
 
     query: NimText
     passages: Annotated[list[NimText], WithJsonSchema(_NIM_TEXTS)]
-    truncate: Any = None
-    top_k: Count = None
+    truncate: Annotated[
+        bool | None,
+        BeforeValidator(_truncation),
+        WithJsonSchema({"enum": ["END", "NONE", True, False, None]}),
+    ] = None
 
 
 class Score(Common):

@@ -136,9 +136,32 @@ class Models:
         # Another connection may lead to another server.
         raise Problem(503, message, retry_after=1.0, headers={"connection": "close"})
 
+    def check_healthy(self) -> None:
+        """Raise Problem unless they answer, and no engine has failed; nobody is waited for.
+
+        One that has failed is still asked, and may come to itself.
+        """
+        self.check_ready()
+        for one in self.served:
+            if one.engine.failed is not None:
+                said = f"the model '{one.name}' cannot answer: {one.engine.failed}"
+                raise Problem(503, said, retry_after=5.0)
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether only another process could answer: none was opened, or an engine has failed."""
+        return self.state == "failed" or any(one.engine.failed for one in self.served)
+
     def named(self, name: str | None) -> Served:
         """The model of a name; of a name that is not here the first, or Problem if `strict`."""
         self.check_ready()
+        return self._named(name)
+
+    def name_of(self, name: str | None) -> str:
+        """The name of that model, whether it answers or not; "" where none has been opened."""
+        return self._named(name).name if self.served else ""
+
+    def _named(self, name: str | None) -> Served:
         for one in self.served:
             if one.name == name:
                 return one

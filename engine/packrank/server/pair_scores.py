@@ -2,8 +2,11 @@
 
 import time
 import uuid
+from dataclasses import replace
+from itertools import islice
 from typing import Any
 
+import orjson
 import tokenizers
 
 from packrank.server.bodies import Predict, Score, Tokenize, pairs_of, sides
@@ -11,8 +14,9 @@ from packrank.server.exchange import validated
 from packrank.server.models import Models
 from packrank.server.problems import Problem
 from packrank.server.rerank import Answered
-from packrank.server.scoring import Asker, check_texts, in_thread, scored
-from packrank.serving.request import Usage
+from packrank.server.scoring import Asker, answered, check_texts, scored
+
+_ROWS_AT_ONCE = 4096  # tokens that are objects before they are JSON
 
 
 async def score(given: dict[str, Any], asker: Asker, models: Models) -> Answered:
@@ -84,27 +88,50 @@ async def tokenize(given: dict[str, Any], asker: Asker, models: Models) -> Answe
     served = models.named(body.model)
     texts = [inputs] if isinstance(inputs, str) else inputs
     check_texts(asker.settings, [], texts)
+    characters, most = sum(map(len, texts)), asker.settings.max_document_characters
+    if characters > most:
+        raise Problem(422, f"the texts have {characters} characters, more than {most} together")
     special = body.add_special_tokens is not False
-    found = await in_thread(lambda: [_tokens(served.tokenizer, text, special) for text in texts])
-    usage, characters = Usage(tokens=sum(map(len, found))), sum(map(len, texts))
-    if body.inputs is not None:
-        return found, usage, characters, served
-    [tokens] = found
-    answer = {
-        "count": len(tokens),
-        "max_model_len": served.max_length,
-        "tokens": [one["id"] for one in tokens],
-        "token_strs": [one["text"] for one in tokens] if body.return_token_strs else None,
-    }
-    return answer, usage, characters, served
+    of_tei, named = body.inputs is not None, bool(body.return_token_strs)
+
+    def made(text: str) -> tuple[int, Any]:
+        tokens = served.tokenizer.encode(text, add_special_tokens=special)
+        return len(tokens), _rows(tokens, text) if of_tei else _ids(tokens, text, named)
+
+    answer = served.engine.submit_reading(
+        texts, made, timeout=asker.settings.timeout_s, caller=asker.caller
+    )
+    found = await answered(asker, answer)
+    usage = replace(answer.usage, tokens=sum(count for count, _ in found))
+    if of_tei:
+        return [rows for _, rows in found], usage, characters, served
+    [(count, told)] = found
+    return {"count": count, "max_model_len": served.max_length} | told, usage, characters, served
 
 
-def _tokens(tokenizer: tokenizers.Tokenizer, text: str, special: bool) -> list[dict[str, Any]]:
-    found = tokenizer.encode(text, add_special_tokens=special)
-    parts = zip(found.ids, found.tokens, found.special_tokens_mask, found.offsets, strict=True)
-    return [
+def _rows(tokens: tokenizers.Encoding, text: str) -> orjson.Fragment:
+    """What TEI has of each token, as JSON: as objects they would take several times as much."""
+    parts = zip(tokens.ids, tokens.tokens, tokens.special_tokens_mask, tokens.offsets, strict=True)
+    rows = (
         {"id": id, "text": token, "special": True, "start": None, "stop": None}
         if is_special
         else {"id": id, "text": text[start:stop], "special": False, "start": start, "stop": stop}
         for id, token, is_special, (start, stop) in parts
+    )
+    written = []
+    while some := list(islice(rows, _ROWS_AT_ONCE)):
+        written.append(orjson.dumps(some)[1:-1])
+    return orjson.Fragment(b"[" + b",".join(written) + b"]")
+
+
+def _ids(tokens: tokenizers.Encoding, text: str, named: bool) -> dict[str, Any]:
+    """What vLLM has of all of them."""
+    if not named:
+        return {"tokens": tokens.ids, "token_strs": None}
+    names = [
+        token if is_special else text[start:stop]
+        for token, is_special, (start, stop) in zip(
+            tokens.tokens, tokens.special_tokens_mask, tokens.offsets, strict=True
+        )
     ]
+    return {"tokens": tokens.ids, "token_strs": names}

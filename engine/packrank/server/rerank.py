@@ -48,12 +48,11 @@ async def rerank(
     if body.document_ids is not None and body.documents is not None:
         raise Problem(422, "invalid request: it has both documents and document_ids; send one")
     served = models.named(body.model)
-    count = body.top_n if body.top_n is not None else body.top_k
     if body.document_ids is not None:
         if not body.document_ids:
             raise Problem(400, "invalid request: list of document_ids must not be empty")
         found, usage = await ranked_of_store(
-            asker, served, body.query, body.document_ids, body, count or None
+            asker, served, body.query, body.document_ids, body, body.count
         )
         rows = [
             {"index": index, "relevance_score": score, "document_id": body.document_ids[index]}
@@ -66,8 +65,8 @@ async def rerank(
             400, "invalid request: list of documents must not be empty", param="documents"
         )
     texts = _texts(documents, body.rank_fields)
-    found, usage = await ranked(asker, served, body.query, texts, body, count or None)
-    wanted = echo if body.return_documents is None else body.return_documents
+    found, usage = await ranked(asker, served, body.query, texts, body, body.count)
+    wanted = echo if body.echo is None else body.echo
     rows = []
     for index, score in found:
         row: dict[str, Any] = {"index": index, "relevance_score": score}
@@ -88,9 +87,9 @@ async def tei(given: dict[str, Any], asker: Asker, models: Models) -> Answered:
     if not body.texts:
         raise Problem(400, "`texts` cannot be empty", kind="Empty", param="texts")
     served = models.named(body.model)
-    found, usage = await ranked(asker, served, body.query, body.texts, body, body.top_n or None)
+    found, usage = await ranked(asker, served, body.query, body.texts, body, body.count)
     rows: list[dict[str, Any]] = [{"index": index, "score": score} for index, score in found]
-    if body.return_text:
+    if body.echo:
         for row in rows:
             row["text"] = body.texts[row["index"]]
     return rows, usage, len(body.query) + sum(map(len, body.texts)), served
@@ -101,13 +100,10 @@ async def nim(given: dict[str, Any], asker: Asker, models: Models) -> Answered:
     body: NimRanking = validated(NimRanking, given)
     if not body.passages:
         raise Problem(422, "invalid request: passages must not be empty", param="passages")
-    mode = str(body.truncate or "END").upper()
-    if mode not in ("END", "NONE"):
-        raise Problem(422, f"truncate is {body.truncate!r}, expected NONE or END", param="truncate")
-    asked = body.model_copy(update={"truncate": mode == "END", "raw_scores": True})
+    asked = body.model_copy(update={"raw_scores": True})
     served = models.named(body.model)
     texts = [passage.text for passage in body.passages]
-    found, usage = await ranked(asker, served, body.query.text, texts, asked, body.top_k or None)
+    found, usage = await ranked(asker, served, body.query.text, texts, asked, body.count)
     rankings = [{"index": index, "logit": score} for index, score in found]
     tokens = {"prompt_tokens": usage.tokens, "total_tokens": usage.tokens}
     characters = len(body.query.text) + sum(map(len, texts))

@@ -1,6 +1,5 @@
 """From what a client asks to what the engine scores, whatever the dialect."""
 
-import asyncio
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,8 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from packrank.checkpoint.config import Activation
-from packrank.errors import PairError
-from packrank.late.encoder import first_cut
+from packrank.errors import PairError, Unfinite
 from packrank.late_interaction import LateInteraction
 from packrank.scoring.activations import activate
 from packrank.server.bodies import Common
@@ -136,8 +134,6 @@ async def scored(
     options = _options(served, asked, asker.settings)
     if not served.is_late:
         options["activation"] = "identity"
-    elif not _may_cut(asked, asker.settings):
-        await _check_whole(served, pairs)
     answer = served.engine.submit_pairs(
         pairs, priority=asked.priority or 0, timeout=asker.settings.timeout_s, caller=asker.caller,
         **options,
@@ -160,7 +156,7 @@ async def answered(asker: Asker, answer: Answer) -> Any:
         return await asker.wait(answer)
     except PairError as error:
         raise Problem(
-            424 if "not finite" in error.reason else 422,
+            424 if isinstance(error.reason, Unfinite) else 422,
             f"Input validation error: document at index {error.index}: {error.reason}",
         ) from None
 
@@ -173,7 +169,7 @@ def _options(served: Served, asked: Common, settings: Settings) -> dict[str, Any
             422, f"truncation_direction is {side!r}, expected left or right",
             param="truncation_direction",
         )  # fmt: skip
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {} if _may_cut(asked, settings) else {"truncation": "off"}
     model = served.engine.model
     if isinstance(model, LateInteraction):
         _check_late(served, asked)
@@ -187,8 +183,6 @@ def _options(served: Served, asked: Common, settings: Settings) -> dict[str, Any
     ):
         if most is not None and most > 0:
             options[name] = min(most, limit or most)
-    if not _may_cut(asked, settings):
-        options["truncation"] = "off"
     if asked.cutoff_layer:
         options["cutoff_layers" if asked.exit is None else "cutoff_layer"] = asked.cutoff_layer
     if asked.long_documents is not None:
@@ -229,16 +223,6 @@ def _check_late(served: Served, asked: Common) -> None:
             raise Problem(422, f"{param} is {most}, and the model reads {length}", param=param)
 
 
-async def _check_whole(served: Served, pairs: Sequence[tuple[str, str]]) -> None:
-    """Refuse pairs of which late interaction would leave something."""
-    model = served.engine.model
-    assert isinstance(model, LateInteraction)
-    found = await in_thread(lambda: first_cut(model, pairs))
-    if found is not None:
-        index, said = found
-        raise Problem(422, f"Input validation error: document at index {index}: {said}")
-
-
 def check_texts(settings: Settings, queries: Sequence[str], texts: Sequence[str]) -> None:
     """Refuse more documents, or longer texts, than the operator allows.
 
@@ -259,8 +243,3 @@ def check_texts(settings: Settings, queries: Sequence[str], texts: Sequence[str]
     for query in queries:
         if len(query) > most:
             raise Problem(422, f"the query has {len(query)} characters, more than {most}")
-
-
-async def in_thread(call: Callable[[], Any]) -> Any:
-    """What takes long, beside the event loop."""
-    return await asyncio.to_thread(call)

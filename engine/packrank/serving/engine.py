@@ -4,33 +4,27 @@ import asyncio
 import time
 import weakref
 from collections.abc import Callable, Hashable, Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from packrank.arguments import check_str, check_text, checked_count, listed
+from packrank.arguments import check_str, check_text, checked_count, listed, listed_texts
 from packrank.closing import Closing
-from packrank.documents import Document, document_of
-from packrank.errors import InputError, PairError
-from packrank.exits.stages import Outcome
-from packrank.late_interaction import LateInteraction
-from packrank.request import Ranked, Ranking
-from packrank.reranker import Reranker, asked_of, question_of, scorer_of
-from packrank.runtime.runner import Runner
+from packrank.documents import Document
+from packrank.errors import InputError
 from packrank.serving.guess import TokenGuess
+from packrank.serving.kinds import Model, Task, kind_of, reading_of
 from packrank.serving.pump import Pump
-from packrank.serving.request import Answer, Request
-from packrank.serving.source import Alone, LateSource, PairSource, Source
+from packrank.serving.request import Answer, Request, Usage
 from packrank.serving.token_cache import TokenCache
 from packrank.serving.watch import Totals, Watch
 
-Model = Reranker | LateInteraction
 CACHE_BYTES = 64 << 20
 _QUEUE_PACKS = 64  # that a queue holds, a device, where the caller does not say
 _LAST_PRIORITY = 1_000_000  # turns are counted in floating point
-_LATE_BUDGET = 4096
+_FOREVER = 1e9  # seconds, some thirty years
 
 
 class Engine(Closing):
@@ -41,8 +35,9 @@ class Engine(Closing):
 
     Their pairs are tokenized ahead of the device and go into common packs, in an order that is
     fair: every caller has turns of a few thousand tokens, whoever comes anew is not behind those
-    who have had much, and priorities are weights, so that nobody starves. Scores have the bits
-    that the model's own `rank` and `score` give (on a CPU; elsewhere if it is `deterministic`).
+    who have had much, and priorities are weights, so that nobody who was taken starves. Scores have
+    the bits that the model's own `rank` and `score` give (on a CPU; elsewhere if it is
+    `deterministic`).
 
     Coroutines and threads may share one: `rank` and `score` are awaited, `submit` and
     `submit_pairs` return futures.
@@ -66,23 +61,21 @@ class Engine(Closing):
         Args:
             model: a reranker, or late interaction.
             max_queue_tokens: most tokens that wait or run, where no request counts for more than a
-                quarter: others have their turns beside a large one. None: 64 packs a device.
+                quarter: others have their turns beside a large one; and a quarter is kept for
+                callers who have nothing there. None: 64 packs a device.
             cache_bytes: of token ids of documents that come again; 0: none.
             watch: told of everything.
 
         Raises:
             InputError: an argument cannot be used.
         """
-        if not isinstance(model, Reranker | LateInteraction):
-            raise InputError(f"the model is a {type(model).__name__}, expected a Reranker")
         if isinstance(cache_bytes, bool) or not isinstance(cache_bytes, int) or cache_bytes < 0:
             raise InputError(f"cache_bytes is {cache_bytes!r}, expected a whole number from 0")
         limit = checked_count("max_queue_tokens", max_queue_tokens)
         self.model, self.totals, self.cache = model, Totals(), TokenCache(cache_bytes)
         self._guess = TokenGuess()
-        devices, budget = [torch.device("cpu")], _LATE_BUDGET
-        if isinstance(model, Reranker):
-            devices, budget = model.devices, scorer_of(model).runner.budget_tokens
+        self._kind = kind_of(model, self.cache, self._guess)
+        devices, budget = self._kind.devices, self._kind.budget_tokens
         # On a CPU a pack has run when it is started.
         is_cpu = len(devices) == 1 and devices[0].type == "cpu"
         depth = 1 if is_cpu else 2 * len(devices)
@@ -144,40 +137,13 @@ class Engine(Closing):
         check_str("query", query)
         check_text(query, "query")
         if documents is None:
-            return self._submit_stored(query, top_k, candidates, priority, timeout, caller, options)
-        if candidates is not None:
+            task = self._kind.ranking_of_store(query, top_k, candidates, options)
+        elif candidates is not None:
             raise InputError("candidates are ids of documents of the store; leave documents out")
-        every = listed("documents", documents, "strings")
-        pairs = [(query, document) for document in every]
-        if isinstance(self.model, LateInteraction):
-            _refuse(options)
-            most = checked_count("top_k", top_k)
-
-            def ranked(scores: NDArray[np.float32], failures: dict[int, str]) -> list[Ranked]:
-                _raise_first(failures, "try_rank")
-                order = np.argsort(-scores[:, 0], kind="stable").tolist()[:most]
-                return [Ranked(i, float(scores[i, 0]), *document_of(every[i])) for i in order]
-
-            source: Source = LateSource(self.model, _LATE_BUDGET)
-            return self._admit(pairs, source, ranked, priority, timeout, caller)
-        question = question_of(self.model, top_k, **options)
-        if len(question.stages.stops) > 1:
-            question.stages.check(len(every))
-            return self._submit_alone(
-                lambda: self.model.rank(query, every, top_k, **options),
-                sum(len(str(document)) // 3 + 8 for document in every),
-                priority, timeout, caller,
-            )  # fmt: skip
-        last = question.stages.stops[-1]
-        layers = None if last == self.model.exit_layers[-1] else question.stages.stops
-
-        def ranking(logits: NDArray[np.float32], failures: dict[int, str]) -> Ranking:
-            _raise_first(failures, "try_rank")
-            num_layers = np.full(len(every), last, dtype=np.int32)
-            return question.ranking(every, Outcome(logits, num_layers, failures), None)[0]
-
-        source = PairSource(question.scorer, layers, self.cache, self._guess)
-        return self._admit(pairs, source, ranking, priority, timeout, caller)
+        else:
+            every = listed("documents", documents, "strings")
+            task = self._kind.ranking(query, every, top_k, options)
+        return self._admit(task, priority, timeout, caller)
 
     def submit_pairs(
         self,
@@ -204,23 +170,7 @@ class Engine(Closing):
             Overloaded: see `submit`; likewise the others.
         """
         every = listed("pairs", pairs, "(query, document) pairs")
-        if isinstance(self.model, LateInteraction):
-            _refuse(options)
-            source: Source = LateSource(self.model, _LATE_BUDGET)
-
-            def scores(found: NDArray[np.float32], failures: dict[int, str]) -> Any:
-                _raise_first(failures, "try_score")
-                return found[:, 0]
-
-        else:
-            asked = asked_of(self.model, **options)
-            source = PairSource(asked.scorer, asked.layers, self.cache, self._guess)
-
-            def scores(found: NDArray[np.float32], failures: dict[int, str]) -> Any:
-                _raise_first(failures, "try_score")
-                return asked.scores(found)
-
-        return self._admit(every, source, scores, priority, timeout, caller)
+        return self._admit(self._kind.scores(every, options), priority, timeout, caller)
 
     def submit_explain(
         self,
@@ -246,30 +196,45 @@ class Engine(Closing):
         Raises:
             Overloaded: see `submit`; likewise the others. A reranker has nothing to explain.
         """
-        model = self.model
-        check_str("query", query)
-        check_str("document", document)
-        if not isinstance(model, LateInteraction):
-            raise InputError("only late interaction scores by tokens, and so has any to show")
-        [cost] = LateSource(model, _LATE_BUDGET).costs([(query, document)])
-        return self._submit_alone(
-            lambda: model.explain(query, document), cost, priority, timeout, caller
-        )
+        task = self._kind.explanation(query, document)
+        return self._admit(task, priority, timeout, caller)
+
+    def submit_reading(
+        self,
+        texts: Sequence[str],
+        call: Callable[[str], Any],
+        *,
+        priority: int = 0,
+        timeout: float | None = None,
+        caller: Hashable = None,
+    ) -> Answer:
+        """Ask for what is made of texts where others' are read, and come back at once.
+
+        Args:
+            texts: N of them; they take turns with what others have to read.
+            call: makes it of a text, and keeps those who wait no longer than to tokenize it would.
+            priority: see `submit`; likewise timeout and caller.
+            timeout: see there.
+            caller: see there.
+
+        Returns:
+            A future of [N] what `call` returns, or raises.
+
+        Raises:
+            Overloaded: see `submit`; likewise the others.
+        """
+        task = reading_of(listed_texts("texts", texts), call, self._guess)
+        return self._admit(task, priority, timeout, caller)
 
     @property
     def dtype(self) -> torch.dtype:
         """Of the model's weights."""
-        if isinstance(self.model, LateInteraction):
-            return self.model.dtype
-        runner = scorer_of(self.model).runner
-        return runner.model.dtype if isinstance(runner, Runner) else runner.dtype
+        return self._kind.dtype
 
     @property
     def budget_tokens(self) -> int:
         """Most tokens of a pack."""
-        if isinstance(self.model, LateInteraction):
-            return _LATE_BUDGET
-        return scorer_of(self.model).runner.budget_tokens
+        return self._kind.budget_tokens
 
     @property
     def max_queue_tokens(self) -> int:
@@ -291,80 +256,54 @@ class Engine(Closing):
         """What the device did lately, while it ran."""
         return self._pump.tokens_per_s
 
+    @property
+    def failed(self) -> str | None:
+        """Why it answers nothing any more: a thread that ended, or pack after pack that failed.
+
+        None: it answers. One of the second kind is asked all the same, and well once a pack runs.
+        """
+        return self._pump.health.failed
+
     def drain(self, seconds: float | None = None) -> bool:
         """Take no more requests, and wait for those that are here; True if all were answered.
 
         Args:
             seconds: that it waits at most; None: as long as it takes.
+
+        Raises:
+            InputError: it is no time.
         """
-        return self._pump.drain(seconds)
+        most = _seconds(seconds)
+        if seconds is not None and most is None:
+            raise InputError(f"seconds is {seconds!r}, expected seconds from 0, or None")
+        return self._pump.drain(most)
 
     def close(self) -> None:
         """End after the packs that run, and fail what waits."""
         self._pump.close()
 
-    def _submit_stored(
-        self,
-        query: str,
-        top_k: int | None,
-        candidates: Sequence[str] | None,
-        priority: int,
-        timeout: float | None,
-        caller: Hashable,
-        options: dict[str, Any],
-    ) -> Answer:
-        model = self.model
-        if not isinstance(model, LateInteraction) or model.store is None:
-            raise InputError("documents is None, and the engine's model has no store")
-        return self._submit_alone(
-            lambda: model.rank(query, None, top_k, candidates=candidates, **options),
-            32, priority, timeout, caller,
-        )  # fmt: skip
-
-    def _submit_alone(
-        self,
-        call: Callable[[], Any],
-        tokens: int,
-        priority: int,
-        timeout: float | None,
-        caller: Hashable,
-    ) -> Answer:
-        alone = Alone(call, tokens, [])
-        return self._admit([None], alone, lambda *_: alone.answers[0], priority, timeout, caller)
-
-    def _admit(
-        self,
-        pairs: list[Any],
-        source: Source,
-        finish: Callable[[NDArray[np.float32], dict[int, str]], Any],
-        priority: int,
-        timeout: float | None,
-        caller: Hashable,
-    ) -> Answer:
+    def _admit(self, task: Task, priority: int, timeout: float | None, caller: Hashable) -> Answer:
         if type(priority) is not int or not 0 <= priority <= _LAST_PRIORITY:
             raise InputError(
                 f"priority is {priority!r}, expected a whole number from 0 to {_LAST_PRIORITY}"
             )
         if not isinstance(caller, Hashable):
             raise InputError(f"caller is a {type(caller).__name__}, expected what can be hashed")
-        if timeout is not None and not timeout > 0:
+        seconds = _seconds(timeout)
+        if timeout is not None and not seconds:
             raise InputError(f"timeout is {timeout!r}, expected seconds above 0")
         now = time.monotonic()
+        pairs, source = task.pairs, task.source
         request = Request(
-            pairs, source, finish, caller, priority,
-            None if timeout is None else now + timeout, now,
+            pairs, source, task.finish, caller, priority,
+            None if seconds is None else now + seconds, now,
             np.full((len(pairs), source.columns), -np.inf, dtype=np.float32),
-            source.costs(pairs),
+            source.costs(pairs), usage=Usage(task.num_pairs),
         )  # fmt: skip
         return self._pump.admit(request)
 
 
-def _raise_first(failures: dict[int, str], instead: str) -> None:
-    for index, reason in sorted(failures.items()):
-        raise PairError(index, reason, instead)
-
-
-def _refuse(options: dict[str, Any]) -> None:
-    for name, value in options.items():
-        if value is not None:
-            raise InputError(f"late interaction has no {name}")
+def _seconds(given: Any) -> float | None:
+    """A time that a caller names, infinity too; None: it is none."""
+    number: Any = given if isinstance(given, Real) and not isinstance(given, bool) else -1
+    return float(min(number, _FOREVER)) if number >= 0 else None

@@ -21,16 +21,17 @@ import numpy as np
 from packrank.closing import Closing
 from packrank.errors import DeadlineExceeded, EngineClosed, Overloaded
 from packrank.request import keep_best
+from packrank.serving.health import Health
 from packrank.serving.request import Answer, Part, Request, Taken
 from packrank.serving.scheduler import Scheduler
 from packrank.serving.source import Started
 from packrank.serving.watch import Watch
 
 _AHEAD_PACKS = 3  # that are read before they run, a device
-_LARGEST = 4  # such a part of the queue is what one request counts for at most
 _STEADY = 0.2  # by which the last pack counts for the rate
 _FIRST_RATE = 10_000.0  # tokens a second, before a pack has run
 _MOST_SECONDS = 60.0  # that who is turned away is told to wait
+_LONGEST_WAIT = 3600.0  # of a thread at a time: a lock takes no more seconds than fit in its clock
 _LOG = logging.getLogger(__name__)
 
 _Found = TypeVar("_Found")
@@ -53,6 +54,9 @@ class Pump(Closing):
         depth: packs that are started before the first has ended.
         max_queue_tokens: see `Engine`.
         watches: told of everything.
+
+    Attributes:
+        health: whether it still answers.
     """
 
     def __init__(
@@ -60,10 +64,10 @@ class Pump(Closing):
     ) -> None:
         self.max_queue_tokens = max_queue_tokens
         self._read_tokens, self._depth, self._watches = budget_tokens, depth, watches
-        self._scheduler = Scheduler(
-            _AHEAD_PACKS * depth * budget_tokens, max(max_queue_tokens // _LARGEST, 1)
-        )
+        self._scheduler = Scheduler(_AHEAD_PACKS * depth * budget_tokens, max_queue_tokens)
+        self.health = Health()
         self._rate = _FIRST_RATE
+        self._ended = 0.0  # when the last pack did
         self._changed = Condition()
         self._is_draining = self._is_closed = False
         self._process = os.getpid()
@@ -89,20 +93,20 @@ class Pump(Closing):
             if self._is_draining:
                 self._tell("rejected", "closed")
                 raise EngineClosed("the engine takes no more requests")
-            over = self._scheduler.load + self._scheduler.needed(request.cost)
-            over -= self.max_queue_tokens
-            if over > 0:
+            over = self._scheduler.lacking(request)
+            if over:
                 self._tell("rejected", "overloaded")
+                whose = " of who has some there" if self._scheduler.has_of(request.caller) else ""
                 raise Overloaded(
                     f"of the queue's {self.max_queue_tokens} tokens {self._scheduler.load} are "
-                    f"taken, and it has no room for {request.cost} more",
+                    f"taken, and it has no room for {request.cost} more{whose}",
                     min(max(over / self._rate, 0.01), _MOST_SECONDS),
                 )
             request.answer = answer = Answer(request.usage, partial(self._cancel, request))
             if request.pairs:
                 self._scheduler.add(request)
                 self._changed.notify_all()
-        self._tell("admitted", len(request.pairs))
+        self._tell("admitted", request.usage.pairs)
         if not request.pairs:
             self._finish(request)
         return answer
@@ -137,7 +141,7 @@ class Pump(Closing):
                 left = until - time.monotonic()
                 if left <= 0:
                     return False
-                self._changed.wait(None if left == math.inf else left)
+                self._changed.wait(min(left, _LONGEST_WAIT))
             return not len(self._scheduler)
 
     def close(self) -> None:
@@ -186,6 +190,7 @@ class Pump(Closing):
         try:
             run()
         except BaseException as error:
+            self.health.is_over(error)
             self._end_all(EngineClosed(f"the engine has failed: {error!r}"))
             raise
 
@@ -206,7 +211,8 @@ class Pump(Closing):
                     return found
                 else:
                     due = self._scheduler.next_deadline
-                    self._changed.wait(None if due is None else max(due - time.monotonic(), 0.0))
+                    left = math.inf if due is None else due - time.monotonic()
+                    self._changed.wait(min(max(left, 0.0), _LONGEST_WAIT))
             self._turn_away(late)
 
     def _turn_away(self, late: list[Request]) -> None:
@@ -228,7 +234,6 @@ class Pump(Closing):
 
     def _read(self, request: Request, places: range) -> None:
         begun = time.monotonic()
-        request.usage.queue_s += begun - request.begun if not places.start else 0.0
         pairs = request.pairs[places.start : places.stop]
         try:
             read = request.source.read(pairs)
@@ -240,7 +245,9 @@ class Pump(Closing):
         self._tell("has_read", len(pairs), seconds)
         indices = [places.start + place for place in read.places]
         with self._changed:
-            part = Part(read.what, indices, read.lengths) if indices else None
+            part = None
+            if indices:
+                part = Part(read.what, indices, read.lengths, spared=read.spared)
             request.failures |= {places.start + place: why for place, why in read.failures.items()}
             request.left += len(indices) - len(pairs)
             self._scheduler.has_read(request, places, part)
@@ -281,6 +288,7 @@ class Pump(Closing):
     def _separate(self, pack: list[Taken], error: BaseException) -> None:
         """Where a pack fails, run each request's part by itself: one is to blame, not all."""
         if len(pack) == 1:
+            self.health.has_not_run(error)
             self._give_up(pack[0].request, error)
             return
         for one in pack:
@@ -290,23 +298,30 @@ class Pump(Closing):
     def _end(self, running: _Running) -> None:
         pack = running.pack
         try:
-            logits, failures = running.result()
+            ran = running.result()
         except BaseException as error:
             self._separate(pack, error)
             return
+        self.health.has_run()
         now = time.monotonic()
-        seconds = now - running.begun
-        tokens = sum(one.tokens for one in pack)
+        # One that was started beside others waited for them; time counts once.
+        seconds, self._ended = now - max(running.begun, self._ended), now
+        logits, failures = ran.logits, ran.failures
+        counts = [one.tokens for one in pack] if ran.tokens is None else ran.tokens
+        source, tokens = pack[0].request.source, sum(counts)
         self._rate += _STEADY * (tokens / max(seconds, 1e-9) - self._rate)
-        budget = pack[0].request.source.budget_tokens
-        pairs = sum(one.num_pairs for one in pack)
-        self._tell("has_run", pairs, tokens, tokens if budget > 1 << 50 else budget, seconds)
+        if source.key is None:  # it fills no pack
+            pairs, budget = pack[0].request.usage.pairs, tokens
+        else:
+            pairs = sum(one.num_pairs for one in pack)
+            budget = source.budget_tokens
+        self._tell("has_run", pairs, tokens, budget, seconds)
         done: list[Request] = []
         first = 0
         with self._changed:
             for request in {id(one.request): one.request for one in pack}.values():
                 request.usage.forward_s += seconds
-            for one in pack:
+            for one, num_tokens in zip(pack, counts, strict=True):
                 request, count = one.request, one.stop - one.start
                 indices = one.part.indices[one.start : one.stop]
                 keep_best(request.logits, indices, logits[first : first + count])
@@ -314,7 +329,7 @@ class Pump(Closing):
                     if place in failures:
                         request.failures.setdefault(index, failures[place])
                 first += count
-                request.usage.tokens += one.tokens
+                request.usage.tokens += num_tokens
                 request.left -= count
                 self._scheduler.has_run(one)
                 if not request.left and self._scheduler.drop(request):
@@ -325,16 +340,13 @@ class Pump(Closing):
 
     def _finish(self, request: Request) -> None:
         """Answer a request that is out of the queue."""
-        usage = request.usage
-        seconds = time.monotonic() - request.begun
-        usage.queue_s = max(seconds - usage.tokenize_s - usage.forward_s, 0.0)
         request.logits[list(request.failures)] = np.nan
         try:
             found = request.finish(request.logits, request.failures)
         except BaseException as error:
             self._fail(request, error)
             return
-        self._tell("answered", usage, seconds, False)
+        self._answered(request, failed=False)
         _settle(request, lambda answer: answer.set_result(found))
 
     def _give_up(self, request: Request, error: BaseException) -> None:
@@ -347,8 +359,13 @@ class Pump(Closing):
     def _fail(self, request: Request, error: BaseException) -> None:
         if not isinstance(error, Exception):  # which would end the event loop that awaits it
             error = RuntimeError(f"{type(error).__name__}: {error}")
-        self._tell("answered", request.usage, time.monotonic() - request.begun, True)
+        self._answered(request, failed=True)
         _settle(request, lambda answer: answer.set_exception(error))
+
+    def _answered(self, request: Request, *, failed: bool) -> None:
+        usage, seconds = request.usage, time.monotonic() - request.begun
+        usage.queue_s = max(seconds - usage.tokenize_s - usage.forward_s, 0.0)
+        self._tell("answered", usage, seconds, failed)
 
     def _tell(self, what: str, *facts: Any) -> None:
         for watch in self._watches:
@@ -366,6 +383,7 @@ def _settle(request: Request, settle: Callable[[Answer], None]) -> None:
     except InvalidStateError:  # cancelled meanwhile
         if not answer.cancelled():
             raise
+        return  # who has cancelled it calls `on_cancel`
     except BaseException:  # Future lets what is no Exception through
         _LOG.exception("a callback failed")
     answer.on_cancel = None

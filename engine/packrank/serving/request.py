@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from packrank.request import Int32
-from packrank.serving.source import Source
+from packrank.serving.source import Costs, Source
 
 
 @dataclass
@@ -37,7 +37,7 @@ class Answer(Future[Any]):
 
     Attributes:
         usage: what it took, once it is there.
-        on_cancel: called where it is cancelled before it is there.
+        on_cancel: called where it is cancelled before it is there; None after that.
     """
 
     def __init__(self, usage: Usage, on_cancel: Callable[[], None]) -> None:
@@ -47,11 +47,15 @@ class Answer(Future[Any]):
 
     def cancel(self) -> bool:
         """Take the request out of the queue; False: it has been answered."""
-        is_cancelled = super().cancel()
-        on_cancel, self.on_cancel = self.on_cancel, None
-        if is_cancelled and on_cancel is not None:
+        if not super().cancel():
+            return False
+        with self._condition:
+            on_cancel, self.on_cancel = self.on_cancel, None
+            if on_cancel is not None:  # else another thread has done so
+                self.set_running_or_notify_cancel()  # or `wait` and `as_completed` would wait on
+        if on_cancel is not None:
             on_cancel()
-        return is_cancelled
+        return True
 
 
 @dataclass
@@ -65,6 +69,8 @@ class Part:
         lengths: [n] int32, tokens of each.
         next: how many have run.
         is_long: it has more tokens than are read ahead, as a long document in windows may.
+        spared: [n] int32, with how many tokens each begins as the one before it, which run once
+            where both are in a pack; None: with none.
     """
 
     what: Any
@@ -72,11 +78,21 @@ class Part:
     lengths: Int32
     next: int = 0
     is_long: bool = False
+    spared: Int32 | None = None
 
     @property
     def ready_tokens(self) -> int:
         """Tokens that could run."""
         return int(self.lengths[self.next :].sum())
+
+    def sizes(self) -> Int32:
+        """Of those that are next, what each adds to a pack that they are in together."""
+        found = self.lengths[self.next :]
+        if self.spared is None:
+            return found
+        spared = self.spared[self.next :].copy()
+        spared[:1] = 0  # the first comes after none of them
+        return found - spared
 
 
 @dataclass(frozen=True)
@@ -87,6 +103,8 @@ class Taken:
         request: whose they are.
         part: of which.
         start: the first of them in the part; likewise stop, after the last.
+        tokens: of their sequences.
+        size: of a pack that they fill, what they have in common counted once.
     """
 
     request: "Request"
@@ -94,6 +112,7 @@ class Taken:
     start: int
     stop: int
     tokens: int
+    size: int
 
     @property
     def num_pairs(self) -> int:
@@ -120,6 +139,7 @@ class Request:
         usage: what it has taken so far.
         answer: what the caller waits for; None before it is admitted, and once it is settled, so
             that whoever keeps that keeps nothing of the request.
+        costs: of each pair, by estimate.
         cost: tokens that it keeps in the queue, first by estimate.
         num_read: pairs that have been taken to be read.
         num_arrived: pairs that reading is done with.
@@ -136,7 +156,7 @@ class Request:
     deadline: float | None
     begun: float
     logits: NDArray[np.float32]
-    costs: list[int]
+    costs: Costs
     failures: dict[int, str] = field(default_factory=dict)
     usage: Usage = field(default_factory=Usage)
     answer: Answer | None = None
@@ -148,37 +168,38 @@ class Request:
     is_over: bool = False
 
     def __post_init__(self) -> None:
-        self.left, self.cost = len(self.pairs), sum(self.costs)
-        self.usage.pairs = len(self.pairs)
+        self.left, self.cost = len(self.pairs), sum(self.costs.kept)
         if self.caller is None:
             self.caller = object()
 
     def to_read(self, tokens: int) -> range:
-        """The next pairs of about so many tokens; at least one."""
+        """The next pairs of which about so many tokens are made; at least one."""
         stop, room = self.num_read, tokens
         while stop < len(self.pairs) and (room > 0 or stop == self.num_read):
-            room -= self.costs[stop]
+            room -= self.costs.read[stop]
             stop += 1
         return range(self.num_read, stop)
 
     def take(self, tokens: int, least: int) -> Taken | None:
-        """The next sequences that are ready, of so many tokens at most.
+        """The next sequences that are ready, filling so many tokens of a pack at most.
 
         Args:
             tokens: that should do.
             least: that may be taken by a first sequence that is longer.
         """
         part = self.parts[0]
-        lengths = part.lengths[part.next :]
-        count = int(np.searchsorted(np.cumsum(lengths), tokens, side="right"))
+        sizes = part.sizes()
+        count = int(np.searchsorted(np.cumsum(sizes), tokens, side="right"))
         if not count:
-            if lengths[0] > least:
+            if sizes[0] > least:
                 return None
             count = 1
+        size = int(sizes[:count].sum())
+        tokens = size if part.spared is None else int(part.lengths[part.next :][:count].sum())
         start, part.next = part.next, part.next + count
         if part.next == len(part.indices):
             self.parts.popleft()
-        return Taken(self, part, start, part.next, int(lengths[:count].sum()))
+        return Taken(self, part, start, part.next, tokens, size)
 
     @property
     def is_read(self) -> bool:
@@ -189,6 +210,11 @@ class Request:
     def ready_tokens(self) -> int:
         """Tokens that could run."""
         return sum(part.ready_tokens for part in self.parts)
+
+    @property
+    def ready_size(self) -> int:
+        """The same, where of each part what sequences have in common counts once."""
+        return sum(int(part.sizes().sum()) for part in self.parts)
 
     @property
     def is_ready(self) -> bool:

@@ -4,7 +4,8 @@ No thread is started here and no model known; the engine calls under its lock.
 """
 
 import heapq
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Hashable, Iterator
 
 from packrank.serving.order import Order
 from packrank.serving.request import Part, Request, Taken
@@ -13,6 +14,7 @@ from packrank.serving.request import Part, Request, Taken
 _TURN = 4096
 # A request that has so many packs of tokens left does not join one in which another one ends.
 _BULK_PACKS = 2
+_PARTS = 4  # such a part of the limit is what a request counts for, and what is kept for others
 
 
 class Scheduler:
@@ -20,23 +22,26 @@ class Scheduler:
 
     Args:
         ahead: most tokens that are read and have not run.
-        most: tokens that one request counts for in `load`.
+        limit: most tokens of `load`. A quarter of it is kept for callers who have nothing here, and
+            one request counts for a quarter at most.
 
     Attributes:
         tokens: of all requests here, as far as they are known, else estimated.
-        load: the same, where a large request counts for `most`: others do not wait for all of it.
+        load: the same, where a large request counts for a quarter of the limit: others do not wait
+            for all of it.
         ready: tokens that are read and have not run.
     """
 
-    def __init__(self, ahead: int, most: int) -> None:
+    def __init__(self, ahead: int, limit: int) -> None:
         self.tokens = self.load = self.ready = 0
         self._long = 0  # of `ready`, those of parts that are long
-        self._ahead, self._most = ahead, most
+        self._ahead, self._limit, self._most = ahead, limit, max(limit // _PARTS, 1)
         self._reading: Order[Request] = Order()
         self._running: Order[Request] = Order()
         self._queued: set[Request] = set()  # those in the order of what runs
         self._begun: Request | None = None  # whose turn goes on in the next pack
         self._open: dict[int, Request] = {}  # by their `id`
+        self._callers: Counter[Hashable] = Counter()  # of those, how many each has
         # When, and whose: requests that are over are let go of before their deadlines have passed.
         self._deadlines: list[tuple[float, int]] = []
 
@@ -52,6 +57,7 @@ class Scheduler:
         cost, request.cost = request.cost, 0
         self._cost(request, cost)
         self._open[id(request)] = request
+        self._callers[request.caller] += 1
         if request.deadline is not None:
             heapq.heappush(self._deadlines, (request.deadline, id(request)))
 
@@ -72,13 +78,13 @@ class Scheduler:
             return None
         places = request.to_read(tokens)
         request.num_read = places.stop
-        cost = sum(request.costs[places.start : places.stop])
+        cost = sum(request.costs.read[places.start : places.stop])
         self._reading.served(flow, cost, is_over=places.stop == len(request.pairs))
         return request, places
 
     def has_read(self, request: Request, places: range, part: Part | None) -> None:
         """Take a part that was read; None: nothing of those pairs can run."""
-        estimated = sum(request.costs[places.start : places.stop])
+        estimated = sum(request.costs.kept[places.start : places.stop])
         request.num_arrived += len(places)
         if request.is_over:
             return
@@ -94,8 +100,9 @@ class Scheduler:
     def compose(self) -> list[Taken]:
         """The next pack; empty: nothing is ready."""
         pack: list[Taken] = []
+        filled = 0
         if self._begun is not None:
-            self._take(self._begun, pack)
+            filled = self._take(self._begun, pack, filled)
             if self._begun.is_ready:  # packs have become smaller
                 return pack
             self._begun = None
@@ -103,18 +110,19 @@ class Scheduler:
             flow, request = first
             if pack and not self._may_join(request, pack):
                 break
-            tokens = self._take(request, pack)
-            if not tokens:
+            size = self._take(request, pack, filled)
+            if not size:
                 break
-            rest = request.ready_tokens
-            if rest and request.is_read and tokens + rest <= _turn(request):
+            filled += size
+            rest = request.ready_size
+            if rest and request.is_read and size + rest <= _turn(request):
                 # The pack is full: its turn goes on in the next. Else it would wait for everyone
                 # in between, and of many requests all would be half done.
                 self._begun = request
-                tokens, rest = tokens + rest, 0
+                size, rest = size + rest, 0
             if not rest:
                 self._queued.discard(request)
-            self._running.served(flow, tokens, is_over=not rest)
+            self._running.served(flow, size, is_over=not rest)
             if self._begun is request:
                 break
         return pack
@@ -130,6 +138,9 @@ class Scheduler:
             return False
         request.is_over = True
         del self._open[id(request)]
+        self._callers[request.caller] -= 1
+        if not self._callers[request.caller]:
+            del self._callers[request.caller]
         self._cost(request, 0)
         self.ready -= request.ready_tokens
         self._long -= sum(part.ready_tokens for part in request.parts if part.is_long)
@@ -159,32 +170,37 @@ class Scheduler:
             heapq.heappop(self._deadlines)
         return None
 
-    def counted(self, cost: int) -> int:
-        """What a request of so many tokens adds to `load`."""
-        return min(cost, self._most)
+    def lacking(self, request: Request) -> int:
+        """How many tokens must go before there is room for a request; 0: it may be added.
 
-    def needed(self, cost: int) -> int:
-        """How much room a request of so many tokens must find.
-
-        The largest leave as much as they take: few of them would lock out all that are small.
+        The largest leave as much as they take: few of them would lock out all that are small. Who
+        has something here leaves a quarter: one caller would lock out all others. Where nothing is
+        here, there is room for anything.
         """
-        return 2 * self._most if cost > self._most else cost
+        if not self._open:
+            return 0
+        needed = 2 * self._most if request.cost > self._most else request.cost
+        kept = self._most if self.has_of(request.caller) else 0
+        return max(self.load + min(needed + kept, self._limit) - self._limit, 0)
 
-    def _take(self, request: Request, pack: list[Taken]) -> int:
-        """Put into a pack what a request has at its turn; returns how many tokens that are."""
-        room = request.source.budget_tokens - sum(one.tokens for one in pack)
-        tokens = 0
-        turn = _turn(request)
-        while request.is_ready and tokens < turn and room > 0:
-            taken = request.take(min(room, turn - tokens), room if pack else 1 << 60)
+    def has_of(self, caller: Hashable) -> bool:
+        """Whether a caller has something here."""
+        return caller in self._callers
+
+    def _take(self, request: Request, pack: list[Taken], filled: int) -> int:
+        """Put into a pack what a request has at its turn; returns how much more that fills."""
+        room = request.source.budget_tokens - filled
+        size, turn = 0, _turn(request)
+        while request.is_ready and size < turn and room > 0:
+            taken = request.take(min(room, turn - size), room if pack else 1 << 60)
             if taken is None:
                 break
             pack.append(taken)
-            tokens += taken.tokens
-            room -= taken.tokens
+            size += taken.size
+            room -= taken.size
+            self.ready -= taken.tokens
             self._long -= taken.tokens * taken.part.is_long
-        self.ready -= tokens
-        return tokens
+        return size
 
     def _may_join(self, request: Request, pack: list[Taken]) -> bool:
         """Whether it shares packs with these, and holds up none that ends here."""
@@ -195,7 +211,7 @@ class Scheduler:
 
     def _cost(self, request: Request, cost: int) -> None:
         self.tokens += cost - request.cost
-        self.load += self.counted(cost) - self.counted(request.cost)
+        self.load += min(cost, self._most) - min(request.cost, self._most)
         request.cost = cost
 
     def _queue(self, request: Request, *, is_new: bool) -> None:

@@ -2,26 +2,26 @@
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from packrank.arguments import check_text
-from packrank.documents import TokenizedText, document_of
-from packrank.errors import InputError
+from packrank.documents import Text, TokenizedText
+from packrank.errors import UNFINITE, InputError
+from packrank.late.encoder import cut_pairs
 from packrank.late_interaction import LateInteraction
 from packrank.request import Int32, Pack
 from packrank.scoring.pair_scorer import PairScorer
 from packrank.serving.guess import TokenGuess
 from packrank.serving.token_cache import TokenCache
+from packrank.text.pairs import plain_texts_of, texts_of
 
 Logits = NDArray[np.float32]
-# Logits of what was started, a row a sequence, and place -> reason of those that have none.
-Started = Callable[[], tuple[Logits, dict[int, str]]]
 _CHARACTERS_A_TOKEN = 3  # of late interaction, whose texts are not tokenized before they run
+_MADE_A_RUN = 16  # tokens that are made of a text in the time that one takes to run, at least
 _ODD = 20  # characters a token, of texts that say nothing of others
-UNFINITE = "the model's logits for it are not finite numbers"
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,50 @@ class Read:
         places: which of the pairs each is of; ascending, and repeated where a pair has several.
         lengths: [n] int32, tokens of each.
         failures: place -> reason of the other pairs.
+        spared: [n] int32, with how many tokens each begins as the one before it, which run once
+            where both are in a pack; None: with none.
     """
 
     what: Any
     places: list[int]
     lengths: Int32
     failures: dict[int, str]
+    spared: Int32 | None = None
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What became of sequences that were started together.
+
+    Attributes:
+        logits: [n, columns] float32, a row a sequence.
+        failures: place -> reason of those that have none.
+        tokens: that ran of each part of them; None: as many as their lengths say.
+    """
+
+    logits: Logits
+    failures: dict[int, str]
+    tokens: list[int] | None = None
+
+
+Started = Callable[[], Ran]  # waits for it
+
+
+class Costs(NamedTuple):
+    """About what each pair takes, in tokens, before it is read; at least one.
+
+    Attributes:
+        kept: of the queue: what runs, or the time to tokenize all that is cut then.
+        read: of a turn of reading: what is made of its texts, or what is kept where that is more.
+    """
+
+    kept: list[int]
+    read: list[int]
+
+    def add(self, run: int, made: int) -> None:
+        """A pair of which so many run, and so many are made."""
+        self.kept.append(max(run, made // _MADE_A_RUN))
+        self.read.append(max(run, made))
 
 
 class Source(Protocol):
@@ -59,8 +97,8 @@ class Source(Protocol):
         """Most tokens of a pack."""
         ...
 
-    def costs(self, pairs: Sequence[Any]) -> list[int]:
-        """About how many tokens each pair has, before it is read; at least one."""
+    def costs(self, pairs: Sequence[Any]) -> Costs:
+        """About what each pair will take."""
         ...
 
     def read(self, pairs: Sequence[Any]) -> Read:
@@ -103,33 +141,41 @@ class PairSource:
         """The runner's, which may shrink."""
         return self.scorer.runner.budget_tokens
 
-    def costs(self, pairs: Sequence[Any]) -> list[int]:
-        """By the characters, and no more than the model reads."""
-        expected, rate = self.scorer.expected_tokens, self.guess.rate
-        return [
-            expected(1 + int(query * rate), known + int(document * rate))
-            for query, document, known in map(_sizes, pairs)
-        ]
+    def costs(self, pairs: Sequence[Any]) -> Costs:
+        """By the characters: all are tokenized, though no more run than the model reads."""
+        assembly, expected = self.scorer.assembly, self.scorer.expected_tokens
+        rate, fixed, costs = self.guess.rate, self.scorer.reader.fixed_tokens, Costs([], [])
+        most = 0 if any(assembly.options.limits) else assembly.layout.max_length
+        for query, document, known in map(_sizes, pairs):
+            asked, told = 1 + int(query * rate), int(document * rate)
+            whole = fixed + asked + told + known
+            run = whole if whole <= most else expected(asked, known + told)
+            costs.add(run, whole - known)
+        return costs
 
     def read(self, pairs: Sequence[Any]) -> Read:
         """Tokenize, documents that are known by their ids."""
         window = self.scorer.reader.window(self._known(pairs))
         pack = window.sequences
         self._learn(pairs, np.array(window.indices, dtype=np.int64), pack.lengths)
-        return Read(pack, window.indices, pack.lengths, window.failures)
+        return Read(pack, window.indices, pack.lengths, window.failures, _spared(pack))
 
     def _learn(self, pairs: Sequence[Any], places: NDArray[np.int64], lengths: Int32) -> None:
-        """Learn from pairs of texts that are neither cut nor of several sequences."""
+        """Learn from pairs of texts that are not cut; of others that they have no fewer tokens.
+
+        From none of several sequences, which overlap.
+        """
         assembly, fixed = self.scorer.assembly, self.scorer.reader.fixed_tokens
-        if any(assembly.options.limits):
-            return
         most, sizes = assembly.layout.max_length, [_sizes(pairs[place]) for place in places]
         characters = np.array([query + document for query, document, _ in sizes], dtype=np.int64)
+        tokens = (lengths - fixed).clip(0)
         of_texts = np.array([not known for *_, known in sizes], dtype=bool)
         is_alone = np.bincount(places)[places] == 1
-        whole = of_texts & is_alone & (lengths < most) & (characters <= _ODD * most)
-        tokens = int((lengths[whole] - fixed).clip(0).sum())
-        self.guess.learn(int(characters[whole].sum()), tokens)
+        may_be_cut = (lengths >= most) | any(assembly.options.limits)
+        whole = ~may_be_cut & (characters <= _ODD * most)
+        is_more = may_be_cut & (tokens > characters * self.guess.rate)
+        learned = of_texts & is_alone & (whole | is_more)
+        self.guess.learn(int(characters[learned].sum()), int(tokens[learned].sum()))
 
     def start(self, some: Sequence[tuple[Pack, int, int]]) -> Started:
         """Run them as one pack."""
@@ -141,13 +187,14 @@ class PairSource:
         pending = self.scorer.runner.submit(joined, self.layers)
         self.scorer.count(joined)
 
-        def result() -> tuple[Logits, dict[int, str]]:
+        def result() -> Ran:
             logits = pending.result()
             finite = np.isfinite(logits).all(axis=1)
-            return logits, {
+            failures = {
                 place: pending.failures.get(place, UNFINITE)
                 for place in np.flatnonzero(~finite).tolist()
             }
+            return Ran(logits, failures)
 
         return result
 
@@ -157,7 +204,8 @@ class PairSource:
         tokenization = layout.tokenization
         if tokenization is None or not self.cache.is_on:
             return list(pairs)
-        texts = [_text_of(pair) for pair in pairs]
+        parts = [_parts(pair) for pair in pairs]
+        texts = [None if part is None else _valid(part[1]) for part in parts]
         every = list({text for text in texts if text is not None})
         known = dict(zip(every, self.cache.find(tokenization, every), strict=True))
         missing = [text for text in every if known[text] is None]
@@ -168,39 +216,113 @@ class PairSource:
                 known[text] = made = TokenizedText(found, tokenization)
                 self.cache.keep(text, made)
         return [
-            pair if text is None or known[text] is None else (pair[0], known[text])
-            for pair, text in zip(pairs, texts, strict=True)
+            pair if part is None or text is None or known[text] is None else (part[0], known[text])
+            for pair, part, text in zip(pairs, parts, texts, strict=True)
         ]
 
 
 @dataclass(frozen=True)
 class LateSource:
-    """Pairs of late interaction; texts are encoded where they run."""
+    """Pairs of late interaction; texts are encoded where they run.
+
+    Attributes:
+        model: that runs.
+        budget_tokens: of a pack.
+        is_whole: whether pairs fail of which the model would not read all, which is looked up where
+            they are read.
+    """
 
     model: LateInteraction
     budget_tokens: int
+    is_whole: bool = False
 
     key: Hashable = "late"
     columns: int = 1
 
-    def costs(self, pairs: Sequence[Any]) -> list[int]:
-        """By the characters, and no more than the model reads."""
-        most = self.model.document_length + _QUERY_TOKENS
-        return [
-            min((query + document) // _CHARACTERS_A_TOKEN + known + 4, most)
-            for query, document, known in map(_sizes, pairs)
+    def tokens(self, query: int, document: int) -> int:
+        """About how many of so many characters the model reads."""
+        settings = self.model.settings
+        return min(query // _CHARACTERS_A_TOKEN + 2, settings.query.max_length) + min(
+            document // _CHARACTERS_A_TOKEN + 2, settings.document.max_length
+        )
+
+    def costs(self, pairs: Sequence[Any]) -> Costs:
+        """By the characters; where pairs are only read as they are, as much as they are long."""
+        lengths = self.lengths(pairs)
+        if not self.is_whole:
+            return Costs(lengths, lengths)
+        made = [
+            (query + document) // _CHARACTERS_A_TOKEN for query, document, _ in map(_sizes, pairs)
         ]
+        return Costs(lengths, list(map(max, lengths, made)))
+
+    def lengths(self, pairs: Sequence[Any]) -> list[int]:
+        """About how many tokens the model reads, and the time to make those that it does not."""
+        sizes = [(query, document) for query, document, _ in map(_sizes, pairs)]
+        a_token = _CHARACTERS_A_TOKEN * _MADE_A_RUN
+        return [self.tokens(*size) + sum(size) // a_token for size in sizes]
 
     def read(self, pairs: Sequence[Any]) -> Read:
-        """As they are: their costs stand for their lengths."""
-        lengths = np.array(self.costs(pairs), dtype=np.int32)
-        return Read(list(pairs), list(range(len(pairs))), lengths, {})
+        """Those that are of texts, as they are; lengths are by the characters."""
+        sound: dict[int, tuple[str, str]] = {}
+        failures: dict[int, str] = {}
+        for place, pair in enumerate(pairs):
+            try:
+                sound[place] = plain_texts_of(pair)
+            except InputError as error:
+                failures[place] = str(error)
+        if self.is_whole:
+            places = list(sound)
+            for place, reason in cut_pairs(self.model, list(sound.values())).items():
+                failures[places[place]] = reason
+                del sound[places[place]]
+        every = list(sound.values())
+        return Read(every, list(sound), np.array(self.lengths(every), dtype=np.int32), failures)
 
-    def start(self, some: Sequence[tuple[list[Any], int, int]]) -> Started:
+    def start(self, some: Sequence[tuple[list[tuple[str, str]], int, int]]) -> Started:
         """Score them together: of equal texts each is encoded once."""
         pairs = [pair for part, start, stop in some for pair in part[start:stop]]
         scores, failures = self.model.try_score(pairs)
-        return lambda: (scores[:, None], failures)
+        tokens = [
+            sum(self.tokens(len(query), len(document)) for query, document in part[start:stop])
+            for part, start, stop in some
+        ]
+        return lambda: Ran(scores[:, None], failures, tokens)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Texts of which something is made where pairs are read; nothing runs.
+
+    Attributes:
+        call: makes it of a text.
+        guess: of how many tokens texts have.
+        found: where what is made is left, in the order of the texts.
+    """
+
+    call: Callable[[str], Any]
+    guess: TokenGuess
+    found: list[Any]
+
+    key: Hashable = None
+    columns: int = 0
+    budget_tokens: int = 1 << 60
+
+    def costs(self, pairs: Sequence[Any]) -> Costs:
+        """By the characters."""
+        costs = Costs([], [])
+        for text in pairs:
+            costs.add(1, 1 + int(len(text) * self.guess.rate))
+        return costs
+
+    def read(self, pairs: Sequence[Any]) -> Read:
+        """All that is to be done."""
+        self.found.extend(map(self.call, pairs))
+        return Read(None, [], np.zeros(0, dtype=np.int32), {})
+
+    def start(self, some: Sequence[tuple[Any, int, int]]) -> Started:
+        """Never called."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -208,12 +330,12 @@ class Alone:
     """What cannot share a pack: early exits, documents of a store. It is one pair to the engine.
 
     Attributes:
-        call: does all of it.
-        tokens: about how many it takes.
+        call: does all of it; returns the answer, and how many tokens ran for it.
+        tokens: about how many that will be.
         answers: where what it returned is left.
     """
 
-    call: Callable[[], Any]
+    call: Callable[[], tuple[Any, int]]
     tokens: int
     answers: list[Any]
 
@@ -221,43 +343,56 @@ class Alone:
     columns: int = 1
     budget_tokens: int = 1 << 60
 
-    def costs(self, pairs: Sequence[Any]) -> list[int]:
-        """All."""
-        return [self.tokens]
+    def costs(self, pairs: Sequence[Any]) -> Costs:
+        """All; nothing of it is read ahead."""
+        return Costs([self.tokens], [1])
 
     def read(self, pairs: Sequence[Any]) -> Read:
-        """Nothing is read ahead."""
+        """See `costs`."""
         return Read(None, [0], np.array([self.tokens], dtype=np.int32), {})
 
     def start(self, some: Sequence[tuple[Any, int, int]]) -> Started:
         """Do it."""
-        self.answers.append(self.call())
-        return lambda: (np.zeros((1, 1), dtype=np.float32), {})
+        answer, tokens = self.call()
+        self.answers.append(answer)
+        return lambda: Ran(np.zeros((1, 1), dtype=np.float32), {}, [tokens])
 
 
-_QUERY_TOKENS = 32
+def _spared(pack: Pack) -> Int32 | None:
+    """With how many tokens each sequence begins as the one before it; None: with none."""
+    if pack.queries is None or pack.shared is None:
+        return None
+    spared = pack.shared.copy()
+    spared[1:] *= pack.queries[1:] == pack.queries[:-1]
+    spared[:1] = 0
+    return spared
 
 
 def _sizes(pair: Any) -> tuple[int, int, int]:
     """Of a pair, as far as it is one: characters of its texts, and a document's known tokens."""
-    try:
-        query, document = pair
-        text = document if isinstance(document, str) else document_of(document).text
-    except (InputError, TypeError, ValueError):
+    if type(pair) is tuple and len(pair) == 2 and type(pair[0]) is type(pair[1]) is str:
+        return len(pair[0]), len(pair[1]), 0  # as nearly all are: thousands while others wait
+    part = _parts(pair)
+    if part is None:
         return 0, 0, 0
-    if not isinstance(query, str):
-        return 0, 0, 0
+    query, text = part
     return (len(query), len(text), 0) if isinstance(text, str) else (len(query), 0, len(text))
 
 
-def _text_of(pair: Any) -> str | None:
-    """The text of a pair's document; None where the pair is not sound, or has tokens."""
+def _parts(pair: Any) -> tuple[str, Text] | None:
+    """The query and the document of a pair, as its reader takes them; None where it is none."""
     try:
-        _, document = pair
-        text = document_of(document).text
-        if not isinstance(text, str):
-            return None
+        return texts_of(pair)
+    except InputError:
+        return None
+
+
+def _valid(text: Text) -> str | None:
+    """A text that can be tokenized; None: it cannot, or is tokens."""
+    if not isinstance(text, str):
+        return None
+    try:
         check_text(text)
-    except (InputError, TypeError, ValueError):
+    except InputError:
         return None
     return text

@@ -184,9 +184,9 @@ class Tokenizer:
         control = tokenizers.Tokenizer.from_str(self._backend.to_str())
         return Tokenizer(control).encode(texts)
 
-    def decode(self, ids: abc.Sequence[int] | Int32) -> str:
-        """The text that token ids stand for, special tokens by their names."""
-        return self._backend.decode([int(one) for one in ids], skip_special_tokens=False)
+    def decode(self, ids: abc.Iterable[int], *, special: bool = True) -> str:
+        """The text that token ids stand for, special tokens by their names or left out."""
+        return self._backend.decode([int(one) for one in ids], skip_special_tokens=not special)
 
     def offsets(self, text: str) -> tuple[Int32, list[tuple[int, int]]]:
         """Token ids of a text, as `try_encode` gives them, and the characters each stands for.

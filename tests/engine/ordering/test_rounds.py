@@ -17,7 +17,7 @@ class OneByOne:
     def add(self, key: Key, question: Documents) -> None:
         self.waiting.append((key, question))
 
-    def finished(self) -> Iterator[tuple[Key, int]]:
+    def finished(self) -> Iterator[tuple[Key, float]]:
         while self.waiting:
             self.most = max(self.most, len(self.waiting))
             key, (first, second) = self.waiting.pop(self.chance.randrange(len(self.waiting)))

@@ -156,6 +156,27 @@ def test_a_model_that_cannot_be_loaded(tmp_path: Path) -> None:
         Fleet(Recipe(tmp_path, torch.float32, False, None), [CPU])
 
 
+def test_who_is_left_goes_on_alone(folder: Path, whole: Pack, expected: np.ndarray) -> None:
+    """What the process had that was killed fails; nothing more is given to it."""
+    fleet = Fleet(Recipe(folder, torch.float32, False, 60), [CPU, CPU])
+    first, second = fleet._workers
+    assert first.process.pid is not None and second.process.pid is not None
+    os.kill(first.process.pid, signal.SIGSTOP)
+    pending = fleet.submit(whole)
+    os.kill(first.process.pid, signal.SIGKILL)
+    with pytest.raises(PackrankError, match="the process of cpu ended with exit code -9; load"):
+        pending.result()
+    for _ in range(3):
+        np.testing.assert_array_equal(fleet.submit(whole).result(), expected)
+    first.has_ended = False  # as where nobody has noticed yet that it has
+    np.testing.assert_array_equal(fleet.submit(whole).result(), expected)
+    os.kill(second.process.pid, signal.SIGKILL)
+    second.process.join(10)
+    with pytest.raises(PackrankError, match="ended with exit code -9"):
+        for _ in range(3):
+            fleet.submit(whole).result()
+
+
 def test_a_process_that_is_killed(folder: Path, whole: Pack) -> None:
     """What it was to answer, and what it is asked later, raise; nobody waits for ever."""
     fleet = Fleet(Recipe(folder, torch.float32, False, None), [CPU])

@@ -260,11 +260,34 @@ def test_of_equal_logits_the_lower_id(
 def test_logits_that_are_no_numbers(
     qwen: tuple[Any, GenerativeModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """End their own request, and no other."""
     _, model = qwen
-    nan = torch.full((1, VOCABULARY), torch.nan)
-    monkeypatch.setattr(model, "next_logits", lambda step, cache: nan)
-    with pytest.raises(ModelError, match="prompt 0: the model's logits are not numbers"):
-        ours(model, [Generation(np.array([3], dtype=np.int32), 2)], cache_bytes=1 << 20)
+    right = model.next_logits
+
+    def broken(step: Any, cache: Any) -> torch.Tensor:
+        logits = right(step, cache)
+        logits[step.token_ids[step.cu_seqlens[step.asked + 1] - 1] == 3] = torch.nan
+        return logits
+
+    sound = Generation(np.array([4, 5], dtype=np.int32), 2, allowed=lambda _: np.array([7, 8]))
+    want, _ = ours(model, [sound], cache_bytes=1 << 20)
+    monkeypatch.setattr(model, "next_logits", broken)
+    bad = Generation(np.array([5, 3], dtype=np.int32), 2)
+    found, _ = ours(model, [bad, sound], cache_bytes=1 << 20)
+    assert found == [None, *want]
+
+
+def test_what_is_dropped_leaves_its_pages(qwen: tuple[Any, GenerativeModel]) -> None:
+    _, model = qwen
+    generator = Generator(model, cache_bytes=page_bytes(model, 16) * 3, budget_tokens=8)
+    request = Generation(np.arange(1, 30, dtype=np.int32), 4)
+    want, _ = ours(model, [request], cache_bytes=1 << 20)
+    for _ in range(3):
+        for key in range(3):
+            generator.add(key, request)
+        assert next(generator.finished()) == (0, want[0])
+        generator.clear()
+    assert list(generator.finished()) == []
 
 
 def wrong_position(step: Any) -> None:

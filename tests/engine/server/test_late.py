@@ -163,3 +163,14 @@ def test_explanations_are_the_models(client: TestClient, model: LateInteraction)
 def test_tokens_are_those_of_its_tokenizer(client: TestClient) -> None:
     [found] = client.post("/tokenize", json={"inputs": "red fox", "add_special_tokens": 0}).json()
     assert [(one["text"], one["id"]) for one in found] == [("red", 5), ("fox", 6)]
+
+
+def test_a_score_that_is_not_finite_is_the_models_fault(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "packrank.late.text_scores.similarity", lambda _, rows, mean: np.full(len(rows), np.nan)
+    )
+    answer = client.post("/rerank", json={"query": "red fox", "texts": ["owl"]})
+    assert answer.status_code == 424
+    assert answer.json()["error"].endswith("index 0: its score is not a finite number")

@@ -365,18 +365,3 @@ def test_422_of_a_text_that_is_longer_than_allowed(serve: Serve) -> None:
     body = {"text_1": ["a", "abcd"], "text_2": ["a", "b"]}
     check(client.post("/score", json=body), 422, "object", "query has 4 characters")
     check(client.post("/tokenize", json={"inputs": "abcd"}), 422, "tei", "4 characters")
-
-
-def test_routes_that_are_not_there(client: TestClient) -> None:
-    for answer, said in (
-        (client.post("/v3/rerank", json={}), "POST /v3/rerank: not found; /docs lists"),
-        (client.get("/v1/rerank"), "GET /v1/rerank: method not allowed"),
-    ):
-        body = answer.json()
-        assert said in body["message"] == body["detail"] == body["error"]["message"]
-    for path, methods in (
-        ("/v1/rerank", "POST"),
-        ("/", "GET, HEAD, POST"),
-        ("/health", "GET, HEAD"),
-    ):
-        assert client.put(path).headers["allow"] == methods

@@ -1,6 +1,7 @@
 """Scores in the order of their pairs: vLLM's score, TEI's predict, and tokens."""
 
 import math
+import threading
 import time
 from typing import Any
 
@@ -10,6 +11,7 @@ from fastapi.testclient import TestClient
 from toy_model import Open
 
 from packrank import Reranker
+from packrank.server import pair_scores
 
 
 @pytest.mark.parametrize("path", ["/score", "/v1/score"])
@@ -143,3 +145,41 @@ def test_tokens_and_the_characters_they_stand_for(client: TestClient) -> None:
     long = client.post("/tokenize", json={"inputs": ["a " * 99]}).json()
     assert len(long[0]) == 101  # nothing is cut
     assert client.post("/tokenize", json={"inputs": []}).json() == []
+
+
+def test_tokens_wait_in_the_engines_queue_under_all_of_its_limits(
+    serve: Any, toy: Open, held: Any
+) -> None:
+    client = serve(toy(), queue=8, timeout_s=0.3, max_document_characters=100)
+    engine = client.models.served[0].engine
+    body = {"inputs": ["a b"] * 3}
+    before = engine.totals.requests
+    assert client.post("/tokenize", json=body).status_code == 200
+    assert engine.totals.requests == before + 1
+    several = client.post("/tokenize", json={"inputs": ["a" * 60] * 2})
+    assert several.status_code == 422
+    assert "120 characters, more than 100 together" in several.json()["error"]
+    waiting = [engine.submit("q", ["a b"] * 4) for _ in range(3)]
+    assert held.begun.wait(10)
+    refused = client.post("/tokenize", json=body)
+    assert refused.status_code == 429 and refused.headers["retry-after"]
+    held.go.set()
+    assert all(one.result(10) for one in waiting)
+
+
+def test_tokens_are_made_where_no_process_waits_for_it(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = []
+    rows = pair_scores._rows
+
+    def watched(*given: Any) -> Any:
+        threads.append(threading.current_thread())
+        return rows(*given)
+
+    monkeypatch.setattr(pair_scores, "_rows", watched)
+    many = ["ab e " * 5000, '\u00e4\u2028"\\ \x00']  # more than are objects at once
+    found = client.post("/tokenize", json={"inputs": many}).json()
+    assert [len(one) for one in found] == [15_002, len(found[1])]
+    assert "".join(one["text"] for one in found[0][1:4]) == "abe"
+    assert [one.daemon for one in threads] == [True, True]

@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import math
 import os
 import signal
 import subprocess
@@ -16,7 +17,7 @@ import pytest
 from held_model import Held, until
 from toy_model import Open, ToyModel
 
-from packrank import DeadlineExceeded, Engine, EngineClosed, Overloaded, PairError
+from packrank import DeadlineExceeded, Engine, EngineClosed, InputError, Overloaded, PairError
 from packrank.errors import PackrankError
 
 
@@ -187,6 +188,28 @@ def test_a_deadline_holds_while_the_model_hangs(
         assert engine.totals.turned_away == {"deadline": 2}
 
 
+@pytest.mark.parametrize("forever", [math.inf, 1e10, 10**400])
+def test_who_waits_for_ever_ends_no_thread(toy: Open, held: Held, forever: float) -> None:
+    """No lock can be told to wait so long, and what a thread fails by ends it for all."""
+    with Engine(toy()) as engine:
+        first = engine.submit("q", ["a"], timeout=forever)
+        assert held.begun.acquire(timeout=10)
+        engine.submit("q", ["a"], timeout=0.05).exception(10)  # both threads have looked at it
+        held.let_all_go()
+        assert first.result(10) and engine.submit("q", ["b"]).result(10)
+        assert engine.drain(forever)
+
+
+@pytest.mark.parametrize("odd", [math.nan, -1, "1", True, -math.inf])
+def test_what_is_no_time_is_refused(toy: Open, odd: Any) -> None:
+    with Engine(toy()) as engine:
+        with pytest.raises(InputError, match=r"timeout is .*, expected seconds above 0"):
+            engine.submit("q", ["a"], timeout=odd)
+        with pytest.raises(InputError, match=r"seconds is .*, expected seconds from 0, or None"):
+            engine.drain(odd)
+        assert engine.submit("q", ["a"]).result(10)
+
+
 class Panic(BaseException):
     """As that of a library in Rust is."""
 
@@ -209,6 +232,37 @@ def test_whatever_a_model_raises_fails_its_request_alone(
         assert isinstance(found, Exception) and type(error).__name__ in repr(found)
         assert len(answers[1].result(10)) == 1
         assert len(engine.submit("q", ["a"]).result(10)) == 1
+
+
+def test_pack_after_pack_that_fails_is_a_failed_engine(
+    toy: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a device that is lost, until a pack runs again; a request's own fault is none."""
+    logits, is_lost = ToyModel.logits, [False]
+
+    def failing(model: ToyModel, pack: Any) -> Any:
+        if is_lost[0] or (pack.lengths > 5).any():
+            raise RuntimeError("of secret words: CUDA error: an illegal memory access")
+        return logits(model, pack)
+
+    def ask(text: str, count: int) -> None:
+        for _ in range(count):
+            answer = engine.submit("q", [text])
+            assert isinstance(answer.exception(10), RuntimeError | None)
+
+    monkeypatch.setattr(ToyModel, "logits", failing)
+    with Engine(toy()) as engine:
+        for _ in range(3):
+            ask("a b", 4)
+            ask("a", 1)
+        assert engine.failed is None
+        is_lost[0] = True
+        ask("a", 5)
+        assert engine.failed == "the last 5 packs have failed, the last with RuntimeError"
+        is_lost[0] = False
+        ask("a", 1)
+        assert engine.failed is None
+    assert engine.failed is None  # closed is not failed
 
 
 def test_of_a_pack_that_fails_only_what_is_waited_for_is_run_again(
@@ -299,7 +353,7 @@ def test_a_watch_that_fails_is_not_heeded(toy: Open, monkeypatch: pytest.MonkeyP
 
 def test_thousands_that_wait_come_and_go_at_once(toy: Open, held: Held) -> None:
     """None of it takes the longer the more there are: refusals, cancels and the end of all."""
-    with Engine(toy(), max_queue_tokens=10_000) as engine:
+    with Engine(toy(), max_queue_tokens=14_000) as engine:
         begun = time.process_time()
         answers = [engine.submit("q", ["a"], caller="one", timeout=1000) for _ in range(2000)]
         each = (time.process_time() - begun) / 2000

@@ -4,7 +4,14 @@ import asyncio
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    CancelledError,
+    Future,
+    ThreadPoolExecutor,
+    as_completed,
+    wait,
+)
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +25,11 @@ from packrank import (
     Engine,
     EngineClosed,
     InputError,
-    Overloaded,
+    LateInteraction,
     PairError,
     Reranker,
 )
+from packrank.demo import default_model
 
 DOCUMENTS = ["a bc", "de abc e", "", "de abc e", "e d c b a " * 12]
 
@@ -109,6 +117,25 @@ def test_a_failing_pair_fails_its_own_request_alone(toy: Open, held: Held) -> No
             assert raised.value.index == index
 
 
+@pytest.mark.parametrize("is_late", [False, True])
+@pytest.mark.parametrize(
+    "odd",
+    ["ab", {"a": "", "b": ""}, {"a", "b"}, b"ab", iter("ab"), ("a", "b", "c"), (b"a", "b"), 7],
+    ids=lambda odd: type(odd).__name__,
+)
+def test_what_is_no_pair_has_no_score(model: Reranker, odd: Any, is_late: bool) -> None:
+    """Whatever it unpacks into: the engine takes for a pair what the model does."""
+    mine = LateInteraction(default_model(), device="cpu") if is_late else model
+    with Engine(mine) as engine:
+        for pairs in ([("a", "b"), odd], [odd, ("a", "b")], [odd, odd]):
+            with pytest.raises(PairError) as found:
+                engine.submit_pairs(pairs).result(60)
+            reason = mine.try_score([("a", "b"), odd])[1][1]
+            assert (found.value.index, found.value.reason) == (pairs.index(odd), reason)
+        rows = np.array([("a", "b"), ("c", "d e")])
+        assert np.array_equal(engine.submit_pairs(rows).result(60), mine.score(rows))
+
+
 def test_a_pack_that_fails_is_run_request_by_request(
     toy: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -146,6 +173,38 @@ def test_cancelled_requests_leave_the_queue(toy: Open, held: Held) -> None:
     assert engine.totals.turned_away == {"cancelled": 1}
 
 
+def test_who_waits_for_several_sees_that_one_was_cancelled(toy: Open, held: Held) -> None:
+    with Engine(toy()) as engine:
+        first, gone = engine.submit("q", ["a"]), engine.submit("q", ["b"])
+        assert held.begun.acquire(timeout=10)
+        with ThreadPoolExecutor(2) as threads:
+            waiting = threads.submit(wait, [first, gone], 10, FIRST_COMPLETED)
+            coming = threads.submit(lambda: next(as_completed([first, gone], 10)))
+            until(lambda: len(gone._waiters) == 2)  # type: ignore[attr-defined]
+            assert gone.cancel() and gone.cancel()
+            assert waiting.result(10).done == {gone} and coming.result(10) is gone
+        assert wait([gone], 0).done == {gone}
+        held.let_all_go()
+        assert first.result(10) and not first.cancel()
+    assert engine.totals.turned_away == {"cancelled": 1}
+
+
+def test_a_cancel_while_the_answer_is_settled_is_told(toy: Open, held: Held) -> None:
+    """The thread that settles it takes from who has cancelled it nothing that is to be called."""
+    with Engine(toy()) as engine:
+        gone = engine.submit("q", ["a"])
+        assert held.begun.acquire(timeout=10)
+        told, on_cancel = threading.Event(), gone.on_cancel
+        assert on_cancel is not None
+        gone.on_cancel = told.set
+        Future.cancel(gone)  # as far as a thread may have come when the pack ends
+        held.let_all_go()
+        assert engine.submit("q", ["a"]).result(10)
+        assert gone.on_cancel is not None
+        assert gone.cancel() and told.is_set()
+        on_cancel()
+
+
 def test_a_coroutine_that_is_cancelled_takes_its_pairs_out(toy: Open, held: Held) -> None:
     async def ask(engine: Engine) -> None:
         first = asyncio.ensure_future(engine.rank("q", ["a"]))
@@ -175,65 +234,6 @@ def test_what_is_late_is_said_and_not_run(toy: Open, held: Held) -> None:
     assert held.packs == [[5]]
     with pytest.raises(TimeoutError):  # which it is, to who knows no more
         raise DeadlineExceeded("late")
-
-
-def test_a_full_queue_refuses_and_says_when(toy: Open, held: Held) -> None:
-    with Engine(toy(), max_queue_tokens=100) as engine:
-        first = engine.submit("q", ["a"] * 1000)  # whatever it has, it counts for a quarter
-        assert held.begun.acquire(timeout=10)
-        others = [engine.submit("q", ["b"] * 5) for _ in range(3)]
-        with pytest.raises(Overloaded, match="no room for 20 more") as raised:
-            engine.submit("q", ["a"] * 5)
-        assert raised.value.retry_after > 0
-        held.let_all_go()
-        for one in (first, *others):
-            one.result(10)
-        until(lambda: engine.queue_tokens == 0)
-        assert engine._pump._scheduler.load == 0
-        assert engine.submit("q", ["a"]).result(10)
-    assert engine.totals.turned_away == {"overloaded": 1}
-
-
-def test_large_requests_leave_room_for_small_ones(toy: Open, held: Held) -> None:
-    with Engine(toy(), max_queue_tokens=100) as engine:
-        large = [engine.submit("q", ["a"] * 1000) for _ in range(3)]
-        with pytest.raises(Overloaded, match="of the queue's 100 tokens 75 are taken"):
-            engine.submit("q", ["a"] * 1000)
-        small = [engine.submit("q", ["b"]) for _ in range(6)]
-        held.let_all_go()
-        for one in (*large, *small):
-            assert one.result(30)
-
-
-def test_a_small_request_does_not_wait_for_a_large_one(toy: Open, held: Held) -> None:
-    """Its turn comes after the pack that runs, and no bulk is packed with it."""
-    with Engine(toy(budget_tokens=100)) as engine:
-        large = engine.submit("q", ["a"] * 2000)
-        assert held.begun.acquire(timeout=10)
-        small = engine.submit("q", ["b"] * 3)
-        until(lambda: any(len(one.pairs) == 3 and one.parts for one in engine._pump._scheduler))
-        held.go.release(2)
-        assert len(small.result(10)) == 3
-        assert held.packs[1] == [5] * 3
-        assert not large.done()
-        held.let_all_go()
-        assert len(large.result(30)) == 2000
-
-
-def test_priorities_go_first(toy: Open, held: Held) -> None:
-    done: list[str] = []
-    with Engine(toy(budget_tokens=5)) as engine:
-        first = engine.submit("q", ["a"])
-        assert held.begun.acquire(timeout=10)
-        asked = {"later": 9, "now": 0, "soon": 1}
-        for name, priority in asked.items():
-            future = engine.submit("q", ["a"] * 2, priority=priority)
-            future.add_done_callback(lambda _, name=name: done.append(name))
-        until(lambda: engine._pump._scheduler.ready >= 15)
-        held.let_all_go()
-        first.result(10)
-        until(lambda: len(done) == 3)
-    assert done == ["now", "soon", "later"]
 
 
 def test_closing_ends_what_waits_and_draining_answers_it(toy: Open, held: Held) -> None:
@@ -275,6 +275,7 @@ def test_a_thread_that_fails_leaves_nobody_waiting(
         engine.submit("q", ["a"]).result(10)
     with pytest.raises(EngineClosed):
         engine.submit("q", ["a"])
+    assert engine.failed == "a thread of the engine has ended with ZeroDivisionError"
     engine.close()
 
 

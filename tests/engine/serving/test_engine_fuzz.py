@@ -141,8 +141,8 @@ def nothing_is_left(engine: Engine) -> None:
     assert (scheduler.tokens, scheduler.load, scheduler.ready) == (0, 0, 0)
     assert not scheduler._queued
     for order in (scheduler._reading, scheduler._running):
-        assert not len(order) and order.first() is None
-        assert not order._flows and not order._turns and not order._events
+        assert not [*order] and order.first() is None
+        assert not (order._flows or order._callers or order._turns or order._events)
 
 
 @pytest.fixture

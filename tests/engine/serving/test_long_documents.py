@@ -9,6 +9,7 @@ from toy_model import Open, ToyModel
 
 from packrank import Engine, PairError
 from packrank.serving.request import Part, Request, Taken
+from packrank.serving.source import Costs
 from packrank.serving.watch import Totals
 
 # Windows of 12 words: a 1, b 2, c -3 each; the best is where the letters b are.
@@ -112,8 +113,8 @@ def test_what_is_counted_while_windows_run(toy: Open, monkeypatch: pytest.Monkey
 
 def test_a_pair_counts_where_its_first_sequence_is() -> None:
     one: Any = Request(
-        [1, 2], None, lambda *_: None, None, 0, None, 0.0, np.zeros((2, 1)), [1, 1],  # type: ignore[arg-type]
+        [1, 2], None, lambda *_: None, None, 0, None, 0.0, np.zeros((2, 1)), Costs([1, 1], [1, 1]),  # type: ignore[arg-type]
     )  # fmt: skip
     part = Part(None, [0, 0, 0, 1, 1], np.full(5, 3, dtype=np.int32))
     spans = [(0, 2), (2, 3), (2, 4), (4, 5), (0, 5), (3, 5)]
-    assert [Taken(one, part, *span, 0).num_pairs for span in spans] == [1, 0, 1, 0, 2, 1]
+    assert [Taken(one, part, *span, 0, 0).num_pairs for span in spans] == [1, 0, 1, 0, 2, 1]

@@ -3,7 +3,9 @@
 from collections import Counter
 from itertools import count
 from random import Random
+from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,7 +28,7 @@ def test_callers_take_turns() -> None:
     for item in "abc":
         order.add(item, item, 0)
     assert served(order, 6) == list("abcabc")
-    assert len(order) == 3 and sorted(order) == list("abc")
+    assert sorted(order) == list("abc")
 
 
 def test_items_of_one_caller_are_one_flow() -> None:
@@ -105,7 +107,7 @@ def test_what_is_dropped_has_no_turn() -> None:
     order.drop("b", "other", 0)
     assert served(order, 2) == ["b", "b"]
     order.drop("b", "b", 0)
-    assert order.first() is None and len(order) == 0
+    assert order.first() is None and not [*order]
     order.add("a", "a", 0)
     assert served(order, 1) == ["a"]
 
@@ -185,6 +187,26 @@ def test_of_two_weights_the_virtual_time_goes_by_both() -> None:
     assert abs(order._now - order._flows["a", 0].tag) <= 2000
 
 
+@pytest.mark.parametrize("priorities", [[0] * 10, range(10), [0, 9], [3, 5, 7]])
+def test_more_priorities_are_no_more_turns(priorities: list[int]) -> None:
+    """All flows of one caller get what the best of them would alone, each of them something."""
+    order: Order[str] = Order()
+    for place, priority in enumerate(priorities):
+        order.add(f"many {place}", "many", priority)
+    order.add("one", "one", min(priorities))
+    order.add("other", "other", min(priorities))
+    served(order, 2000, 1000)  # until the last of them has its turns
+    turns = Counter(served(order, 9000, 1000))
+    many = sum(count for name, count in turns.items() if name.startswith("many"))
+    assert turns["one"] == pytest.approx(turns["other"], abs=2)
+    assert many == pytest.approx(turns["one"], rel=0.02)
+    for priority in set(priorities):
+        mine = turns[f"many {priorities.index(priority)}"]
+        assert mine * (1 + priority) == pytest.approx(
+            turns["many 0"] * (1 + priorities[0]), rel=0.05, abs=2 * (1 + priority)
+        )
+
+
 def test_what_nobody_waits_for_is_forgotten() -> None:
     order: Order[int] = Order()
     order.add(-1, "patient", 0)
@@ -219,7 +241,14 @@ class Model:
     def check(self) -> None:
         """Who counts is known, and what nobody waits for is forgotten in time."""
         order = self.order
-        assert +order._counting == Counter(f.weight for f in order._flows.values() if f.counts)
+        counting: dict[Any, list[int]] = {}
+        for (caller, priority), flow in order._flows.items():
+            if flow.counts:
+                counting.setdefault(caller, []).append(1 + priority)
+        assert {key: sorted(one.weights) for key, one in order._callers.items()} == {
+            key: sorted(weights) for key, weights in counting.items()
+        }
+        assert +order._counting == Counter(map(min, counting.values()))
         for flow in order._flows.values():
             assert flow.items or (flow.counts and flow.tag > order._now and flow.event)
             assert flow.counts or flow.event
@@ -228,7 +257,7 @@ class Model:
         first = self.order.first()
         self.waiting = {key: items for key, items in self.waiting.items() if items}
         assert (first is None) == (not self.waiting)  # it conserves work
-        assert len(self.order) == sum(map(len, self.waiting.values()))
+        assert len([*self.order]) == sum(map(len, self.waiting.values()))
         self.check()
         if first is None:
             return None

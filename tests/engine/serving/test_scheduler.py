@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pytest
 
 from packrank.serving.request import Part, Request
 from packrank.serving.scheduler import Scheduler
+from packrank.serving.source import Costs
 
 AHEAD = 300
 
@@ -25,7 +27,7 @@ def request(*pairs: int, **options: Any) -> Request:
     source: Any = given.pop("source", Source())
     return Request(
         list(pairs), source, lambda *_: None, begun=0.0, logits=np.zeros((len(pairs), 1)),
-        costs=list(pairs), **given,
+        costs=Costs(list(pairs), list(pairs)), **given,
     )  # fmt: skip
 
 
@@ -162,6 +164,29 @@ def test_a_turn_takes_what_was_read_in_parts() -> None:
     assert found == [first] * 3 + [second] * 2
 
 
+def test_what_sequences_begin_with_alike_fills_a_pack_once() -> None:
+    scheduler = Scheduler(10_000, 10_000)
+    one, other = request(*[30] * 12), request(*[30] * 2)
+    for each in (one, other):
+        scheduler.add(each)
+    for shared in (20, 0):
+        found = scheduler.to_read(1000)
+        assert found is not None
+        part = part_of(*found)
+        if shared:
+            part.spared = np.array([0, *[shared] * 5] * 2, dtype=np.int32)
+        scheduler.has_read(*found, part)
+    ran = []
+    while pack := scheduler.compose():
+        assert sum(taken.size for taken in pack) <= 100
+        ran.append([(taken.request, taken.stop - taken.start, taken.size) for taken in pack])
+        for taken in pack:
+            scheduler.has_run(taken)
+    # Six of one query are 30 + 5 * 10; begun in the middle of one, the first is whole again.
+    assert ran == [[(one, 6, 80)], [(other, 2, 60), (one, 2, 40)], [(one, 4, 60)]]
+    assert (scheduler.tokens, scheduler.load, scheduler.ready) == (0, 0, 0)
+
+
 def test_what_was_read_later_of_a_request_is_no_newcomer() -> None:
     """Nor is a request read before the last part of it has come."""
     scheduler = Scheduler(10_000, 10_000)
@@ -197,7 +222,7 @@ def test_what_has_run_waits_no_more() -> None:
 
 
 def test_a_large_request_counts_for_so_much_until_less_is_left() -> None:
-    scheduler = Scheduler(AHEAD, 200)
+    scheduler = Scheduler(AHEAD, 800)
     large, small = request(*[10] * 50), request(10)
     for one in (large, small):
         scheduler.add(one)
@@ -207,6 +232,37 @@ def test_a_large_request_counts_for_so_much_until_less_is_left() -> None:
             scheduler.has_run(taken)
         assert scheduler.load == min(large.cost, 200) + small.cost
     assert (scheduler.tokens, scheduler.load, scheduler.ready) == (0, 0, 0)
+
+
+def test_one_caller_leaves_a_quarter_to_those_who_have_nothing() -> None:
+    scheduler = Scheduler(AHEAD, 400)
+    for _ in range(30):
+        one = request(10, caller="many")
+        assert scheduler.lacking(one) == 0
+        scheduler.add(one)
+    assert scheduler.load == 300
+    assert scheduler.lacking(request(10, caller="many")) == 10
+    other = request(60, caller="few")
+    assert scheduler.lacking(other) == 0
+    scheduler.add(other)
+    assert scheduler.lacking(request(20, caller="few")) == 80
+    assert scheduler.lacking(request(40)) == 0  # who has no name has nothing there
+    assert scheduler.lacking(request(50)) == 10
+    for gone in [one for one in scheduler if one.caller == "many"]:
+        scheduler.drop(gone)
+    assert scheduler.lacking(request(100, caller="few")) == 0
+    assert not scheduler.has_of("many") and scheduler.has_of("few")
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 4, 1000])
+def test_where_nothing_is_there_is_room_for_anything(limit: int) -> None:
+    scheduler = Scheduler(AHEAD, limit)
+    for cost in (1, limit, 10**9):
+        one = request(cost, caller="one")
+        assert scheduler.lacking(one) == 0
+        scheduler.add(one)
+        assert scheduler.lacking(request(10**9, caller="one")) > 0 or limit > 3
+        scheduler.drop(one)
 
 
 def test_what_is_dropped_is_nowhere() -> None:

@@ -1,0 +1,194 @@
+"""Ways to order documents, made of a model's folder and its user's options."""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from packrank.checkpoint.files import field, read_object
+from packrank.checkpoint.model_names import names_of
+from packrank.errors import InputError, ModelError
+from packrank.models import CausalSettings, T5Settings
+from packrank.ordering.blocks import BlockLayout, BlockRule
+from packrank.ordering.by_blocks import ByBlocks
+from packrank.ordering.by_labels import ByLabels, FormPrompts, LetterPrompts, Order
+from packrank.ordering.by_writing import ByWriting
+from packrank.ordering.chat import Chat, with_special_tokens
+from packrank.ordering.forms import SET_LABELS, DuoForm, Form, PairForm, SetForm
+from packrank.ordering.grammar import Grammar
+from packrank.ordering.label_tokens import after_brackets, after_prefix, after_words
+from packrank.ordering.orders import sliding_windows
+from packrank.ordering.permutation import LETTERS
+from packrank.ordering.setup import Setup
+from packrank.ordering.windows import VICUNA, WindowPrompts, WindowRule, check_window
+from packrank.request import Int32
+
+# What ranks by a method of its own, by what its name holds.
+NAMED = {
+    "listwise": r"rank[_-]?(zephyr|vicuna)",
+    "first": r"first[_-]mistral|rank[_-]?zephyr.*first",
+    "pairwise": r"duo[_-]?t5",
+    "pointwise": r"mono[_-]?t5",
+}
+Method = Literal["listwise", "first", "pairwise", "pointwise"]
+_PASSAGE = " Passage:"
+_PREFIX = "<pad> Passage"
+
+
+def method_of(folder: Path, name: str | None) -> Method | None:
+    """The method that a language model was trained for, by its name; None: for none."""
+    names = names_of(folder, name)
+    for method, pattern in NAMED.items():
+        if any(re.search(pattern, one, re.IGNORECASE) for one in names):
+            return method  # type: ignore[return-value]
+    return None
+
+
+def by_blocks(setup: Setup, rule: BlockRule, instruction: str | None) -> ByBlocks:
+    """jina-reranker-v3's way."""
+    layout = BlockLayout(setup.tokenizer, setup.config.usual_length, rule, instruction)
+    return ByBlocks(layout, setup.encoder())
+
+
+def by_writing(setup: Setup, rule: WindowRule, *, constrained: bool) -> ByWriting:
+    """rank_llm's way: windows, whose order is written."""
+    prompts = _windows(setup, rule)
+    stop = stop_tokens(setup)
+    grammar = None
+    if constrained:
+        if not stop:
+            raise InputError("the model names no token that ends an answer, so none is constrained")
+        grammar = Grammar(setup.tokenizer, stop, letters=rule.letters).of
+    return ByWriting(prompts, setup.generator(), stop, grammar)
+
+
+def by_letters(setup: Setup, rule: WindowRule) -> ByLabels:
+    """FIRST: windows, whose order is that of their letters' logits."""
+    prompts = _windows(setup, rule, ending="[")
+    tokens = after_brackets(setup.tokenizer, LETTERS[: rule.size])
+    runner = setup.labelled(_settings(tokens))
+
+    def order(count: int, most: int) -> Any:
+        return sliding_windows(count, rule.size, rule.stride)
+
+    shares = setup.config.shares_prefixes
+    return ByLabels(LetterPrompts(prompts), order, runner, tokens, shares=shares)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Most tokens of each text.
+
+    Attributes:
+        query: of a query.
+        document: of a document.
+    """
+
+    query: int
+    document: int
+
+
+def by_form(setup: Setup, form: Form[Any], order: Order, limits: Limits) -> ByLabels:
+    """Questions of a form, to a chat model or an encoder-decoder."""
+    tokenizer = setup.tokenizer
+    settings: CausalSettings | T5Settings
+    if setup.config.t5 is not None:
+        start = setup.config.t5.decoder_start
+        if isinstance(form, DuoForm):
+            tokens, read = after_prefix(tokenizer, "", form.labels), (start,)
+        else:
+            tokens = after_prefix(tokenizer, _PREFIX, form.labels)
+            [prefix] = tokenizer.encode([_PREFIX])
+            read = tuple(prefix.tolist())
+        settings = T5Settings(read, tuple(one for each in tokens for one in each))
+        write: Callable[[str], str] = str
+    else:
+        if isinstance(form, DuoForm):
+            raise InputError(f"duoT5's prompt is for encoder-decoders, and {setup.name} is none")
+        chat = Chat.of(setup.folder, tokenizer)
+        tokens = after_words(tokenizer, form.labels)
+        settings = _settings(tokens)
+
+        def write(text: str) -> str:
+            return chat.text(text) + _PASSAGE
+
+    def tokenize(texts: list[str]) -> list[Int32]:
+        found, failed = tokenizer.try_encode([write(text) for text in texts])
+        for reason in failed.values():
+            raise InputError(reason)
+        return [with_special_tokens(tokenizer, ids) for ids in found]
+
+    def cut(text: str, length: int) -> tuple[str, int]:
+        ids, _ = tokenizer.offsets(text)
+        if len(ids) <= length:
+            return text, len(ids)
+        return tokenizer.decode(ids[:length]), length
+
+    most = setup.config.usual_length
+    prompts = FormPrompts(form, tokenize, cut, limits.query, limits.document, most)
+    shares = setup.config.shares_prefixes
+    return ByLabels(prompts, order, setup.labelled(settings), tokens, shares=shares)
+
+
+def pair_form(setup: Setup, *, all_pairs: bool) -> Form[float]:
+    """How pairs are asked for: as duoT5 was trained, or in words."""
+    if method_of(setup.folder, setup.name) == "pairwise":
+        return DuoForm(both=not all_pairs)
+    return PairForm()
+
+
+def set_form(size: int, votes: int) -> Form[int]:
+    """How sets of up to so many documents are asked for.
+
+    Raises:
+        InputError: there are fewer labels.
+    """
+    if size > len(SET_LABELS):
+        raise InputError(
+            f"{size} documents are compared at a time, and there are {len(SET_LABELS)} labels, "
+            f"{SET_LABELS[0]} to {SET_LABELS[-1]}; lower num_child"
+        )
+    return SetForm(votes, SET_LABELS[:size])
+
+
+def stop_tokens(setup: Setup) -> tuple[int, ...]:
+    """What ends an answer: by generation_config.json, config.json and the tokenizer."""
+    found: set[int] = set()
+    for name in ("generation_config.json", "config.json"):
+        if (setup.folder / name).is_file():
+            given = field(read_object(setup.folder / name), "eos_token_id", (int, list), [], name)
+            found |= {
+                one for one in (given if isinstance(given, list) else [given]) if type(one) is int
+            }
+    eos = setup.tokenizer.special_tokens.get("eos_token")
+    known = None if eos is None else setup.tokenizer.token_id(eos)
+    return tuple(sorted(found | ({known} if known is not None else set())))
+
+
+def _windows(setup: Setup, rule: WindowRule, ending: str = "") -> WindowPrompts:
+    check_window(rule.size, rule.stride, letters=rule.letters)
+    if rule.context > setup.config.usual_length:
+        raise InputError(
+            f"context is {rule.context}, but the model has {setup.config.usual_length} positions"
+        )
+    is_vicuna = any(
+        re.search(r"rank[_-]?vicuna", one, re.IGNORECASE)
+        for one in names_of(setup.folder, setup.name)
+    )
+    chat = Chat.of(setup.folder, setup.tokenizer, VICUNA if is_vicuna else None)
+    return WindowPrompts(chat, setup.tokenizer, rule, ending)
+
+
+def _settings(tokens: Sequence[Sequence[int]]) -> CausalSettings:
+    labels = tuple(one for each in tokens for one in each)
+    return CausalSettings(head="labels", label_token_ids=labels)
+
+
+def check_language_model(setup: Setup) -> None:
+    """Raise ModelError unless a model can be asked in words."""
+    if setup.config.is_classifier or setup.config.is_body:
+        raise ModelError(
+            f"{setup.name} is a {setup.config.architecture}, which has no words to answer with; "
+            "pass a language model (...ForCausalLM, ...ForConditionalGeneration)"
+        )

@@ -1,0 +1,90 @@
+"""A front door for language models that are asked which of two documents is better."""
+
+import os
+from typing import Any, Literal
+
+import torch
+
+from packrank.arguments import check_choice, checked_count
+from packrank.checkpoint.hub import HubOptions
+from packrank.ordering.joint_ranker import JointRanker
+from packrank.ordering.opening import Limits, by_form, check_language_model, pair_form
+from packrank.ordering.orders import all_pairs, asked_once, bubbled, by_pairs, heapsorted
+from packrank.ordering.setup import Setup
+from packrank.runtime.device import Devices
+
+_METHODS = ("allpair", "heapsort", "sliding")
+
+
+class Pairwise(JointRanker):
+    """It asks a language model about pairs of candidates, each in both orders.
+
+    Pairwise ranking prompting, with any chat model or Flan-T5; and duoT5. What a model says one
+    way and takes back the other way is a tie. Scores are minus the rank; `Ranking.calls` says what
+    a ranking took.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str],
+        *,
+        method: Literal["allpair", "heapsort", "sliding"] = "heapsort",
+        query_length: int = 128,
+        document_length: int = 128,
+        device: Devices = "auto",
+        dtype: str | torch.dtype = "auto",
+        budget_tokens: int | None = None,
+        deterministic: bool = False,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_folder: str | os.PathLike[str] | None = None,
+        local_files_only: bool = False,
+    ) -> None:
+        """Load a model.
+
+        Args:
+            model: a folder with config.json, safetensors and a tokenizer, or a hub name.
+            method: "allpair", all pairs, by wins; "heapsort", the first `top_k` by a heap;
+                "sliding", by `top_k` passes from the end to the start, which are the fewer the
+                better the given order is. Ties keep the given order.
+            query_length: most tokens of a query; a longer one is cut.
+            document_length: the same of a document.
+            device: as `Reranker` takes it; likewise the others.
+            dtype: see there.
+            budget_tokens: see there.
+            deterministic: see there.
+            revision: see there.
+            token: see there.
+            cache_folder: see there.
+            local_files_only: see there.
+
+        Raises:
+            ModelError: the folder or name cannot be used.
+            InputError: an option cannot.
+        """
+        check_choice("method", method, _METHODS)
+        limits = Limits(
+            checked_count("query_length", query_length) or 128,
+            checked_count("document_length", document_length) or 128,
+        )
+        setup = Setup.open(
+            model,
+            ("decoder", "encoder-decoder"),
+            device,
+            dtype,
+            deterministic=deterministic,
+            budget_tokens=budget_tokens,
+            hub=HubOptions(revision, token, cache_folder, local_files_only),
+        )
+        check_language_model(setup)
+        self.num_layers = setup.config.num_layers
+
+        def order(count: int, most: int) -> Any:
+            if method == "allpair":
+                return all_pairs(count)
+            if method == "heapsort":
+                return asked_once(heapsorted(count, most, 2, by_pairs))
+            return asked_once(bubbled(count, most, 2, by_pairs))
+
+        form = pair_form(setup, all_pairs=method == "allpair")
+        self._way = by_form(setup, form, order, limits)

@@ -24,6 +24,9 @@ from packrank.request import Pack, Sequence
 _OF_OTHERS = ("minicpm", "new")  # which transformers has not
 _NAMES = ENCODERS | DECODERS | ENCODER_DECODERS
 FAMILIES = {key: name for key, name in _NAMES.items() if key not in _OF_OTHERS}
+# What is swept: each family, and of DeBERTa, whose own defaults are of neither, two.
+_DEBERTA = ("deberta-v2 as v2", "deberta-v2 as v3")
+BASES = [*(name for name in FAMILIES if name != "deberta-v2"), *_DEBERTA]
 ABSENT = object()
 
 # Longer than every window and the positions that a llama3 was made for, shorter than any table.
@@ -41,6 +44,28 @@ _ENCODER = {
 }
 _PECULIAR: dict[str, dict[str, Any]] = {
     "electra": {"embedding_size": 12},
+    _DEBERTA[0]: {
+        "relative_attention": True,
+        "pos_att_type": ["p2c", "c2p"],
+        "max_relative_positions": 12,
+        "position_biased_input": True,
+        "share_att_key": False,
+        "norm_rel_ebd": "none",
+        "type_vocab_size": 2,
+        "conv_kernel_size": 3,
+        "conv_act": "gelu",
+        "conv_groups": 2,
+        "embedding_size": 12,
+    },
+    _DEBERTA[1]: {
+        "relative_attention": True,
+        "pos_att_type": ["p2c", "c2p"],
+        "position_buckets": 8,
+        "position_biased_input": False,
+        "share_att_key": True,
+        "norm_rel_ebd": "layer_norm",
+        "type_vocab_size": 0,
+    },
     "distilbert": {
         "dim": 24,
         "n_heads": 3,
@@ -93,6 +118,7 @@ _ACTIVATIONS = [
     *("gelu_python_tanh", "gelu_accurate", "quick_gelu", "silu", "swish", "tanh", "mish", "relu2"),
     *("linear", "leaky_relu", "sigmoid", "hardswish", "relu6", "laplace", "GELU"),
 ]
+_BOTH = [True, False]
 _SPECIAL: dict[str, list[Any]] = {
     "rope_parameters": _ROPES,
     "rope_scaling": _ROPES,
@@ -102,8 +128,7 @@ _SPECIAL: dict[str, list[Any]] = {
     "dense_act_fn": _ACTIVATIONS,
     "feed_forward_proj": [*_ACTIVATIONS, *(f"gated-{name}" for name in _ACTIVATIONS), "gated", "-"],
     "num_decoder_layers": [1, 3],
-    "scale_decoder_outputs": [True, False],
-    "is_encoder_decoder": [True, False],
+    **dict.fromkeys(("scale_decoder_outputs", "is_encoder_decoder"), _BOTH),
     "classifier_activation": _ACTIVATIONS,
     "classifier_pooling": ["cls", "mean", "max"],
     "position_embedding_type": ["absolute", "relative_key", "alibi"],
@@ -146,18 +171,32 @@ _SPECIAL: dict[str, list[Any]] = {
     "global_attn_every_n_layers": [1, 2],
     "max_window_layers": [0, 1, 5],
     "original_max_position_embeddings": [8, 16],
-    "is_causal": [True, False],
-    "use_sliding_window": [True, False],
     "exit_layers": [],
     "chunk_size_feed_forward": [1],
-    "tie_word_embeddings": [True, False],
+    **dict.fromkeys(("is_causal", "use_sliding_window", "tie_word_embeddings"), _BOTH),
     "type_vocab_size": [1, 2, 3],
+    "pos_att_type": [
+        *([], ["c2p"], ["p2c"], ["c2p", "c2p"], ["p2p"], ["C2P"], ["c2p|p2c"]),
+        *("c2p|p2c", "P2C|C2P", "p2c | c2p", "c2p", "", "none"),
+    ],
+    "norm_rel_ebd": ["none", "layer_norm", "LAYER_NORM", "layer_norm|none", "", "layer_norm | x"],
+    "position_buckets": [-1, 0, 1, 2, 3, 4, 5, 7, 40, 79, 80, 256],
+    "max_relative_positions": [-1, 0, 3, 5, 8, 20, 512],
+    "conv_kernel_size": [0, 1, 2, 3, 4, 5, 7, -1],
+    "conv_groups": [1, 2, 3, 4, 24],
+    "conv_act": _ACTIVATIONS,
+    "pooler_hidden_act": _ACTIVATIONS,
+    "embedding_size": [12, 24, 10],
+    "attention_head_size": [8, 4],
+    "pooler_hidden_size": [24, 20],
+    **dict.fromkeys(("share_att_key", "relative_attention", "position_biased_input"), _BOTH),
 }
 # What transformers is not asked: it would take the memory or the hours.
 _WIDTHS = {
     *("local_attention", "sliding_window", "max_window_layers", "query_pre_attn_scalar"),
     "relative_attention_max_distance",
 }
+_SHARED_OUT = ("max_position_embeddings", "max_relative_positions")
 HUGE = [10**9, 10**18, 10**30, int("7" * 400), 1e300]
 BROKEN: list[Any] = [float("inf"), float("-inf"), float("nan"), "\ud800", [[]], {"a": {}}]
 
@@ -174,8 +213,17 @@ class Change:
         return {key: value for key, value in changed.items() if value is not ABSENT}
 
 
-def build(folder: Path, model_type: str) -> None:
-    """A small classifier with seeded weights, none of which is left at what it starts with."""
+def build(folder: Path, base: str) -> str:
+    """A small classifier with seeded weights, none of which is left at what it starts with.
+
+    Args:
+        folder: to be made.
+        base: one of `BASES`.
+
+    Returns:
+        Its model_type.
+    """
+    model_type = base.partition(" ")[0]
     name, torch_seed = FAMILIES[model_type], 3
     torch.manual_seed(torch_seed)
     if model_type in DECODERS:
@@ -185,13 +233,14 @@ def build(folder: Path, model_type: str) -> None:
         sizes = _ENCODER_DECODER | {"vocab_size": 53, "num_decoder_layers": 2}
         model = encoder_decoders.make(kind, **sizes)
     else:
-        sizes = _ENCODER | _PECULIAR.get(model_type, {})
+        sizes = _ENCODER | _PECULIAR.get(base, {})
         config = getattr(transformers, f"{name}Config")(**sizes)
         model = getattr(transformers, f"{name}ForSequenceClassification")(config)
         with torch.no_grad():
             for weight in model.parameters():
                 weight.add_(0.2 * torch.randn_like(weight))
     model.save_pretrained(folder)
+    return model_type
 
 
 def keys_of(model_type: str) -> list[tuple[str, bool]]:
@@ -223,7 +272,9 @@ def changes(model_type: str, raw: dict[str, Any]) -> Iterator[Change]:
             others += ["x", 3, [], {}]
         yield from (Change({key: one}) for one in others)
         is_size = (type(value) is int or key == "num_hidden_layers") and key not in _WIDTHS
-        yield from (Change({key: one}, ask=not is_size) for one in HUGE)
+        # By such a one DeBERTa shares distances out, as it does by any other.
+        huge = HUGE[1:] if model_type == "deberta-v2" and key in _SHARED_OUT else HUGE
+        yield from (Change({key: one}, ask=not is_size) for one in huge)
         yield from (Change({key: one}, ask=False) for one in BROKEN)
     for scaling in _ROPES:
         yield Change({"rope_scaling": scaling, "rope_theta": 77.0, "rope_parameters": ABSENT})

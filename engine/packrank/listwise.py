@@ -161,12 +161,12 @@ def _refuse(given: dict[str, Any], names: tuple[str, ...], of: str, setup: Setup
 
 
 def _block_rule(setup: Setup, given: dict[str, Any]) -> BlockRule:
-    longer = re.search(r"reranker-v3\.5", setup.name) is not None
+    longer = re.search(r"reranker-v3\.5(?!\d)", setup.name) is not None
     return BlockRule(
         query_length=given["query_length"] or (_QUERY_3_5 if longer else _QUERY),
         document_length=given["document_length"] or (_DOCUMENT_3_5 if longer else _DOCUMENT),
         size=given["block_size"] or _BLOCK,
-        capacity=setup.tokenizer.model_max_length or setup.config.max_length,
+        capacity=setup.tokenizer.model_max_length or setup.config.usual_length,
     )
 
 
@@ -177,6 +177,6 @@ def _window_rule(setup: Setup, given: dict[str, Any], *, letters: bool) -> Windo
         stride=given["stride"] or min(_STRIDE, size),
         letters=letters,
         words=given["passage_words"] or _WORDS,
-        context=given["context"] or min(_CONTEXT, setup.config.max_length),
+        context=given["context"] or min(_CONTEXT, setup.config.usual_length),
         system=SYSTEM if given["system"] is None else given["system"],
     )

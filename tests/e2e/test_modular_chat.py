@@ -103,7 +103,7 @@ def test_how_a_prompt_is_cut(saved: Callable[..., Path], thorough: bool) -> None
         ask(folder, {"text": {"truncation": truncation, "max_length": 120}}, format="flat")
         same_scores(folder)
         length = Reranker(folder).max_length
-        assert length == (300 if truncation in (False, "do_not_truncate") else 120)
+        assert length == (2**20 if truncation in (False, "do_not_truncate") else 120)
     # A message's own arguments come before those of texts.
     size = {"chat_template": {"max_length": 120, "truncation": True}}
     ask(folder, {"text": {"truncation": False}} | size, format="flat")

@@ -1,5 +1,6 @@
 """Which architecture a folder holds: what config.json names, else what its tensors show."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,8 @@ ARCHITECTURES: dict[str, str] = {
     architecture: FAMILIES[model_type] for architecture, model_type in MODEL_TYPES.items()
 }
 
-# Family -> tensors that a classifier of sequences has and no other model of that family.
+# Family -> tensors that a classifier of sequences has and no other model of that family; where one
+# has several names, they are divided by "|".
 HEADS: dict[str, tuple[str, ...]] = {
     "bert": ("classifier.weight", "bert.pooler.dense.weight"),
     "roberta": ("classifier.dense.weight", "classifier.out_proj.weight"),
@@ -83,10 +85,19 @@ HEADS: dict[str, tuple[str, ...]] = {
     "distilbert": ("pre_classifier.weight", "classifier.weight"),
     "modernbert": ("head.dense.weight", "classifier.weight"),
     "deberta-v2": ("classifier.weight", "pooler.dense.weight"),
-    "gte": ("classifier.weight",),
+    "gte": ("classifier.weight", "gte.pooler.dense.weight|new.pooler.dense.weight"),
     "causal": ("score.weight",),
     "t5": (),
 }
+
+
+def missing_of_head(family: str, is_there: Callable[[str], bool]) -> list[str]:
+    """Names of what a classifier of this family has and is not there."""
+    return [
+        " or ".join(names)
+        for names in (one.split("|") for one in HEADS[family])
+        if not any(map(is_there, names))
+    ]
 
 
 def architecture_of(raw: dict[str, Any], folder: Path) -> tuple[str, str]:
@@ -167,7 +178,7 @@ def _by_tensors(model_type: str, names: list[str], folder: Path) -> str:
     elif family == "t5":
         decodes = any(name.startswith("decoder.block.") for name in found)
         architecture = f"{stem}{CONDITIONAL}" if decodes else None
-    elif all(name in found for name in HEADS[family]):
+    elif not missing_of_head(family, found.__contains__):
         architecture = BOTH_WAYS.get(model_type, f"{stem}{CLASSIFIER}")
     elif family != "causal":
         bodies = [name for name in names if not name.endswith(CLASSIFIER)]

@@ -185,12 +185,17 @@ def decoder_activation(raw: dict[str, Any], architecture: str) -> str:
 
 
 def decoder_pad(raw: dict[str, Any], architecture: str) -> int:
-    """The padding token, which Gemma has by default; -1: none.
+    """The padding token, at which a classifier does not read; -1: none.
+
+    Gemma has one by default. llama_bidirec reads by the mask, which is 1 at padding that a text
+    spells.
 
     Args:
         raw: config.json.
         architecture: of `MODEL_TYPES`, a decoder's.
     """
+    if MODEL_TYPES[architecture] == "llama_bidirec":
+        return -1
     usual = 0 if _family(architecture) in ("gemma", "gemma2") else -1
     if "pad_token_id" in raw and raw["pad_token_id"] is None:
         return -1

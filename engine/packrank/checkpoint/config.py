@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from packrank.checkpoint.activation_names import Activation, activation_named
 from packrank.checkpoint.adapter import read_config
 from packrank.checkpoint.architectures import (
     ARCHITECTURES,
@@ -22,7 +23,7 @@ from packrank.checkpoint.causal_config import (
     read_decoder,
 )
 from packrank.checkpoint.config_keys import check_keys
-from packrank.checkpoint.config_values import ConfigValues, known_activation
+from packrank.checkpoint.config_values import LONGEST, ConfigValues, known_activation
 from packrank.checkpoint.deberta_config import DebertaOptions, read_deberta
 from packrank.checkpoint.files import field, shown
 from packrank.checkpoint.gte_config import GteOptions, read_gte
@@ -32,7 +33,7 @@ from packrank.checkpoint.modernbert_config import (
     read_modernbert,
 )
 from packrank.checkpoint.scoring_modules import ScoringModules
-from packrank.checkpoint.t5_config import LONGEST, SPELLING, T5Options, read_t5, t5_activation
+from packrank.checkpoint.t5_config import SPELLING, T5Options, read_t5, t5_activation
 from packrank.errors import ModelError
 
 __all__ = [
@@ -44,9 +45,6 @@ __all__ = [
     "load_config",
 ]
 
-Activation = Literal[
-    "identity", "sigmoid", "normalized", "tanh", "softmax", "relu", "logsigmoid", "softplus"
-]
 Pooling = Literal["cls", "mean", "last", "all"]
 
 # Where a family spells a size otherwise than BERT does: the first key that is there counts.
@@ -64,6 +62,7 @@ _SPELLINGS: dict[str, dict[str, tuple[str, ...]]] = {
 }
 _NORM_EPS = {"modernbert": 1e-5, "deberta-v2": 1e-7}
 _PAD_TOKEN_IDS = {"roberta": 1, "gte": 1, "modernbert": 50283}
+_TABLES = ("bert", "roberta", "electra", "distilbert")  # families with a table of positions
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,8 @@ class ModelConfig:
         embedding_size: columns of the embedding tables; hidden_size but for some ELECTRAs.
         norm_eps: added to the variance in every LayerNorm.
         activation: of the MLP; a key of the kernels' activations.
-        max_position_embeddings: positions the model knows, unusable ones included.
+        max_position_embeddings: rows of the table of positions, unusable ones included; where
+            there is none, positions that the model was trained on.
         type_vocab_size: rows of the token type table; 0 where there is none.
         pad_token_id: RoBERTa's positions hang on it, and what a decoder's classifier reads; or -1.
         pooling: what the head reads: the first token, the mean of all, a decoder's last, or all.
@@ -172,11 +172,21 @@ class ModelConfig:
         return self.decoder is not None and self.architecture.endswith("Model")
 
     @property
+    def has_position_table(self) -> bool:
+        """Whether no token can stand past `max_position_embeddings`."""
+        return self.family in _TABLES or (self.deberta is not None and self.deberta.has_positions)
+
+    @property
     def max_length(self) -> int:
-        """Most tokens of one sequence, special tokens included."""
+        """Most tokens of one sequence, special tokens included, whoever asks for them."""
+        return self.usual_length if self.has_position_table else LONGEST
+
+    @property
+    def usual_length(self) -> int:
+        """The same where neither a file nor the caller says otherwise; at most `max_length`."""
         if self.family == "roberta":
             return self.max_position_embeddings - self.pad_token_id - 1
-        return self.max_position_embeddings
+        return min(self.max_position_embeddings, LONGEST)
 
 
 def load_config(folder: Path) -> ModelConfig:
@@ -373,27 +383,3 @@ class _Reader(ConfigValues):
         else:
             path = self.field("sbert_ce_default_activation_function", str, None)
         return path
-
-
-# Where torch has its activations, and what they are called here.
-_TORCH = ("torch.nn", "torch.nn.modules", "torch.nn.modules.activation", "torch.nn.modules.linear")
-_TORCH_NAMES: dict[str, Activation] = {
-    "Identity": "identity",
-    "Sigmoid": "sigmoid",
-    "Tanh": "tanh",
-    "Softmax": "softmax",
-    "ReLU": "relu",
-    "LogSigmoid": "logsigmoid",
-    "Softplus": "softplus",
-}
-
-
-def activation_named(path: str | None) -> str | None:
-    """The activation that a dotted path names; as sentence-transformers, None outside torch.
-
-    Of a class of torch that is not known here it is the path itself.
-    """
-    if path is None or not path.startswith("torch."):
-        return None
-    place, _, name = path.rpartition(".")
-    return _TORCH_NAMES.get(name, path) if place in _TORCH else path

@@ -105,7 +105,7 @@ _GEMMA2 = _SLIDING | _keys(
 
 _GTE = _keys(
     applied="hidden_size num_hidden_layers num_attention_heads intermediate_size hidden_act "
-    "layer_norm_eps type_vocab_size rope_theta rope_scaling",
+    "layer_norm_eps type_vocab_size rope_theta rope_scaling rope_parameters",
     harmless="attention_probs_dropout_prob classifier_dropout hidden_dropout_prob default_theta",
 )
 
@@ -122,6 +122,9 @@ _T5 = Keys(_EVERY.applied - _UNREAD, _EVERY.harmless | _UNREAD, _EVERY.only) | _
     harmless="classifier_dropout dropout_rate is_decoder",
     is_encoder_decoder=(True,),
 )
+
+# It always runs both ways, and pools by the mask.
+_BIDIREC_UNREAD = {"is_causal", "use_bidirectional_attention", "pad_token_id"}
 
 # model_type -> its keys.
 KEYS: dict[str, Keys] = {
@@ -166,7 +169,7 @@ KEYS: dict[str, Keys] = {
         "conv_act pooler_hidden_act pooler_hidden_size attention_head_size",
         harmless="pooler_dropout cls_dropout legacy",
     ),
-    "gte": _ENCODER | _GTE | _keys(applied="rope_parameters head_dim"),
+    "gte": _ENCODER | _GTE | _keys(applied="head_dim"),
     "new": _ENCODER
     | _GTE
     | _keys(
@@ -178,8 +181,8 @@ KEYS: dict[str, Keys] = {
     ),
     "llama": _LLAMA | _keys(applied="attention_bias mlp_bias"),
     "llama_bidirec": Keys(
-        _LLAMA.applied - {"is_causal", "use_bidirectional_attention"},
-        _LLAMA.harmless | {"is_causal", "use_bidirectional_attention"},  # it always does
+        _LLAMA.applied - _BIDIREC_UNREAD,
+        _LLAMA.harmless | _BIDIREC_UNREAD,
         _LLAMA.only,
     )
     | _keys(applied="attention_bias mlp_bias pooling temperature"),

@@ -30,6 +30,8 @@ _NULLABLE = {
     *("sentence_transformers", "sliding_window"),
 }
 
+# Where nothing of a model ends with its positions: what is longer than this fits into no device.
+LONGEST = 2**20
 # More than any model has, and what sums of two of them do not leave 32 bits with.
 MOST, _MOST_LAYERS = 2**30, 2**12
 _LARGEST = 3.4e38  # of float32

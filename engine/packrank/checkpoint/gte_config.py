@@ -1,6 +1,7 @@
 """What only the config.json of gte-multilingual says, in transformers' names or its authors'."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from packrank.checkpoint.config_values import ConfigValues, positive
 from packrank.checkpoint.files import field, shown
@@ -57,17 +58,35 @@ def _native(config: ConfigValues) -> GteOptions:
 
 
 def _original(config: ConfigValues) -> GteOptions:
-    theta = config.real("rope_theta", _THETA["new"])
-    scaling = config.field("rope_scaling", dict, None)
-    if scaling is None:
+    """rope_scaling as the authors' files have it, rope_parameters as transformers 5 saves them."""
+    given = {key: config.field(key, dict, None) for key in ("rope_scaling", "rope_parameters")}
+    said = {key: _stretched(config, key, one) for key, one in given.items() if one}
+    if len(set(said.values())) > 1:
+        both = " and ".join(f"{key} {shown(given[key])}" for key in said)
+        raise ModelError(f"config.json: {both} do not say the same; remove one")
+    return next(iter(said.values()), GteOptions(config.real("rope_theta", _THETA["new"])))
+
+
+def _stretched(config: ConfigValues, key: str, given: dict[str, Any]) -> GteOptions:
+    """What one of the two objects says."""
+    where = f"config.json: {key}"
+    beside = config.real("rope_theta", _THETA["new"])
+    theta = positive("rope_theta", field(given, "rope_theta", float, beside, where))
+    if "rope_theta" in config.raw and theta != beside:
+        raise ModelError(f"{where}: rope_theta is {theta:g}, and {beside:g} beside it; remove one")
+    others = {one: value for one, value in given.items() if one != "rope_theta"}
+    if all(value == _UNSCALED.get(one) for one, value in others.items()):
         return GteOptions(theta)
-    where = "config.json: rope_scaling"
-    kind = field(scaling, "type", str, None, where)
-    factor = positive("factor", field(scaling, "factor", float, 0.0, where))
-    mixed = scaling.get("mixed_b")
-    if kind != "ntk" or not scaling.keys() <= {"type", "factor", "mixed_b"} or factor < 1:
-        raise ModelError(f"{where} {shown(scaling)} is not supported; there is ntk")
+    kinds = {one: others.pop(one) for one in ("type", "rope_type") if one in others}
+    mixed, factor = others.pop("mixed_b", None), field(others, "factor", float, None, where)
+    if others.keys() != {"factor"} or set(map(str, kinds.values())) != {"ntk"} or factor is None:
+        raise ModelError(
+            f"{where} {shown(given)} is not supported; there is the type ntk, with a factor and, "
+            "if need be, mixed_b"
+        )
+    if positive("factor", factor) < 1:
+        raise ModelError(f"{where}: factor is {factor}, expected at least 1")
     if mixed is not None:
-        mixed = positive("mixed_b", field(scaling, "mixed_b", float, None, where))
+        mixed = positive("mixed_b", field(given, "mixed_b", float, None, where))
     # With a factor of 1 the authors' table is no longer than the model, and is not scaled.
-    return GteOptions(theta, factor, None if factor == 1 else mixed)
+    return GteOptions(theta, float(factor), None if factor == 1 else mixed)

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from packrank.checkpoint.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS, PREFIX, Adapter, adapter_in
 from packrank.checkpoint.headers import read_headers
+from packrank.checkpoint.joined import Place, saved_as
 from packrank.errors import ModelError
 
 # A name of the adapter -> its part of the change of a tensor.
@@ -43,7 +44,7 @@ _STRANGE = re.compile(r"lora_|modules_to_save|original_module|base_layer\.|token
 # Copies of modules that are trained whole, of which peft may save biases beside the module itself.
 _COPIES = re.compile(r"\.(modules_to_save(\.default)?|original_module)\.")
 # Before the names of a body, where the checkpoint is of more than the body.
-_BODIES = ("bert.", "roberta.", "electra.", "distilbert.", "model.")
+_BODIES = (*("bert.", "roberta.", "electra.", "distilbert.", "deberta.", "gte.", "new.", "model."),)
 # LayerNorm parameters as checkpoints converted from TensorFlow name them.
 _OLD_NAMES = {"gamma": "weight", "beta": "bias"}
 
@@ -116,6 +117,50 @@ class Change:
 
 
 @dataclass(frozen=True)
+class Whole:
+    """A part of a tensor that the adapter holds whole, by its name there."""
+
+    name: str
+
+    def merged(
+        self, base: Tensor, read: Callable[[str], Tensor], rows: list[int] | None = None
+    ) -> Tensor:
+        """See `Change.merged`."""
+        found = read(self.name)
+        if found.shape != base.shape:
+            raise ModelError(
+                f"the adapter's {self.name} has shape {list(found.shape)}, and its base implies "
+                f"{list(base.shape)}"
+            )
+        return found.double()
+
+
+@dataclass(frozen=True)
+class Joined:
+    """What becomes of a tensor that is several of the model, one above the other.
+
+    Attributes:
+        count: how many they are, all of as many rows.
+        parts: what becomes of each that changes, by its place among them.
+    """
+
+    count: int
+    parts: dict[int, Change | Whole]
+
+    def merged(
+        self, base: Tensor, read: Callable[[str], Tensor], rows: list[int] | None = None
+    ) -> Tensor:
+        """See `Change.merged`; always of all rows."""
+        if rows is not None or len(base) % self.count:
+            raise ModelError(f"a tensor of {len(base)} rows is not {self.count} of one size")
+        made = base.double()
+        for place, part in enumerate(made.chunk(self.count)):
+            if place in self.parts:
+                part.copy_(self.parts[place].merged(part.clone(), read))
+        return made
+
+
+@dataclass(frozen=True)
 class Lora:
     """An adapter's tensors.
 
@@ -127,7 +172,7 @@ class Lora:
     """
 
     path: Path
-    changes: dict[str, Change] = field(default_factory=dict)
+    changes: dict[str, Change | Joined] = field(default_factory=dict)
     whole: dict[str, str] = field(default_factory=dict)
     of_base: frozenset[str] = frozenset()
 
@@ -167,19 +212,44 @@ def read_lora(folder: Path, base: Collection[str]) -> Lora | None:
             own = re.sub(r"\.base_layer\.(weight|bias)$", r".\1", own)
             if _STRANGE.search(own):
                 raise ModelError(f"{path} holds {name}, which is no tensor of a LoRA")
-            _put(lora, lora.whole, own if own in base else known.get(plain(own), own), name)
+            at = _place(own, base, known)
+            if at.count == 1:
+                _put(lora, lora.whole, at.name, name)
+            else:
+                _put_part(lora, at, Whole(name))
     for target, named in parts.items():
-        stored = target if target in base else known.get(plain(target), target)
-        if stored not in base and stored not in lora.whole:
+        at = _place(target, base, known)
+        if at.name not in base and at.name not in lora.whole:
             raise ModelError(
                 f"{path} holds {min(named.values())}, and its base has no {target}; is the base "
                 "another model, or does it share that tensor with another?"
             )
-        _put(lora, lora.changes, stored, _change(adapter, target, named, path))
+        change = _change(adapter, target, named, path)
+        if at.count == 1:
+            _put(lora, lora.changes, at.name, change)
+        else:
+            _put_part(lora, at, change)
     _check_saved(adapter, lora)
     if not lora.changes and not lora.whole:
         raise ModelError(f"{path} holds no tensor")
     return lora
+
+
+def _place(name: str, base: Collection[str], known: dict[str, str]) -> Place:
+    """Where the base has a tensor that the adapter calls so; if nowhere, its own name."""
+    for at in (Place(name), saved_as(name)):
+        stored = at.name if at.name in base else known.get(plain(at.name))
+        if stored is not None:
+            return Place(stored, at.part, at.count)
+    return Place(name)
+
+
+def _put_part(lora: Lora, at: Place, change: Change | Whole) -> None:
+    """Note what becomes of a part of a tensor, once."""
+    joined = lora.changes.setdefault(at.name, Joined(at.count, {}))
+    if not isinstance(joined, Joined) or at.part in joined.parts:
+        raise ModelError(f"{lora.path} says twice what becomes of {at.name}")
+    joined.parts[at.part] = change
 
 
 def _put(lora: Lora, into: dict[str, Any], stored: str, value: Any) -> None:

@@ -14,9 +14,6 @@ SPELLING = {
     "intermediate_size": ("d_ff",),
     "head_dim": ("head_dim", "d_kv"),
 }
-# Distances have no end: what is longer than this fits into no device.
-LONGEST = 2**20
-
 _LAYERS = {"t5": 6, "mt5": 8}  # transformers' defaults, which the decoder falls back on
 _PROJECTIONS = {"t5": "relu", "mt5": "gated-gelu"}
 

@@ -106,7 +106,9 @@ def describe_model(folder: Path) -> Iterator[str]:
     yield f"MLP size         {config.intermediate_size}, {config.activation}"
     yield f"vocabulary       {config.vocab_size}"
     if kind == "listwise":
-        layout = BlockLayout(Tokenizer.from_folder(inner), config.max_length, BlockRule(1, 1, 1, 1))
+        layout = BlockLayout(
+            Tokenizer.from_folder(inner), config.usual_length, BlockRule(1, 1, 1, 1)
+        )
         yield "ranks by         documents side by side, each by the vector of its marker"
         yield f"markers          {', '.join(map(layout.tokenizer.token, layout.markers))}"
         load_model(inner, device="meta", dtype=torch.float32, head=False)
@@ -119,7 +121,13 @@ def describe_model(folder: Path) -> Iterator[str]:
         check_reranker(inner, config, scoring)
     else:
         tokenizer = Tokenizer.from_folder(inner)
-        settings = read_settings(folder, tokenizer, config.hidden_size, config.max_length)
+        settings = read_settings(
+            folder,
+            tokenizer,
+            config.hidden_size,
+            config.max_length,
+            usual_positions=config.usual_length,
+        )
         yield f"scores by        late interaction ({settings.kind})"
         yield f"max length       {settings.query.max_length} tokens of a query"
         yield f"                 {settings.document.max_length} tokens of a document"
@@ -190,7 +198,7 @@ def _describe_reranker(
     names = f": {', '.join(config.label_names)}" if config.num_labels > 1 else ""
     yield f"labels           {config.num_labels}{names}"
     try:
-        yield f"activation       {known_activation(scoring.activation)}"
+        yield f"activation       {known_activation(scoring.activation, config.num_labels)}"
     except ModelError as error:
         yield f"activation       none: {error}"
     if scoring.prompt:

@@ -74,6 +74,7 @@ class LateEncoder(Reopened):
             tokenizer,
             loaded.hidden_size,
             loaded.config.max_length,
+            usual_positions=loaded.config.usual_length,
             query_length=query_length,
             document_length=document_length,
         )

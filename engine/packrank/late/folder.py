@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from packrank.checkpoint.config_values import LONGEST
 from packrank.checkpoint.modules import Module
 from packrank.checkpoint.scoring_modules import FUSED, TOKENS, read_dense
 from packrank.errors import InputError, ModelError
@@ -24,6 +25,7 @@ class LateFolder:
         tokenizer: of the encoder.
         hidden_size: of the encoder.
         max_positions: the longest sequence that the encoder takes.
+        usual_positions: the longest where nobody asks for more.
         query_length: tokens of a query that the caller asks for; None: what the files say.
         document_length: the same of a document.
     """
@@ -33,13 +35,14 @@ class LateFolder:
     tokenizer: Tokenizer
     hidden_size: int
     max_positions: int
+    usual_positions: int
     query_length: int | None = None
     document_length: int | None = None
 
     def length(self, asked: int | None) -> int:
         """Tokens of a sequence: what the folder asks for, else the tokenizer, within positions."""
         if asked is None:
-            asked = self.tokenizer.model_max_length or self.max_positions
+            asked = min(self.tokenizer.model_max_length or LONGEST, self.usual_positions)
         return min(asked, self.max_positions)
 
     def token(self, token: str) -> int:

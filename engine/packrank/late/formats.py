@@ -40,6 +40,7 @@ def read_settings(
     hidden_size: int,
     max_positions: int,
     *,
+    usual_positions: int | None = None,
     query_length: int | None = None,
     document_length: int | None = None,
 ) -> Settings:
@@ -50,6 +51,7 @@ def read_settings(
         tokenizer: of `encoder_folder(folder)`.
         hidden_size: of the encoder.
         max_positions: the longest sequence that the encoder takes.
+        usual_positions: the longest where neither files nor caller say; None: the same.
         query_length: tokens of a query, in place of what the folder asks for.
         document_length: tokens of a document, in place of what the folder asks for.
 
@@ -58,8 +60,9 @@ def read_settings(
         InputError: a length that the model cannot take.
     """
     modules = read_modules(folder)
+    usual = max_positions if usual_positions is None else usual_positions
     late = LateFolder(
-        folder, modules, tokenizer, hidden_size, max_positions, query_length, document_length
+        folder, modules, tokenizer, hidden_size, max_positions, usual, query_length, document_length
     )
     late.check_lengths()
     settings = _READERS.get(kind_of(folder), _encoder)(late)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from packrank.checkpoint.architectures import HEADS, MARKED
+from packrank.checkpoint.architectures import MARKED, missing_of_head
 from packrank.checkpoint.config import ARCHITECTURES, ModelConfig, load_config
 from packrank.checkpoint.scoring_modules import ScoringModules
 from packrank.checkpoint.weights import Weights
@@ -149,7 +149,7 @@ def _check_parts(config: ModelConfig, weights: Weights, *, head: bool) -> None:
         found = 1 + max((int(match[1]) for match in layers if match is not None), default=-1)
         if found < count:
             raise ModelError(f"config.json says {count} layers, and the weights hold {found}")
-    missing = [name for name in HEADS[config.family] if name not in weights]
+    missing = missing_of_head(config.family, weights.__contains__)
     if head and missing:
         raise ModelError(
             f"config.json says {config.architecture}, and the weights hold no head for it (no "

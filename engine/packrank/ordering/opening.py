@@ -47,7 +47,7 @@ def method_of(folder: Path, name: str | None) -> Method | None:
 
 def by_blocks(setup: Setup, rule: BlockRule, instruction: str | None) -> ByBlocks:
     """jina-reranker-v3's way."""
-    layout = BlockLayout(setup.tokenizer, setup.config.max_length, rule, instruction)
+    layout = BlockLayout(setup.tokenizer, setup.config.usual_length, rule, instruction)
     return ByBlocks(layout, setup.encoder())
 
 
@@ -125,7 +125,7 @@ def by_form(setup: Setup, form: Form[Any], order: Order, limits: Limits) -> ByLa
             return text, len(ids)
         return tokenizer.decode(ids[:length]), length
 
-    most = setup.config.max_length
+    most = setup.config.usual_length
     prompts = FormPrompts(form, tokenize, cut, limits.query, limits.document, most)
     shares = setup.config.shares_prefixes
     return ByLabels(prompts, order, setup.labelled(settings), tokens, shares=shares)
@@ -168,9 +168,9 @@ def stop_tokens(setup: Setup) -> tuple[int, ...]:
 
 def _windows(setup: Setup, rule: WindowRule, ending: str = "") -> WindowPrompts:
     check_window(rule.size, rule.stride, letters=rule.letters)
-    if rule.context > setup.config.max_length:
+    if rule.context > setup.config.usual_length:
         raise InputError(
-            f"context is {rule.context}, but the model has {setup.config.max_length} positions"
+            f"context is {rule.context}, but the model has {setup.config.usual_length} positions"
         )
     is_vicuna = any(
         re.search(r"rank[_-]?vicuna", one, re.IGNORECASE)

@@ -198,7 +198,7 @@ class Generator:
         # What is generated last is not read any more.
         tokens = len(ids) + request.max_tokens - 1
         for room, what in (
-            (self._config.max_length, "the model has positions for"),
+            (self._config.usual_length, "the model has positions for"),
             (self._pages.tokens, "the cache has pages for"),
         ):
             if tokens > room:

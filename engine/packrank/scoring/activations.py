@@ -1,32 +1,52 @@
 """Logits to scores: the activations of rerankers, and the order that each keeps."""
 
 from collections.abc import Callable
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from packrank.arguments import check_choice_or_none
 from packrank.checkpoint.config import Activation
-from packrank.errors import ModelError
+from packrank.errors import InputError, ModelError
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 
 
-def known_activation(name: str) -> Activation:
+_ALL_ONE = "a softmax makes 1.0 of every score of a model that has one label"
+
+
+def known_activation(name: str, num_labels: int) -> Activation:
     """An activation that can be applied, by its name.
 
     Args:
         name: of one; or the dotted path of a class of torch that is none of them.
+        num_labels: of the model.
 
     Raises:
-        ModelError: it is none.
+        ModelError: it is none, or makes one score of all logits.
     """
-    for known in get_args(Activation):
-        if name == known:
-            return known  # type: ignore[no-any-return]
     names = ", ".join(map(repr, get_args(Activation)))
+    for known in get_args(Activation):
+        if name != known:
+            continue
+        if known == "softmax" and num_labels == 1:
+            raise ModelError(f"{_ALL_ONE}; pass activation=, another of {names}")
+        return known  # type: ignore[no-any-return]
     raise ModelError(f"activation_fn {name!r} is not supported; pass activation=, one of {names}")
+
+
+def check_activation(activation: Any, num_labels: int) -> None:
+    """Raise InputError unless a caller's activation tells logits apart; None does.
+
+    Args:
+        activation: what is to be one.
+        num_labels: of the model.
+    """
+    check_choice_or_none("activation", activation, get_args(Activation))
+    if activation == "softmax" and num_labels == 1:
+        raise InputError(f"activation is 'softmax', and {_ALL_ONE}; leave it out, or pass another")
 
 
 def activate(logits: Float32, activation: Activation, shift: float = 0.0) -> Float32:
@@ -34,8 +54,7 @@ def activate(logits: Float32, activation: Activation, shift: float = 0.0) -> Flo
 
     Args:
         logits: [..., labels] float32.
-        activation: what turns them into scores; "softmax" over the labels, as sentence-transformers
-            has it, so that the score of one label alone is 1.
+        activation: what turns them into scores; "softmax" over the labels.
         shift: "normalized" scores are sigmoid(logit - shift).
 
     Returns:

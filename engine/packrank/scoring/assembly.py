@@ -1,5 +1,6 @@
 """A reranker's folder and its options, put together: what the model reads and how it scores."""
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -34,7 +35,7 @@ class Options:
 
     max_length: int | None = None
     truncation: Truncation | None = None
-    template: str | None = None
+    template: str | os.PathLike[str] | None = None
     instruction: str | None = None
     compress_ratio: int = 1
     compress_layers: tuple[int, ...] = (8,)

@@ -23,7 +23,7 @@ from packrank.errors import InputError, PairError
 from packrank.runtime.device import Devices, choose_devices
 from packrank.runtime.fleet import Recipe, run_on
 from packrank.runtime.runner import Runner
-from packrank.scoring.activations import known_activation
+from packrank.scoring.activations import check_activation, known_activation
 from packrank.scoring.assembly import HeadIndex, Options, assemble
 from packrank.scoring.identity import identity
 from packrank.scoring.pair_scorer import LogitStream, PairScorer
@@ -49,7 +49,7 @@ class PairModel(Reopened):
         truncation: Truncation | None = None,
         long_documents: LongDocuments = "truncate",
         activation: Activation | None = None,
-        template: str | None = None,
+        template: str | os.PathLike[str] | None = None,
         instruction: str | None = None,
         compress_ratio: int = 1,
         compress_layers: Sequence[int] = (8,),
@@ -137,7 +137,9 @@ class PairModel(Reopened):
             long_documents=long_documents,
         )
         assembly = assemble(self._folder, self._name, options)
-        self._activation = activation or known_activation(assembly.activation)
+        num_labels = assembly.config.num_labels
+        check_activation(activation, num_labels)
+        self._activation = activation or known_activation(assembly.activation, num_labels)
         self._assembly, self._config, self._devices = assembly, assembly.config, devices
         head = assembly.causal, assembly.modules
         recipe = Recipe(assembly.folder, chosen_dtype, deterministic, budget_tokens, *head)
@@ -235,7 +237,7 @@ class PairModel(Reopened):
             if length is None:
                 raise InputError(f"max_seqlens[{place}] is None, expected a number of tokens")
             checked_count(f"max_seqlens[{place}]", length)
-        longest = self._config.max_length
+        longest = max(self._config.usual_length, self.max_length)
         self._runner.warm_up(sorted({min(length, longest) for length in lengths}))
 
     @property
@@ -347,7 +349,7 @@ class PairModel(Reopened):
         Returns:
             [N, labels] float32.
         """
-        check_choice_or_none("activation", activation, get_args(Activation))
+        check_activation(activation, self.num_labels)
         return self._scorer.scores(logits, activation or self._activation)
 
     score_async = in_thread(score)
@@ -368,7 +370,7 @@ class PairModel(Reopened):
         return scores[0] if is_one else scores
 
     def _asked(self, scorer: PairScorer, activation: Activation | None, layers: Any) -> Asked:
-        check_choice_or_none("activation", activation, get_args(Activation))
+        check_activation(activation, self.num_labels)
         layers, columns = self._assembly.cutoffs(layers)
         return Asked(scorer, layers, columns, activation or self._activation)
 

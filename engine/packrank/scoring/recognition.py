@@ -1,9 +1,12 @@
 """Which kind of reranker a folder holds: what its model reads, and what of it is a score."""
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+import numpy as np
 
 from packrank.checkpoint.config import ModelConfig
 from packrank.checkpoint.model_names import names_of
@@ -31,11 +34,13 @@ _BY_ARCHITECTURE = {
 }
 # Those that many models have: a reranker among them, what its name and those of conversions hold,
 # and its template.
-_BGE_GEMMA = ("bge-reranker-v2-gemma", "bge-reranker-v2-gemma", "bge-gemma")
-_MXBAI = ("mxbai-rerank-v2", r"mxbai-rerank-((base|large)-)?v2(?!\.?\d)", "mxbai-v2")
-_QWEN3 = ("Qwen3-Reranker", "Qwen3-Reranker", "qwen3")
-_CONTEXTUAL = ("ctxl-rerank-v2", "ctxl-rerank-v2", "contextual")
-_MONOT5 = ("monoT5", "mono-?t5", "monot5")
+# Another version is another model.
+_END = r"(?!\.?\d)"
+_BGE_GEMMA = ("bge-reranker-v2-gemma", f"bge-reranker-v2-gemma{_END}", "bge-gemma")
+_MXBAI = ("mxbai-rerank-v2", f"mxbai-rerank-((base|large)-)?v2{_END}", "mxbai-v2")
+_QWEN3 = ("Qwen3-Reranker", f"Qwen3-Reranker{_END}", "qwen3")
+_CONTEXTUAL = ("ctxl-rerank-v2", f"ctxl-rerank-v2{_END}", "contextual")
+_MONOT5 = ("monoT5", f"mono-?t5{_END}", "monot5")
 _BY_NAME = {
     "GemmaForCausalLM": (_BGE_GEMMA,),
     "GemmaForSequenceClassification": (_BGE_GEMMA,),
@@ -97,7 +102,8 @@ class Scoring:
         Args:
             tokenizer: of the model.
             config: of the model.
-            max_length: if None, the default, within the positions of the model.
+            max_length: if None, the default, which leaves a model's own template within the
+                positions that it was trained on.
             truncation: if None, the default. "off": what is too long fails. Else templates and
                 chats say themselves what is cut.
             instruction: instead of the model's own; in a chat, the system's message.
@@ -110,7 +116,9 @@ class Scoring:
             ModelError: the tokenizer is not of this model.
         """
         truncation = truncation or self.truncation
-        positions, truncate = config.max_length, truncation != "off"
+        truncate, positions = truncation != "off", config.max_length
+        if max_length is None and self.template_name in TEMPLATES:
+            positions = config.usual_length
         if prompt is not None and (self.template is not None or self.chat is not None):
             instruction = prompt if instruction is None else instruction
         if self.template is not None:
@@ -136,6 +144,7 @@ class Scoring:
         if instruction is not None:
             raise InputError("the model reads query and document alone and takes no instruction")
         special = tokenizer.num_special_tokens(pair=True)
+        _check_types(tokenizer, config)
         length = usable_length(max_length, positions, usual, special)
         shares = config.shares_prefixes
         before = self.prompt if prompt is None else prompt
@@ -152,7 +161,7 @@ def recognise(
     config: ModelConfig,
     tokenizer: Tokenizer,
     *,
-    template: str | None = None,
+    template: str | os.PathLike[str] | None = None,
     name: str | None = None,
 ) -> Scoring:
     """How a reranker's folder is scored.
@@ -172,8 +181,9 @@ def recognise(
         ModelError: the files do not say how, or ask for what is not supported.
         InputError: there is no such template, or it is not for this model.
     """
-    is_file = isinstance(template, str) and template.endswith(SUFFIX)
-    if template is not None and not is_file:
+    if isinstance(template, os.PathLike):
+        template = os.fspath(template)
+    if template is not None and not _is_file(template):
         known = (*TEMPLATES, PLAIN)
         if template not in known:
             raise InputError(
@@ -196,7 +206,7 @@ def recognise(
         template = _template_of(folder, config, settings, name)
     if template in (None, PLAIN):
         return _untemplated(config, settings, plain=template == PLAIN)
-    if template.endswith(SUFFIX):
+    if _is_file(template):
         name, found = read_template(template)
     else:
         name, found = template, TEMPLATES[template]
@@ -230,22 +240,39 @@ def _template_of(
             why = f", of {config.num_labels} labels where a {original} has one," if named else ""
             raise ModelError(
                 f"{folder} is a {architecture}{why} and does not say how its pairs are laid out; "
-                f'pass template="{template}" if it was made from a {original}, template="{PLAIN}" '
-                "if it was trained on query and document alone"
+                f'pass template="{template}" (--template) if it was made from a {original}, '
+                f'template="{PLAIN}" if it was trained on query and document alone'
             )
     if config.is_classifier:
         return None
     if config.t5 is not None:
         raise ModelError(
             f"{folder} is a {architecture}, and nothing says that it was trained to score pairs; "
-            'if it was, pass template="monot5" or a file of its own template, else compare '
-            "documents with Pairwise or Setwise"
+            'if it was, pass template="monot5" (--template) or a JSON file of its own, else '
+            "compare documents with Pairwise or Setwise"
         )
     known = ", ".join(map(repr, TEMPLATES))
     raise ModelError(
-        f"{folder} is a {architecture} and does not say what makes it a reranker; pass template=, "
-        f"one of {known}, or rank with Listwise, Pairwise or Setwise (--method)"
+        f"{folder} is a {architecture} and does not say what makes it a reranker; pass template= "
+        f"(--template), one of {known}, or a JSON file of your own "
+        "(docs/templates.md); or rank with Listwise, Pairwise or Setwise (--method)"
     )
+
+
+def _check_types(tokenizer: Tokenizer, config: ModelConfig) -> None:
+    """Raise ModelError if pairs have token types that a model with a table of them has not."""
+    one = np.zeros(1, dtype=np.int32)
+    types = 1 + int(tokenizer.pair(one, one, None, "off").token_types.max())
+    if 0 < config.type_vocab_size < types:
+        raise ModelError(
+            f"the tokenizer gives pairs {types} token types, and the model knows "
+            f"{config.type_vocab_size} (type_vocab_size); is the tokenizer another model's?"
+        )
+
+
+def _is_file(template: object) -> bool:
+    """Whether a template is the name of a file."""
+    return isinstance(template, str) and template.lower().endswith(SUFFIX)
 
 
 def _untemplated(config: ModelConfig, settings: Settings, *, plain: bool) -> Scoring:
@@ -296,11 +323,7 @@ def _templated(
             "a classifier nor a head at several layers"
         )
     else:
-        false = template.false_token
-        tokens = LogitScore(
-            token_of(tokenizer, template.true_token),
-            None if false is None else token_of(tokenizer, false),
-        )
+        tokens = tokens_of(template, name, tokenizer)
     return Scoring(
         head=head,
         activation=activation,
@@ -311,3 +334,28 @@ def _templated(
         tokens=tokens,
         modules=settings.modules,
     )
+
+
+def tokens_of(template: Template, name: str, tokenizer: Tokenizer) -> LogitScore:
+    """The tokens that a template names, whose logits are a score.
+
+    Args:
+        template: that names one at least.
+        name: of the template, for the messages.
+        tokenizer: of the model.
+
+    Raises:
+        ModelError: the tokenizer has no such token.
+        InputError: both are one.
+    """
+    assert template.true_token is not None
+    true, false = token_of(tokenizer, template.true_token), None
+    if template.false_token is not None:
+        false = token_of(tokenizer, template.false_token)
+    if true == false:
+        raise InputError(
+            f"template {name!r} takes the logit of {template.false_token!r} off that of "
+            f"{template.true_token!r}, and to this tokenizer both are token {true}: every score "
+            "would be 0"
+        )
+    return LogitScore(true, false)

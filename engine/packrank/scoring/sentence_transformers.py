@@ -87,7 +87,7 @@ def read_settings(folder: Path, config: ModelConfig, tokenizer: Tokenizer) -> Se
     limit = tokenizer.model_max_length
     if not modules:
         return Settings(
-            config.default_activation, min(config.max_length, limit or config.max_length)
+            config.default_activation, min(config.usual_length, limit or config.usual_length)
         )
     saved = read_object(folder / _SETTINGS)
     scoring, chain = None, _chain(modules)
@@ -98,13 +98,16 @@ def read_settings(folder: Path, config: ModelConfig, tokenizer: Tokenizer) -> Se
     prompt = _prompt(saved)
     if scoring is not None and prompt and not scoring.includes_prompt and transformer.chat is None:
         scoring = replace(scoring, skipped=_num_prompt_tokens(tokenizer, prompt))
-    limit = transformer.limit or limit
-    if transformer.truncation == "off":  # nothing but the model's positions limits a pair
-        limit = None
+    # By default tokenizer and config.json limit a pair; what the file says may go past both.
+    longest = min(config.usual_length, limit or config.usual_length)
+    if transformer.truncation == "off":
+        longest = config.max_length
+    elif transformer.limit is not None:
+        longest = min(config.max_length, transformer.limit)
     path = field(saved, "activation_fn", str, None, _SETTINGS)
     return Settings(
         activation=activation_named(path) or config.default_activation,
-        max_length=min(config.max_length, limit or config.max_length),
+        max_length=longest,
         truncation=transformer.truncation,
         prompt=prompt,
         chat=transformer.chat,
@@ -186,6 +189,8 @@ def _logit_score(module: Module, vocab_size: int) -> LogitScore:
             raise ModelError(f"{path}: it scores by token {token_id} of a model of {vocab_size}")
     if ids[0] is None:
         raise ModelError(f"{path} has no true_token_id; is it a LogitScore?")
+    if ids[0] == ids[1]:
+        raise ModelError(f"{path}: it takes the logit of token {ids[0]} off itself, which is 0")
     return LogitScore(*ids)
 
 

@@ -111,13 +111,7 @@ class Budget:
             or (limits.document or document_most) <= sizes.document
             or room <= sizes.query + sizes.document + first * sizes.closing
         ):
-            raise InputError(
-                f"max_length is {limit}, which the prompt leaves no token of for query and "
-                "document; pass more"
-                if limits == NO_LIMITS
-                else f"within max_length {limit}, query_length {limits.query} and document_length "
-                f"{limits.document} the prompt leaves no token for query and document; pass more"
-            )
+            raise InputError(_no_room(template, asked, limit, positions, prompt, limits))
         most = query_most, document_most
         return cls(limit, limit + beyond, room, *most, limits, sizes, apart, first, truncate)
 
@@ -218,3 +212,29 @@ class Budget:
             f"its prompt is {over} tokens longer than max_length {self.max_length} allows; shorten "
             "it or allow truncation"
         )
+
+
+def _no_room(
+    template: Template,
+    asked: int | None,
+    limit: int,
+    positions: int,
+    prompt: int,
+    limits: SideLimits,
+) -> str:
+    """Why no token is left for query and document; see `Budget.of`."""
+    if asked is None and limit < template.max_length:
+        return (
+            f"the prompt alone has {prompt} tokens, and the model {positions} positions, which "
+            "leaves none for query and document; is the template another model's?"
+        )
+    if limits != NO_LIMITS:
+        return (
+            f"within max_length {limit}, query_length {limits.query} and document_length "
+            f"{limits.document} the prompt leaves no token for query and document; pass more"
+        )
+    said = " by the template" if asked is None else ""
+    return (
+        f"max_length is {limit}{said}, which the prompt leaves no token of for query and document; "
+        "pass more"
+    )

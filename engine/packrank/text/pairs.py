@@ -155,8 +155,9 @@ def usable_length(asked: int | None, positions: int, usual: int, special: int) -
         raise InputError(f"max_length is {asked}, but the model has {positions} positions")
     length = asked or usual
     if length <= special:
+        said = " by the model's files" if asked is None else ""
         raise InputError(
-            f"max_length is {length}, but a pair has {special} special tokens; pass more"
+            f"max_length is {length}{said}, but a pair has {special} special tokens; pass more"
         )
     return length
 

@@ -1,5 +1,6 @@
 """Pairs under a template: ids of the prompt, what is cut, and what pairs of one query share."""
 
+import string
 from collections.abc import Sequence
 from functools import cached_property
 
@@ -106,7 +107,7 @@ class PromptLayout:
             if not self._stands_alone(template.head):
                 raise ModelError(
                     "the tokenizer joins a document to what stands beside it, so that it cannot be "
-                    "cut; is it another model's?"
+                    "cut; is it another model's, or does the template leave nothing between them?"
                 )
         self._apart = self._first or not template.one_string or self._splits()
         # What stands before a document, where it is repeated before a window of one, is text 3.
@@ -208,18 +209,27 @@ class PromptLayout:
     def _splits(self) -> bool:
         """Whether the document's part, tokenized by itself, has the ids that it has in the whole.
 
-        Before it always stands the same, what ends the query's part; else what may end a query.
+        Before it stands what ends the query's part; and what may end a query, which a tokenizer may
+        join to that where it is no word.
         """
-        queries = [text.join(self._query) for text in ("a", *([] if self._query[1] else _ENDS))]
-        documents = [text.join(self._document) for text in _BEGINNINGS]
+        if _are_one_word(self._query[1], self._document[0]):
+            return False
+        ends = ("a",) if _is_word(self._query[1]) else ("a", *_ENDS)
+        queries = [text.join(self._query) for text in ends]
+        begins = _BEGINNINGS if self._document[0] else (*_BEGINNINGS, *string.punctuation)
+        documents = [text.join(self._document) for text in begins]
         return self._joins_none([(query, document) for query in queries for document in documents])
 
     def _stands_alone(self, head: str) -> bool:
         """Whether a document's part has the same ids between head and query as by itself."""
+        between = self._document[1], self._query[0]
+        if _are_one_word(*between) or (head and _are_one_word(head, self._document[0])):
+            return False
         queries = ["a".join(self._query)]
-        if not self._query[0]:
+        if not _is_word(self._query[0]):
             queries += [text.join(self._query) for text in _BEGINNINGS]
-        texts = [*_BEGINNINGS, *([] if self._document[1] else _ENDS)]
+        texts = [*_BEGINNINGS, *([] if _is_word(self._document[1]) else _ENDS)]
+        texts += [] if self._document[0] else string.punctuation
         documents = [text.join(self._document) for text in texts]
         return self._joins_none([(head, one, query) for one in documents for query in queries])
 
@@ -295,6 +305,20 @@ def _around_query(template: Template, instruction: str | None) -> tuple[str, str
     before, after = pattern.split("{query}")
     before, after = (part.replace("{instruction}", given or "") for part in (before, after))
     return before, after
+
+
+def _is_word(text: str) -> bool:
+    """Whether there is a letter or a digit in what stands between two texts."""
+    return any(map(str.isalnum, text))
+
+
+def _are_one_word(before: str, after: str) -> bool:
+    """Whether a letter or a digit may stand on both sides of where these meet.
+
+    What is empty is a text of anybody's. Within a word a tokenizer may join what it likes, so that
+    no few examples tell.
+    """
+    return (before[-1:] or "a").isalnum() and (after[:1] or "a").isalnum()
 
 
 def _untyped(*parts: Int32 | int) -> Layout:

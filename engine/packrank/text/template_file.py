@@ -7,6 +7,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, get_args
 
+from packrank.arguments import check_text
 from packrank.checkpoint.config import Activation
 from packrank.errors import InputError
 from packrank.text.templates import Bos, Budget, Template
@@ -79,6 +80,8 @@ def _value(key: str, value: Any) -> Any:
     if key in _LISTS:
         if not isinstance(value, list) or not all(isinstance(x, str) and x for x in value):
             raise InputError(f"{key} is {value!r}, expected a list of texts")
+        for text in value:
+            check_text(text, key)
         return tuple(value)
     if key in _FLAGS:
         if not isinstance(value, bool):
@@ -97,6 +100,7 @@ def _value(key: str, value: Any) -> Any:
         return {int(size): _number(key, shift) for size, shift in value.items()}
     if not isinstance(value, str):
         raise InputError(f"{key} is {value!r}, expected a text")
+    check_text(value, key)
     return value
 
 
@@ -145,6 +149,13 @@ def _check_places(key: str, pattern: str, known: tuple[str, ...]) -> None:
 def _check_scoring(template: Template) -> None:
     if template.false_token is not None and template.true_token is None:
         raise InputError("false_token is given without true_token")
+    if template.true_token is not None and template.true_token == template.false_token:
+        raise InputError(f"true_token and false_token are both {template.true_token!r}")
+    if template.activation == "softmax" and not template.of_classifiers:
+        raise InputError(
+            'activation is "softmax", over labels, of which a score of tokens has one: every score '
+            "would be 1.0; sigmoid is what a softmax makes of two tokens' logits"
+        )
     asked = (template.query, template.instructed or "", template.instruction or "")
     read = (template.separator, template.document, template.closing)
     around = (template.head, *asked, *read, *template.tail)

@@ -42,7 +42,28 @@ def test_defaults_are_those_of_transformers(load: Any) -> None:
 def test_max_length(load: Any, architecture: str, pad_token_id: int | None, expected: int) -> None:
     distilbert = {"dim": 12, "n_heads": 3, "n_layers": 2, "hidden_dim": 7}
     raw = BERT | distilbert | {"architectures": [architecture], "pad_token_id": pad_token_id}
-    assert load(raw).max_length == expected
+    config = load(raw)
+    assert config.max_length == config.usual_length == expected and config.has_position_table
+
+
+@pytest.mark.parametrize(
+    ("architecture", "more", "ends"),
+    [
+        ("GteModel", {}, False),
+        ("ModernBertModel", {}, False),
+        ("LlamaForSequenceClassification", {}, False),
+        ("DebertaV2Model", {"position_biased_input": False}, False),
+        ("DebertaV2Model", {"position_biased_input": True}, True),
+        ("DebertaV2Model", {}, True),
+    ],
+)
+def test_max_length_without_a_table_of_positions(
+    load: Any, architecture: str, more: dict[str, Any], ends: bool
+) -> None:
+    sizes = {"hidden_size": 12, "num_attention_heads": 3}
+    config = load(BERT | sizes | {"architectures": [architecture]} | more)
+    assert config.usual_length == 514 and config.has_position_table == ends
+    assert config.max_length == (514 if ends else 2**20)
 
 
 def test_distilbert_spelling(load: Any) -> None:

@@ -155,6 +155,19 @@ def test_a_skiplist_is_of_the_sides_that_it_names(
     assert (len(settings.query.skipped), len(settings.document.skipped)) == (query, document)
 
 
+def test_a_file_may_go_past_usual_positions(tmp_path: Path) -> None:
+    def lengths(folder: Path, **asked: int) -> tuple[int, int]:
+        some = read_settings(folder, tokenizer(), HIDDEN, 1000, usual_positions=50, **asked)
+        return some.query.max_length, some.document.max_length
+
+    read(tmp_path, pylate(query_length=90, document_length=500))
+    assert lengths(tmp_path) == (90, 500)
+    assert lengths(tmp_path, document_length=999) == (90, 999)
+    (tmp_path / "bare").mkdir()
+    read(tmp_path / "bare", {})
+    assert lengths(tmp_path / "bare") == (50, 50)  # the tokenizer says 60
+
+
 def test_lengths_of_the_caller_count_before_those_of_the_files(tmp_path: Path) -> None:
     fixed = multi_vector(transformer={"query_expansion": {"strategy": "fixed", "length": 12}})
     least = multi_vector(transformer={"query_expansion": {"strategy": "min", "length": 12}})

@@ -1,5 +1,6 @@
 """Decoders whose attention runs both ways (is_causal: false), against transformers."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,26 @@ def test_padding_that_ends_a_text_is_read_but_does_not_score(tmp_path: Path) -> 
     want = each(model, lambda out: out.logits[0], pack)
     np.testing.assert_allclose(load(tmp_path).logits(pack), want, rtol=0, atol=2e-5)
     assert abs(want[0] - want[1]) > 1e-3
+
+
+@pytest.mark.parametrize("pooling", ["avg", "last"])
+def test_padding_that_a_text_spells_is_read_by_the_mask(pooling: str, tmp_path: Path) -> None:
+    """llama_bidirec's own code pools whatever is not masked, and looks at no token."""
+    model = make("Llama", is_causal=False, pad_token_id=0)
+    model.save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    name = "LlamaBidirectionalForSequenceClassification"
+    said = {"model_type": "llama_bidirec", "architectures": [name], "pooling": pooling}
+    path.write_text(json.dumps(json.loads(path.read_text()) | said))
+    texts = [[5, 7, 0, 0], [5, 7], [0, 0], [0, 9, 0]]
+    pack = Pack.of(Sequence(np.array(ids, np.int32), np.zeros(len(ids), np.int32)) for ids in texts)
+
+    def read(out: Any) -> Any:
+        states = out.last_hidden_state[0]
+        return model.score(states[-1] if pooling == "last" else states.mean(0))
+
+    want = each(model.model, read, pack)
+    np.testing.assert_allclose(load(tmp_path).logits(pack), want, rtol=0, atol=2e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from packrank.checkpoint.config import load_config
 from packrank.checkpoint.gte_config import GteOptions
 from packrank.errors import ModelError
 from packrank.models import Model, load_model
@@ -142,10 +143,54 @@ def test_plain_positions_are_not_stretched() -> None:
     assert found.tolist() == pytest.approx([160_000.0 ** (-i / 4) for i in range(4)])
 
 
+NTK: dict[str, Any] = {"type": "ntk", "factor": 8.0}
+STRETCHED = GteOptions(20_000.0, 8.0)
+SAID: list[tuple[dict[str, Any], GteOptions]] = [
+    ({"rope_scaling": NTK}, STRETCHED),
+    ({"rope_scaling": {"type": "ntk", "factor": 8}}, STRETCHED),
+    ({"rope_scaling": NTK | {"mixed_b": None}}, STRETCHED),
+    ({"rope_scaling": NTK | {"rope_type": "ntk"}}, STRETCHED),
+    ({"rope_scaling": {"rope_type": "ntk", "factor": 8.0}}, STRETCHED),
+    # As transformers 5 saves the authors' configuration, with and without what it was made of.
+    ({"rope_parameters": NTK | {"rope_type": "ntk", "rope_theta": 20_000}}, STRETCHED),
+    (
+        {"rope_theta": None, "rope_parameters": NTK | {"rope_type": "ntk", "rope_theta": 20_000}},
+        STRETCHED,
+    ),
+    ({"rope_scaling": NTK, "rope_parameters": NTK | {"rope_theta": 20_000.0}}, STRETCHED),
+    ({"rope_scaling": NTK | {"mixed_b": 0.6}}, GteOptions(20_000.0, 8.0, 0.6)),
+    ({"rope_scaling": {}}, GteOptions(20_000.0)),
+    ({"rope_scaling": None, "rope_parameters": {}}, GteOptions(20_000.0)),
+    ({"rope_parameters": {"rope_type": "default", "rope_theta": 20_000}}, GteOptions(20_000.0)),
+    ({"rope_theta": None, "rope_parameters": {"rope_theta": 300.0}}, GteOptions(300.0)),
+    ({"rope_theta": None}, GteOptions(10_000.0)),
+]
+
+
+@pytest.mark.parametrize(("values", "options"), SAID, ids=str)
+def test_how_positions_of_the_original_are_stretched(
+    checkpoint: Checkpoint, tmp_path: Path, values: dict[str, Any], options: GteOptions
+) -> None:
+    raw = {"model_type": "new", "architectures": ["NewModel"], "rope_theta": 20_000}
+    raw |= {"rope_parameters": None} | values
+    folder = rewritten(checkpoint("Gte", "Model"), tmp_path / "model", lambda x: x, **raw)
+    assert load_config(folder).gte == options
+
+
 REFUSED: list[tuple[dict[str, Any], str]] = [
-    ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "is not supported; there is ntk"),
-    ({"rope_scaling": {"type": "ntk", "factor": 0.5}}, "is not supported; there is ntk"),
-    ({"rope_scaling": {"type": "ntk", "factor": 2.0, "x": 1}}, "is not supported; there is ntk"),
+    ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "is not supported; there is the type"),
+    ({"rope_parameters": {"rope_type": "yarn", "factor": 2.0}}, "rope_parameters .* not supported"),
+    ({"rope_scaling": {"type": "ntk", "factor": 0.5}}, "factor is 0.5, expected at least 1"),
+    ({"rope_scaling": {"type": "ntk", "factor": -1}}, "factor is -1, expected a positive number"),
+    ({"rope_scaling": {"type": "ntk"}}, "is not supported; there is the type ntk, with a factor"),
+    ({"rope_scaling": NTK | {"x": 1}}, "is not supported; there is the type"),
+    ({"rope_scaling": NTK | {"rope_type": "default"}}, "is not supported; there is the type"),
+    ({"rope_parameters": {"factor": 8.0}}, "is not supported; there is the type"),
+    ({"rope_parameters": NTK | {"rope_theta": 300}}, "rope_theta is 300, and 20000 beside it"),
+    (
+        {"rope_scaling": NTK, "rope_parameters": NTK | {"factor": 2.0}},
+        "rope_scaling .* and rope_parameters .* do not say the same; remove one",
+    ),
     ({"logn_attention_scale": True}, "logn_attention_scale True is not supported in new"),
     ({"position_embedding_type": "absolute"}, "position_embedding_type 'absolute' is not"),
     ({"layer_norm_type": "rms_norm"}, "layer_norm_type 'rms_norm' is not supported in new"),
@@ -156,7 +201,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 def test_what_is_not_known_of_the_original_is_refused(
     checkpoint: Checkpoint, tmp_path: Path, values: dict[str, Any], sentence: str
 ) -> None:
-    values = {"model_type": "new", "architectures": ["NewModel"], "rope_parameters": None} | values
+    raw = {"model_type": "new", "architectures": ["NewModel"], "rope_theta": 20_000}
+    values = raw | {"rope_parameters": None} | values
     folder = rewritten(checkpoint("Gte", "Model"), tmp_path / "model", lambda x: x, **values)
     with pytest.raises(ModelError, match=sentence):
         load(folder, head=False)

@@ -105,7 +105,7 @@ def test_positions_that_no_sequence_comes_to(folder: Any, tmp_path: Path, name: 
     model = load_model(claims, device="cpu", dtype=torch.float32)
     assert torch.equal(model.logits(pack), want)
     assert peak() - before < MOST
-    assert model.config.max_length == 10**8
+    assert model.config.max_length == model.config.usual_length == 2**20
 
 
 def test_a_rotary_table_grows(monkeypatch: pytest.MonkeyPatch) -> None:

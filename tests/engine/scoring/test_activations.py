@@ -7,8 +7,13 @@ import pytest
 import torch
 
 from packrank.checkpoint.config import Activation, activation_named
-from packrank.errors import ModelError
-from packrank.scoring.activations import activate, best_first, known_activation
+from packrank.errors import InputError, ModelError
+from packrank.scoring.activations import (
+    activate,
+    best_first,
+    check_activation,
+    known_activation,
+)
 
 CLASSES = ["Identity", "Sigmoid", "Tanh", "Softmax", "ReLU", "LogSigmoid", "Softplus"]
 EDGES = [3e38, 88.5, 20.5, 3.0, 1e-30, 0.0, -1e-9, -0.5, -17.0, -90.0, -3e38]
@@ -22,7 +27,7 @@ def test_it_is_torchs(name: str, labels: int) -> None:
     logits = torch.cat([edges.roll(place, 0) for place in range(labels)], dim=1)
     made = getattr(torch.nn, name)
     want = (made(dim=1) if name == "Softmax" else made())(logits.double()).float().numpy()
-    chosen = known_activation(activation_named(f"torch.nn.modules.activation.{name}") or "")
+    chosen = known_activation(activation_named(f"torch.nn.modules.activation.{name}") or "", 2)
     got = activate(logits.numpy(), chosen)
     assert got.dtype == np.float32
     # torch takes the identity for a softplus from 20 on, which is 2e-9 less.
@@ -55,4 +60,17 @@ def test_what_is_none_is_named() -> None:
         named = activation_named(path)
         assert named == path
         with pytest.raises(ModelError, match=f"activation_fn '{path}' is not supported; pass act"):
-            known_activation(named)
+            known_activation(named, 1)
+
+
+def test_a_softmax_of_one_label_is_refused() -> None:
+    """It would be 1.0 for every pair, as it is in sentence-transformers."""
+    assert torch.nn.Softmax(dim=1)(torch.randn(5, 1)).unique().tolist() == [1.0]
+    assert known_activation("softmax", 2) == "softmax"
+    check_activation("softmax", 3)
+    check_activation(None, 1)
+    message = "a softmax makes 1.0 of every score of a model that has one label"
+    with pytest.raises(ModelError, match=f"{message}; pass activation=, another of 'identity'"):
+        known_activation("softmax", 1)
+    with pytest.raises(InputError, match=f"activation is 'softmax', and {message}; leave it out"):
+        check_activation("softmax", 1)

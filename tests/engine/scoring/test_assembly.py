@@ -155,15 +155,15 @@ def test_only_one_model_has_upstreams_heads(write: Callable[..., Path], minicpm:
 @pytest.mark.parametrize(
     ("architecture", "options", "words"),
     [
-        (QWEN3, {}, "does not say what makes it a reranker; pass template=, one of 'bge-gemma', "),
+        (QWEN3, {}, "what makes it a reranker; pass template= (--template), one of 'bge-gemma', "),
         (QWEN3, {"template": "qwen4"}, "template is 'qwen4', expected one of 'bge-gemma', "),
         (QWEN3, {"template": 3}, "template is 3, expected one of"),
         (QWEN3, {"template": "pair"}, 'template "pair" does not say which tokens score'),
         (QWEN2, {"template": "bge-minicpm-layerwise"}, f"and {QWEN2} has neither a classifier"),
-        (QWEN3, {"template": "qwen3", "max_length": 601}, "601, but the model has 600 positions"),
+        (QWEN3, {"template": "qwen3", "max_length": 2**21}, "2097152, but the model has 1048576"),
         (QWEN3, {"template": "qwen3", "max_length": 9}, "which the prompt leaves no token of for"),
         (MINICPM, {"max_length": 1}, "max_length is 1, which the prompt leaves no token of for"),
-        (MINICPM, {"max_length": 600}, "but the model has 600 positions, "),
+        (MINICPM, {"max_length": 2**20}, "but the model has 1048576 positions, "),
         (MINICPM, {"instruction": "find"}, "the model's prompt has no place for an instruction"),
         (QWEN3, {"template": "qwen3", "instruction": 3}, "instruction is a int, expected a str"),
         (QWEN3, {"template": "qwen3", "instruction": "\ud800"}, "holds a lone surrogate"),

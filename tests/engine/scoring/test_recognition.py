@@ -1,6 +1,7 @@
 """Which template, head and activation a folder gets, from config.json, its name and the caller."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -106,7 +107,7 @@ def test_by_name(
     with pytest.raises(ModelError, match=f"is a {architecture} and does not say what makes it a"):
         ask(plain)
     # A folder around it names nothing.
-    with pytest.raises(ModelError, match=r"pass template=, one of 'bge-gemma', "):
+    with pytest.raises(ModelError, match=r"pass template= \(--template\), one of 'bge-gemma',"):
         ask(write(architecture, f"{name}/other"), name=f"{name}/other")
 
 
@@ -118,22 +119,31 @@ def test_a_name_is_not_enough(write: Callable[..., Path]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "template"),
+    ("architecture", "name", "template"),
     [
-        ("mxbai-rerank-v2", "mxbai-v2"),
-        ("mxbai-rerank-large-v2", "mxbai-v2"),
-        ("Mxbai-Rerank-base-v2-seq", "mxbai-v2"),
-        ("mxbai-rerank-base-v1", None),
-        ("mxbai-rerank-large-v3", None),
-        ("mxbai-rerank-v20", None),
-        ("mxbai-rerank-large-v2.5", None),
-        ("mxbai-rerank", None),
+        ("Qwen2", "mxbai-rerank-v2", "mxbai-v2"),
+        ("Qwen2", "mxbai-rerank-large-v2", "mxbai-v2"),
+        ("Qwen2", "Mxbai-Rerank-base-v2-seq", "mxbai-v2"),
+        ("Qwen2", "mxbai-rerank-base-v1", None),
+        ("Qwen2", "mxbai-rerank-large-v3", None),
+        ("Qwen2", "mxbai-rerank-v20", None),
+        ("Qwen2", "mxbai-rerank-large-v2.5", None),
+        ("Qwen2", "mxbai-rerank", None),
+        ("Qwen3", "ctxl-rerank-v2-instruct-multilingual-1b", "contextual"),
+        ("Qwen3", "ctxl-rerank-v2.5-instruct", None),
+        ("Qwen3", "ctxl-rerank-v21", None),
+        ("Qwen3", "Qwen3-Reranker-0.6B", "qwen3"),
+        ("Qwen3", "Qwen3-Reranker2-0.6B", None),
+        ("Qwen3", "Qwen3.5-Reranker-0.8B", None),
+        ("Gemma", "bge-reranker-v2-gemma", "bge-gemma"),
+        ("Gemma", "bge-reranker-v2-gemma2", None),
+        ("Gemma", "bge-reranker-v2.5-gemma2-lightweight", None),
     ],
 )
 def test_another_version_is_another_model(
-    write: Callable[..., Path], name: str, template: str | None
+    write: Callable[..., Path], architecture: str, name: str, template: str | None
 ) -> None:
-    folder = write("Qwen2ForCausalLM", name)
+    folder = write(f"{architecture}ForCausalLM", name)
     if template is None:
         with pytest.raises(ModelError, match="does not say what makes it a reranker"):
             ask(folder)
@@ -193,10 +203,11 @@ def test_conversions_by_name(
     folder = write(architecture, name, id2label={"0": "no", "1": "yes"})
     sentence = (
         f"is a {architecture}, of 2 labels where a {original} has one, and does not say how its "
-        f'pairs are laid out; pass template="{template}" if it was made from a {original}, '
+        f'pairs are laid out; pass template="{template}" (--template) if it was made from a '
+        f"{original}, "
         'template="pair" if it was trained on query and document alone'
     )
-    with pytest.raises(ModelError, match=sentence):
+    with pytest.raises(ModelError, match=re.escape(sentence)):
         ask(folder)
     assert ask(folder, template="pair").template is None
     assert template_of(ask(folder, template=template)) == template
@@ -206,10 +217,10 @@ def test_conversions_of_qwen3(write: Callable[..., Path]) -> None:
     architecture = "Qwen3ForSequenceClassification"
     folder = write(architecture, "converted", **ONE_LABEL)
     sentence = (
-        'pass template="qwen3" if it was made from a Qwen3-Reranker, template="pair" if it was '
-        "trained on query and document alone"
+        'pass template="qwen3" (--template) if it was made from a Qwen3-Reranker, template="pair" '
+        "if it was trained on query and document alone"
     )
-    with pytest.raises(ModelError, match=sentence):
+    with pytest.raises(ModelError, match=re.escape(sentence)):
         ask(folder)
     for scoring in (
         ask(folder, template="qwen3"),
@@ -279,7 +290,8 @@ def test_layouts_get_what_the_caller_asks(write: Callable[..., Path]) -> None:
     layout = scoring.layout(tokenizer, config)
     assert isinstance(layout, PromptLayout)
     assert layout.max_length == 3000  # 8192, but for the positions
-    assert scoring.layout(tokenizer, config, max_length=700).max_length == 700
+    for asked in (700, 5000):
+        assert scoring.layout(tokenizer, config, max_length=asked).max_length == asked
     one = [("ab", "c" * 3000)]
     assert len(layout.lay_out(one)[0]) == 1
     assert scoring.layout(tokenizer, config, truncation="off").lay_out(one)[1].keys() == {0}

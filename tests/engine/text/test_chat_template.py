@@ -260,6 +260,7 @@ def test_one_token_and_another_activation(build: Build) -> None:
     ("file", "values", "sentence"),
     [
         ("1_LogitScore/config.json", {"true_token_id": None}, "has no true_token_id; is it a"),
+        ("1_LogitScore/config.json", {"true_token_id": 3}, "logit of token 3 off itself"),
         ("1_LogitScore/config.json", {"true_token_id": "yes"}, "true_token_id is 'yes', expected"),
         ("1_LogitScore/config.json", {"false_token_id": 300}, "by token 300 of a model of 300"),
         ("1_LogitScore/config.json", {"module_input_name": "x"}, "module_input_name 'x' is not"),

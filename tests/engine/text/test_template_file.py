@@ -7,13 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tokenizers
 from prompts import contextual_oracle, rows, small_qwen
 from reranker_folders import BUILD, Case
+from tokenizers import normalizers
 
 from packrank import InputError, Reranker
+from packrank.scoring.recognition import tokens_of
 from packrank.text.prompt import PromptLayout
 from packrank.text.template_file import read_template
 from packrank.text.templates import TEMPLATES
+from packrank.text.tokenizer import Tokenizer
 
 WHOLE: dict[str, Any] = {
     "query": "q: {query}",
@@ -86,6 +90,11 @@ REFUSED: list[tuple[Any, str]] = [
         {key: value for key, value in WHOLE.items() if key != "true_token"} | {"false_token": "n"},
         "false_token is given without true_token",
     ),
+    (WHOLE | {"false_token": "yes"}, "true_token and false_token are both 'yes'"),
+    (WHOLE | {"activation": "softmax"}, 'activation is "softmax", over labels, of which a score'),
+    (WHOLE | {"head": "a\ud800"}, "the head holds a lone surrogate at character 1"),
+    (WHOLE | {"tail": ["b", "\udfff"]}, "the tail holds a lone surrogate at character 0"),
+    (WHOLE | {"source": "\ud800"}, "the source holds a lone surrogate"),
     (WHOLE | {"special_tokens": ["<s>"]}, "special_tokens names '<s>', which stands nowhere in it"),
     (WHOLE | {"head": "{instruction}"}, "head is '{instruction}', where {instruction} is not"),
     (WHOLE | {"tail": ["{query}"]}, "tail is '{query}', where {query} is not filled in"),
@@ -179,6 +188,35 @@ def test_a_model_is_run_by_a_file(write: Any, case: Case) -> None:
     other.write_text(json.dumps(raw))
     changed = case.open(template=str(other))
     assert changed.score(case.pairs).tolist() != known.score(case.pairs).tolist()
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+@pytest.mark.parametrize("name", ["mine.json", "MINE.JSON"])
+def test_names_of_files(write: Any, case: Case, kind: type, name: str) -> None:
+    path = write(WHOLE, name)
+    assert str(case.open(template=kind(path)).template).startswith(f"{path.stem}@")
+
+
+def test_a_length_by_a_file_that_leaves_no_room(write: Any, case: Case) -> None:
+    path = write(WHOLE | {"max_length": 1})
+    with pytest.raises(InputError, match="max_length is 1 by the template, which the prompt leav"):
+        Reranker(case.folder, template=path)
+    longer = Reranker(case.folder, template=write(WHOLE | {"max_length": 5000}))
+    assert longer.max_length == 5000, "the model was made for 700"
+
+
+def test_two_spellings_of_one_token(write: Any) -> None:
+    """To a tokenizer that lower-cases texts; the difference of their logits is 0."""
+    tokenizer, _ = small_qwen()
+    backend = tokenizers.Tokenizer.from_str(tokenizer.serialized)
+    backend.normalizer = normalizers.Lowercase()
+    for false, is_one in (("A", True), ("b", False)):
+        name, template = read_template(write(WHOLE | {"true_token": "a", "false_token": false}))
+        if is_one:
+            with pytest.raises(InputError, match="logit of 'A' off that of 'a', and to this token"):
+                tokens_of(template, name, Tokenizer(backend))
+        else:
+            assert tokens_of(template, name, Tokenizer(backend)).false_token_id is not None
 
 
 def test_a_file_that_is_not_there(case: Case) -> None:

@@ -140,12 +140,13 @@ class Subject:
     def random_packs(self, length: int, tokens: int, seed: int) -> list[Pack] | None:
         """About so many tokens of random ids, as sequences of one length.
 
-        None where the model takes no such sequences, or is late interaction.
+        None where the model was made for no such sequences, or is late interaction.
         """
-        if isinstance(self.model, LateInteraction) or length > self.runner.model.config.max_length:
+        config = self.runner.model.config
+        if isinstance(self.model, LateInteraction) or length > config.usual_length:
             return None
         count = max(tokens // length, 1)
-        vocabulary = self.runner.model.config.vocab_size
+        vocabulary = config.vocab_size
         ids = np.random.default_rng(seed).integers(5, vocabulary, count * length, dtype=np.int32)
         starts = np.arange(count + 1, dtype=np.int32) * np.int32(length)
         return [Pack(ids, np.zeros_like(ids), starts)]

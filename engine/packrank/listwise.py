@@ -1,7 +1,6 @@
 """A front door for models that read many candidates of a query at once and put them in order."""
 
 import os
-import re
 from typing import Any, Literal, get_args
 
 import torch
@@ -16,6 +15,7 @@ from packrank.ordering.opening import (
     by_letters,
     by_writing,
     check_language_model,
+    is_named,
     method_of,
 )
 from packrank.ordering.setup import Setup
@@ -161,7 +161,7 @@ def _refuse(given: dict[str, Any], names: tuple[str, ...], of: str, setup: Setup
 
 
 def _block_rule(setup: Setup, given: dict[str, Any]) -> BlockRule:
-    longer = re.search(r"reranker-v3\.5(?!\d)", setup.name) is not None
+    longer = is_named(setup, r"reranker-v3\.5(?!\d)")
     return BlockRule(
         query_length=given["query_length"] or (_QUERY_3_5 if longer else _QUERY),
         document_length=given["document_length"] or (_DOCUMENT_3_5 if longer else _DOCUMENT),

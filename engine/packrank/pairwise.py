@@ -1,14 +1,20 @@
 """A front door for language models that are asked which of two documents is better."""
 
 import os
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 
-from packrank.arguments import check_choice, checked_count
+from packrank.arguments import check_choice, check_choice_or_none, checked_count
 from packrank.checkpoint.hub import HubOptions
 from packrank.ordering.joint_ranker import JointRanker
-from packrank.ordering.opening import Limits, by_form, check_language_model, pair_form
+from packrank.ordering.opening import (
+    Limits,
+    PairPrompt,
+    by_form,
+    check_language_model,
+    pair_form,
+)
 from packrank.ordering.orders import all_pairs, asked_once, bubbled, by_pairs, heapsorted
 from packrank.ordering.setup import Setup
 from packrank.runtime.device import Devices
@@ -29,6 +35,7 @@ class Pairwise(JointRanker):
         model: str | os.PathLike[str],
         *,
         method: Literal["allpair", "heapsort", "sliding"] = "heapsort",
+        prompt: PairPrompt | None = None,
         query_length: int = 128,
         document_length: int = 128,
         device: Devices = "auto",
@@ -47,6 +54,8 @@ class Pairwise(JointRanker):
             method: "allpair", all pairs, by wins; "heapsort", the first `top_k` by a heap;
                 "sliding", by `top_k` passes from the end to the start, which are the fewer the
                 better the given order is. Ties keep the given order.
+            prompt: "prp", in words; "duot5", as that was trained; None: the second of a model that
+                is called duoT5.
             query_length: most tokens of a query; a longer one is cut.
             document_length: the same of a document.
             device: as `Reranker` takes it; likewise the others.
@@ -63,6 +72,7 @@ class Pairwise(JointRanker):
             InputError: an option cannot.
         """
         check_choice("method", method, _METHODS)
+        check_choice_or_none("prompt", prompt, get_args(PairPrompt))
         limits = Limits(
             checked_count("query_length", query_length) or 128,
             checked_count("document_length", document_length) or 128,
@@ -86,5 +96,5 @@ class Pairwise(JointRanker):
                 return asked_once(heapsorted(count, most, 2, by_pairs))
             return asked_once(bubbled(count, most, 2, by_pairs))
 
-        form = pair_form(setup, all_pairs=method == "allpair")
+        form = pair_form(setup, prompt, all_pairs=method == "allpair")
         self._way = by_form(setup, form, order, limits)

@@ -120,6 +120,11 @@ def test_many_queries_share_packs(
         (("--method", "setwise", "--order", "allpair"), "method is 'allpair', expected one of 'he"),
         (("--method", "first", "--block-size", "3"), "--block-size is for --method listwise, and"),
         (("--method", "setwise", "--num-child", "30"), "31 documents are compared at a time"),
+        (
+            ("--method", "setwise", "--long-documents", "windows"),
+            "--long-documents is for models that read one",
+        ),
+        (("--method", "setwise", "--prompt", "prp"), "--prompt is for --method pairwise, and this"),
     ],
 )
 def test_options_that_do_not_go_together(
@@ -141,7 +146,32 @@ def test_a_store_is_for_late_interaction(
     (tmp_path / "store.json").write_text("{}")
     assert main(["rank", str(marked), "--query", "q", "--store", str(tmp_path)]) == 2
     [line] = capsys.readouterr().err.splitlines()
-    assert "a listwise reranker" in line or "--store is for late interaction" in line
+    assert "holds a listwise reranker; Listwise ranks with it" in line
+    documents = tmp_path / "documents.txt"
+    documents.write_text("a\nb\n")
+    arguments = ["rank", str(marked), "--query", "q", "--documents", str(documents)]
+    assert main([*arguments, "--method", "first"]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert "method is for chat models" in line
+
+
+def test_titles_are_named_in_prompts(
+    chat: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As in Python, where a mapping has one."""
+    rows = [{"id": f"d{n}", "title": f"T{n} it", "text": text} for n, text in enumerate(DOCUMENTS)]
+    rows[3] |= {"title": " ", "text": " yes"}
+    path = tmp_path / "titled.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    options = ("--method", "first", "--window", 3, "--stride", 2, "--context", 1500)
+    found, summary, _ = ranked(capsys, chat, path, *options)
+    first = Listwise(chat, method="first", window=3, stride=2, context=1500)
+    want = first.rank(QUERY, [row | {} for row in rows])
+    assert found == ids(want)
+    assert want.calls is not None
+    calls = summary["calls"]
+    assert isinstance(calls, dict)
+    assert calls["prompt_tokens"] == want.calls.prompt_tokens
 
 
 def test_a_model_that_scores_no_pair_says_so(

@@ -120,6 +120,19 @@ def test_what_cannot_be_ranked_is_named(model: Jina) -> None:
             listwise.rank(QUERY, ["a"], top_k)  # type: ignore[arg-type]
 
 
+def test_a_document_that_is_too_long_fails_alone(model: Jina) -> None:
+    listwise = Listwise(model.folder, document_length=100000)
+    documents = ["a", "panda " * 5000, "b"]
+    ranking, failures = listwise.try_rank(QUERY, documents)
+    assert failures.keys() == {1}
+    assert "lower document_length or query_length" in failures[1]
+    # A block ends that has no room for another document of this length.
+    want = model.scores(QUERY, [["a"], ["b"]])
+    np.testing.assert_allclose(scores_of(ranking), want, rtol=0, atol=2e-5)
+    with pytest.raises(PairError, match="with its query it has"):
+        listwise.rank(QUERY, documents)
+
+
 def test_one_query_of_nan_fails_alone(model: Jina, monkeypatch: pytest.MonkeyPatch) -> None:
     right = ByBlocks._vectors
 

@@ -14,10 +14,10 @@ import torch
 import transformers
 from chats import save as save_tokenizer
 from listwise_folders import chat_model
-from rank_llm import SYSTEM, told
 from sorting_oracles import upstream_bubble, upstream_heapsort
 
 from packrank import InputError, Listwise, ModelError, Pairwise, Setwise, set_num_threads
+from packrank.ordering.by_labels import FormPrompts
 from packrank.request import Ranking
 
 QUERY = "what is a panda?"
@@ -292,40 +292,6 @@ def test_long_texts_are_cut(chat: ChatOracle) -> None:
     assert found.calls == cut_already.calls
 
 
-def test_first_orders_windows_by_letters(tmp_path: Path) -> None:
-    folder = tmp_path / "first_mistral"
-    model = chat_model(folder, "Mistral", sliding_window=None)
-    oracle = ChatOracle(folder, model)
-    first = Listwise(folder, window=4, stride=2, context=1900)
-    order = list(range(len(DOCUMENTS)))
-    end, start, prompts = len(order), len(order) - 4, 0
-    while True:
-        texts = [" ".join(DOCUMENTS[one].split()) for one in order[start:end]]
-        text = oracle.tokenizer.apply_chat_template(
-            [
-                {"role": "system", "content": SYSTEM},
-                {"role": "user", "content": told(texts, QUERY, letters=True)},
-            ],
-            tokenize=False,
-            add_generation_prompt=True,
-        )
-        ids = oracle.tokenizer(text + "[").input_ids
-        with torch.no_grad():
-            logits = model(torch.tensor([ids])).logits[0, -1].numpy()
-        letters = [logits[oracle.tokenizer.convert_tokens_to_ids(one)] for one in "ABCD"]
-        places = np.argsort(-np.array(letters[: end - start]), kind="stable")
-        order[start:end] = [order[start + place] for place in places]
-        prompts += 1
-        if start == 0:
-            break
-        end, start = end - 2, max(start - 2, 0)
-    ranking = first.rank(QUERY, DOCUMENTS)
-    assert order_of(ranking) == order
-    assert ranking.calls is not None
-    assert ranking.calls.prompts == prompts
-    assert ranking.calls.generated_tokens == 0
-
-
 def test_doors_are_pickled_as_their_calls(chat: ChatOracle) -> None:
     for ranker in (Pairwise(chat.folder), Setwise(chat.folder, num_child=2)):
         again = pickle.loads(pickle.dumps(ranker))
@@ -368,6 +334,34 @@ def test_what_is_no_language_model_is_refused(
     save_tokenizer(folder, "a b")
     with pytest.raises(ModelError, match="a cross-encoder; Reranker scores with it"):
         Pairwise(folder)
+
+
+def test_a_prompt_that_does_not_fit_fails_its_query_alone(
+    chat: ChatOracle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where only the prompt of a question shows it, of texts that cutting makes longer."""
+    right = FormPrompts.ids
+
+    def fails(self: Any, asked: Any, documents: Any) -> Any:
+        if asked[0] == "long":
+            raise InputError("a prompt of 2 documents has 2001 tokens")
+        return right(self, asked, documents)
+
+    pairwise = Pairwise(chat.folder)
+    want = pairwise.rank(QUERY, DOCUMENTS[:3])
+    monkeypatch.setattr(FormPrompts, "asked", lambda self, query, texts: (query, list(texts)))
+    monkeypatch.setattr(FormPrompts, "ids", fails)
+    found = pairwise.try_rank_many([("long", ["a", "b"]), (QUERY, DOCUMENTS[:3])])
+    assert found[0] == ([], dict.fromkeys((0, 1), "a prompt of 2 documents has 2001 tokens"))
+    assert found[1] == (want, {})
+
+
+def test_a_prompt_of_duo_t5_can_be_asked_for(t5: SeqOracle) -> None:
+    duo = Pairwise(t5.folder, method="allpair", prompt="duot5").rank(QUERY, DOCUMENTS)
+    assert duo.calls is not None
+    assert duo.calls.prompts == 8 * 7 // 2
+    with pytest.raises(InputError, match="prompt is 'duo', expected one of 'prp', 'duot5'"):
+        Pairwise(t5.folder, prompt="duo")  # type: ignore[arg-type]
 
 
 def test_a_prompt_that_does_not_fit_is_refused(chat: ChatOracle) -> None:

@@ -1,4 +1,4 @@
-"""Rankings that a model writes, against transformers' generate and rank_llm's loop by hand."""
+"""Rankings that a model writes, or begins to, against transformers' generate and rank_llm's loop by hand."""
 
 import json
 import shutil
@@ -180,7 +180,7 @@ def test_a_query_that_is_too_long_fails_alone(oracle: Oracle) -> None:
     listwise = Listwise(oracle.folder, context=900)
     found = listwise.try_rank_many([("word " * 900, ["a", "b"]), ("q", ["b", "a"])])
     assert found[0][1].keys() == {0, 1}
-    assert "leaves no room" in found[0][1][0] or "the model reads 900" in found[0][1][0]
+    assert "and the model reads 900" in found[0][1][0]
     assert len(found[1][0]) == 2
     with pytest.raises(InputError, match=r"the query with 2 empty documents and an answer has \d"):
         listwise.rank("word " * 900, ["a", "b"])
@@ -217,3 +217,48 @@ def test_bfloat16_runs(oracle: Oracle) -> None:
     found = Listwise(oracle.folder, dtype="bfloat16", context=1900).rank(QUERY, DOCUMENTS)
     assert sorted(indices(found)) == list(range(8))
     assert np.isfinite([score for _, score, _ in found]).all()
+
+
+def test_first_orders_windows_by_letters(tmp_path: Path) -> None:
+    folder = tmp_path / "first_mistral"
+    model = chat_model(folder, "Mistral", sliding_window=None)
+    oracle = Oracle(folder, model)
+    first = Listwise(folder, window=4, stride=2, context=1900)
+    order = list(range(len(DOCUMENTS)))
+    end, start, prompts = len(order), len(order) - 4, 0
+    while True:
+        texts = [" ".join(DOCUMENTS[one].split()) for one in order[start:end]]
+        text = oracle.tokenizer.apply_chat_template(
+            [
+                {"role": "system", "content": SYSTEM},
+                {"role": "user", "content": told(texts, QUERY, letters=True)},
+            ],
+            tokenize=False,
+            add_generation_prompt=True,
+        )
+        ids = oracle.tokenizer(text + "[").input_ids
+        with torch.no_grad():
+            logits = model(torch.tensor([ids])).logits[0, -1].numpy()
+        letters = [logits[oracle.tokenizer.convert_tokens_to_ids(one)] for one in "ABCD"]
+        places = np.argsort(-np.array(letters[: end - start]), kind="stable")
+        order[start:end] = [order[start + place] for place in places]
+        prompts += 1
+        if start == 0:
+            break
+        end, start = end - 2, max(start - 2, 0)
+    ranking = first.rank(QUERY, DOCUMENTS)
+    assert indices(ranking) == order
+    assert ranking.calls is not None
+    assert ranking.calls.prompts == prompts
+    assert ranking.calls.generated_tokens == 0
+
+
+def test_first_in_company(tmp_path: Path) -> None:
+    folder = tmp_path / "first_mistral"
+    chat_model(folder, "Mistral", sliding_window=None)
+    first = Listwise(folder, window=4, stride=2, context=1900)
+    alone = first.rank(QUERY, DOCUMENTS)
+    found = first.rank_many([("panda", DOCUMENTS[:5]), (QUERY, DOCUMENTS), ("it", ["a", "b"])])
+    assert found[1] == alone
+    small = Listwise(folder, window=4, stride=2, context=1900, budget_tokens=100)
+    assert small.rank(QUERY, DOCUMENTS) == alone

@@ -150,10 +150,14 @@ def _scored_by(folder: Path, config: ModelConfig) -> Scoring | ModelError:
 def _describe_asked(folder: Path, config: ModelConfig, why: ModelError) -> Iterator[str]:
     """A language model, which scores no pair."""
     yield f"scores by        none: {why}"
-    both = "pairwise or setwise"
-    yield f"ranks by         --method {both if config.t5 else f'listwise, first, {both}'}"
+    known = method_of(folder, None)
+    others = ("pairwise", "setwise") if config.t5 else ("listwise", "first", "pairwise", "setwise")
+    methods = [*([known] if known else []), *(one for one in others if one != known)]
+    yield f"ranks by         --method {', '.join(methods[:-1])} or {methods[-1]}"
     if config.decoder is None:
         return
+    if "vicuna" in str(folder).lower():
+        yield "template         rank_llm's, for RankVicuna alone; else the folder's chat template"
     inner = encoder_folder(folder)
     try:
         Chat.of(inner, Tokenizer.from_folder(inner))

@@ -17,7 +17,7 @@ _POINTWISE = "pointwise"
 # Options of a reranker that reads one document at a time.
 _POINTWISE_ONLY = (
     *("max_length", "truncation", "activation", "template", "compress_ratio", "compress_layers"),
-    *("head_index", "label", "cutoff_layer", "exit"),
+    *("head_index", "label", "cutoff_layer", "exit", "long_documents"),
 )
 _DOORS: dict[str, type[JointRanker]] = {
     "listwise": Listwise,
@@ -61,7 +61,7 @@ def open_joint(args: argparse.Namespace, folder: Path) -> JointRanker | None:
             raise InputError(f"--instruction has no place in the prompts of --method {method}")
         if "order" in given:
             given["method"] = given.pop("order")
-    elif args.method is not None and kind_of(folder) != "listwise":
+    elif method == "first" or (args.method is not None and kind_of(folder) != "listwise"):
         given["method"] = method
     return _DOORS[method](folder, **given)
 

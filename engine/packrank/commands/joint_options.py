@@ -9,6 +9,7 @@ ORDERS = ("allpair", "heapsort", "sliding")
 # Option -> the methods that it is for.
 OF_METHODS: dict[str, tuple[str, ...]] = {
     "order": ("pairwise", "setwise"),
+    "prompt": ("pairwise",),
     "num_child": ("setwise",),
     "votes": ("setwise",),
     "window": ("listwise", "first"),
@@ -36,6 +37,11 @@ def add_joint_options(parser: argparse.ArgumentParser) -> None:
         choices=ORDERS,
         help="of pairwise and setwise: all pairs (pairwise alone), a heap (the default), or passes "
         "from the end to the start",
+    )
+    parser.add_argument(
+        "--prompt",
+        choices=("prp", "duot5"),
+        help="of pairwise: in words, or as duoT5 was trained; by default what the name says",
     )
     parser.add_argument(
         "--num-child", type=positive, metavar="N", help="of setwise: compared with one (3)"

@@ -133,13 +133,28 @@ def _texts(records: Sequence[Record]) -> list[str]:
     return [str(record.fields["text"]) for record in records]
 
 
+def _titled(records: Sequence[Record]) -> list[Any]:
+    """Titles beside texts, where a prompt may name them; reading a record has joined the two."""
+    found: list[Any] = []
+    for record in records:
+        text, title = str(record.fields["text"]), record.fields.get("title")
+        if title:
+            begins = f"{title} ".lstrip()
+            rest = text.removeprefix(begins) if text.startswith(begins) else ""
+            found.append({"title": title, "text": rest})
+        else:
+            found.append(text)
+    return found
+
+
 def _by_reranker(
     model: Reranker | JointRanker,
     window: _Window,
     top_k: int | None,
     options: Mapping[str, Any],
 ) -> list[Answer]:
-    requests = [(query.text, _texts(records)) for query, records in window]
+    read = _titled if isinstance(model, JointRanker) else _texts
+    requests = [(query.text, read(records)) for query, records in window]
     answers: list[Answer] = []
     try:
         rankings = model.try_rank_many(requests, top_k, **options)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from packrank.errors import InputError, ModelError
+from packrank.ordering.unreadable import Unreadable
 from packrank.request import Int32, Pack
 from packrank.text.prompt import token_of
 from packrank.text.tokenizer import Tokenizer
@@ -74,6 +75,7 @@ class BlockLayout:
 
     Raises:
         ModelError: the tokenizer lacks a marker.
+        InputError: the instruction holds one.
     """
 
     def __init__(
@@ -84,6 +86,8 @@ class BlockLayout:
         instruction: str | None = None,
     ) -> None:
         self.tokenizer, self._positions, self.rule = tokenizer, positions, rule
+        if instruction and any(one in instruction for one in (DOCUMENT_MARKER, QUERY_MARKER)):
+            raise InputError(f"the instruction holds {DOCUMENT_MARKER} or {QUERY_MARKER}")
         self._instructed = f"<instruct>\n{instruction}\n</instruct>\n" if instruction else ""
         self.markers = token_of(tokenizer, DOCUMENT_MARKER), token_of(tokenizer, QUERY_MARKER)
         if not all(map(tokenizer.is_added, self.markers)):
@@ -93,13 +97,14 @@ class BlockLayout:
         """The blocks of a query, documents in their order.
 
         Raises:
-            InputError: the tokenizer fails on a text, or the model has too few positions for a
-                document with its query.
+            Unreadable: the tokenizer fails on a document, or the model has too few positions for it
+                with the query.
+            InputError: the tokenizer fails on the query.
         """
         query, query_size = self._cut(query, self.rule.query_length)
+        cut = self._cut_all(query, documents)
         found, waiting, left = Blocks([], [], []), list[str](), self.rule.capacity - 2 * query_size
-        for place, document in enumerate(documents):
-            text, size = self._cut(document, self.rule.document_length)
+        for place, (text, size) in enumerate(cut):
             waiting.append(text)
             left -= size
             full = len(waiting) >= self.rule.size or left <= self.rule.document_length
@@ -112,12 +117,7 @@ class BlockLayout:
         """Add a block; two, where one would not fit within the model's positions."""
         before, texts = self._texts(query, documents)
         [prefix, ids] = self.tokenizer.encode([before, before + texts])
-        if len(ids) > self._positions:
-            if len(documents) == 1:
-                raise InputError(
-                    f"a document with its query has {len(ids)} tokens, and the model "
-                    f"{self._positions} positions; lower document_length or query_length"
-                )
+        if len(ids) > self._positions and len(documents) > 1:
             middle = len(documents) // 2
             self._add(found, query, documents[:middle])
             self._add(found, query, documents[middle:])
@@ -127,6 +127,28 @@ class BlockLayout:
         # Where the tokenizer joins what stands before a document to it, that is no prefix.
         same = np.flatnonzero(prefix != ids[: len(prefix)])
         found.prefixes.append(int(same[0]) if len(same) else len(prefix))
+
+    def _cut_all(self, query: str, documents: Sequence[str]) -> list[tuple[str, int]]:
+        """`_cut` of each document, all of which fit with the query."""
+        found, reasons = list[tuple[str, int]](), dict[int, str]()
+        around = len(self.tokenizer.encode(["".join(self._texts(query, [""]))])[0])
+        for place, document in enumerate(documents):
+            try:
+                found.append(self._cut(document, self.rule.document_length))
+            except InputError as error:
+                reasons[place] = str(error)
+                continue
+            if around + found[-1][1] > self._positions:
+                whole = "".join(self._texts(query, [found[-1][0]]))
+                size = len(self.tokenizer.encode([whole])[0])
+                if size > self._positions:
+                    reasons[place] = (
+                        f"with its query it has {size} tokens, and the model {self._positions} "
+                        "positions; lower document_length or query_length"
+                    )
+        if reasons:
+            raise Unreadable(reasons)
+        return found
 
     def _cut(self, text: str, length: int) -> tuple[str, int]:
         """A text of so many tokens at most, without markers, and how many it has with them."""

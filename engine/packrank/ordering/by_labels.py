@@ -14,6 +14,7 @@ from packrank.ordering.joint_ranker import UNFINITE, Ordered, by_place
 from packrank.ordering.label_tokens import likeliest
 from packrank.ordering.orders import Documents, Rounds
 from packrank.ordering.rounds import Key, run_orders
+from packrank.ordering.unreadable import Unreadable
 from packrank.ordering.windows import Asked, WindowPrompts
 from packrank.request import Int32, Pack
 from packrank.request import Sequence as Tokens
@@ -22,8 +23,8 @@ from packrank.runtime.runner import Pending, Runner
 from packrank.text.layout import common_prefix
 from packrank.work import Calls
 
-# Prompts that are tokenized and run at a time.
-_AT_ONCE = 512
+# Prompts that are tokenized and run at a time, about.
+_AT_ONCE = 1024
 
 # (documents, how many are wanted) -> their order.
 Order = Callable[[int, int], Rounds[Documents, Any, list[int]]]
@@ -41,6 +42,11 @@ class Prompts(Protocol):
 
     def answer(self, logits: NDArray[np.float32], count: int) -> Any:
         """What logits [M, labels] say of `count` documents."""
+        ...
+
+    @property
+    def per_question(self) -> int:
+        """M."""
         ...
 
 
@@ -68,10 +74,17 @@ class FormPrompts:
         """The texts, cut.
 
         Raises:
+            Unreadable: the tokenizer fails on some.
             InputError: the longest documents would not fit into a prompt.
         """
-        texts = [str(document_of(one).text) for one in documents]
-        cut = [self.cut(text, self.document_length) for text in texts]
+        cut, reasons = list[tuple[str, int]](), dict[int, str]()
+        for place, one in enumerate(documents):
+            try:
+                cut.append(self.cut(str(document_of(one).text), self.document_length))
+            except InputError as error:
+                reasons[place] = str(error)
+        if reasons:
+            raise Unreadable(reasons)
         found = self.cut(query, self.query_length)[0], [text for text, _ in cut]
         if len(cut) > 1:
             order = sorted(range(len(cut)), key=lambda one: -cut[one][1])
@@ -98,6 +111,11 @@ class FormPrompts:
         """What logits say of `count` documents."""
         return self.form.answer(logits, count)
 
+    @property
+    def per_question(self) -> int:
+        """Prompts of each."""
+        return self.form.votes
+
 
 @dataclass(frozen=True)
 class LetterPrompts:
@@ -122,6 +140,11 @@ class LetterPrompts:
     def answer(self, logits: NDArray[np.float32], count: int) -> list[int]:
         """Places in their new order."""
         return best_first(logits, count)
+
+    @property
+    def per_question(self) -> int:
+        """One."""
+        return 1
 
 
 class ByLabels:
@@ -158,7 +181,7 @@ class ByLabels:
         asker = _Asker(self._prompts, self._runner, self._tokens, asked, shares=self._shares)
         found = run_orders(orders, asker)
         return [
-            Ordered([], calls, failure) if failure else Ordered(by_place(order), calls)
+            Ordered([], calls, failure) if order is None else Ordered(by_place(order), calls)
             for order, calls, failure in zip(found, asker.calls, asker.failures, strict=True)
         ]
 
@@ -194,9 +217,9 @@ class _Asker:
         """Answers; all that waits is one round, of which a part is tokenized while one runs."""
         while self._waiting:
             waiting, self._waiting = sorted(self._waiting, key=lambda one: one[0]), []
-            running = None
-            for start in range(0, len(waiting), _AT_ONCE):
-                started = self._started(waiting[start : start + _AT_ONCE])
+            running, count = None, max(_AT_ONCE // self._prompts.per_question, 1)
+            for start in range(0, len(waiting), count):
+                started = self._started(waiting[start : start + count])
                 if running is not None:
                     yield from self._answers(*running)
                 running = started
@@ -207,24 +230,34 @@ class _Asker:
         """The prompts of questions, running, and where those of each end."""
         prompts: list[Int32] = []
         queries, ends = list[int](), [0]
-        for (number, _), documents in waiting:
-            mine = self._prompts.ids(self._asked[number], documents)
+        answered: list[_Waiting] = []
+        for key, documents in waiting:
+            number = key[0]
+            try:
+                mine = self._prompts.ids(self._asked[number], documents)
+            except InputError as error:
+                self.failures[number] = str(error)
+                continue
+            answered.append((key, documents))
             prompts += mine
             queries += [number] * len(mine)
             ends.append(len(prompts))
             self.calls[number] += Calls(len(mine), sum(map(len, mine)))
         pack = packed(prompts, queries) if self._shares else _alone(prompts)
-        return waiting, ends, self._runner.submit(pack)
+        return answered, ends, self._runner.submit(pack)
 
     def _answers(
         self, waiting: list[_Waiting], ends: list[int], pending: Pending
     ) -> Iterator[tuple[Key, Any]]:
         found = likeliest(pending.result(), self._tokens)
         for place, (key, documents) in enumerate(waiting):
-            rows = found[ends[place] : ends[place + 1]]
-            if not np.isfinite(rows).all():
-                self.failures[key[0]] = UNFINITE
-            yield key, self._prompts.answer(rows, len(documents))
+            mine = range(ends[place], ends[place + 1])
+            rows = found[mine.start : mine.stop]
+            if np.isfinite(rows).all():
+                yield key, self._prompts.answer(rows, len(documents))
+            else:
+                reasons = [pending.failures[one] for one in mine if one in pending.failures]
+                self.failures[key[0]] = reasons[0] if reasons else UNFINITE
 
 
 def packed(prompts: Sequence[Int32], queries: Sequence[int]) -> Pack:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from packrank.errors import InputError
 from packrank.ordering.joint_ranker import UNFINITE, Ordered, by_place
 from packrank.ordering.orders import Documents, sliding_windows
 from packrank.ordering.permutation import read_permutation
@@ -53,7 +54,7 @@ class ByWriting:
             finally:
                 self.generator.clear()
         return [
-            Ordered([], calls, failure) if failure else Ordered(by_place(order), calls)
+            Ordered([], calls, failure) if order is None else Ordered(by_place(order), calls)
             for order, calls, failure in zip(found, asker.calls, asker.failures, strict=True)
         ]
 
@@ -75,7 +76,11 @@ class _Asker:
     def add(self, key: Key, question: Documents) -> None:
         """Take a window."""
         way, count = self._way, len(question)
-        ids = way.prompts.ids(self._asked[key[0]], question)
+        try:
+            ids = way.prompts.ids(self._asked[key[0]], question)
+        except InputError as error:
+            self.failures[key[0]] = str(error)
+            return
         size = way.prompts.answer_tokens(count)
         self._counts[key] = count
         self.calls[key[0]] += Calls(1, len(ids))
@@ -97,7 +102,8 @@ class _Asker:
             key: Key = done  # type: ignore[assignment]  # as they were added
             if ids is None:
                 self.failures[key[0]] = UNFINITE
-            text = self._way.prompts.tokenizer.decode(ids or [], special=False)
+                continue
+            text = self._way.prompts.tokenizer.decode(ids, special=False)
             places, is_whole = read_permutation(text, self._counts.pop(key), letters=rule.letters)
-            self.calls[key[0]] += Calls(0, 0, len(ids or []), 0 if is_whole else 1)
+            self.calls[key[0]] += Calls(0, 0, len(ids), 0 if is_whole else 1)
             yield key, places

@@ -33,6 +33,11 @@ class Form(Protocol[_Answer]):
         """Documents of a question, at most."""
         ...
 
+    @property
+    def votes(self) -> int:
+        """Prompts of a question."""
+        ...
+
     def prompts(self, query: str, documents: Sequence[str]) -> list[str]:
         """What is asked of some documents, M prompts."""
 
@@ -46,7 +51,7 @@ class PairForm:
     """Pairwise ranking prompting: a pair in both orders; who wins both wins."""
 
     labels: Sequence[str] = ("A", "B")
-    most = 2
+    most = votes = 2
 
     def prompts(self, query: str, documents: Sequence[str]) -> list[str]:
         """The pair, and the pair the other way round."""
@@ -78,6 +83,11 @@ class DuoForm:
     both: bool = True
     labels: Sequence[str] = ("true", "false")
     most = 2
+
+    @property
+    def votes(self) -> int:
+        """One an order."""
+        return 2 if self.both else 1
 
     def prompts(self, query: str, documents: Sequence[str]) -> list[str]:
         """The pair, and with `both` the pair the other way round."""

@@ -15,6 +15,7 @@ from packrank.arguments import (
 )
 from packrank.documents import Document, TokenizedText, document_of
 from packrank.errors import InputError, PairError
+from packrank.ordering.unreadable import Unreadable
 from packrank.request import Ranked, Ranking
 from packrank.threads import in_thread
 from packrank.work import Calls
@@ -47,7 +48,8 @@ class Way(Protocol):
             documents: at least one, each such that `document_of` reads it, and no tokens.
 
         Raises:
-            InputError: the model cannot take them.
+            Unreadable: the model cannot take some of them.
+            InputError: it cannot take the query.
         """
 
     def ordered(self, prepared: list[Any], top_k: int | None) -> list[Ordered]:
@@ -168,14 +170,18 @@ class JointRanker(Reopened):
                 reasons = ((place, _wrong(value)) for place, value in enumerate(documents))
                 wrong = {place: reason for place, reason in reasons if reason is not None}
             sound = [place for place in range(len(documents)) if place not in wrong]
-            if sound:
+            while sound and number not in prepared:
                 try:
                     chosen = [documents[place] for place in sound]
                     prepared[number] = self._way.prepared(query, chosen)
+                except Unreadable as error:
+                    wrong |= {sound[place]: reason for place, reason in error.reasons.items()}
+                    sound = [place for place in sound if place not in wrong]
                 except InputError as error:
                     if not goes_on:
                         raise
                     wrong |= dict.fromkeys(sound, str(error))
+                    sound = []
             failures.append(dict(sorted(wrong.items())))
             kept.append(sound)
         found = dict(zip(prepared, self._way.ordered(list(prepared.values()), top_k), strict=True))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from packrank.checkpoint.adapter import base_folder, tokenizer_folder
 from packrank.checkpoint.files import field, read_object
 from packrank.checkpoint.model_names import names_of
 from packrank.errors import InputError, ModelError
@@ -26,11 +27,12 @@ from packrank.request import Int32
 
 # What ranks by a method of its own, by what its name holds.
 NAMED = {
+    "first": r"first[_-]mistral",
     "listwise": r"rank[_-]?(zephyr|vicuna)",
-    "first": r"first[_-]mistral|rank[_-]?zephyr.*first",
     "pairwise": r"duo[_-]?t5",
     "pointwise": r"mono[_-]?t5",
 }
+PairPrompt = Literal["prp", "duot5"]
 Method = Literal["listwise", "first", "pairwise", "pointwise"]
 _PASSAGE = " Passage:"
 _PREFIX = "<pad> Passage"
@@ -38,11 +40,17 @@ _PREFIX = "<pad> Passage"
 
 def method_of(folder: Path, name: str | None) -> Method | None:
     """The method that a language model was trained for, by its name; None: for none."""
-    names = names_of(folder, name)
-    for method, pattern in NAMED.items():
-        if any(re.search(pattern, one, re.IGNORECASE) for one in names):
-            return method  # type: ignore[return-value]
+    for one in names_of(folder.absolute(), name):
+        for method, pattern in NAMED.items():
+            if re.search(pattern, one, re.IGNORECASE):
+                return method  # type: ignore[return-value]
     return None
+
+
+def is_named(setup: Setup, pattern: str) -> bool:
+    """Whether a name of a model holds this."""
+    names = names_of(setup.folder.absolute(), setup.name)
+    return any(re.search(pattern, one, re.IGNORECASE) for one in names)
 
 
 def by_blocks(setup: Setup, rule: BlockRule, instruction: str | None) -> ByBlocks:
@@ -106,7 +114,7 @@ def by_form(setup: Setup, form: Form[Any], order: Order, limits: Limits) -> ByLa
     else:
         if isinstance(form, DuoForm):
             raise InputError(f"duoT5's prompt is for encoder-decoders, and {setup.name} is none")
-        chat = Chat.of(setup.folder, tokenizer)
+        chat = Chat.of(tokenizer_folder(setup.folder), tokenizer)
         tokens = after_words(tokenizer, form.labels)
         settings = _settings(tokens)
 
@@ -131,9 +139,10 @@ def by_form(setup: Setup, form: Form[Any], order: Order, limits: Limits) -> ByLa
     return ByLabels(prompts, order, setup.labelled(settings), tokens, shares=shares)
 
 
-def pair_form(setup: Setup, *, all_pairs: bool) -> Form[float]:
-    """How pairs are asked for: as duoT5 was trained, or in words."""
-    if method_of(setup.folder, setup.name) == "pairwise":
+def pair_form(setup: Setup, prompt: PairPrompt | None, *, all_pairs: bool) -> Form[float]:
+    """How pairs are asked for: as duoT5 was trained, or in words; None: as the name says."""
+    is_duo = method_of(setup.folder, setup.name) == "pairwise"
+    if prompt == "duot5" or (prompt is None and is_duo):
         return DuoForm(both=not all_pairs)
     return PairForm()
 
@@ -156,8 +165,9 @@ def stop_tokens(setup: Setup) -> tuple[int, ...]:
     """What ends an answer: by generation_config.json, config.json and the tokenizer."""
     found: set[int] = set()
     for name in ("generation_config.json", "config.json"):
-        if (setup.folder / name).is_file():
-            given = field(read_object(setup.folder / name), "eos_token_id", (int, list), [], name)
+        folder = base_folder(setup.folder)
+        if (folder / name).is_file():
+            given = field(read_object(folder / name), "eos_token_id", (int, list), [], name)
             found |= {
                 one for one in (given if isinstance(given, list) else [given]) if type(one) is int
             }
@@ -172,11 +182,8 @@ def _windows(setup: Setup, rule: WindowRule, ending: str = "") -> WindowPrompts:
         raise InputError(
             f"context is {rule.context}, but the model has {setup.config.usual_length} positions"
         )
-    is_vicuna = any(
-        re.search(r"rank[_-]?vicuna", one, re.IGNORECASE)
-        for one in names_of(setup.folder, setup.name)
-    )
-    chat = Chat.of(setup.folder, setup.tokenizer, VICUNA if is_vicuna else None)
+    source = VICUNA if is_named(setup, r"rank[_-]?vicuna") else None
+    chat = Chat.of(tokenizer_folder(setup.folder), setup.tokenizer, source)
     return WindowPrompts(chat, setup.tokenizer, rule, ending)
 
 

@@ -22,7 +22,10 @@ class Asker(Protocol[_QuestionIn, _AnswerOut]):
         """Take a question, at any time."""
 
     def finished(self) -> Iterator[tuple[Key, _AnswerOut]]:
-        """Answers as they come, until nothing that was added is left; more may be added between."""
+        """Answers as they come, until nothing that was added is left; more may be added between.
+
+        An order of which a question is never answered ends there, without a result.
+        """
         ...
 
 
@@ -37,8 +40,8 @@ class _Running(Generic[_Question, _Answer]):
 
 def run_orders(
     orders: Sequence[Rounds[_Question, _Answer, _Result]], asker: Asker[_Question, _Answer]
-) -> list[_Result]:
-    """What each order returns.
+) -> list[_Result | None]:
+    """What each order returns; None of one that was left without an answer.
 
     Those of several queries wait for nobody but their own answers, so that one who answers in
     packs fills them from all.
@@ -70,4 +73,4 @@ def run_orders(
         if not one.missing:
             del running[number]
             go_on(number, one.answers)  # type: ignore[arg-type]  # none is missing
-    return [results[number] for number in range(len(orders))]
+    return [results.get(number) for number in range(len(orders))]

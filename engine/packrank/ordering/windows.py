@@ -85,7 +85,8 @@ class WindowPrompts:
         Raises:
             InputError: the query leaves no room for documents.
         """
-        found = Asked(_renumbered(query), [_words(one) for one in documents])
+        words = [_words(one)[: self.rule.words] for one in documents]
+        found = Asked(_renumbered(query), words)
         count = min(self.rule.size, len(documents))
         least = len(self._ids(found.query, [""] * count)) + self.answer_tokens(count)
         if least > self.rule.context:
@@ -96,15 +97,40 @@ class WindowPrompts:
         return found
 
     def ids(self, asked: Asked, documents: Sequence[int]) -> Int32:
-        """[L] int32: the prompt of some documents, in this order."""
+        """[L] int32: the prompt of some documents, in this order.
+
+        Where it is too long all lose words, as upstream has it; where no word would be left, as of
+        texts that are not divided by blanks, the longest lose tokens instead.
+        """
         count, most = len(documents), self.rule.words
         room = self.rule.context - self.answer_tokens(count)
-        while True:
-            texts = [" ".join(asked.words[one][: max(most, 0)]) for one in documents]
+        while most > 0:
+            texts = [" ".join(asked.words[one][:most]) for one in documents]
             ids = self._ids(asked.query, texts)
-            if len(ids) <= room or most <= 0:
+            if len(ids) <= room:
                 return ids
             most -= max(1, (len(ids) - room) // (count * 4))
+        return self._cut_by_tokens(asked, documents, room)
+
+    def _cut_by_tokens(self, asked: Asked, documents: Sequence[int], room: int) -> Int32:
+        texts = [" ".join(asked.words[one]) for one in documents]
+        each = [self.tokenizer.offsets(text)[0] for text in texts]
+        left = room - len(self._ids(asked.query, [""] * len(texts)))
+        # The most that all may have so that what is left is not passed.
+        most, rest = 0, sorted(map(len, each))
+        for place, size in enumerate(rest):
+            most = (left - sum(rest[:place])) // (len(rest) - place)
+            if size > most:
+                break
+        while True:
+            cut = [
+                text if len(ids) <= most else self.tokenizer.decode(ids[: max(most, 0)])
+                for text, ids in zip(texts, each, strict=True)
+            ]
+            found = self._ids(asked.query, cut)
+            if len(found) <= room or most <= 0:
+                return found
+            most -= max(1, (len(found) - room) // len(texts))
 
     def answer_tokens(self, count: int) -> int:
         """Tokens of an answer that orders so many documents."""

@@ -9,6 +9,7 @@ from prompts import check_shared
 
 from packrank.errors import InputError, ModelError
 from packrank.ordering.blocks import BlockLayout, BlockRule, packed
+from packrank.ordering.unreadable import Unreadable
 from packrank.text.tokenizer import Tokenizer
 
 USUAL = BlockRule(query_length=512, document_length=2048, size=125, capacity=131072)
@@ -104,8 +105,15 @@ def test_a_block_that_is_too_long_becomes_two(model: Jina) -> None:
     assert sum(found.counts) == 10
     assert len(found.counts) > 1
     assert max(map(len, found.ids)) <= one + 60
-    with pytest.raises(InputError, match=r"a document with its query has \d+ tokens, and the mod"):
+    with pytest.raises(Unreadable, match=r"document 0: with its query it has \d+ tokens, and"):
         layout_of(model, positions=one - 1).lay_out("q", ["x y"])
+
+
+def test_an_instruction_with_a_marker_is_refused(model: Jina) -> None:
+    tokenizer = Tokenizer.from_folder(model.folder)
+    for marker in MARKERS:
+        with pytest.raises(InputError, match="the instruction holds"):
+            BlockLayout(tokenizer, 4000, USUAL, f"find {marker}")
 
 
 def test_a_tokenizer_without_markers_is_refused() -> None:

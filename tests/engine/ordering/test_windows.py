@@ -134,6 +134,18 @@ def test_what_is_too_long_loses_words_as_upstream_has_it(qwen: Path) -> None:
         assert prompts.ids(prompts.asked("q", texts), [0, 1, 2, 3]).tolist() == want
 
 
+def test_texts_without_blanks_lose_tokens(qwen: Path) -> None:
+    """The longest; the others, and what a window of empty documents would be, stay as they are."""
+    prompts = prompts_of(qwen, context=900)
+    texts = ["漢字" * 300, "panda", "a panda is an animal"]
+    asked = prompts.asked("q", texts)
+    ids = prompts.ids(asked, [0, 1, 2])
+    assert 880 <= len(ids) <= 900 - prompts.answer_tokens(3)
+    shown = prompts.tokenizer.decode(ids)
+    assert "[2] panda\n[3] a panda is an animal\n" in shown
+    assert shown.count("漢") > 20
+
+
 def test_a_query_without_room_is_refused(qwen: Path) -> None:
     with pytest.raises(InputError, match=r"the query with 2 empty documents and an answer has \d"):
         prompts_of(qwen, context=100).asked("q", ["a", "b"])

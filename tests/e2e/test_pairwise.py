@@ -2,6 +2,7 @@
 
 import itertools
 import pickle
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -354,6 +355,31 @@ def test_a_prompt_that_does_not_fit_fails_its_query_alone(
     found = pairwise.try_rank_many([("long", ["a", "b"]), (QUERY, DOCUMENTS[:3])])
     assert found[0] == ([], dict.fromkeys((0, 1), "a prompt of 2 documents has 2001 tokens"))
     assert found[1] == (want, {})
+
+
+def test_a_cut_keeps_what_the_vocabulary_lacks(t5: SeqOracle) -> None:
+    """Of T5 unknown signs; a cut text reads as the start of the whole."""
+    text = "{panda} the ~ query {relevant} panda"
+    for length in range(2, 8):
+        prompts = Setwise(t5.folder, document_length=length)._way._prompts  # type: ignore[attr-defined]
+        _, [cut] = prompts.asked("q", [text])
+        ids = t5.tokenizer(cut, add_special_tokens=False).input_ids
+        assert ids == t5.tokenizer(text, add_special_tokens=False).input_ids[:length]
+        assert "<unk>" not in cut
+
+
+@pytest.mark.parametrize(
+    ("missing", "message"),
+    [("▁B", "no token 'B' after '<pad> Passage'"), ("▁true", "no token 'true' after ''")],
+)
+def test_labels_that_are_no_tokens_are_refused(
+    t5: SeqOracle, tmp_path: Path, missing: str, message: str
+) -> None:
+    shutil.copytree(t5.folder, tmp_path / "t5")
+    path = tmp_path / "t5/tokenizer.json"
+    path.write_text(path.read_text().replace(f'"{missing}"', '"▁zzz"'))
+    with pytest.raises(ModelError, match=message):
+        Pairwise(tmp_path / "t5", prompt="prp" if missing == "▁B" else "duot5")
 
 
 def test_a_prompt_of_duo_t5_can_be_asked_for(t5: SeqOracle) -> None:

@@ -1,4 +1,4 @@
-"""Rankings that a model writes, or begins to, against transformers' generate and rank_llm's loop by hand."""
+"""Rankings that a model writes, or begins to: transformers' generate, rank_llm's loop by hand."""
 
 import json
 import shutil
@@ -15,8 +15,10 @@ from rank_llm import SYSTEM, told
 
 from packrank import InputError, Listwise, PairError
 from packrank.models.generative import GenerativeModel
+from packrank.ordering.by_writing import ByWriting
 from packrank.ordering.permutation import read_permutation
 from packrank.request import Ranking
+from packrank.runtime.generation import PAGE_TOKENS, Generator
 
 QUERY = "what is a panda?"
 DOCUMENTS = [
@@ -186,6 +188,21 @@ def test_a_query_that_is_too_long_fails_alone(oracle: Oracle) -> None:
         listwise.rank("word " * 900, ["a", "b"])
 
 
+def test_a_window_that_memory_cannot_hold_fails_alone(oracle: Oracle) -> None:
+    listwise = Listwise(oracle.folder, context=1900)
+    way = listwise._way
+    assert isinstance(way, ByWriting)
+    want = listwise.rank("q", ["a", "b"])
+    size = way.generator._model.page_bytes(PAGE_TOKENS)  # type: ignore[attr-defined]
+    pages = -(-(len(way.prompts.ids(way.prompts.asked("q", ["a", "b"]), [0, 1])) + 20) // 16)
+    way.generator = Generator(way.generator._model, cache_bytes=pages * size)
+    found = listwise.try_rank_many([(QUERY, DOCUMENTS), ("q", ["a", "b"])])
+    assert found[0][1].keys() == set(range(8))
+    assert "a window of 8 documents cannot be ordered: " in found[0][1][0]
+    assert "the cache has pages for" in found[0][1][0]
+    assert found[1] == (want, {})
+
+
 def test_what_ends_an_answer_is_read_from_all_files(oracle: Oracle, tmp_path: Path) -> None:
     """rank_llm lets nothing end it; what is held to orders needs an end."""
     folder = tmp_path / "rank_zephyr"
@@ -197,7 +214,8 @@ def test_what_ends_an_answer_is_read_from_all_files(oracle: Oracle, tmp_path: Pa
         (folder / name).write_text(json.dumps(raw))
     with pytest.raises(InputError, match="names no token that ends an answer"):
         Listwise(folder, constrained=True, context=1900)
-    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [oracle.stop]}))
+    stops = [oracle.stop, 10**9, -5]  # of which the model has one
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": stops}))
     found = Listwise(folder, constrained=True, context=1900).rank(QUERY, DOCUMENTS)
     assert indices(found) == indices(
         Listwise(oracle.folder, constrained=True, context=1900).rank(QUERY, DOCUMENTS)

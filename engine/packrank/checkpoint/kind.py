@@ -80,7 +80,10 @@ _MEANINGS: dict[Kind, tuple[str, str]] = {
     "cross-encoder": ("a cross-encoder", _BY_RERANKER),
     "modular cross-encoder": ("a modular cross-encoder", _BY_RERANKER),
     "decoder": ("a decoder", _BY_RERANKER),
-    "encoder-decoder": ("an encoder-decoder", _BY_RERANKER),
+    "encoder-decoder": (
+        "an encoder-decoder",
+        "Pairwise and Setwise rank with it, and Reranker scores with monoT5 (packrank rank, score)",
+    ),
     "listwise": (
         "a listwise reranker",
         "Listwise ranks with it (packrank rank); it has no score of a pair alone",

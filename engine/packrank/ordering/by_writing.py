@@ -14,6 +14,7 @@ from packrank.ordering.orders import Documents, sliding_windows
 from packrank.ordering.permutation import read_permutation
 from packrank.ordering.rounds import Key, run_orders
 from packrank.ordering.windows import Asked, WindowPrompts
+from packrank.request import Int32
 from packrank.runtime.generation import Generation, Generator
 from packrank.work import Calls
 
@@ -78,12 +79,13 @@ class _Asker:
         way, count = self._way, len(question)
         try:
             ids = way.prompts.ids(self._asked[key[0]], question)
+            self._begin(key, ids, count)
         except InputError as error:
-            self.failures[key[0]] = str(error)
-            return
+            self.failures[key[0]] = f"a window of {count} documents cannot be ordered: {error}"
+
+    def _begin(self, key: Key, ids: Int32, count: int) -> None:
+        way = self._way
         size = way.prompts.answer_tokens(count)
-        self._counts[key] = count
-        self.calls[key[0]] += Calls(1, len(ids))
         # As upstream: so many tokens as a plain answer has, and no end before. A grammar may take
         # other tokens for the same text, and ends by itself.
         request = Generation(
@@ -94,6 +96,8 @@ class _Asker:
             allowed=None if way.grammar is None else way.grammar(count),
         )
         way.generator.add(key, request)
+        self._counts[key] = count
+        self.calls[key[0]] += Calls(1, len(ids))
 
     def finished(self) -> Iterator[tuple[Key, list[int]]]:
         """Places of each window in their new order."""

@@ -1,6 +1,6 @@
 """Prompts of chat models: what they are told, as their own template writes it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,8 @@ from packrank.request import Int32
 from packrank.text.chat_sandbox import Compiled
 from packrank.text.chat_template import ChatTemplate
 from packrank.text.tokenizer import Tokenizer
+
+_PROBE = "alpha"
 
 
 @dataclass(frozen=True)
@@ -39,17 +41,22 @@ class Chat:
             ModelError: there is none, or it cannot be used.
         """
         if source is None:
-            template = ChatTemplate.from_folder(folder, {}, None, False)
+            template = ChatTemplate.from_folder(folder, {}, False, False)
         else:
             template = ChatTemplate(source)
-        try:
-            chat = cls(template, Compiled(template.source), tokenizer.special_tokens)
-            told = chat._render("alpha", None)
-        except Exception as error:  # whatever a template makes Python raise
-            raise ModelError(f"the chat template cannot be used ({_line(error)})") from error
-        if "alpha" not in told:
-            raise ModelError("the chat template leaves out what the user says")
-        return chat
+        why = "it leaves out what the user says"
+        # Messages are texts, as upstream gives them; lists of parts where a template wants those.
+        for structured in (False, True):
+            try:
+                chosen = replace(template, structured=structured)
+                chat = cls(chosen, Compiled(chosen.source), tokenizer.special_tokens)
+                told = chat._render(_PROBE, None)
+            except Exception as error:  # whatever a template makes Python raise
+                why = why if structured else _line(error)
+                continue
+            if _PROBE in told and "{'type'" not in told:
+                return chat
+        raise ModelError(f"the chat template cannot be used ({why})")
 
     def text(self, user: str, system: str | None = None) -> str:
         """What a model reads before it answers.

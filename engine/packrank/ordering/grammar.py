@@ -16,18 +16,24 @@ class Grammar:
 
     Args:
         tokenizer: of the model.
+        vocabulary: tokens of the model, of which the tokenizer may have more.
         letters: documents are called by letters, else by numbers.
         stop_token_ids: what may follow a whole order, and nothing else may.
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, stop_token_ids: Sequence[int], *, letters: bool
+        self,
+        tokenizer: Tokenizer,
+        stop_token_ids: Sequence[int],
+        vocabulary: int,
+        *,
+        letters: bool,
     ) -> None:
         self._letters = letters
         self._stop = np.array(sorted(stop_token_ids), dtype=np.int64)
         signs = set("[]> ") | {sign for place in range(26) for sign in self._name(place)}
         texts: dict[int, str] = {}
-        for token_id in range(tokenizer.vocab_size):
+        for token_id in range(min(tokenizer.vocab_size, vocabulary)):
             # A blank as byte-level BPE and SentencePiece write it.
             text = tokenizer.token(token_id).replace("Ġ", " ").replace("▁", " ")
             if text and signs.issuperset(text) and not tokenizer.is_added(token_id):

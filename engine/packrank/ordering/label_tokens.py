@@ -36,16 +36,30 @@ def after_brackets(tokenizer: Tokenizer, labels: Sequence[str]) -> list[list[int
     return _ids(tokenizer, labels, [[label, f"<0x{ord(label):02X}>"] for label in labels])
 
 
-def after_prefix(tokenizer: Tokenizer, prefix: str, labels: Sequence[str]) -> list[list[int]]:
-    """Of each label the last token of it after a prefix, which is what a T5 would write.
+def after_prefix(
+    tokenizer: Tokenizer, prefix: str, labels: Sequence[str]
+) -> tuple[list[int], list[list[int]]]:
+    """The ids of a prefix, and of each label the one token that follows it, as a T5 would write it.
 
     Raises:
-        ModelError: two labels end in the same token.
+        ModelError: a label is not one token after the prefix, or two are the same.
     """
-    found = [[int(ids[-1])] for ids in tokenizer.encode([f"{prefix} {one}" for one in labels])]
+    begins = tokenizer.encode([prefix])[0].tolist() if prefix else []
+    found = []
+    for label, ids in zip(
+        labels,
+        tokenizer.encode([f"{prefix} {one}" if prefix else one for one in labels]),
+        strict=True,
+    ):
+        if ids[:-1].tolist() != begins or ids[-1] == tokenizer.unk_token_id:
+            raise ModelError(
+                f"the tokenizer has no token {label!r} after {prefix!r}, by which the model would "
+                "answer"
+            )
+        found.append([int(ids[-1])])
     if len({ids[0] for ids in found}) < len(labels):
         raise ModelError(f"the tokenizer does not tell the labels {', '.join(labels)} apart")
-    return found
+    return begins, found
 
 
 def likeliest(logits: NDArray[np.float32], tokens: list[list[int]]) -> NDArray[np.float32]:

@@ -67,7 +67,8 @@ def by_writing(setup: Setup, rule: WindowRule, *, constrained: bool) -> ByWritin
     if constrained:
         if not stop:
             raise InputError("the model names no token that ends an answer, so none is constrained")
-        grammar = Grammar(setup.tokenizer, stop, letters=rule.letters).of
+        vocabulary = setup.config.vocab_size
+        grammar = Grammar(setup.tokenizer, stop, vocabulary, letters=rule.letters).of
     return ByWriting(prompts, setup.generator(), stop, grammar)
 
 
@@ -103,13 +104,16 @@ def by_form(setup: Setup, form: Form[Any], order: Order, limits: Limits) -> ByLa
     settings: CausalSettings | T5Settings
     if setup.config.t5 is not None:
         start = setup.config.t5.decoder_start
-        if isinstance(form, DuoForm):
-            tokens, read = after_prefix(tokenizer, "", form.labels), (start,)
-        else:
-            tokens = after_prefix(tokenizer, _PREFIX, form.labels)
-            [prefix] = tokenizer.encode([_PREFIX])
-            read = tuple(prefix.tolist())
-        settings = T5Settings(read, tuple(one for each in tokens for one in each))
+        read, tokens = after_prefix(
+            tokenizer, "" if isinstance(form, DuoForm) else _PREFIX, form.labels
+        )
+        read = read or [start]
+        if read[0] != start:
+            raise ModelError(
+                f"the tokenizer's <pad> is token {read[0]}, and config.json says that the decoder "
+                f"begins with {start}; is it another model's?"
+            )
+        settings = T5Settings(tuple(read), tuple(one for each in tokens for one in each))
         write: Callable[[str], str] = str
     else:
         if isinstance(form, DuoForm):
@@ -128,10 +132,13 @@ def by_form(setup: Setup, form: Form[Any], order: Order, limits: Limits) -> ByLa
         return [with_special_tokens(tokenizer, ids) for ids in found]
 
     def cut(text: str, length: int) -> tuple[str, int]:
-        ids, _ = tokenizer.offsets(text)
+        ids, places = tokenizer.offsets(text)
         if len(ids) <= length:
             return text, len(ids)
-        return tokenizer.decode(ids[:length]), length
+        end = places[length - 1][1]
+        # Within a character, which the text cannot be cut in.
+        split = places[length][0] < end
+        return tokenizer.decode(ids[:length]) if split else text[:end], length
 
     most = setup.config.usual_length
     prompts = FormPrompts(form, tokenize, cut, limits.query, limits.document, most)
@@ -173,7 +180,8 @@ def stop_tokens(setup: Setup) -> tuple[int, ...]:
             }
     eos = setup.tokenizer.special_tokens.get("eos_token")
     known = None if eos is None else setup.tokenizer.token_id(eos)
-    return tuple(sorted(found | ({known} if known is not None else set())))
+    found |= {known} if known is not None else set()
+    return tuple(sorted(one for one in found if 0 <= one < setup.config.vocab_size))
 
 
 def _windows(setup: Setup, rule: WindowRule, ending: str = "") -> WindowPrompts:
@@ -184,6 +192,11 @@ def _windows(setup: Setup, rule: WindowRule, ending: str = "") -> WindowPrompts:
         )
     source = VICUNA if is_named(setup, r"rank[_-]?vicuna") else None
     chat = Chat.of(tokenizer_folder(setup.folder), setup.tokenizer, source)
+    if rule.system:
+        try:
+            chat.text("a", rule.system)
+        except InputError as error:
+            raise InputError(f'{error}; pass system="" (--system "")') from None
     return WindowPrompts(chat, setup.tokenizer, rule, ending)
 
 

@@ -7,6 +7,7 @@ RankListwiseOSLLM.create_prompt.
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from packrank.documents import document_of
@@ -78,6 +79,12 @@ class WindowPrompts:
     rule: WindowRule
     ending: str = ""
     _answers: dict[int, int] = field(default_factory=dict)
+
+    @cached_property
+    def _mends_all(self) -> bool:
+        """Whether mending a prompt leaves what the template writes as it is."""
+        around = self.chat.text("alpha", self.rule.system or None)
+        return fixed(around) == around
 
     def asked(self, query: str, documents: Sequence[Any]) -> Asked:
         """A query and its documents, cleaned.
@@ -165,6 +172,8 @@ class WindowPrompts:
             f"[], e.g., {example}, Answer concisely and directly and only respond with the ranking "
             "results, do not say any word or explain."
         )
+        if not self._mends_all:  # such as full-width bars of special tokens
+            return self.chat.text(fixed(user), self.rule.system or None) + self.ending
         return fixed(self.chat.text(user, self.rule.system or None)) + self.ending
 
 

@@ -35,7 +35,7 @@ def test_whatever_is_chosen_is_an_order(letters: bool, count: int) -> None:
     if letters and count > 3:
         return  # the vocabulary has no more letters
     tokenizer, chance = made_of(PIECES), random.Random(count)
-    allowed = Grammar(tokenizer, [0], letters=letters).of(count)
+    allowed = Grammar(tokenizer, [0], 1 << 20, letters=letters).of(count)
     for _ in range(30):
         ids: list[int] = []
         while True:
@@ -53,7 +53,7 @@ def test_whatever_is_chosen_is_an_order(letters: bool, count: int) -> None:
 
 def test_every_way_to_write_an_order_is_open() -> None:
     tokenizer = made_of(PIECES)
-    allowed = Grammar(tokenizer, [0], letters=False).of(2)
+    allowed = Grammar(tokenizer, [0], 1 << 20, letters=False).of(2)
     for pieces in (
         list("[2] > [1]"),
         ["[", "2", "] > [", "1", "]"],
@@ -68,7 +68,7 @@ def test_every_way_to_write_an_order_is_open() -> None:
 
 def test_what_would_be_no_order_is_closed() -> None:
     tokenizer = made_of(PIECES)
-    allowed = Grammar(tokenizer, [0], letters=False).of(12)
+    allowed = Grammar(tokenizer, [0], 1 << 20, letters=False).of(12)
 
     def after(text: str) -> set[str]:
         ids = [tokenizer.token_id(sign) for sign in text]
@@ -89,7 +89,7 @@ def test_on_a_real_vocabulary(data_dir: Path) -> None:
     tokenizer, chance = Tokenizer(backend), random.Random(3)
     stop = tokenizer.token_id("<|im_end|>")
     assert stop is not None
-    allowed = Grammar(tokenizer, [stop], letters=False).of(20)
+    allowed = Grammar(tokenizer, [stop], 1 << 20, letters=False).of(20)
     places = chance.sample(range(20), 20)
     answer = " > ".join(f"[{place + 1}]" for place in places)
     [ids] = tokenizer.encode([answer])

@@ -112,6 +112,36 @@ def test_a_bos_token_of_the_template_is_the_only_one(tmp_path: Path) -> None:
     assert ids.count(bos) == 1
 
 
+PARTS = (
+    "{% for message in messages %}{% for part in message['content'] %}{{ part['text'] }}"
+    "{% endfor %}{% endfor %}"
+)
+PRINTS = "{% for message in messages %}{{ message['content'] | trim }}{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        PRINTS,
+        PRINTS + "{% if tools %}{{ tools[0]['type'] }}{{ tools.type }}{% endif %}",
+        [{"name": "default", "template": PRINTS}, {"name": "tool_use", "template": "{{ tools }}"}],
+        PARTS,
+    ],
+)
+def test_a_message_is_what_it_says(template: Any, tmp_path: Path) -> None:
+    """Never a list of parts as Python prints it, whatever else a template is for."""
+    folder = save(tmp_path, chatml(), template)
+    text = prompts_of(folder).text("q", ["a"])
+    assert text.removeprefix(SYSTEM) == told(["a"], "q")
+
+
+def test_mending_leaves_the_template_alone(tmp_path: Path) -> None:
+    bars = "{{ '<\uff5cUser\uff5c>' }}" + PRINTS
+    folder = save(tmp_path, chatml(), bars)
+    text = prompts_of(folder).text("sch\u00c3\u00b6n \uff21", ["a"])
+    assert text == f"<\uff5cUser\uff5c>{SYSTEM}{told(['a'], 'schön A')}"
+
+
 def test_letters_name_passages_too(qwen: Path) -> None:
     prompts = prompts_of(qwen, letters=True)
     assert told(["a", "b"], "q", letters=True) in prompts.text("q", ["a", "b"])
@@ -170,7 +200,7 @@ def test_templates_that_cannot_be(qwen: Path, tmp_path: Path) -> None:
     for source, message in (
         ("{% for %}", "the chat template cannot be used"),
         ("{{ messages[5].content }}", "the chat template cannot be used"),
-        ("hello", "leaves out what the user says"),
+        ("hello", "cannot be used .it leaves out what the user says"),
     ):
         with pytest.raises(ModelError, match=message):
             Chat.of(qwen, tokenizer, source)

@@ -39,9 +39,12 @@ def test_prompts_are_those_of_their_authors(query: str, document: str, task: str
         assert ids("contextual", limit, task) == want
     whole = ENCODE(f"question:{query} \n \n passage:{document}")
     assert ids("nemotron", 30, bos=1) == [1, *whole][:30]
+    whole = ENCODE(f"Query: {query} Document: {document}")
+    ends = [*ENCODE(" Relevant:"), *ENCODE("</s>")]
+    assert ids("monot5", 60) == whole[: 60 - len(ends)] + ends
 
 
 def test_every_template_is_compared() -> None:
     assert TEMPLATES.keys() == {
-        *FLAG, "mxbai-v2", "qwen3", "qwen3-chat", "nemotron", "contextual"
+        *FLAG, "mxbai-v2", "qwen3", "qwen3-chat", "nemotron", "contextual", "monot5"
     }  # fmt: skip

@@ -227,6 +227,8 @@ def test_a_step_does_as_much_as_the_sheet_says(
     small = {"hidden_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4,
              "num_key_value_heads": 2, "intermediate_size": 192, "vocab_size": 99}  # fmt: skip
     monkeypatch.setitem(arithmetic.DECODERS, "small", ("Qwen2", small))
+    # By this name tests have a module of their own.
+    monkeypatch.setitem(sys.modules, "decoders", load("decoders"))
     load("decoders").make("small", tmp_path, torch.device("cpu"), tie_word_embeddings=True)
     model = load_model(tmp_path, device=torch.device("cpu"), dtype=torch.bfloat16,
                        causal=CausalSettings(head="vocabulary"))  # fmt: skip

@@ -12,6 +12,7 @@ from safetensors import safe_open
 from packrank import Reranker
 from packrank.bench.subjects.checkpoints import write_checkpoint
 from packrank.bench.subjects.shapes import SHAPES, Shape
+from packrank.checkpoint.config import load_config
 
 PAIRS = [
     ("what do snakes eat", "a python eats mice"),
@@ -36,7 +37,7 @@ def test_transformers_scores_a_checkpoint_alike(name: str, tmp_path: Path) -> No
         with torch.inference_mode():
             expected = model(**tokenizer(query, document, return_tensors="pt")).logits[0, 0]
         ours = Reranker(folder, activation="identity")
-        assert ours.num_positions == SHAPES[name].positions
+        assert load_config(folder).usual_length == SHAPES[name].positions
         found = ours.score([(query, document)])[0]
         assert found == pytest.approx(expected.item(), rel=1e-4, abs=1e-4)
 

@@ -146,5 +146,8 @@ def test_the_name_of_old(tmp_path: Path) -> None:
 def test_what_a_folder_of_it_is(tmp_path: Path) -> None:
     encoder_decoders.save(tmp_path)
     assert kind_of(tmp_path) == "encoder-decoder"
-    with pytest.raises(ModelError, match="holds an encoder-decoder; Reranker scores with it"):
+    with pytest.raises(
+        ModelError,
+        match="holds an encoder-decoder; Pairwise and Setwise rank with it",
+    ):
         expect(tmp_path, ("encoder",))

@@ -99,7 +99,10 @@ def test_what_is_refused(unnamed: Path) -> None:
         Reranker(unnamed, template="pair")
     with pytest.raises(ModelError, match=r"the tokenizer has no token '<\|im_start\|>'"):
         Reranker(unnamed, template="qwen3")
-    with pytest.raises(ModelError, match="holds an encoder-decoder; Reranker scores with it"):
+    with pytest.raises(
+        ModelError,
+        match="holds an encoder-decoder; Pairwise and Setwise rank with it",
+    ):
         LateInteraction(unnamed)
     with pytest.raises(InputError, match="compress_ratio is for bge-reranker-v2"):
         Reranker(unnamed, template="monot5", compress_ratio=2)

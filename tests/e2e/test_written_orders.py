@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from packrank.models.generative import GenerativeModel
 from packrank.ordering.by_writing import ByWriting
 from packrank.ordering.permutation import read_permutation
 from packrank.request import Ranking
+from packrank.runtime import generation
 from packrank.runtime.generation import PAGE_TOKENS, Generator
 
 QUERY = "what is a panda?"
@@ -31,6 +32,14 @@ DOCUMENTS = [
     "0 1 0 1",
     "yes no yes",
 ]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _small_caches() -> Iterator[None]:
+    """Tests fill memory that is not written yet, which of a whole cache takes seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(generation, "default_cache_bytes", lambda device: 64 << 20)
+        yield
 
 
 class Oracle:

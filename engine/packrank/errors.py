@@ -11,6 +11,8 @@ PackrankError
     └── PairError    one pair cannot be scored; `.index` says which
 """
 
+from collections.abc import Mapping
+
 
 class PackrankError(Exception):
     """Base of every error raised on purpose."""
@@ -57,6 +59,19 @@ class Unfinite(str):
 
 
 UNFINITE = Unfinite("the model's logits for it are not finite numbers")
+
+
+def raise_first(failures: Mapping[int, str], instead: str, before: int = 0) -> None:
+    """Raise the PairError of the first pair that failed; nothing, where none did.
+
+    Args:
+        failures: index -> reason.
+        instead: see `PairError`.
+        before: pairs that come before those of `failures`.
+    """
+    if failures:
+        index = min(failures)
+        raise PairError(before + index, failures[index], instead)
 
 
 class JobError(PackrankError):

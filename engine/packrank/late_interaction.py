@@ -12,7 +12,7 @@ from torch import Tensor
 from packrank.arguments import check_str, checked_count, checked_exact, listed
 from packrank.checkpoint.hub import HubOptions
 from packrank.documents import Document
-from packrank.errors import InputError, PairError
+from packrank.errors import InputError, raise_first
 from packrank.late.attached import Attached
 from packrank.late.encoder import LateEncoder, Path
 from packrank.late.explanation import Explanation
@@ -205,7 +205,7 @@ class LateInteraction(LateEncoder):
             ranking, failures = self.try_rank(
                 query, documents, top_k, candidates=candidates, exact=exact
             )
-            _raise_first(failures, "try_rank")
+            raise_first(failures, "try_rank")
             return ranking
         attached = self._stored
         stored, failures = self._rank_stored(attached, query, top_k, candidates, exact)
@@ -294,7 +294,7 @@ class LateInteraction(LateEncoder):
             InputError: `pairs` is no sequence.
         """
         scores, failures = self.try_score(pairs)
-        _raise_first(failures, "try_score")
+        raise_first(failures, "try_score")
         return scores
 
     def try_score(
@@ -391,8 +391,3 @@ class LateInteraction(LateEncoder):
     @property
     def _sides(self) -> tuple[TokenVectors, TokenVectors, bool]:
         return self._queries, self._documents, self.settings.mean
-
-
-def _raise_first(failures: dict[int, str], instead: str) -> None:
-    for index, reason in failures.items():
-        raise PairError(index, reason, instead)

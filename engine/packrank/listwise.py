@@ -72,6 +72,8 @@ class Listwise(JointRanker):
             model: a folder with config.json, safetensors and a tokenizer, or a hub name.
             method: of a chat model: "listwise", the order of a window is written; "first", it is
                 that of the logits of the first token. None: what the model is known for by name.
+                Documents are called by letters for "first" and by all models of FIRST, else by
+                numbers.
             window: of a chat model: most documents that it orders at a time, 20 by default, as
                 rank_llm has it; likewise the next five.
             stride: documents from the start of one window to the next, from the end to the start
@@ -136,13 +138,14 @@ class Listwise(JointRanker):
             return
         _refuse(given, _OF_BLOCKS, "jina-reranker-v3", setup)
         check_language_model(setup)
-        chosen = method or method_of(setup.folder, setup.name)
+        known = method_of(setup.folder, setup.name)
+        chosen = method or known
         if chosen not in get_args(ListMethod):
             raise InputError(
                 f"{setup.name} is a language model and does not say how it ranks; pass "
                 'method="listwise" (--method listwise), where it writes the order, or "first"'
             )
-        rule = _window_rule(setup, given, letters=chosen == "first")
+        rule = _window_rule(setup, given, letters="first" in (chosen, known))
         if chosen == "first":
             if constrained:
                 raise InputError('constrained is for what is written, and method "first" is not')
@@ -161,7 +164,7 @@ def _refuse(given: dict[str, Any], names: tuple[str, ...], of: str, setup: Setup
 
 
 def _block_rule(setup: Setup, given: dict[str, Any]) -> BlockRule:
-    longer = is_named(setup, r"reranker-v3\.5(?!\d)")
+    longer = is_named(setup.folder, setup.name, r"reranker-v3\.5(?!\d)")
     return BlockRule(
         query_length=given["query_length"] or (_QUERY_3_5 if longer else _QUERY),
         document_length=given["document_length"] or (_DOCUMENT_3_5 if longer else _DOCUMENT),

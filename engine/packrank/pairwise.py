@@ -1,21 +1,22 @@
 """A front door for language models that are asked which of two documents is better."""
 
 import os
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 
-from packrank.arguments import check_choice, check_choice_or_none, checked_count
+from packrank.arguments import check_choice, check_choice_or_none
 from packrank.checkpoint.hub import HubOptions
 from packrank.ordering.joint_ranker import JointRanker
 from packrank.ordering.opening import (
+    DEFAULT_LENGTH,
     Limits,
     PairPrompt,
     by_form,
     check_language_model,
     pair_form,
 )
-from packrank.ordering.orders import all_pairs, asked_once, bubbled, by_pairs, heapsorted
+from packrank.ordering.orders import all_pairs, best_of, by_pairs
 from packrank.ordering.setup import Setup
 from packrank.runtime.device import Devices
 
@@ -36,8 +37,8 @@ class Pairwise(JointRanker):
         *,
         method: Literal["allpair", "heapsort", "sliding"] = "heapsort",
         prompt: PairPrompt | None = None,
-        query_length: int = 128,
-        document_length: int = 128,
+        query_length: int = DEFAULT_LENGTH,
+        document_length: int = DEFAULT_LENGTH,
         device: Devices = "auto",
         dtype: str | torch.dtype = "auto",
         budget_tokens: int | None = None,
@@ -73,10 +74,7 @@ class Pairwise(JointRanker):
         """
         check_choice("method", method, _METHODS)
         check_choice_or_none("prompt", prompt, get_args(PairPrompt))
-        limits = Limits(
-            checked_count("query_length", query_length) or 128,
-            checked_count("document_length", document_length) or 128,
-        )
+        limits = Limits.checked(query_length, document_length)
         setup = Setup.open(
             model,
             ("decoder", "encoder-decoder"),
@@ -88,13 +86,6 @@ class Pairwise(JointRanker):
         )
         check_language_model(setup)
         self.num_layers = setup.config.num_layers
-
-        def order(count: int, most: int) -> Any:
-            if method == "allpair":
-                return all_pairs(count)
-            if method == "heapsort":
-                return asked_once(heapsorted(count, most, 2, by_pairs))
-            return asked_once(bubbled(count, most, 2, by_pairs))
-
         form = pair_form(setup, prompt, all_pairs=method == "allpair")
+        order = all_pairs if method == "allpair" else best_of(method, 2, 2, by_pairs)
         self._way = by_form(setup, form, order, limits)

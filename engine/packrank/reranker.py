@@ -15,7 +15,7 @@ from packrank.arguments import (
 from packrank.checkpoint.config import Activation
 from packrank.checkpoint.fingerprint import fingerprint
 from packrank.documents import Document, Tokenization
-from packrank.errors import InputError, PairError
+from packrank.errors import InputError, raise_first
 from packrank.exits.margins import FILE, counts
 from packrank.exits.stages import Exit
 from packrank.records.shapes import Shape, shape_of
@@ -103,8 +103,7 @@ class Reranker(PairModel):
             document_length=document_length,
             long_documents=long_documents,
         )
-        for index, reason in failures.items():
-            raise PairError(index, reason, "try_rank")
+        raise_first(failures, "try_rank")
         return ranking
 
     def try_rank(
@@ -178,8 +177,7 @@ class Reranker(PairModel):
         )
         before = 0
         for ranking, failures in found:
-            for index, reason in failures.items():
-                raise PairError(before + index, reason, "try_rank_many")
+            raise_first(failures, "try_rank_many", before)
             before += len(ranking.num_layers)
         return [ranking for ranking, _ in found]
 

@@ -1,15 +1,21 @@
 """A front door for language models that are asked which of several documents is the best."""
 
 import os
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
 from packrank.arguments import check_choice, checked_count
 from packrank.checkpoint.hub import HubOptions
 from packrank.ordering.joint_ranker import JointRanker
-from packrank.ordering.opening import Limits, by_form, check_language_model, set_form
-from packrank.ordering.orders import asked_once, bubbled, by_sets, heapsorted
+from packrank.ordering.opening import (
+    DEFAULT_LENGTH,
+    Limits,
+    by_form,
+    check_language_model,
+    set_form,
+)
+from packrank.ordering.orders import best_of, by_sets
 from packrank.ordering.setup import Setup
 from packrank.runtime.device import Devices
 
@@ -30,8 +36,8 @@ class Setwise(JointRanker):
         method: Literal["heapsort", "sliding"] = "heapsort",
         num_child: int = 3,
         votes: int = 1,
-        query_length: int = 128,
-        document_length: int = 128,
+        query_length: int = DEFAULT_LENGTH,
+        document_length: int = DEFAULT_LENGTH,
         device: Devices = "auto",
         dtype: str | torch.dtype = "auto",
         budget_tokens: int | None = None,
@@ -68,10 +74,7 @@ class Setwise(JointRanker):
         check_choice("method", method, _METHODS)
         children = checked_count("num_child", num_child) or 3
         form = set_form(children + 1, checked_count("votes", votes) or 1)
-        limits = Limits(
-            checked_count("query_length", query_length) or 128,
-            checked_count("document_length", document_length) or 128,
-        )
+        limits = Limits.checked(query_length, document_length)
         setup = Setup.open(
             model,
             ("decoder", "encoder-decoder"),
@@ -83,10 +86,5 @@ class Setwise(JointRanker):
         )
         check_language_model(setup)
         self.num_layers = setup.config.num_layers
-
-        def order(count: int, most: int) -> Any:
-            if method == "heapsort":
-                return asked_once(heapsorted(count, most, children, by_sets))
-            return asked_once(bubbled(count, most, children + 1, by_sets))
-
+        order = best_of(method, children, children + 1, by_sets)
         self._way = by_form(setup, form, order, limits)

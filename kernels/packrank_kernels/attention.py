@@ -4,11 +4,13 @@ import torch
 from torch import Tensor
 
 from packrank_kernels.checks import (
+    check_bounds,
     check_cu_seqlens,
-    check_float,
+    check_heads,
     check_like,
     check_rotary,
     check_shape,
+    checked_scale,
     longest,
 )
 from packrank_kernels.dispatch import choose
@@ -87,18 +89,7 @@ def attention(
     section 2; relative: DeBERTa, He et al. 2021, eq. 4, and T5, Raffel et al. 2020, section 2.1.
     """
     op = "attention"
-    check_shape(op, "q", q, "Tq", "H", "D")
-    check_float(op, "q", q)
-    _, heads, size = q.shape
-    if size < 1:
-        raise ValueError(f"{op}: the head size is {size}, expected at least 1")
-    check_shape(op, "k", k, "Tk", "Hk", size)
-    key_heads = k.shape[1]
-    if key_heads < 1 or heads % key_heads:
-        raise ValueError(f"{op}: k has {key_heads} heads, which do not divide the {heads} of q")
-    check_shape(op, "v", v, len(k), key_heads, size)
-    check_like(op, "k", k, q.dtype, q.device)
-    check_like(op, "v", v, q.dtype, q.device)
+    heads, key_heads, size = check_heads(op, q, k, v)
     check_cu_seqlens(op, "cu_seqlens_q", cu_seqlens_q, len(q), torch.int32, q.device, whole=False)
     check_cu_seqlens(op, "cu_seqlens_k", cu_seqlens_k, len(k), torch.int32, q.device, whole=False)
     if len(cu_seqlens_q) != len(cu_seqlens_k):
@@ -107,10 +98,8 @@ def attention(
         )
     if any(size > 1 and x.stride(2) != 1 for x in (q, k, v)):
         raise ValueError(f"{op}: the last dimension of q, k and v must be contiguous")
-    if window is not None and window < 0:
-        raise ValueError(f"{op}: window is {window}, expected at least 0")
-    if softcap is not None and not softcap > 0:
-        raise ValueError(f"{op}: softcap is {softcap}, expected more than 0")
+    scale = checked_scale(op, scale, size)
+    check_bounds(op, window, softcap)
     if prefix_of is not None:
         _check_prefixes(op, prefix_of, len(cu_seqlens_q) - 1, q.device)
         if not causal:
@@ -134,10 +123,6 @@ def attention(
         if causal and (relative.keys is not None or relative.queries is not None):
             raise ValueError(f"{op}: of relative positions causal attention takes a bias alone")
         _check_relative(op, relative, q, max(longest_q, longest_k))
-    if scale is None:
-        scale = size**-0.5
-    if not scale > 0:
-        raise ValueError(f"{op}: scale is {scale}, expected more than 0")
     chosen = choose(
         op,
         backend,

@@ -69,6 +69,43 @@ def longest(cu_seqlens: Tensor, prefix_of: Tensor | None = None) -> int:
     return int(lengths.max())
 
 
+def check_heads(op: str, q: Tensor, k: Tensor, v: Tensor) -> tuple[int, int, int]:
+    """Raise unless these are queries, keys and values of floats; how many heads, of what size.
+
+    Returns:
+        Heads of q, heads of k, numbers of a head.
+    """
+    check_shape(op, "q", q, "Tq", "H", "D")
+    check_float(op, "q", q)
+    _, heads, size = q.shape
+    if size < 1:
+        raise ValueError(f"{op}: the head size is {size}, expected at least 1")
+    check_shape(op, "k", k, "Tk", "Hk", size)
+    key_heads = k.shape[1]
+    if key_heads < 1 or heads % key_heads:
+        raise ValueError(f"{op}: k has {key_heads} heads, which do not divide the {heads} of q")
+    check_shape(op, "v", v, len(k), key_heads, size)
+    check_like(op, "k", k, q.dtype, q.device)
+    check_like(op, "v", v, q.dtype, q.device)
+    return heads, key_heads, size
+
+
+def checked_scale(op: str, scale: float | None, size: int) -> float:
+    """The factor on products of heads of this size, 1 / sqrt(size) if None."""
+    scale = size**-0.5 if scale is None else scale
+    if not scale > 0:
+        raise ValueError(f"{op}: scale is {scale}, expected more than 0")
+    return scale
+
+
+def check_bounds(op: str, window: int | None, softcap: float | None) -> None:
+    """Raise unless a window is at least 0 and a softcap above it; None is neither."""
+    if window is not None and window < 0:
+        raise ValueError(f"{op}: window is {window}, expected at least 0")
+    if softcap is not None and not softcap > 0:
+        raise ValueError(f"{op}: softcap is {softcap}, expected more than 0")
+
+
 def check_rotary(
     op: str, rotary: tuple[Tensor, Tensor], size: int, positions: int, device: torch.device
 ) -> None:

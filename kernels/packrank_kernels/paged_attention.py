@@ -5,11 +5,13 @@ import torch
 from torch import Tensor
 
 from packrank_kernels.checks import (
+    check_bounds,
     check_cu_seqlens,
-    check_float,
+    check_heads,
     check_like,
     check_rotary,
     check_shape,
+    checked_scale,
     longest,
 )
 from packrank_kernels.dispatch import choose
@@ -76,19 +78,8 @@ def paged_attention(
     FlashAttention's flash_attn_with_kvcache.
     """
     op = "paged_attention"
-    check_shape(op, "q", q, "Tq", "H", "D")
-    check_float(op, "q", q)
-    _, heads, size = q.shape
-    if size < 1:
-        raise ValueError(f"{op}: the head size is {size}, expected at least 1")
-    check_shape(op, "k", k, "Tk", "Hk", size)
-    key_heads = k.shape[1]
-    if key_heads < 1 or heads % key_heads:
-        raise ValueError(f"{op}: k has {key_heads} heads, which do not divide the {heads} of q")
-    check_shape(op, "v", v, len(k), key_heads, size)
+    heads, key_heads, size = check_heads(op, q, k, v)
     _check_pages(op, pages, k)
-    for name, x in (("k", k), ("v", v)):
-        check_like(op, name, x, q.dtype, q.device)
     if size > 1 and any(x.stride(-1) != 1 for x in (q, k, v, pages.keys, pages.values)):
         raise ValueError(f"{op}: the last dimension of q, k, v and the pages must be contiguous")
     check_cu_seqlens(op, "cu_seqlens_q", cu_seqlens_q, len(q), torch.int32, q.device, whole=False)
@@ -96,20 +87,14 @@ def paged_attention(
     count = len(cu_seqlens_q) - 1
     check_shape(op, "cu_seqlens_k", cu_seqlens_k, count + 1)
     check_shape(op, "pages.lengths", pages.lengths, count)
-    if window is not None and window < 0:
-        raise ValueError(f"{op}: window is {window}, expected at least 0")
-    if softcap is not None and not softcap > 0:
-        raise ValueError(f"{op}: softcap is {softcap}, expected more than 0")
+    scale = checked_scale(op, scale, size)
+    check_bounds(op, window, softcap)
     most = longest(cu_seqlens_q)
     if max_seqlen_q is not None and max_seqlen_q < most:
         raise ValueError(f"{op}: max_seqlen_q is {max_seqlen_q}, but a sequence has {most}")
     positions = _check_values(op, pages, {"queries": cu_seqlens_q, "new keys": cu_seqlens_k})
     if rotary is not None:
         check_rotary(op, rotary, size, positions, q.device)
-    if scale is None:
-        scale = size**-0.5
-    if not scale > 0:
-        raise ValueError(f"{op}: scale is {scale}, expected more than 0")
     chosen = choose(
         op,
         backend,

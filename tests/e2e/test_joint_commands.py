@@ -200,3 +200,7 @@ def test_info_says_how_they_rank(
     assert main(["info", str(named)]) == 0
     shown = capsys.readouterr().out
     assert "scores by        none: by its name it ranks by --method listwise\n" in shown
+    vicuna = tmp_path / "rank_vicuna_7b_v1"
+    vicuna.symlink_to(chat)
+    assert main(["info", str(vicuna)]) == 0
+    assert "template         rank_llm's of RankVicuna\n" in capsys.readouterr().out

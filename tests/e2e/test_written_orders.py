@@ -280,6 +280,24 @@ def test_first_orders_windows_by_letters(tmp_path: Path) -> None:
     assert ranking.calls.generated_tokens == 0
 
 
+@pytest.mark.parametrize("constrained", [False, True])
+def test_first_writes_letters_where_it_is_to_write(tmp_path: Path, constrained: bool) -> None:
+    folder = tmp_path / "first_mistral"
+    chat_model(folder, "Qwen2")
+    listwise = Listwise(folder, method="listwise", constrained=constrained)
+    read = []
+    with pytest.MonkeyPatch.context() as patch:
+        plain = Generator.add
+        patch.setattr(Generator, "add", lambda *args: (read.append(args[2]), plain(*args)))
+        ranking = listwise.rank(QUERY, DOCUMENTS[:3])
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    [request] = read
+    assert "[A] a panda is an animal\n" in tokenizer.decode(request.token_ids)
+    assert sorted(indices(ranking)) == [0, 1, 2]
+    assert ranking.calls is not None
+    assert not constrained or ranking.calls.repaired == 0
+
+
 def test_first_in_company(tmp_path: Path) -> None:
     folder = tmp_path / "first_mistral"
     chat_model(folder, "Mistral", sliding_window=None)

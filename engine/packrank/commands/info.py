@@ -12,7 +12,7 @@ import torch
 import packrank_kernels
 from packrank import __version__
 from packrank.bench.machine import instruction_sets
-from packrank.checkpoint.adapter import adapter_in, base_folder
+from packrank.checkpoint.adapter import adapter_in, base_folder, tokenizer_folder
 from packrank.checkpoint.config import ModelConfig, load_config
 from packrank.checkpoint.kind import LATE, RERANKERS, expect, kind_of
 from packrank.checkpoint.modules import encoder_folder
@@ -25,7 +25,7 @@ from packrank.late.formats import read_settings
 from packrank.models import load_model
 from packrank.ordering.blocks import BlockLayout, BlockRule
 from packrank.ordering.chat import Chat
-from packrank.ordering.opening import method_of
+from packrank.ordering.opening import method_of, window_template
 from packrank.runtime.capture import why_not
 from packrank.runtime.device import cuda_devices
 from packrank.runtime.graphs import ops_that_wait
@@ -156,12 +156,12 @@ def _describe_asked(folder: Path, config: ModelConfig, why: ModelError) -> Itera
     yield f"ranks by         --method {', '.join(methods[:-1])} or {methods[-1]}"
     if config.decoder is None:
         return
-    if "vicuna" in str(folder).lower():
-        yield "template         rank_llm's, for RankVicuna alone; else the folder's chat template"
     inner = encoder_folder(folder)
+    source = window_template(inner, None)
     try:
-        Chat.of(inner, Tokenizer.from_folder(inner))
-        yield "template         the folder's chat template"
+        Chat.of(tokenizer_folder(inner), Tokenizer.from_folder(inner), source)
+        where = "the folder's chat template" if source is None else "rank_llm's of RankVicuna"
+        yield f"template         {where}"
     except ModelError as error:
         yield f"template         none: {error}"
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from packrank.arguments import listed, listed_requests
 from packrank.documents import document_of
-from packrank.errors import InputError, PairError, Unfinite
+from packrank.errors import InputError, Unfinite, raise_first
 from packrank.late.attached import per_token
 from packrank.late.token_vectors import TokenVectors
 from packrank.request import Ranked
@@ -173,8 +173,8 @@ def rank_requests(
         asked = [query for query, _ in every[start:stop]]
         sides = queries, documents, mean
         for ranking, failures in rank_alike(asked, given, top_k, *sides, strict=strict):
-            for index, reason in failures.items() if strict else ():
-                raise PairError(before + index, reason, "try_rank_many")
+            if strict:
+                raise_first(failures, "try_rank_many", before)
             found.append((ranking, failures))
             before += len(given)
     return found

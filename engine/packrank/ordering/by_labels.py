@@ -8,14 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from packrank.documents import document_of
-from packrank.errors import InputError
+from packrank.errors import UNFINITE, InputError
 from packrank.ordering.forms import Form, best_first
-from packrank.ordering.joint_ranker import UNFINITE, Ordered, by_place
+from packrank.ordering.joint_ranker import Ordered, by_place
 from packrank.ordering.label_tokens import likeliest
 from packrank.ordering.orders import Documents, Rounds
 from packrank.ordering.rounds import Key, run_orders
 from packrank.ordering.unreadable import Unreadable
-from packrank.ordering.windows import Asked, WindowPrompts
+from packrank.ordering.windows import WindowPrompts, WindowTexts
 from packrank.request import Int32, Pack
 from packrank.request import Sequence as Tokens
 from packrank.runtime.fleet import Fleet
@@ -129,11 +129,11 @@ class LetterPrompts:
 
     window: WindowPrompts
 
-    def asked(self, query: str, documents: Sequence[Any]) -> Asked:
+    def asked(self, query: str, documents: Sequence[Any]) -> WindowTexts:
         """A query and its documents, cleaned."""
         return self.window.asked(query, documents)
 
-    def ids(self, asked: Asked, documents: Documents) -> list[Int32]:
+    def ids(self, asked: WindowTexts, documents: Documents) -> list[Int32]:
         """The one prompt of a window."""
         return [self.window.ids(asked, documents)]
 
@@ -180,10 +180,7 @@ class ByLabels:
         asked = [one for one, _ in prepared]
         asker = _Asker(self._prompts, self._runner, self._tokens, asked, shares=self._shares)
         found = run_orders(orders, asker)
-        return [
-            Ordered([], calls, failure) if order is None else Ordered(by_place(order), calls)
-            for order, calls, failure in zip(found, asker.calls, asker.failures, strict=True)
-        ]
+        return list(map(by_place, found, asker.calls, asker.failures))
 
 
 class _Asker:

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from packrank.errors import InputError
-from packrank.ordering.joint_ranker import UNFINITE, Ordered, by_place
+from packrank.errors import UNFINITE, InputError
+from packrank.ordering.joint_ranker import Ordered, by_place
 from packrank.ordering.orders import Documents, sliding_windows
 from packrank.ordering.permutation import read_permutation
 from packrank.ordering.rounds import Key, run_orders
-from packrank.ordering.windows import Asked, WindowPrompts
+from packrank.ordering.windows import WindowPrompts, WindowTexts
 from packrank.request import Int32
 from packrank.runtime.generation import Generation, Generator
 from packrank.work import Calls
@@ -40,11 +40,11 @@ class ByWriting:
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
 
-    def prepared(self, query: str, documents: list[Any]) -> Asked:
+    def prepared(self, query: str, documents: list[Any]) -> WindowTexts:
         """A query and its documents, cleaned; see `Way`."""
         return self.prompts.asked(query, documents)
 
-    def ordered(self, prepared: list[Asked], top_k: int | None) -> list[Ordered]:
+    def ordered(self, prepared: list[WindowTexts], top_k: int | None) -> list[Ordered]:
         """The order of each query's documents; their scores are minus their ranks."""
         rule = self.prompts.rule
         orders = [sliding_windows(len(one.words), rule.size, rule.stride) for one in prepared]
@@ -54,10 +54,7 @@ class ByWriting:
                 found = run_orders(orders, asker)
             finally:
                 self.generator.clear()
-        return [
-            Ordered([], calls, failure) if order is None else Ordered(by_place(order), calls)
-            for order, calls, failure in zip(found, asker.calls, asker.failures, strict=True)
-        ]
+        return list(map(by_place, found, asker.calls, asker.failures))
 
 
 class _Asker:
@@ -68,7 +65,7 @@ class _Asker:
         failures: of each query, why its answers count for nothing; None: they count.
     """
 
-    def __init__(self, way: ByWriting, asked: list[Asked]) -> None:
+    def __init__(self, way: ByWriting, asked: list[WindowTexts]) -> None:
         self._way, self._asked = way, asked
         self._counts: dict[Key, int] = {}
         self.calls = [Calls() for _ in asked]

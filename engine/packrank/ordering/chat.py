@@ -44,19 +44,23 @@ class Chat:
             template = ChatTemplate.from_folder(folder, {}, False, False)
         else:
             template = ChatTemplate(source)
-        why = "it leaves out what the user says"
+        try:
+            compiled = Compiled(template.source)
+        except Exception as error:  # whatever a template makes Python raise
+            raise ModelError(f"the chat template cannot be used ({_line(error)})") from error
+        reasons = []
         # Messages are texts, as upstream gives them; lists of parts where a template wants those.
         for structured in (False, True):
+            chat = cls(replace(template, structured=structured), compiled, tokenizer.special_tokens)
             try:
-                chosen = replace(template, structured=structured)
-                chat = cls(chosen, Compiled(chosen.source), tokenizer.special_tokens)
                 told = chat._render(_PROBE, None)
-            except Exception as error:  # whatever a template makes Python raise
-                why = why if structured else _line(error)
+            except Exception as error:  # see above
+                reasons.append(_line(error))
                 continue
             if _PROBE in told and "{'type'" not in told:
                 return chat
-        raise ModelError(f"the chat template cannot be used ({why})")
+            reasons.append("it leaves out what the user says")
+        raise ModelError(f"the chat template cannot be used ({reasons[0]})")
 
     def text(self, user: str, system: str | None = None) -> str:
         """What a model reads before it answers.

@@ -14,13 +14,11 @@ from packrank.arguments import (
     listed_requests,
 )
 from packrank.documents import Document, TokenizedText, document_of
-from packrank.errors import InputError, PairError
+from packrank.errors import InputError, raise_first
 from packrank.ordering.unreadable import Unreadable
 from packrank.request import Ranked, Ranking
 from packrank.threads import in_thread
 from packrank.work import Calls
-
-UNFINITE = "the model's logits for it are not finite numbers"
 
 
 class Ordered(NamedTuple):
@@ -87,8 +85,7 @@ class JointRanker(Reopened):
             PairError: a document cannot be ranked; `.index` says which. `try_rank` goes on.
         """
         ranking, failures = self.try_rank(query, documents, top_k)
-        for index, reason in failures.items():
-            raise PairError(index, reason, "try_rank")
+        raise_first(failures, "try_rank")
         return ranking
 
     def try_rank(
@@ -124,8 +121,7 @@ class JointRanker(Reopened):
         found = self._rank(every, checked_count("top_k", top_k), {})
         before = 0
         for ranking, failures in found:
-            for index, reason in failures.items():
-                raise PairError(before + index, reason, "try_rank_many")
+            raise_first(failures, "try_rank_many", before)
             before += len(ranking.num_layers)
         return [ranking for ranking, _ in found]
 
@@ -211,6 +207,15 @@ def _wrong(value: Any) -> str | None:
     return None
 
 
-def by_place(order: Sequence[int]) -> list[tuple[int, float]]:
-    """Documents, best first, whose score is minus their rank, as llm-rankers has it."""
-    return [(document, -float(rank)) for rank, document in enumerate(order, start=1)]
+def by_place(order: Sequence[int] | None, calls: Calls, failure: str | None) -> Ordered:
+    """Documents, best first, whose score is minus their rank, as llm-rankers has it.
+
+    Args:
+        order: of them; None: there is none.
+        calls: what it took.
+        failure: why there is none.
+    """
+    if order is None:
+        return Ordered([], calls, failure)
+    best = [(document, -float(rank)) for rank, document in enumerate(order, start=1)]
+    return Ordered(best, calls)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from packrank.arguments import checked_count
 from packrank.checkpoint.adapter import base_folder, tokenizer_folder
 from packrank.checkpoint.files import field, read_object
 from packrank.checkpoint.model_names import names_of
@@ -25,15 +26,17 @@ from packrank.ordering.setup import Setup
 from packrank.ordering.windows import VICUNA, WindowPrompts, WindowRule, check_window
 from packrank.request import Int32
 
+PairPrompt = Literal["prp", "duot5"]
+Method = Literal["listwise", "first", "pairwise", "pointwise"]
 # What ranks by a method of its own, by what its name holds.
-NAMED = {
+NAMED: dict[Method, str] = {
     "first": r"first[_-]mistral",
     "listwise": r"rank[_-]?(zephyr|vicuna)",
     "pairwise": r"duo[_-]?t5",
     "pointwise": r"mono[_-]?t5",
 }
-PairPrompt = Literal["prp", "duot5"]
-Method = Literal["listwise", "first", "pairwise", "pointwise"]
+# Of llm-rankers.
+DEFAULT_LENGTH = 128
 _PASSAGE = " Passage:"
 _PREFIX = "<pad> Passage"
 
@@ -43,14 +46,19 @@ def method_of(folder: Path, name: str | None) -> Method | None:
     for one in names_of(folder.absolute(), name):
         for method, pattern in NAMED.items():
             if re.search(pattern, one, re.IGNORECASE):
-                return method  # type: ignore[return-value]
+                return method
     return None
 
 
-def is_named(setup: Setup, pattern: str) -> bool:
+def is_named(folder: Path, name: str | None, pattern: str) -> bool:
     """Whether a name of a model holds this."""
-    names = names_of(setup.folder.absolute(), setup.name)
+    names = names_of(folder.absolute(), name)
     return any(re.search(pattern, one, re.IGNORECASE) for one in names)
+
+
+def window_template(folder: Path, name: str | None) -> str | None:
+    """The chat template that windows are shown by; None: the folder's own."""
+    return VICUNA if is_named(folder, name, r"rank[_-]?vicuna") else None
 
 
 def by_blocks(setup: Setup, rule: BlockRule, instruction: str | None) -> ByBlocks:
@@ -96,6 +104,14 @@ class Limits:
 
     query: int
     document: int
+
+    @classmethod
+    def checked(cls, query_length: int, document_length: int) -> "Limits":
+        """As a user gives them. Raises InputError unless both are counts."""
+        return cls(
+            checked_count("query_length", query_length) or DEFAULT_LENGTH,
+            checked_count("document_length", document_length) or DEFAULT_LENGTH,
+        )
 
 
 def by_form(setup: Setup, form: Form[Any], order: Order, limits: Limits) -> ByLabels:
@@ -171,8 +187,8 @@ def set_form(size: int, votes: int) -> Form[int]:
 def stop_tokens(setup: Setup) -> tuple[int, ...]:
     """What ends an answer: by generation_config.json, config.json and the tokenizer."""
     found: set[int] = set()
+    folder = base_folder(setup.folder)
     for name in ("generation_config.json", "config.json"):
-        folder = base_folder(setup.folder)
         if (folder / name).is_file():
             given = field(read_object(folder / name), "eos_token_id", (int, list), [], name)
             found |= {
@@ -190,7 +206,7 @@ def _windows(setup: Setup, rule: WindowRule, ending: str = "") -> WindowPrompts:
         raise InputError(
             f"context is {rule.context}, but the model has {setup.config.usual_length} positions"
         )
-    source = VICUNA if is_named(setup, r"rank[_-]?vicuna") else None
+    source = window_template(setup.folder, setup.name)
     chat = Chat.of(tokenizer_folder(setup.folder), setup.tokenizer, source)
     if rule.system:
         try:

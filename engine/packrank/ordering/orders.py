@@ -47,10 +47,14 @@ def sliding_windows(
     return order
 
 
-def all_pairs(count: int) -> Rounds[Documents, float, list[int]]:
-    """All documents by the pairs that they win, half of one that neither wins; ties keep order.
+def all_pairs(count: int, most: int) -> Rounds[Documents, float, list[int]]:
+    """The best documents by the pairs that they win, half of one that neither wins.
 
-    An answer between -1 and 1 is a pair won in part.
+    Ties keep order. An answer between -1 and 1 is a pair won in part.
+
+    Args:
+        count: of documents.
+        most: how many are wanted; all pairs are asked about all the same.
 
     Source: Qin et al. 2024 (PRP-Allpair).
     """
@@ -60,7 +64,7 @@ def all_pairs(count: int) -> Rounds[Documents, float, list[int]]:
     for (first, second), answer in zip(pairs, answers, strict=True):
         wins[first] += 1 + answer
         wins[second] += 1 - answer
-    return sorted(range(count), key=lambda document: -wins[document])
+    return sorted(range(count), key=lambda document: -wins[document])[:most]
 
 
 def heapsorted(
@@ -128,6 +132,26 @@ def bubbled(
         ]
         yield from _together(running)
     return order[:most]
+
+
+def best_of(
+    method: str, children: int, width: int, champion: Champion
+) -> Callable[[int, int], Rounds[Documents, float, list[int]]]:
+    """(count, most) -> the best documents, by a method that asks each question once.
+
+    Args:
+        method: "heapsort", `heapsorted`; "sliding", `bubbled`.
+        children: of the first; likewise width, of the second.
+        width: see there.
+        champion: the place of the best of some documents.
+    """
+
+    def order(count: int, most: int) -> Rounds[Documents, float, list[int]]:
+        if method == "heapsort":
+            return asked_once(heapsorted(count, most, children, champion))
+        return asked_once(bubbled(count, most, width, champion))
+
+    return order
 
 
 def by_pairs(documents: Sequence[int]) -> Rounds[Documents, float, int]:

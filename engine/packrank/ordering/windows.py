@@ -51,7 +51,7 @@ class WindowRule:
 
 
 @dataclass(frozen=True)
-class Asked:
+class WindowTexts:
     """A query and its documents, cleaned.
 
     Attributes:
@@ -86,14 +86,14 @@ class WindowPrompts:
         around = self.chat.text("alpha", self.rule.system or None)
         return fixed(around) == around
 
-    def asked(self, query: str, documents: Sequence[Any]) -> Asked:
+    def asked(self, query: str, documents: Sequence[Any]) -> WindowTexts:
         """A query and its documents, cleaned.
 
         Raises:
             InputError: the query leaves no room for documents.
         """
         words = [_words(one)[: self.rule.words] for one in documents]
-        found = Asked(_renumbered(query), words)
+        found = WindowTexts(_renumbered(query), words)
         count = min(self.rule.size, len(documents))
         least = len(self._ids(found.query, [""] * count)) + self.answer_tokens(count)
         if least > self.rule.context:
@@ -103,7 +103,7 @@ class WindowPrompts:
             )
         return found
 
-    def ids(self, asked: Asked, documents: Sequence[int]) -> Int32:
+    def ids(self, asked: WindowTexts, documents: Sequence[int]) -> Int32:
         """[L] int32: the prompt of some documents, in this order.
 
         Where it is too long all lose words, as upstream has it; where no word would be left, as of
@@ -119,7 +119,7 @@ class WindowPrompts:
             most -= max(1, (len(ids) - room) // (count * 4))
         return self._cut_by_tokens(asked, documents, room)
 
-    def _cut_by_tokens(self, asked: Asked, documents: Sequence[int], room: int) -> Int32:
+    def _cut_by_tokens(self, asked: WindowTexts, documents: Sequence[int], room: int) -> Int32:
         texts = [" ".join(asked.words[one]) for one in documents]
         each = [self.tokenizer.offsets(text)[0] for text in texts]
         left = room - len(self._ids(asked.query, [""] * len(texts)))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from packrank.arguments import check_choice_or_none, check_str, checked_count, listed
 from packrank.documents import document_of
-from packrank.errors import InputError, PairError
+from packrank.errors import InputError, raise_first
 from packrank.exits.stages import Outcome
 from packrank.late_interaction import LateInteraction
 from packrank.request import Ranked, Ranking
@@ -145,7 +145,7 @@ class RerankerKind:
         layers = None if last == self.model.exit_layers[-1] else question.stages.stops
 
         def ranking(logits: Logits, failures: Failures) -> Ranking:
-            _raise_first(failures, "try_rank")
+            raise_first(failures, "try_rank")
             num_layers = np.full(len(documents), last, dtype=np.int32)
             return question.ranking(documents, Outcome(logits, num_layers, failures), None)[0]
 
@@ -171,7 +171,7 @@ class RerankerKind:
         asked = asked_of(self.model, **options)
 
         def scores(found: Logits, failures: Failures) -> Any:
-            _raise_first(failures, "try_score")
+            raise_first(failures, "try_score")
             return asked.scores(found)
 
         source = PairSource(asked.scorer, asked.layers, self.cache, self.guess)
@@ -226,7 +226,7 @@ class LateKind:
         source, most = self._source(options), checked_count("top_k", top_k)
 
         def ranked(scores: Logits, failures: Failures) -> list[Ranked]:
-            _raise_first(failures, "try_rank")
+            raise_first(failures, "try_rank")
             order = np.argsort(-scores[:, 0], kind="stable").tolist()[:most]
             return [Ranked(i, float(scores[i, 0]), *document_of(documents[i])) for i in order]
 
@@ -238,7 +238,7 @@ class LateKind:
         source = self._source(options)
 
         def scores(found: Logits, failures: Failures) -> Any:
-            _raise_first(failures, "try_score")
+            raise_first(failures, "try_score")
             return found[:, 0]
 
         return Task(pairs, source, scores, len(pairs))
@@ -281,11 +281,6 @@ _NO_STORE = "documents is None, and the engine's model has no store"
 def _alone(call: Callable[[], tuple[Any, int]], tokens: int, num_pairs: int) -> Task:
     alone = Alone(call, tokens, [])
     return Task([None], alone, lambda *_: alone.answers[0], num_pairs)
-
-
-def _raise_first(failures: Failures, instead: str) -> None:
-    for index, reason in sorted(failures.items()):
-        raise PairError(index, reason, instead)
 
 
 def reading_of(texts: list[str], call: Callable[[str], Any], guess: TokenGuess) -> Task:

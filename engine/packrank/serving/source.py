@@ -317,8 +317,8 @@ class Reading:
         return Read(None, [], np.zeros(0, dtype=np.int32), {})
 
     def start(self, some: Sequence[tuple[Any, int, int]]) -> Started:
-        """Never called."""
-        raise NotImplementedError
+        """Nothing, as `read` leaves nothing to run."""
+        raise AssertionError("a reading has no sequences to run")
 
 
 @dataclass(frozen=True)

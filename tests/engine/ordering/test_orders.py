@@ -103,7 +103,7 @@ def test_a_perfect_judge_of_sets_sorts(value: list[int], most: int, children: in
 @given(values)
 def test_all_pairs_order_by_wins(value: list[int]) -> None:
     """A tie keeps the given order; each of the n (n - 1) / 2 pairs is asked, in one round."""
-    found, sizes = play(all_pairs(len(value)), pairs_by(value))
+    found, sizes = play(all_pairs(len(value), len(value)), pairs_by(value))
     assert found == sorted(range(len(value)), key=lambda document: -value[document])
     count = len(value)
     assert sizes == ([count * (count - 1) // 2] if count > 1 else [])
@@ -117,7 +117,7 @@ def test_all_pairs_count_what_a_noisy_judge_says(value: list[int], seed: int) ->
         answer = judge((first, second))
         wins[first] += {1: 1.0, 0: 0.5, -1: 0.0}[answer]
         wins[second] += {1: 0.0, 0: 0.5, -1: 1.0}[answer]
-    found, _ = play(all_pairs(len(value)), judge)
+    found, _ = play(all_pairs(len(value), len(value)), judge)
     assert found == sorted(wins, key=lambda document: -wins[document])
 
 
